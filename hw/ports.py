@@ -1,0 +1,60 @@
+"""Buffer ports, as plain signatures seen from the requester: it drives the address, the buffer answers.
+
+There is no ready: a port is always served, because every requester has its own (see docs/isa.md). Data of a
+read port arrives `latency` cycles after `en`, a constant of the buffer, and is valid in that cycle only.
+"""
+
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+
+class ReadPort(wiring.Signature):
+    """A read port of a buffer.
+
+    Members
+    -------
+    en : Out(1)
+        Read `addr` in this cycle.
+    addr : Out(addr_bits)
+        Word address.
+    data : In(data_bits)
+        The word, `latency` cycles after `en`.
+    """
+
+    def __init__(self, addr_bits: int, data_bits: int):
+        self.addr_bits = addr_bits
+        self.data_bits = data_bits
+        super().__init__({"en": Out(1), "addr": Out(addr_bits), "data": In(data_bits)})
+
+    def __repr__(self) -> str:
+        return f"ReadPort({self.addr_bits}, {self.data_bits})"
+
+
+class WritePort(wiring.Signature):
+    """A write port of a buffer.
+
+    Members
+    -------
+    en : Out(1)
+        Write in this cycle; a read in the same cycle sees the old word, one in the next the new word.
+    addr : Out(addr_bits)
+        Word address.
+    data : Out(data_bits)
+        The word.
+    mask : Out(slices)
+        Bit s: write slice s, bits `[s*data_bits/slices, (s+1)*data_bits/slices)`. Only if slices > 1.
+    """
+
+    def __init__(self, addr_bits: int, data_bits: int, slices: int = 1):
+        if slices < 1 or data_bits % slices:
+            raise ValueError(f"slices must divide data_bits = {data_bits}, not {slices!r}")
+        self.addr_bits = addr_bits
+        self.data_bits = data_bits
+        self.slices = slices
+        members = {"en": Out(1), "addr": Out(addr_bits), "data": Out(data_bits)}
+        if slices > 1:
+            members["mask"] = Out(slices)
+        super().__init__(members)
+
+    def __repr__(self) -> str:
+        return f"WritePort({self.addr_bits}, {self.data_bits}, slices={self.slices})"
