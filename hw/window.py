@@ -1,0 +1,262 @@
+"""Loop nests and window addresses by additions only.
+
+`NestedCounter` walks a loop nest one iteration a step and keeps any number of affine sums of the loop
+indices. `Window` is the nest of docs/isa.md: it gives the word address of each (output pixel, tap, channel
+word) and whether the tap lies inside the plane. The order of the loops is a parameter: MATRIX has the taps
+outside (`MATRIX_ORDER`), POOL inside (`POOL_ORDER`).
+
+How an engine uses either: put the instruction's fields on `parameters` (for a `Window`: `m.d.comb +=
+window.set(view)`) and raise `load` for one cycle; they are latched. From the next cycle on the outputs belong
+to the first iteration. Raise `step` in each cycle that uses them up; the next cycle shows the next iteration.
+`last.NAME` says that level NAME and all levels inside it are in their last iteration, so `last.<outermost>`
+is the end of the walk; `first.NAME` likewise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+MATRIX_ORDER = ("ky", "kx", "c", "p", "oy", "ox")
+POOL_ORDER = ("oy", "ox", "c", "ky", "kx")
+
+# y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
+_POSITION = signed(20)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """An affine sum of loop indices: start + Σ index[level]*step[level], wrapping at the width of `shape`."""
+
+    shape: Shape
+    steps: Mapping[str, int | Shape]
+    """For each level that steps the sum: a constant step, or the shape of a step given at run time."""
+
+
+class NestedCounter(wiring.Component):
+    """A loop nest with incremental sums.
+
+    Parameters
+    ----------
+    levels : mapping
+        Level name to width of its count in bits, outermost first.
+    sums : mapping
+        Sum name to `Sum`.
+
+    Members
+    -------
+    load : In(1)
+        Latch `parameters` and go to the first iteration.
+    parameters : In(layout)
+        `count.<level>` (at least 1), `start.<sum>`, `step.<sum>.<level>` (of steps that are not constant).
+    step : In(1)
+        Go to the next iteration. After the step of the last iteration nothing is defined until `load`.
+    value : Out
+        `value.<sum>` of this iteration.
+    first, last : Out
+        One bit for each level: it and all levels inside it are in their first (last) iteration.
+    """
+
+    latency = 1
+    """Cycles from `load` to the first iteration."""
+    initiation_interval = 1
+
+    def __init__(self, *, levels: Mapping[str, int], sums: Mapping[str, Sum]):
+        for name, total in sums.items():
+            if unknown := set(total.steps) - set(levels):
+                raise ValueError(
+                    f"sum '{name}' steps at unknown levels {sorted(unknown)}; levels are {list(levels)}"
+                )
+        self.levels = dict(levels)
+        self.sums = dict(sums)
+        flags = data.StructLayout({name: 1 for name in levels})
+        self.layout = data.StructLayout(
+            {
+                "count": data.StructLayout({name: unsigned(width) for name, width in levels.items()}),
+                "start": data.StructLayout({name: total.shape for name, total in sums.items()}),
+                "step": data.StructLayout(
+                    {
+                        name: data.StructLayout(
+                            {k: s for k, s in total.steps.items() if not isinstance(s, int)}
+                        )
+                        for name, total in sums.items()
+                    }
+                ),
+            }
+        )
+        super().__init__(
+            {
+                "load": In(1),
+                "parameters": In(self.layout),
+                "step": In(1),
+                "value": Out(data.StructLayout({name: total.shape for name, total in sums.items()})),
+                "first": Out(flags),
+                "last": Out(flags),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        advance = self._counters(m)
+        for name in self.sums:
+            self._sum(m, name, advance)
+        return m
+
+    def _counters(self, m: Module) -> dict[str, Signal]:
+        """Count each level down; return, for each level, "this step moves it and restarts all inside"."""
+        advance = {}
+        inner_last = 1
+        for name, width in reversed(self.levels.items()):
+            limit = Signal(width, name=f"{name}_limit", reset_less=True)  # count - 1
+            left = Signal(width, name=f"{name}_left", reset_less=True)  # iterations after this one
+            here = Signal(
+                name=f"{name}_here"
+            )  # in the last iteration; a register, to keep the carry chain off the path
+            wraps = self.step & inner_last
+            with m.If(self.load):
+                m.d.sync += [
+                    limit.eq(self.parameters.count[name] - 1),
+                    left.eq(self.parameters.count[name] - 1),
+                    here.eq(self.parameters.count[name] == 1),
+                    self.first[name].eq(1),
+                ]
+            with m.Elif(self.step):
+                m.d.sync += self.first[name].eq(self.last[name])
+                with m.If(inner_last):
+                    m.d.sync += left.eq(Mux(here, limit, left - 1))
+                    m.d.sync += here.eq(Mux(here, limit == 0, left == 1))
+            advance[name] = Signal(name=f"{name}_advance")
+            m.d.comb += [self.last[name].eq(inner_last & here), advance[name].eq(wraps & ~here)]
+            inner_last = self.last[name]
+        return advance
+
+    def _sum(self, m: Module, name: str, advance: dict[str, Signal]) -> None:
+        """Each level that steps the sum keeps the sum as it was with all levels inside at zero."""
+        total = self.sums[name]
+        start = self.parameters.start[name]
+        levels = list(self.levels)
+        value = {
+            k: Signal(total.shape, name=f"{name}_{k}", reset_less=True) for k in levels if k in total.steps
+        }
+        home = Signal(total.shape, name=f"{name}_start", reset_less=True)
+        with m.If(self.load):
+            m.d.sync += [home.eq(start), *(v.eq(start) for v in value.values())]
+        outside = home
+        for position, level in enumerate(levels):
+            moved = outside
+            if level in value:
+                step = total.steps[level]
+                if not isinstance(step, int):
+                    latched = Signal(step, name=f"{name}_step_{level}", reset_less=True)
+                    with m.If(self.load):
+                        m.d.sync += latched.eq(self.parameters.step[name][level])
+                    step = latched
+                outside = value[level]
+                moved = value[level] + step
+            with m.If(~self.load & advance[level]):
+                m.d.sync += [
+                    value[k].eq(moved) for k in levels[position:] if k in value
+                ]  # wraps at the sum's width
+        m.d.comb += self.value[name].eq(outside)
+
+
+class Window(wiring.Component):
+    """The window of docs/isa.md: words of an (in_h, in_w) plane, with padding around.
+
+    Parameters
+    ----------
+    order : tuple of str
+        The loops, outermost first: a permutation of ky, kx, c, oy, ox, and p where there are passes.
+    addr_bits : int
+        Width of `addr`; addresses wrap there.
+
+    Members
+    -------
+    load, parameters, step, first, last
+        As in `NestedCounter`; `set(view)` wires `parameters` from a view of an instruction.
+    addr : Out(addr_bits)
+        Word of this iteration.
+    inside : Out(1)
+        The position lies in the plane; if not, the tap is padding and `addr` means nothing.
+    """
+
+    latency = 1
+    initiation_interval = 1
+
+    def __init__(self, *, order: tuple[str, ...], addr_bits: int):
+        widths = {"ky": 9, "kx": 9, "c": 12, "p": 6, "oy": 12, "ox": 12}
+        if set(order) - {"p"} != set(widths) - {"p"} or len(order) != len(set(order)):
+            raise ValueError(f"order must hold each of ky, kx, c, oy, ox (and p) once, not {order!r}")
+        address = unsigned(addr_bits)
+        self.nest = NestedCounter(
+            levels={name: widths[name] for name in order},
+            sums={
+                "addr": Sum(address, {"ky": address, "kx": address, "c": 1, "oy": address, "ox": address}),
+                "y": Sum(_POSITION, {"ky": unsigned(8), "oy": unsigned(6)}),
+                "x": Sum(_POSITION, {"kx": unsigned(8), "ox": unsigned(6)}),
+            },
+        )
+        self.layout = data.StructLayout(
+            {"nest": self.nest.layout, "in_h": unsigned(14), "in_w": unsigned(14)}
+        )
+        flags = self.nest.last.shape()
+        super().__init__(
+            {
+                "load": In(1),
+                "parameters": In(self.layout),
+                "step": In(1),
+                "addr": Out(addr_bits),
+                "inside": Out(1),
+                "first": Out(flags),
+                "last": Out(flags),
+            }
+        )
+
+    def set(self, view: data.View) -> list:
+        """Assignments that take `parameters` from a view with the window fields of isa.MATRIX or isa.POOL."""
+        nest = self.parameters.nest
+        counts = {
+            "ky": "kernel_h",
+            "kx": "kernel_w",
+            "c": "channel_words",
+            "p": "passes",
+            "oy": "out_h",
+            "ox": "out_w",
+        }
+        return [
+            *(nest.count[level].eq(view[counts[level]]) for level in self.nest.levels),
+            nest.start.addr.eq(view.base),
+            nest.start.y.eq(view.y0),
+            nest.start.x.eq(view.x0),
+            nest.step.addr.ky.eq(view.step_ky),
+            nest.step.addr.kx.eq(view.step_kx),
+            nest.step.addr.oy.eq(view.step_y),
+            nest.step.addr.ox.eq(view.step_x),
+            nest.step.y.ky.eq(view.dilation_y),
+            nest.step.y.oy.eq(view.stride_y),
+            nest.step.x.kx.eq(view.dilation_x),
+            nest.step.x.ox.eq(view.stride_x),
+            self.parameters.in_h.eq(view.in_h),
+            self.parameters.in_w.eq(view.in_w),
+        ]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.nest = nest = self.nest
+        in_h = Signal(14, reset_less=True)
+        in_w = Signal(14, reset_less=True)
+        with m.If(self.load):
+            m.d.sync += [in_h.eq(self.parameters.in_h), in_w.eq(self.parameters.in_w)]
+        m.d.comb += [
+            nest.load.eq(self.load),
+            nest.parameters.eq(self.parameters.nest),
+            nest.step.eq(self.step),
+            self.addr.eq(nest.value.addr),
+            # one unsigned comparison each: a negative position is a large number, above any size of 14 bits
+            self.inside.eq((nest.value.y.as_unsigned() < in_h) & (nest.value.x.as_unsigned() < in_w)),
+            Cat(self.first).eq(Cat(nest.first)),
+            Cat(self.last).eq(Cat(nest.last)),
+        ]
+        return m
