@@ -148,7 +148,7 @@ class AXI4Lite(wiring.Signature):
 
 
 def attach(m: Module, bus: wiring.PureInterface, part: wiring.PureInterface) -> None:
-    """Join the channels of `part` (AXI4Read or AXI4Write, an inner component's) to those of the outer `bus`."""
+    """Join an inner component's `part` (AXI4Read or AXI4Write) to the same channels of the outer `bus`."""
     for name, member in part.signature.members.items():
         outer, inner = getattr(bus, name), getattr(part, name)
         m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
