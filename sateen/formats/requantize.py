@@ -1,0 +1,154 @@
+"""Requantization, exact, with one rounding: the NumPy model that the RTL's vector unit is tested against.
+
+Everything is integers in fixed-point units (2**lsb_exponent) of the output format. Where the numbers allow,
+and on real networks they do, the work is done in float64 without ever rounding there: products below 2**53 are
+exact, and a larger number is first shortened by rounding to odd, which no later rounding to nearest can tell
+from the full number. What is left goes through Python integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sateen.errors import FormatError
+from sateen.formats.base import Format, as_integers
+from sateen.formats.minifloat import Minifloat, binary_exponent, power_of_two, round_significand
+
+_EXACT_BITS = 53  # integers below 2**53 are exact in float64
+_MAX_SHIFT = 1000  # 2.0**-shift stays a normal float64
+_LIMB = 32
+
+
+def round_shift(t: Any, shift: Any, fmt: Format) -> np.ndarray:
+    """RNE_format(t * 2**-shift) on the format's grid, which goes on above its range; ties to the even code.
+
+    Parameters
+    ----------
+    t : integers, int64 or object, any shape
+    shift : integers, 0 or more, broadcast against t
+
+    Returns
+    -------
+    Fixed-point values, int64, or object where int64 is too small.
+    """
+    t, shift = as_integers(t, "t"), _shifts(shift)
+    shape = np.broadcast_shapes(t.shape, shift.shape)
+    if 0 in shape:
+        return np.zeros(shape, np.int64)
+    excess = _bit_length(t) - _EXACT_BITS
+    if excess > 0:
+        # The kept last bit must lie below the rounding position: at least 2 bits of the shift remain.
+        if int(shift.min()) < excess + 2:
+            return _round_large(t, shift, fmt)
+        t, shift = _shorten(t, excess), shift - excess
+    return _round_float(t * np.ldexp(1.0, -shift), fmt)
+
+
+def requantize(
+    acc: Any,
+    multiplier: Any,
+    shift: Any,
+    fmt: Format,
+    zero_point: Any = 0,
+    low: int | None = None,
+    high: int | None = None,
+    addend: Any = 0,
+) -> np.ndarray:
+    """encode(clamp(round_shift(acc*multiplier + addend, shift, fmt) + zero_point, low, high)), uint8 codes.
+
+    All arguments are integers and broadcast; `low` and `high` are in fixed-point units, the format's range by
+    default. Exact for integers of any size. A result of zero is the code of +0.
+    """
+    acc, multiplier = as_integers(acc, "acc"), as_integers(multiplier, "multiplier")
+    addend, shift = as_integers(addend, "addend"), _shifts(shift)
+    shape = np.broadcast_shapes(acc.shape, multiplier.shape, addend.shape, shift.shape)
+    if 0 in shape:
+        return np.zeros(np.broadcast_shapes(shape, np.shape(zero_point)), np.uint8)
+    bits = max(_bit_length(acc) + _bit_length(multiplier), _bit_length(addend)) + 1
+    if bits <= _EXACT_BITS:
+        scale = np.ldexp(1.0, -shift)
+        t = acc * (multiplier * scale)  # a product below 2**53 times a power of two: exact
+        if addend.any():
+            t = t + addend * scale
+        rounded = _round_float(t, fmt)
+    elif bits < 63:
+        rounded = round_shift(acc * multiplier + addend, shift, fmt)
+    elif _fits_limbs(acc, multiplier, addend, shift):
+        rounded = round_shift(_multiply_shortened(acc, multiplier, addend), shift - _LIMB, fmt)
+    else:
+        rounded = round_shift(acc.astype(object) * multiplier + addend, shift, fmt)
+    rounded = rounded + as_integers(zero_point, "zero_point")
+    low = fmt.min_fixed if low is None else max(int(low), fmt.min_fixed)
+    high = fmt.max_fixed if high is None else min(int(high), fmt.max_fixed)
+    return fmt.from_fixed(np.minimum(np.maximum(rounded, low), high))
+
+
+def _shifts(shift: Any) -> np.ndarray:
+    shift = as_integers(shift, "shift")
+    if shift.size and (shift.dtype != np.int64 or int(shift.min()) < 0 or int(shift.max()) > _MAX_SHIFT):
+        raise FormatError(f"shift {shift.min()} to {shift.max()}; it must be 0 to {_MAX_SHIFT}")
+    return shift
+
+
+def _bit_length(x: np.ndarray) -> int:
+    """Bits of the largest magnitude."""
+    return max(abs(int(x.max())), abs(int(x.min()))).bit_length()
+
+
+def _shorten(t: np.ndarray, bits: int) -> np.ndarray:
+    """t * 2**-bits rounded to odd, int64: the last bit is 1 whenever a bit is lost."""
+    return ((t >> bits) | (t & (1 << bits) - 1 != 0)).astype(np.int64)
+
+
+def _fits_limbs(acc: np.ndarray, multiplier: np.ndarray, addend: np.ndarray, shift: np.ndarray) -> bool:
+    return (
+        all(x.dtype == np.int64 for x in (acc, multiplier, addend))
+        and max(_bit_length(acc), _bit_length(addend)) < 62
+        and _bit_length(multiplier) < 31
+        and int(multiplier.min()) >= 0
+        and int(shift.min()) >= _LIMB + 2
+    )
+
+
+def _multiply_shortened(acc: np.ndarray, multiplier: np.ndarray, addend: np.ndarray) -> np.ndarray:
+    """(acc * multiplier + addend) * 2**-32 rounded to odd; the exact number may have 93 bits."""
+    mask = (1 << _LIMB) - 1
+    low = (acc & mask) * multiplier  # 32 + 31 bits, not negative
+    high = (acc >> _LIMB) * multiplier + (low >> _LIMB) + (addend >> _LIMB)  # 30 + 31 bits, sign, carries
+    low = (low & mask) + (addend & mask)
+    return (high + (low >> _LIMB)) | (low & mask != 0)
+
+
+def _round_float(t: np.ndarray, fmt: Format) -> np.ndarray:
+    """Round t to the format's grid: float64 that holds the fixed-point number exactly, or rounded to odd."""
+    if not isinstance(fmt, Minifloat):
+        return np.rint(t).astype(np.int64)
+    m = fmt.mantissa_bits
+    t = np.asarray(t)
+    magnitude = np.abs(t)
+    exponent = np.maximum(binary_exponent(magnitude) - m, 0)
+    rounded = round_significand(magnitude * power_of_two(-exponent), exponent, m) * power_of_two(exponent)
+    return np.copysign(rounded, t).astype(np.int64)
+
+
+def _round_large(t: np.ndarray, shift: np.ndarray, fmt: Format) -> np.ndarray:
+    """Python integers, one by one: for more than 53 bits where the shift is too small to shorten them."""
+    m = fmt.mantissa_bits if isinstance(fmt, Minifloat) else None
+
+    def rounded(t: int, shift: int) -> int:
+        t, shift = int(t), int(shift)
+        magnitude = abs(t)
+        exponent = 0 if m is None else max(magnitude.bit_length() - 1 - shift - m, 0)
+        unit = shift + exponent
+        quotient, rest = magnitude >> unit, magnitude & (1 << unit) - 1
+        half = 1 << unit >> 1
+        odd = quotient + (0 if m is None else exponent << m) & 1  # of the code
+        if rest > half or (rest == half and unit and odd):
+            quotient += 1
+        value = quotient << exponent
+        return -value if t < 0 else value
+
+    result = np.frompyfunc(rounded, 2, 1)(t, shift)
+    return as_integers(result, "t")
