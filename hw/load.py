@@ -3,12 +3,12 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-
-from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Read, Burst
 from sateen.hw.ports import WritePort
 from sateen.hw.requests import BurstRequests, log2
+
+from sateen.config import AcceleratorConfig
 
 ADDRESS_LATENCY = 2
 """Cycles from `start` to the first address on the bus."""
@@ -28,10 +28,10 @@ def word_bytes(target: isa.Target, config: AcceleratorConfig) -> int:
 
 
 class LoadEngine(wiring.Component):
-    """Copies consecutive words from memory to a buffer. A word is gathered from beats, or a beat split into words.
+    """Copies consecutive words from memory to a buffer, gathered from beats, or several from each beat.
 
-    `done` comes with the last write, so that a read in the next cycle sees it. RREADY is low only while a beat
-    is being split. A read error is reported and the instruction still takes all its beats.
+    `done` comes with the last write, so that a read in the next cycle sees it. RREADY is low only while a
+    beat is being split. A read error is reported and the instruction still takes all its beats.
 
     Members
     -------
@@ -80,7 +80,7 @@ class LoadEngine(wiring.Component):
         targets = [t for t in isa.Target if t is not isa.Target.TABLE or config.table]
         load = data.View(isa.LOAD, self.instruction[: isa.LOAD.size])
 
-        # log2 of beats that make a word, and of words that a beat makes; an instruction's beats pass one by one
+        # log2 of beats that make a word, and of words that a beat makes; instructions pass beat by beat
         gather = {t: max(0, log2(word_bytes(t, config)) - log2(config.beat_bytes)) for t in targets}
         split = {t: max(0, log2(config.beat_bytes) - log2(word_bytes(t, config))) for t in targets}
         instruction_shift = gather.pop(isa.Target.INSTRUCTION)

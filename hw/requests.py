@@ -3,9 +3,9 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from sateen.hw.axi import ADDRESS_BITS
 
 from sateen.config import AcceleratorConfig
-from sateen.hw.axi import ADDRESS_BITS
 
 SOURCE_BITS = 32
 
@@ -18,11 +18,11 @@ def log2(n: int) -> int:
 
 
 class BurstRequests(wiring.Component):
-    """Cuts a transfer of consecutive beats into bursts and issues one a cycle, `outstanding` at most open at once.
+    """Cuts a transfer into bursts, issued one a cycle, at most `outstanding` of them open at once.
 
     A burst ends at a multiple of `burst_beats` beats, so no burst crosses a multiple of 4096 bytes: both are
-    powers of two, and a burst is at most 4096 bytes. With `start` in cycle t, the first address is valid in t+2;
-    with `release` in cycle t, that of a burst that waited for it in t+1.
+    powers of two, and a burst is at most 4096 bytes. With `start` in cycle t, the first address is valid in
+    t+2; with `release` in cycle t, that of a burst that waited for it in t+1.
 
     Members
     -------

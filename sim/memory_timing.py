@@ -1,4 +1,4 @@
-"""When loads and stores end: the cycle-exact model of hw/load.py and hw/store.py on the memory of docs/isa.md."""
+"""When loads and stores end: the exact model of hw/load.py and hw/store.py on the memory of docs/isa.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from sateen.config import AcceleratorConfig
-from sateen.errors import ConfigError
 from sateen.hw import isa
 from sateen.hw.load import ADDRESS_LATENCY, WRITE_LATENCY, word_bytes
 from sateen.hw.store import DATA_LATENCY, DONE_LATENCY
+
+from sateen.config import AcceleratorConfig
+from sateen.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class MemoryTiming:
 
 
 class LoadTiming(NamedTuple):
-    """`arrivals`: for an INSTRUCTION load, the cycle in which each beat is handed to the dispatcher, else ()."""
+    """`arrivals`: cycles in which an INSTRUCTION load hands its beats to the dispatcher, else ()."""
 
     done: int
     arrivals: tuple[int, ...]
