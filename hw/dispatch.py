@@ -1,0 +1,256 @@
+"""The instruction buffer with its dispatcher, and the queue of an engine with its sequencer."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.config import AcceleratorConfig
+from sateen.hw import isa
+from sateen.hw.isa import Engine, Opcode
+
+
+def instruction_bits(engine: Engine) -> int:
+    """Bits of an instruction that reach `engine`: its longest layout."""
+    return max(isa.LAYOUT[opcode].size for opcode, e in isa.ENGINE_OF.items() if e is engine)
+
+
+def instruction_beats(config: AcceleratorConfig) -> int:
+    """Bus beats, and dispatcher cycles, of an instruction."""
+    return isa.INSTRUCTION_BITS // config.bus_bits
+
+
+class EngineControl(wiring.Signature):
+    """What drives an engine. `instruction` is valid in the cycle of `start`; `done` comes later."""
+
+    def __init__(self) -> None:
+        super().__init__({"start": Out(1), "instruction": Out(isa.INSTRUCTION_BITS), "done": In(1)})
+
+
+class Dispatcher(wiring.Component):
+    """Keeps two chunks of instructions and hands them to the queues, a beat per cycle, in order.
+
+    A beat that arrives in cycle t is handed over in cycle t + 2 at the earliest. The first beat of an
+    instruction waits until its engine's queue has room.
+
+    Members
+    -------
+    i_valid, i_data : In
+        A beat of instructions, in program order; always accepted.
+    run : In(1)
+        Nothing is handed over without it.
+    full : In(4)
+        Engine e's queue has no room.
+    lane : Out(beats)
+        One-hot number of the beat within its instruction.
+    data : Out(bus_bits)
+        The beat.
+    write, push : Out(4)
+        Engine e's queue takes the beat; and it is the instruction's last.
+    end : Out(1)
+        END is at the head.
+    illegal : Out(1)
+        An unknown opcode is at the head, or beats arrive that have no room.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.beats = instruction_beats(config)
+        self.bus_bits = config.bus_bits
+        self.depth = 2 * isa.CHUNK * self.beats
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_data": In(self.bus_bits),
+                "run": In(1),
+                "full": In(len(Engine)),
+                "lane": Out(self.beats),
+                "data": Out(self.bus_bits),
+                "write": Out(len(Engine)),
+                "push": Out(len(Engine)),
+                "end": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.buffer = buffer = memory.Memory(shape=self.bus_bits, depth=self.depth, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+
+        # One bit more than the address: equal pointers mean empty.
+        written = Signal(range(2 * self.depth))
+        fetched = Signal.like(written)
+        overrun = Signal()
+        m.d.comb += [
+            write.addr.eq(written[:-1]),
+            write.data.eq(self.i_data),
+            write.en.eq(self.i_valid),
+            read.addr.eq(fetched[:-1]),
+            overrun.eq(self.i_valid & (written[:-1] == fetched[:-1]) & (written[-1] != fetched[-1])),
+        ]
+        with m.If(self.i_valid):
+            m.d.sync += written.eq(written + 1)
+
+        # The memory's output register is the head; it holds its beat while read.en is low.
+        valid, consume = Signal(), Signal()
+        m.d.comb += read.en.eq((written != fetched) & (~valid | consume))
+        with m.If(read.en):
+            m.d.sync += [fetched.eq(fetched + 1), valid.eq(1)]
+        with m.Elif(consume):
+            m.d.sync += valid.eq(0)
+
+        header = data.View(isa.HEADER, read.data[: isa.HEADER.size])
+        engine = Signal(len(Engine))  # one-hot, of the instruction that the head belongs to
+        if self.beats == 1:
+            first = Const(1)
+            m.d.comb += self.lane.eq(1)
+            engine_held = Const(0, len(Engine))
+        else:
+            lane = Signal(self.beats, init=1)
+            first = lane[0]
+            m.d.comb += self.lane.eq(lane)
+            with m.If(consume):
+                m.d.sync += lane.eq(lane.rotate_left(1))
+            engine_held = Signal(len(Engine))
+            with m.If(first):
+                m.d.sync += engine_held.eq(engine)
+
+        known = Signal()
+        with m.If(first), m.Switch(header.opcode):
+            for opcode, e in isa.ENGINE_OF.items():
+                with m.Case(opcode):
+                    m.d.comb += [engine.eq(1 << e), known.eq(1)]
+            with m.Case(Opcode.END):
+                m.d.comb += known.eq(1)
+        with m.Else():
+            m.d.comb += [engine.eq(engine_held), known.eq(1)]
+
+        m.d.comb += [
+            self.data.eq(read.data),
+            consume.eq(valid & self.run & engine.any() & ~(first & (engine & self.full).any())),
+            self.write.eq(Mux(consume, engine, 0)),
+            self.push.eq(Mux(self.lane[-1], self.write, 0)),
+            self.end.eq(valid & first & (header.opcode == Opcode.END)),
+            self.illegal.eq((valid & ~known) | overrun),
+        ]
+        return m
+
+
+class Sequencer(wiring.Component):
+    """An engine's queue, and the rule by which its head starts: the engine is idle and every token is there.
+
+    A queue entry keeps the bits that the engine needs. It is written beat by beat; its first beat needs room.
+
+    Members
+    -------
+    lane, data, write, push, full
+        See `Dispatcher`.
+    run : In(1)
+        Nothing starts without it.
+    boot : In(1)
+        LOAD only: the fetch of the first chunk is due; it starts before anything in the queue.
+    program : In(32)
+        LOAD only: where that chunk is.
+    available, take, give : In(4), Out(4), Out(4)
+        Bit e: a token from engine e is there; it is taken; one is given to engine e.
+    engine : Out(EngineControl())
+    pending : Out(1)
+        An instruction is at the head.
+    executing : Out(1)
+        From the cycle after `start` to that of `done`.
+    illegal : Out(1)
+        LOAD and STORE: the head has no words or no target; an engine would never end it.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig, engine: Engine):
+        self.kind = engine
+        self.beats = instruction_beats(config)
+        self.bus_bits = config.bus_bits
+        self.depth = config.queue_depth
+        self.width = instruction_bits(engine)
+        self.table = config.table
+        super().__init__(
+            {
+                "lane": In(self.beats),
+                "data": In(self.bus_bits),
+                "write": In(1),
+                "push": In(1),
+                "full": Out(1),
+                "run": In(1),
+                **({"boot": In(1), "program": In(32)} if engine is Engine.LOAD else {}),
+                "available": In(len(Engine)),
+                "take": Out(len(Engine)),
+                "give": Out(len(Engine)),
+                "engine": Out(EngineControl()),
+                "pending": Out(1),
+                "executing": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        # Beats that hold no needed bit are dropped; an entry is whole beats, so that each can be written.
+        kept = min(self.beats, -(-self.width // self.bus_bits))
+        beat = min(self.bus_bits, self.width)
+        m.submodules.entries = entries = memory.Memory(shape=kept * beat, depth=self.depth, init=[])
+        write = entries.write_port(granularity=beat)
+        read = entries.read_port(domain="comb")
+
+        level = Signal(range(self.depth + 1))
+        pop = Signal()
+        m.d.comb += [
+            write.data.eq(Cat(self.data[:beat] for _ in range(kept))),
+            write.en.eq(Mux(self.write, self.lane[:kept], 0)),
+            self.full.eq(level == self.depth),
+        ]
+        m.d.sync += level.eq(level + self.push - pop)
+        if self.depth > 1:
+            tail, head = Signal(range(self.depth)), Signal(range(self.depth))
+            m.d.comb += [write.addr.eq(tail), read.addr.eq(head)]
+            m.d.sync += [tail.eq(tail + self.push), head.eq(head + pop)]
+
+        header = data.View(isa.HEADER, read.data[: isa.HEADER.size])
+        signal = Signal(len(Engine))
+        start = self.engine.start
+        ready = Signal()
+        m.d.comb += [
+            self.pending.eq(level != 0),
+            ready.eq(self.run & ~self.executing & (level != 0) & ((header.wait & ~self.available) == 0)),
+            start.eq(ready & ~self._illegal(read.data)),
+            self.illegal.eq(ready & ~start),
+            pop.eq(start),
+            self.engine.instruction.eq(read.data[: self.width]),
+            self.take.eq(Mux(pop, header.wait, 0)),
+            self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
+        ]
+        with m.If(start):
+            m.d.sync += [self.executing.eq(1), signal.eq(header.signal)]
+        with m.Elif(self.engine.done):
+            m.d.sync += self.executing.eq(0)
+
+        if self.kind is Engine.LOAD:
+            fetch = data.View(isa.LOAD, self.engine.instruction[: isa.LOAD.size])
+            with m.If(self.boot):
+                m.d.comb += [
+                    self.pending.eq(1),
+                    start.eq(self.run & ~self.executing),
+                    pop.eq(0),
+                    self.illegal.eq(0),
+                    self.engine.instruction.eq(0),
+                    fetch.opcode.eq(Opcode.LOAD),
+                    fetch.target.eq(isa.Target.INSTRUCTION),
+                    fetch.source.eq(self.program),
+                    fetch.words.eq(isa.CHUNK),
+                ]
+            with m.If(self.boot & start):
+                m.d.sync += signal.eq(0)
+        return m
+
+    def _illegal(self, instruction) -> Value:
+        if self.kind is Engine.LOAD:
+            load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
+            targets = [t for t in isa.Target if t is not isa.Target.TABLE or self.table]
+            return (load.words == 0) | ~Cat(load.target == t for t in targets).any()
+        if self.kind is Engine.STORE:
+            return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
+        return Const(0)
