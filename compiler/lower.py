@@ -1,0 +1,489 @@
+"""Ops to instructions, in an order that is correct if run one by one.
+
+Each instruction carries what it reads and writes; `order` then hoists loads, and turns conflicts between engines
+into tokens. Nothing here thinks about time except the choice of tile sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sateen.compiler.place import Placement, planes_of, rows_needed
+from sateen.compiler.tiles import Chunk, chunks, concat_tile, identity_code, linear_tile, output_tiles, pack_tile
+from sateen.config import AcceleratorConfig
+from sateen.hw.assembler import Instruction
+from sateen.hw.isa import Opcode, Target
+from sateen.hw.packing import pack_parameters, row_words
+from sateen.ir.quantized import Concat, Linear, MaxPool, Op, QuantizedGraph
+from sateen.sim.host import Fold, Region
+
+ALIGN = 64  # constants start at a multiple of the widest bus
+PAGE = 4096
+
+Access = tuple[str, int, int]  # (space, first, past the last) in "act", "weight", "param", "table", "acc", "data"
+
+
+@dataclass(slots=True)
+class Step:
+    """An instruction, and the ranges of words (bytes in "data") that it touches."""
+
+    instruction: Instruction
+    reads: list[Access] = field(default_factory=list)
+    writes: list[Access] = field(default_factory=list)
+    memory: str = ""  # what a LOAD's source or a STORE's destination is relative to: "constant" or "data"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where rows of a tensor lie on chip: word (plane, y, x, c) is base + plane*plane_words + y*row + x*cw + c."""
+
+    base: int
+    row: int
+    cw: int
+    plane_words: int = 0
+
+    def rows(self, low: int, high: int) -> Access:
+        return "act", self.base + low * self.row, self.base + high * self.row
+
+
+@dataclass(slots=True)
+class Ring:
+    """Bump allocation that wraps; overwriting what is still in use is ordered later by tokens."""
+
+    depth: int
+    position: int = 0
+
+    def take(self, n: int) -> int:
+        if self.position + n > self.depth:
+            self.position = 0
+        base = self.position
+        self.position += n
+        return base
+
+
+@dataclass(slots=True)
+class Lowered:
+    steps: list[Step]
+    constants: bytes
+    inputs: list[Region]  # offsets relative to "data"
+    outputs: list[Region]
+    data_size: int
+
+
+class Lowering:
+    """One run over the graph; `result()` gives the instructions and the memory image."""
+
+    def __init__(
+        self, graph: QuantizedGraph, placement: Placement, config: AcceleratorConfig, folds: dict[str, Fold]
+    ) -> None:
+        self.graph, self.placement, self.config = graph, placement, config
+        self.steps: list[Step] = []
+        self.constants = bytearray()
+        self.data_size = 0
+        self.weights = Ring(config.weight_depth)
+        self.parameters = Ring(config.parameter_depth)
+        self.acc_bank = 0
+        self.table: bytes | None = None
+        self.layer = -1
+        self.loaded_rows: dict[str, int] = {}
+        self.memory: dict[str, Region] = {}
+        self.inputs, self.outputs = [], []
+        for port in graph.inputs:
+            self.inputs.append(self._region(port.name, folds.get(port.name)))
+        for tensor in dict.fromkeys(o.tensor for o in graph.outputs):
+            if tensor not in self.memory:
+                self.outputs.append(self._region(tensor))
+            else:
+                self.outputs.append(self.memory[tensor])
+        for tensor in placement.spilled:
+            if tensor not in self.memory:
+                self._region(tensor)
+
+    def _region(self, tensor: str, fold: Fold | None = None) -> Region:
+        shape = self.graph.tensors[tensor].shape
+        op = self.graph.producer(tensor)
+        planes = planes_of(op, self.config) if isinstance(op, Linear) and op.raw else 0
+        words = shape[0] * self._row(tensor) * max(1, planes)
+        size = words * self.config.act_word_bytes
+        region = Region(tensor, self.data_size, size, shape, planes, fold)
+        self.data_size += -(-size // PAGE) * PAGE
+        self.memory[tensor] = region
+        return region
+
+    def _cw(self, tensor: str) -> int:
+        return -(-self.graph.tensors[tensor].shape[2] // self.config.elements)
+
+    def _row(self, tensor: str) -> int:
+        return row_words(*self.graph.tensors[tensor].shape[1:], self.config)
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def emit(self, opcode: Opcode, reads: list[Access], writes: list[Access], memory: str = "", **fields: int) -> None:
+        self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes, memory))
+
+    def constant(self, data: bytes) -> int:
+        self.constants += bytes(-len(self.constants) % ALIGN)
+        offset = len(self.constants)
+        self.constants += data
+        return offset
+
+    def load_constant(self, target: Target, space: str, destination: int, words: int, source: int) -> None:
+        self.emit(
+            Opcode.LOAD, [], [(space, destination, destination + words)], "constant",
+            target=target, destination=destination, source=source, words=words,
+        )  # fmt: skip
+
+    def transfer(self, opcode: Opcode, tensor: str, view: View, low: int, high: int) -> None:
+        """LOAD or STORE rows [low, high) of a tensor, all planes."""
+        if low >= high:
+            return
+        region = self.memory[tensor]
+        row = view.row
+        height = self.graph.tensors[tensor].shape[0]
+        word = self.config.act_word_bytes
+        for plane in range(max(1, region.planes)):
+            on_chip = view.base + plane * view.plane_words + low * row
+            start = region.offset + (plane * height + low) * row * word
+            words = (high - low) * row
+            act: Access = ("act", on_chip, on_chip + words)
+            data: Access = ("data", start, start + words * word)
+            if opcode == Opcode.LOAD:
+                self.emit(
+                    opcode, [data], [act], "data",
+                    target=Target.ACTIVATION, destination=on_chip, source=start, words=words,
+                )  # fmt: skip
+            else:
+                self.emit(opcode, [act], [data], "data", source=on_chip, destination=start, words=words)
+
+    # -- tensors --------------------------------------------------------------------------------------------
+
+    def view(self, tensor: str, stripe: int, low_row: int, rows: int) -> View:
+        """Where rows from `low_row` on lie while stripe number `stripe` is computed."""
+        cw, row = self._cw(tensor), self._row(tensor)
+        if tensor in self.placement.on_chip:
+            return View(self.placement.on_chip[tensor], row, cw, self.graph.tensors[tensor].shape[0] * row)
+        slots = self.placement.stripes[self.layer].slots[tensor]
+        return View(slots[stripe % len(slots)] - low_row * row, row, cw, rows * row)
+
+    def bring(self, tensor: str, view: View, high: int, low: int | None = None) -> None:
+        """Make rows below `high` of an input present: a streamed stripe [low, high), or a graph input not loaded yet."""
+        if tensor not in self.placement.on_chip:
+            assert low is not None
+            self.transfer(Opcode.LOAD, tensor, view, low, high)
+            return
+        if all(p.name != tensor for p in self.graph.inputs):
+            return
+        done = self.loaded_rows.get(tensor, 0)
+        if done < high:
+            height = self.graph.tensors[tensor].shape[0]
+            high = min(height, max(high, done + -(-height // 8)))
+            self.transfer(Opcode.LOAD, tensor, view, done, high)
+            self.loaded_rows[tensor] = high
+
+    # -- ops ------------------------------------------------------------------------------------------------
+
+    def result(self) -> Lowered:
+        for self.layer, op in enumerate(self.graph.ops):
+            if isinstance(op, MaxPool):
+                self._pool(op)
+            else:
+                self._matrix_op(op)
+            for t in op.inputs:  # rows that this op skipped and a later one reads
+                if t in self.placement.on_chip and any(t in o.inputs for o in self.graph.ops[self.layer + 1 :]):
+                    self.bring(t, self.view(t, 0, 0, 0), self.graph.tensors[t].shape[0])
+        return Lowered(self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size)
+
+    def _must_store(self, tensor: str) -> bool:
+        return tensor in self.memory
+
+    def _stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
+        """For each stripe: output rows [r0, r1) and the view of every operand, streamed inputs loaded."""
+        height = self.graph.tensors[op.output].shape[0]
+        rows = self.placement.stripes[self.layer].rows
+        for n, r0 in enumerate(range(0, height, rows)):
+            r1 = min(r0 + rows, height)
+            views = {}
+            for t in dict.fromkeys(op.inputs):
+                low, high = self._input_rows(op, t, r0, r1)
+                views[t] = self.view(t, n, low, high - low)
+                if t not in self.placement.on_chip:
+                    self.bring(t, views[t], high, low)
+            views[op.output] = self.view(op.output, n, r0, rows)
+            yield r0, r1, views
+
+    def _input_rows(self, op: Op, tensor: str, low: int, high: int) -> tuple[int, int]:
+        """Rows of operand `tensor` that output rows [low, high) need, as the window and as the residual."""
+        height = self.graph.tensors[tensor].shape[0]
+        spans = []
+        if isinstance(op, Linear) and op.residual and op.residual.input == tensor:
+            spans.append((low, high))
+        if not isinstance(op, Linear) or op.input == tensor:
+            spans.append(rows_needed(op, low, high, height))
+        return min(s[0] for s in spans), max(s[1] for s in spans)
+
+    def _pool(self, op: MaxPool) -> None:
+        h_in, w_in, _ = self.graph.tensors[op.input].shape
+        _, w_out, _ = self.graph.tensors[op.output].shape
+        depth = self.config.act_depth
+        for r0, r1, views in self._stripe_views(op):
+            source, target = views[op.input], views[op.output]
+            step = -(-(r1 - r0) // 4)  # so that the next op can start on the first rows
+            for y0 in range(r0, r1, step):
+                y1 = min(y0 + step, r1)
+                low, high = rows_needed(op, y0, y1, h_in)
+                if op.input in self.placement.on_chip:
+                    self.bring(op.input, source, high)
+                top, left = y0 * op.stride[0] - op.pads[0], -op.pads[1]
+                self.emit(
+                    Opcode.POOL, [source.rows(low, high)], [target.rows(y0, y1)],
+                    **self._window(source, top, left, w_in, h_in, op.stride, op.dilation),
+                    kernel_w=op.kernel[1], kernel_h=op.kernel[0], channel_words=source.cw, out_w=w_out, out_h=y1 - y0,
+                    out_base=(target.base + y0 * target.row) % depth,
+                    out_step_x=target.cw % depth, out_step_y=target.row % depth,
+                )  # fmt: skip
+            if self._must_store(op.output):
+                self.transfer(Opcode.STORE, op.output, target, r0, r1)
+
+    def _window(
+        self, v: View, top: int, left: int, w: int, h: int, stride: tuple[int, int], dilation: tuple[int, int]
+    ) -> dict[str, int]:
+        depth, row = self.config.act_depth, v.row
+        return {
+            "base": (v.base + top * row + left * v.cw) % depth,
+            "step_x": stride[1] * v.cw % depth,
+            "step_y": stride[0] * row % depth,
+            "step_kx": dilation[1] * v.cw % depth,
+            "step_ky": dilation[0] * row % depth,
+            "x0": left,
+            "y0": top,
+            "in_w": w,
+            "in_h": h,
+            "stride_x": stride[1],
+            "stride_y": stride[0],
+            "dilation_x": dilation[1],
+            "dilation_y": dilation[0],
+        }
+
+    def _sources(self, op: Linear | Concat, tile: int) -> list[tuple[str, np.ndarray, int]]:
+        if isinstance(op, Linear):
+            dense, word0 = linear_tile(op, tile, self.config)
+            return [(op.input, dense, word0)]
+        return concat_tile(op, self.graph, tile, self.config)
+
+    def _matrix_op(self, op: Linear | Concat) -> None:
+        config = self.config
+        _, w_out, channels = self.graph.tensors[op.output].shape
+        tiles = output_tiles(channels, config)
+        half, quarter = config.weight_depth // 2, config.weight_depth // 4
+        packed = [[(t, pack_tile(d, config), w0) for t, d, w0 in self._sources(op, j)] for j in range(tiles)]
+        sizes = [sum(p.shape[0] * p.shape[1] * p.shape[2] * p.shape[3] for _, p, _ in per) for per in packed]
+        needed = [sum(p.shape[0] * p.shape[1] * p.shape[2] for _, p, _ in per) * config.dense_passes for per in packed]
+        stripe_rows = self.placement.stripes[self.layer].rows
+        tile_h, tile_w = self._tile_shape(stripe_rows, w_out, max(needed))
+        once = stripe_rows >= self.graph.tensors[op.output].shape[0] and tile_h >= stripe_rows and tile_w >= w_out
+        if sum(sizes) <= config.weight_depth and not once:
+            mode, limit = "resident", half
+        elif max(sizes) <= half and not once:
+            mode, limit = "tile", half
+        else:
+            mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
+        parts = [[c for t, p, w0 in per for c in chunks(t, p, w0, limit, config)] for per in packed]
+        sources = [[self.constant(c.words.tobytes()) for c in per] for per in parts]
+        bases: dict[tuple[int, int], int] = {}
+        if mode == "resident":
+            start = self.weights.take(sum(sizes))
+            for j, per in enumerate(parts):
+                for k, c in enumerate(per):
+                    bases[j, k] = start
+                    start += c.size
+        resident: set[tuple[int, int]] = set()
+
+        def weight_base(j: int, k: int) -> int:
+            """Where chunk k of tile j is, after making sure that it is there."""
+            c = parts[j][k]
+            if (j, k) not in resident:
+                if mode != "resident":
+                    bases[j, k] = self.weights.take(c.size)
+                self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, sources[j][k])
+                if mode != "chunk":
+                    resident.add((j, k))
+            return bases[j, k]
+
+        parameter_base = self._parameters(op, tiles)
+        self._load_table(op)
+
+        def compute(j: int, views: dict[str, View], y0: int, y1: int, x0: int, x1: int) -> None:
+            acc = self.acc_bank * config.acc_depth
+            bank: Access = ("acc", self.acc_bank, self.acc_bank + 1)
+            self.acc_bank ^= 1
+            for k, c in enumerate(parts[j]):
+                self._matrix(op, c, views[c.input], weight_base(j, k), acc, bank, k > 0, y0, y1, x0, x1)
+            self._drain(op, j, views, parameter_base(j), acc, bank, y0, y1, x0, x1)
+
+        for r0, r1, views in self._stripe_views(op):
+            if mode == "tile":
+                resident.clear()
+            spans = [
+                (y, min(y + tile_h, r1), x, min(x + tile_w, w_out))
+                for y in range(r0, r1, tile_h)
+                for x in range(0, w_out, tile_w)
+            ]
+            if mode == "resident":
+                for y0, y1, x0, x1 in spans:
+                    for j in range(tiles):
+                        compute(j, views, y0, y1, x0, x1)
+                    if x1 == w_out and self._must_store(op.output):
+                        self.transfer(Opcode.STORE, op.output, views[op.output], y0, y1)
+            else:
+                for j in range(tiles):
+                    for y0, y1, x0, x1 in spans:
+                        compute(j, views, y0, y1, x0, x1)
+                if self._must_store(op.output):
+                    self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
+
+    def _tile_shape(self, rows: int, width: int, tiles: int) -> tuple[int, int]:
+        """Rows and columns of an accumulator tile: few tiles waste few start-ups, small ones drain sooner.
+
+        `tiles` weight tiles pass over each pixel.
+        """
+        c = self.config
+        if width > c.acc_depth:
+            return 1, -(-width // -(-width // c.acc_depth))
+        overhead = c.rows + 12  # cycles of a MATRIX beside its passes
+        tallest = min(rows, c.acc_depth // width)
+        best = None
+        for parts in range(-(-rows // tallest), rows + 1):
+            h = -(-rows // parts)
+            pixels = h * width
+            matrix = tiles * max(pixels, c.rows) + overhead
+            drain = pixels * (c.cols // c.vector_lanes) + 12
+            cost = -(-rows // h) * max(matrix, drain) + drain
+            if best is None or cost < best[0]:
+                best = (cost, h)
+        assert best is not None
+        return best[1], width
+
+    def _matrix(
+        self, op: Linear | Concat, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
+        y0: int, y1: int, x0: int, x1: int,
+    ) -> None:  # fmt: skip
+        h_in, w_in, _ = self.graph.tensors[c.input].shape
+        if isinstance(op, Linear):
+            stride, dilation, pads = op.stride, op.dilation, op.pads
+        else:
+            stride, dilation, pads = (1, 1), (1, 1), (0, 0, 0, 0)
+        low, high = self._chunk_rows(op, c, y0, y1, h_in)
+        if c.input in self.placement.on_chip:
+            self.bring(c.input, v, high)
+        top = y0 * stride[0] - pads[0] + c.ky0 * dilation[0]
+        left = x0 * stride[1] - pads[1] + c.kx0 * dilation[1]
+        window = self._window(v, top, left, w_in, h_in, stride, dilation)
+        window["base"] = (window["base"] + c.c0) % self.config.act_depth
+        self.emit(
+            Opcode.MATRIX,
+            [v.rows(low, high), ("weight", weight_base, weight_base + c.size)],
+            [bank],
+            **window,
+            kernel_w=c.kx1 - c.kx0, kernel_h=c.ky1 - c.ky0, channel_words=c.c1 - c.c0,
+            out_w=x1 - x0, out_h=y1 - y0, passes=c.passes, weight_base=weight_base,
+            acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
+        )  # fmt: skip
+
+    def _chunk_rows(self, op: Linear | Concat, c: Chunk, y0: int, y1: int, height: int) -> tuple[int, int]:
+        if isinstance(op, Concat):
+            return y0, y1
+        stride, dilation, top = op.stride[0], op.dilation[0], op.pads[0]
+        low = y0 * stride - top + c.ky0 * dilation
+        high = (y1 - 1) * stride - top + (c.ky1 - 1) * dilation + 1
+        low = min(max(0, low), height - 1)
+        return low, max(low + 1, min(height, high))
+
+    def _drain(
+        self, op: Linear | Concat, j: int, views: dict[str, View], parameter_base: int, acc: int, bank: Access,
+        y0: int, y1: int, x0: int, x1: int,
+    ) -> None:  # fmt: skip
+        config, depth = self.config, self.config.act_depth
+        out = views[op.output]
+        word = j // config.slices
+        lanes = config.cols // config.vector_lanes
+        reads: list[Access] = [bank, ("param", parameter_base, parameter_base + lanes)]
+        fields = {
+            "acc_base": acc, "out_w": x1 - x0, "out_h": y1 - y0, "parameter_base": parameter_base,
+            "step_x": out.cw % depth, "step_y": out.row % depth, "slice": j % config.slices,
+        }  # fmt: skip
+        if isinstance(op, Linear):
+            fields |= {"low": op.low, "high": op.high, "zero_point": op.requantized.zero_point}
+            if op.residual:
+                r = op.residual
+                v = views[r.input]
+                if r.input in self.placement.on_chip:
+                    self.bring(r.input, v, y1)
+                reads.append(v.rows(y0, y1))
+                fields |= {
+                    "residual": 1,
+                    "residual_base": (v.base + y0 * v.row + x0 * v.cw + word) % depth,
+                    "residual_step_x": v.cw % depth,
+                    "residual_step_y": v.row % depth,
+                    "residual_multiplier": r.multiplier,
+                    "residual_shift": r.shift,
+                    "residual_zero": self.graph.tensors[r.input].quant.zero_point,
+                }
+            if op.table is not None:
+                reads.append(("table", 0, 1))
+                fields["table"] = 1
+        else:
+            fields |= {"low": config.activation.min_fixed, "high": config.activation.max_fixed}
+        raw = isinstance(op, Linear) and op.raw
+        for plane in range(planes_of(op, config)):
+            base = out.base + plane * out.plane_words + y0 * out.row + x0 * out.cw + word
+            if raw:
+                fields |= {"raw": 1, "raw_shift": plane * config.activation.bits}
+            shifted = View(out.base + plane * out.plane_words, out.row, out.cw)
+            self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, y1)], **fields, base=base % depth)
+
+    def _parameters(self, op: Linear | Concat, tiles: int):  # type: ignore[no-untyped-def]
+        """A function that gives the first parameter word of tile j, loaded: all at once where they fit, else one by one."""
+        config = self.config
+        words = config.cols // config.vector_lanes
+        n = tiles * config.cols
+        if isinstance(op, Linear) and not op.raw:
+            bias, multiplier, shift = op.bias, op.multiplier, op.shift
+        elif isinstance(op, Linear):
+            bias, multiplier, shift = op.bias, np.ones(len(op.bias), int), np.zeros(len(op.bias), int)
+        else:
+            identity_code(config)
+            channels = self.graph.tensors[op.output].shape[2]
+            bias, multiplier, shift = np.zeros(channels, int), np.ones(channels, int), np.zeros(channels, int)
+        # columns beyond the last channel compute zeros; their shift must still exceed the residual's
+        fill = int(np.min(shift)) if len(shift) else 0
+        columns = [
+            [int(v) for v in values] + [empty] * (n - len(values))
+            for values, empty in ((bias, 0), (multiplier, 0), (shift, fill))
+        ]
+        source = self.constant(pack_parameters(columns[0], columns[1], columns[2], config))
+        size = words * config.parameter_word_bytes
+        if tiles * words <= config.parameter_depth:
+            base = self.parameters.take(tiles * words)
+            self.load_constant(Target.PARAMETER, "param", base, tiles * words, source)
+            return lambda j: base + j * words
+
+        def load(j: int) -> int:
+            base = self.parameters.take(words)
+            at, short = source + j * size, (source + j * size) % config.beat_bytes
+            assert not short, "a parameter tile is a whole number of beats"
+            self.load_constant(Target.PARAMETER, "param", base, words, at)
+            return base
+
+        return load
+
+    def _load_table(self, op: Linear | Concat) -> None:
+        if not isinstance(op, Linear) or op.table is None:
+            return
+        table = op.table.astype(np.uint8).tobytes()
+        if table != self.table:
+            self.load_constant(Target.TABLE, "table", 0, len(table), self.constant(table))
+            self.steps[-1].writes = [("table", 0, 1)]
+            self.table = table

@@ -1,0 +1,219 @@
+"""The accelerator's configuration: what is generated, and every size the compiler may rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sateen.errors import ConfigError
+from sateen.formats import Format, parse_format
+
+
+def _power_of_two(n: int) -> bool:
+    return n >= 1 and n & (n - 1) == 0
+
+
+def _next_power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorConfig:
+    """One machine. Depths count words, per bank where there are banks; all depths are powers of two.
+
+    The array has `rows` × `cols` processing elements with `lanes` multipliers each. An activation word carries
+    one group of `group` elements for each row. A dense word takes `group / lanes` passes.
+    """
+
+    name: str = "custom"
+    rows: int = 4
+    cols: int = 4
+    lanes: int = 2
+    group: int = 2
+    weight_format: str = "int8"
+    activation_format: str = "int8"
+    acc_bits: int = 32
+    multiplier: str = "fixed"
+    """How a product is made: "fixed" multiplies fixed-point operands, "shift" significands, then shifts."""
+    act_banks: int = 4
+    act_bank_depth: int = 1024
+    weight_depth: int = 1024
+    acc_depth: int = 256
+    """Pixels in each of the two accumulator banks."""
+    parameter_depth: int = 64
+    """Words of `vector_lanes` channels."""
+    vector_lanes: int = 4
+    table: bool = True
+    bus_bits: int = 64
+    queue_depth: int = 4
+    burst_beats: int = 32
+    outstanding: int = 4
+    """Read bursts, and likewise write bursts, that may be under way at once."""
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, field: str, limit: str) -> None:
+            if not ok:
+                raise ConfigError(
+                    f"configuration '{self.name}': {field} = {getattr(self, field)!r}; it must be {limit}"
+                )
+
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                need(isinstance(value, int) and not isinstance(value, bool) and value > 0, field.name, "an integer above 0")
+            elif field.type == "str":
+                need(isinstance(value, str), field.name, "text")
+            elif field.type == "bool":
+                need(isinstance(value, bool), field.name, "true or false")
+        parse_format(self.weight_format)
+        parse_format(self.activation_format)
+        need(self.rows <= 64, "rows", "at most 64")
+        need(self.cols <= 256 and _power_of_two(self.cols), "cols", "a power of two, at most 256")
+        need(self.lanes <= 16, "lanes", "at most 16")
+        need(self.group >= self.lanes and self.group % self.lanes == 0, "group", f"a multiple of lanes = {self.lanes}")
+        need(self.elements % self.cols == 0, "cols", f"a divisor of rows*group = {self.elements}")
+        need(_power_of_two(self.elements), "rows", f"such that rows*group = {self.elements} is a power of two")
+        need(self.elements // self.cols <= 64, "cols", f"at least rows*group/64 = {self.elements // 64}")
+        for name in ("act_banks", "act_bank_depth", "weight_depth", "acc_depth", "parameter_depth", "queue_depth"):
+            need(_power_of_two(getattr(self, name)), name, "a power of two")
+        need(2 <= self.act_banks <= 16, "act_banks", "2 to 16")
+        need(self.act_banks * self.act_bank_depth <= 1 << 23, "act_bank_depth", "2**23 words in all banks at most")
+        need(self.weight_depth <= 1 << 23 and self.weight_depth >= 2 * self.rows, "weight_depth", "from 2*rows to 2**23")
+        need(16 <= self.acc_depth <= 1 << 14, "acc_depth", "16 to 16384")
+        need(self.parameter_depth <= 1 << 15, "parameter_depth", "at most 32768")
+        need(self.cols % self.vector_lanes == 0, "vector_lanes", f"a divisor of cols = {self.cols}")
+        need(self.parameter_depth >= 2 * self.cols // self.vector_lanes, "parameter_depth", "two tiles of cols channels at least")
+        need(self.bus_bits in (32, 64, 128, 256, 512), "bus_bits", "32, 64, 128, 256 or 512")
+        need(_power_of_two(self.burst_beats) and self.burst_beats <= 256, "burst_beats", "a power of two, at most 256")
+        need(self.burst_beats * self.bus_bits // 8 <= 4096, "burst_beats", "at most 4096 bytes")
+        need(self.outstanding <= 16, "outstanding", "at most 16")
+        need(8 <= self.acc_bits <= 127, "acc_bits", "8 to 127")
+        need(self.multiplier in ("fixed", "shift"), "multiplier", "'fixed' or 'shift'")
+
+    # -- derived sizes ------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> Format:
+        return parse_format(self.weight_format)
+
+    @property
+    def activation(self) -> Format:
+        return parse_format(self.activation_format)
+
+    @property
+    def elements(self) -> int:
+        """Elements of an activation word."""
+        return self.rows * self.group
+
+    @property
+    def slices(self) -> int:
+        """Runs of `cols` elements in an activation word: what one DRAIN writes at once."""
+        return self.elements // self.cols
+
+    @property
+    def multipliers(self) -> int:
+        return self.rows * self.cols * self.lanes
+
+    @property
+    def dense_passes(self) -> int:
+        return self.group // self.lanes
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of a lane's index into its group; 0 where every lane has its own element."""
+        return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
+
+    @property
+    def act_depth(self) -> int:
+        """Words in all banks; bank b holds words b*act_bank_depth and on."""
+        return self.act_banks * self.act_bank_depth
+
+    @property
+    def act_word_bits(self) -> int:
+        return self.elements * self.activation.bits
+
+    @property
+    def weight_word_bits(self) -> int:
+        """One array row of one weight tile: cols × lanes × (code, index), column-major, lane 0 lowest."""
+        return self.cols * self.lanes * (self.weight.bits + self.index_bits)
+
+    @property
+    def parameter_bits(self) -> int:
+        """One channel's (bias, multiplier, shift), see isa.parameter_layout."""
+        return self.acc_bits + 16 + 7
+
+    # Bytes that a word takes in memory: a power of two, so that words and bus beats divide each other.
+    @property
+    def act_word_bytes(self) -> int:
+        return _next_power_of_two(-(-self.act_word_bits // 8))
+
+    @property
+    def weight_word_bytes(self) -> int:
+        return _next_power_of_two(-(-self.weight_word_bits // 8))
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Of one channel; a parameter word holds vector_lanes of them."""
+        return _next_power_of_two(-(-self.parameter_bits // 8))
+
+    @property
+    def parameter_word_bytes(self) -> int:
+        return _next_power_of_two(self.vector_lanes) * self.parameter_bytes
+
+    @property
+    def beat_bytes(self) -> int:
+        return self.bus_bits // 8
+
+    # -- text ---------------------------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> AcceleratorConfig:
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "configuration") -> AcceleratorConfig:
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{source}: unknown field '{unknown[0]}'; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AcceleratorConfig:
+        try:
+            text = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"configuration {path}: cannot be read ({e}); give a TOML file or use --preset") from None
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError(f"configuration {path}: not valid TOML ({e})") from None
+        values.setdefault("name", Path(path).stem)
+        return cls.from_dict(values, f"configuration {path}")
+
+
+PRESETS: dict[str, AcceleratorConfig] = {
+    c.name: c
+    for c in (
+        AcceleratorConfig(
+            name="tiny", rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=4096, weight_depth=2048,
+            acc_depth=64, parameter_depth=64, vector_lanes=1, bus_bits=32, queue_depth=2, burst_beats=16, outstanding=2,
+        ),  # fmt: skip
+        AcceleratorConfig(
+            name="mac256", rows=8, cols=16, lanes=2, group=2, act_banks=4, act_bank_depth=16384, weight_depth=8192,
+            acc_depth=512, parameter_depth=512, vector_lanes=8, bus_bits=64, queue_depth=8, burst_beats=64, outstanding=8,
+        ),  # fmt: skip
+    )
+}
+
+
+def preset(name: str) -> AcceleratorConfig:
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset '{name}'; presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

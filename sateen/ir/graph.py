@@ -1,0 +1,205 @@
+"""The imported network: floating-point operations on channel-last tensors without a batch dimension.
+
+Every tensor is (H, W, C): a vector is (1, 1, C), a sequence (1, L, C). Ports keep the ONNX view of the graph's
+inputs and outputs. The compiler's passes map one Graph to another; `verify` holds between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sateen.errors import ModelError
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """How an ONNX tensor (batch dimension left out) maps to the (H, W, C) tensor of the same name.
+
+    `hwc = x.reshape(view).transpose(axes)`; `view` has three dimensions, `axes` is a permutation of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    view: tuple[int, int, int]
+    axes: tuple[int, int, int] = (0, 1, 2)
+
+    @property
+    def hwc(self) -> Shape:
+        h, w, c = (self.view[a] for a in self.axes)
+        return h, w, c
+
+    def to_hwc(self, x: np.ndarray) -> np.ndarray:
+        """(N, *shape) to (N, H, W, C)."""
+        return x.reshape(len(x), *self.view).transpose(0, *(a + 1 for a in self.axes))
+
+    def from_hwc(self, x: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) to (N, *shape)."""
+        inverse = np.argsort(self.axes)
+        return x.transpose(0, *(a + 1 for a in inverse)).reshape(len(x), *self.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv:
+    """Cross-correlation, also Gemm and MatMul (a kernel over the whole plane, or 1×1)."""
+
+    name: str
+    input: str
+    output: str
+    weight: np.ndarray  # float64 (O, KH, KW, I / groups)
+    bias: np.ndarray  # float64 (O,)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    groups: int = 1
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    name: str
+    input_a: str
+    input_b: str
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input_a, self.input_b)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A function of one tensor, as a tree: "x" is that tensor, "constant" has the parameter `value`."""
+
+    function: str
+    parameters: tuple[tuple[str, float], ...] = ()
+    arguments: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A unary function by name (see `sateen.compiler.functions`); `low` and `high` bound "clip" (Relu is [0, inf]).
+
+    "composed" is the function that `expression` spells out, such as x * sigmoid(x).
+    """
+
+    name: str
+    input: str
+    output: str
+    function: str
+    parameters: tuple[tuple[str, float], ...] = ()
+    low: float = -np.inf
+    high: float = np.inf
+    expression: Expression | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """kind "max" (padding never wins) or "average" (padding counts as zero)."""
+
+    name: str
+    input: str
+    output: str
+    kind: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Along channels."""
+
+    name: str
+    parts: tuple[str, ...]
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.parts
+
+
+Node = Conv | Add | Activation | Pool | Concat
+
+
+@dataclass(frozen=True, slots=True)
+class HostOp:
+    """An operation on a graph output that the host does in float64, in the ONNX view with the batch first.
+
+    kind "softmax" or "log_softmax" along `axis`, which is negative: it counts from the last dimension.
+    """
+
+    kind: str
+    axis: int = -1
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """(N, *shape) to the same shape, float64. Raises ModelError for an unknown kind."""
+        shifted = np.asarray(x, np.float64)
+        shifted = shifted - shifted.max(axis=self.axis, keepdims=True)
+        total = np.exp(shifted).sum(axis=self.axis, keepdims=True)
+        if self.kind == "softmax":
+            return np.exp(shifted) / total
+        if self.kind == "log_softmax":
+            return shifted - np.log(total)
+        raise ModelError(f"host operation '{self.kind}' is not known; known are softmax and log_softmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A graph output: tensor `tensor`, presented as `port`, then `host` operations in order."""
+
+    port: Port
+    tensor: str
+    host: tuple[HostOp, ...] = ()
+
+    def present(self, x: np.ndarray) -> np.ndarray:
+        """The tensor's values (N, H, W, C) as the ONNX output (N, *shape), host operations done."""
+        y = self.port.from_hwc(x)
+        for op in self.host:
+            y = op.apply(y)
+        return y
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in topological order; `shapes` has every tensor's (H, W, C)."""
+
+    name: str
+    inputs: tuple[Port, ...]  # the tensor has the port's name
+    outputs: tuple[Output, ...]
+    nodes: tuple[Node, ...]
+    shapes: dict[str, Shape]
+
+    def verify(self) -> None:
+        """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""
+        known = {p.name for p in self.inputs}
+        for node in self.nodes:
+            for i in node.inputs:
+                if i not in known:
+                    raise ModelError(f"{type(node).__name__} '{node.name}': input '{i}' is not written before it")
+            if node.output in known:
+                raise ModelError(f"{type(node).__name__} '{node.name}': output '{node.output}' is written twice")
+            if node.output not in self.shapes:
+                raise ModelError(f"{type(node).__name__} '{node.name}': output '{node.output}' has no shape")
+            known.add(node.output)
+        for output in self.outputs:
+            if output.tensor not in known:
+                raise ModelError(f"graph output '{output.port.name}': '{output.tensor}' is not written")
+
+    def consumers(self, tensor: str) -> tuple[Node, ...]:
+        return tuple(n for n in self.nodes if tensor in n.inputs)

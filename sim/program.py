@@ -1,0 +1,214 @@
+"""The `program` engine: executes the emitted instructions and memory image in NumPy, a batch at a time.
+
+It shares nothing with the compiler but the layouts, so that tiling, allocation and packing are checked without RTL.
+All samples run the same instructions; only the buffers' contents differ, so every buffer has a batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sateen.config import AcceleratorConfig
+from sateen.errors import BuildError
+from sateen.formats.requantize import requantize
+from sateen.hw.assembler import Instruction, decode
+from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
+from sateen.hw.packing import pack, split_tile_words, unpack, unpack_parameters
+from sateen.sim.integer import Convolution
+
+
+class Interpreter:
+    """One accelerator with `batch` samples.
+
+    Parameters
+    ----------
+    constants : bytes, at address 0 of memory
+    program : bytes, at `program_offset`
+    data : uint8 (N, size), at `data_offset`, changed in place
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        constants: bytes,
+        program: bytes,
+        program_offset: int,
+        data: np.ndarray,
+        data_offset: int,
+    ) -> None:
+        self.config = config
+        self.constants = np.frombuffer(constants, np.uint8)
+        self.program, self.program_offset = program, program_offset
+        self.data, self.data_offset = data, data_offset
+        n = len(data)
+        self.act = np.zeros((n, config.act_depth, config.elements), np.uint8)
+        self.weight_codes = np.zeros((config.weight_depth, config.cols, config.lanes), np.uint8)
+        self.weight_indices = np.zeros_like(self.weight_codes)
+        v = config.vector_lanes
+        self.bias = np.zeros((config.parameter_depth, v), object)
+        self.multiplier = np.zeros((config.parameter_depth, v), np.int64)
+        self.shift = np.zeros((config.parameter_depth, v), np.int64)
+        self.table = np.zeros(1 << config.activation.bits, np.uint8)
+        self.wide = config.acc_bits > 62
+        self.acc = np.zeros((n, 2 * config.acc_depth, config.cols), object if self.wide else np.int64)
+        codes = np.arange(1 << config.activation.bits)
+        self.act_fixed = config.activation.fixed(codes)
+        self.weight_fixed = config.weight.fixed(np.arange(1 << config.weight.bits))
+
+    def run(self, progress: Callable[[float], None] | None = None) -> None:
+        """Execute from the first chunk to END, in program order; BuildError on an instruction that is not legal."""
+        chunk, n = self.program_offset, CHUNK * INSTRUCTION_BYTES
+        done = 0
+        while chunk >= 0:
+            start = chunk - self.program_offset
+            words = [self.program[i : i + INSTRUCTION_BYTES] for i in range(start, start + n, INSTRUCTION_BYTES)]
+            chunk = -1
+            for word in words:
+                try:
+                    i = decode(word)
+                except ValueError as e:
+                    raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
+                if i.opcode == Opcode.END:
+                    return
+                if i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION:
+                    chunk = i.source
+                else:
+                    _EXECUTE[i.opcode](self, i)
+                done += 1
+                if progress:
+                    progress(done * INSTRUCTION_BYTES / len(self.program))
+
+    # -- memory ---------------------------------------------------------------------------------------------
+
+    def _read(self, source: int, size: int) -> np.ndarray:
+        """(1 or N, size) bytes."""
+        if source + size <= len(self.constants):
+            return self.constants[None, source : source + size]
+        offset = source - self.data_offset
+        if offset < 0 or offset + size > self.data.shape[1]:
+            raise BuildError(f"program.bin: LOAD of {size} bytes from {source:#x} is outside memory; compile again")
+        return self.data[:, offset : offset + size]
+
+    def load(self, i: Instruction) -> None:
+        c, n, to = self.config, i.words, i.destination
+        if i.target == Target.ACTIVATION:
+            words = self._read(i.source, n * c.act_word_bytes).reshape(-1, n, c.act_word_bytes)
+            self.act[:, to : to + n] = unpack(words, c.activation.bits, c.elements)
+        elif i.target == Target.WEIGHT:
+            words = self._read(i.source, n * c.weight_word_bytes)[0].reshape(n, -1)
+            self.weight_codes[to : to + n], self.weight_indices[to : to + n] = split_tile_words(words, c)
+        elif i.target == Target.PARAMETER:
+            words = self._read(i.source, n * c.parameter_word_bytes)[0].reshape(n, -1)
+            bias, multiplier, shift = unpack_parameters(words, c)
+            for field, values in ((self.bias, bias), (self.multiplier, multiplier), (self.shift, shift)):
+                field[to : to + n] = np.array(values, field.dtype).reshape(n, -1)
+        else:
+            self.table[to : to + n] = self._read(i.source, n)[0]
+
+    def store(self, i: Instruction) -> None:
+        c = self.config
+        words = pack(self.act[:, i.source : i.source + i.words], c.activation.bits, c.act_word_bytes)
+        offset = i.destination - self.data_offset
+        size = i.words * c.act_word_bytes
+        if offset < 0 or offset + size > self.data.shape[1]:
+            raise BuildError(f"program.bin: STORE of {size} bytes to {i.destination:#x} is outside memory; compile again")
+        self.data[:, offset : offset + size] = words.reshape(len(self.data), size)
+
+    # -- windows --------------------------------------------------------------------------------------------
+
+    def _window(self, i: Instruction) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses and whether they lie inside, both (kernel_h, kernel_w, channel_words, out_h, out_w)."""
+        ky = np.arange(i.kernel_h)[:, None, None, None, None]
+        kx = np.arange(i.kernel_w)[:, None, None, None]
+        c = np.arange(i.channel_words)[:, None, None]
+        oy = np.arange(i.out_h)[:, None]
+        ox = np.arange(i.out_w)
+        y = i.y0 + oy * i.stride_y + ky * i.dilation_y
+        x = i.x0 + ox * i.stride_x + kx * i.dilation_x
+        inside = (y >= 0) & (y < i.in_h) & (x >= 0) & (x < i.in_w)
+        address = i.base + oy * i.step_y + ox * i.step_x + ky * i.step_ky + kx * i.step_kx + c
+        return address % self.config.act_depth, np.broadcast_to(inside, address.shape)
+
+    def matrix(self, i: Instruction) -> None:
+        c = self.config
+        address, inside = self._window(i)
+        taps, pixels = i.kernel_h * i.kernel_w * i.channel_words, i.out_h * i.out_w
+        address, inside = address.reshape(taps, pixels), inside.reshape(taps, pixels)
+        codes = self.act[:, address.T]  # N, pixels, taps, elements
+        codes[:, ~inside.T] = i.padding
+        activations = self.act_fixed[codes].reshape(len(codes), pixels, taps * c.elements)
+
+        tiles, rows = taps * i.passes, c.rows
+        span = slice(i.weight_base, i.weight_base + tiles * rows)
+        fixed = self.weight_fixed[self.weight_codes[span]].reshape(taps, i.passes, rows, c.cols, c.lanes)
+        index = self.weight_indices[span].reshape(fixed.shape)
+        element = np.arange(rows)[:, None, None] * c.group + index
+        weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
+        tap = np.arange(taps)[:, None, None, None, None]
+        column = np.arange(c.cols)[:, None]
+        np.add.at(weights, (tap, element, column), fixed)
+        kernel = np.moveaxis(weights, 2, 0).reshape(c.cols, 1, 1, -1)
+        product = Convolution(kernel, int(np.abs(self.act_fixed).max()))
+        psum = product(activations[:, :, None]).reshape(len(codes), pixels, c.cols)
+        target = self.acc[:, i.acc_base : i.acc_base + pixels]
+        if i.accumulate:
+            target += psum.astype(target.dtype)
+        else:
+            target[...] = psum
+
+    def drain(self, i: Instruction) -> None:
+        c = self.config
+        pixels = i.out_h * i.out_w
+        acc = self.acc[:, i.acc_base : i.acc_base + pixels]
+        words = slice(i.parameter_base, i.parameter_base + c.cols // c.vector_lanes)
+        bias = self.bias[words].reshape(-1)
+        multiplier, shift = self.multiplier[words].reshape(-1), self.shift[words].reshape(-1)
+        acc = acc + (bias if self.wide else bias.astype(np.int64))
+        part = slice(i.slice * c.cols, (i.slice + 1) * c.cols)
+        oy, ox = np.arange(i.out_h)[:, None], np.arange(i.out_w)
+        if i.raw:
+            out = (acc >> i.raw_shift & (1 << c.activation.bits) - 1).astype(np.uint8)
+        else:
+            addend: np.ndarray | int = 0
+            if i.residual:
+                address = i.residual_base + oy * i.residual_step_y + ox * i.residual_step_x
+                residual = self.act_fixed[self.act[:, address.ravel() % c.act_depth, part]] - i.residual_zero
+                # Padding channels may hold a shift below the residual's; their result is never used.
+                up = np.maximum(shift - i.residual_shift, 0)
+                exact = np.array([i.residual_multiplier << int(u) for u in up], object)
+                if int(exact.max()) * int(np.abs(self.act_fixed).max()) * 2 < 1 << 62:
+                    exact = exact.astype(np.int64)
+                addend = residual * exact
+            out = requantize(acc, multiplier, shift, c.activation, i.zero_point, i.low, i.high, addend)
+            if i.table:
+                out = self.table[out]
+        address = (i.base + oy * i.step_y + ox * i.step_x).ravel() % c.act_depth
+        self.act[:, address, part] = out
+
+    def pool(self, i: Instruction) -> None:
+        c = self.config
+        address, inside = self._window(i)
+        values = self.act_fixed
+        best: np.ndarray | None = None
+        lowest = int(c.activation.from_fixed(np.array([c.activation.min_fixed]))[0])
+        for ky in range(i.kernel_h):
+            for kx in range(i.kernel_w):
+                codes = self.act[:, address[ky, kx]]  # N, channel words, out_h, out_w, elements
+                codes[:, ~inside[ky, kx]] = lowest
+                best = codes if best is None else np.where(values[codes] > values[best], codes, best)
+        assert best is not None
+        oy, ox = np.arange(i.out_h)[:, None], np.arange(i.out_w)
+        word = np.arange(i.channel_words)[:, None, None]
+        target = i.out_base + oy * i.out_step_y + ox * i.out_step_x + word
+        self.act[:, target % c.act_depth] = best
+
+
+_EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
+    Opcode.LOAD: Interpreter.load,
+    Opcode.STORE: Interpreter.store,
+    Opcode.MATRIX: Interpreter.matrix,
+    Opcode.DRAIN: Interpreter.drain,
+    Opcode.POOL: Interpreter.pool,
+}
