@@ -1,0 +1,120 @@
+"""The processing element: `lanes` multipliers that add into one partial sum.
+
+A row's group of activations is common to all its elements; each lane multiplies one of them, picked by the
+index stored with its weight, or its own where the group has as many elements as there are lanes.
+"""
+
+from amaranth.hdl import Array, Module, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from sateen.hw.decode import Operand, operand_shape
+
+from sateen.formats import Format
+
+
+def weight_layout(weight: Format, multiplier: str, index_bits: int) -> data.StructLayout:
+    """A decoded weight with its index (0 bits wide where every lane has its own element)."""
+    return data.StructLayout({"operand": operand_shape(weight, multiplier), "index": unsigned(index_bits)})
+
+
+def index_bits(lanes: int, group: int) -> int:
+    return 0 if group == lanes else (group - 1).bit_length()
+
+
+class PE(wiring.Component):
+    """One processing element of a weight-stationary column.
+
+    Parameters
+    ----------
+    lanes, group : int
+        Multipliers, and activations to pick from.
+    activation, weight : Format
+    multiplier : str
+        "fixed": operands are fixed-point integers, a product is one multiplication. "shift": significands are
+        multiplied, and the product is shifted by the sum of the exponents.
+    acc_bits : int
+        Width of the partial sum. Sums wrap there, so they are exact if the final sum fits.
+
+    Members
+    -------
+    activations : In
+        The row's group of decoded operands.
+    weights : In
+        `lanes` decoded weights with indices, taken at `load`. An activation of the same cycle meets the
+        old ones.
+    load : In(1)
+    multiply : In(1)
+        Take the products in this cycle. They are kept otherwise.
+    accumulate : In(1)
+        Take psum_in + the products of the cycle before. `psum` is kept otherwise.
+    psum_in : In(signed(acc_bits))
+        Belongs to `accumulate`: one cycle after the activations.
+    psum : Out(signed(acc_bits))
+    """
+
+    latency = 2
+    """Cycles from the activations to `psum`. From `psum_in` it is one, hence the skew of a cycle per row."""
+    initiation_interval = 1
+
+    def __init__(
+        self, *, lanes: int, group: int, activation: Format, weight: Format, multiplier: str, acc_bits: int
+    ):
+        if lanes < 1 or group < lanes or group % lanes:
+            raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
+        self.lanes = lanes
+        self.group = group
+        self.a = Operand.of(activation, multiplier)
+        self.w = Operand.of(weight, multiplier)
+        self.acc_bits = acc_bits
+        entry = weight_layout(weight, multiplier, index_bits(lanes, group))
+        super().__init__(
+            {
+                "activations": In(data.ArrayLayout(operand_shape(activation, multiplier), group)),
+                "weights": In(data.ArrayLayout(entry, lanes)),
+                "load": In(1),
+                "multiply": In(1),
+                "accumulate": In(1),
+                "psum_in": In(signed(acc_bits)),
+                "psum": Out(signed(acc_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        products = [self._product(m, lane) for lane in range(self.lanes)]
+        total = products[0]
+        for product in products[1:]:
+            total = total + product
+        with m.If(self.accumulate):
+            m.d.sync += self.psum.eq(self.psum_in + total)  # back to acc_bits: exact modulo 2**acc_bits
+        return m
+
+    def _product(self, m: Module, lane: int) -> Value:
+        """One lane: its weight register, its choice of activation and its product, registered."""
+        weight = Signal(self.weights[lane].shape(), name=f"weight_{lane}", reset_less=True)
+        with m.If(self.load):
+            m.d.sync += weight.eq(self.weights[lane])
+        a_significand, a_exponent = self.a.parts(self._pick(lane, weight.index))
+        w_significand, w_exponent = self.w.parts(weight.operand)
+
+        # product: w_a + w_w bits hold every product of two's complement numbers
+        bits = self.a.significand_bits + self.w.significand_bits
+        product = Signal(signed(bits), name=f"product_{lane}", reset_less=True)
+        with m.If(self.multiply):
+            m.d.sync += product.eq(a_significand * w_significand)
+        top = self.a.max_exponent + self.w.max_exponent
+        if top == 0:
+            return product
+        # the shift waits for the second stage: an exponent takes fewer flip-flops than a shifted product
+        exponent = Signal(range(top + 1), name=f"exponent_{lane}", reset_less=True)
+        with m.If(self.multiply):
+            m.d.sync += exponent.eq(a_exponent + w_exponent)
+        shifted = Signal(signed(min(bits + top, self.acc_bits)), name=f"shifted_{lane}")
+        m.d.comb += shifted.eq(
+            product << exponent
+        )  # at most bits + top; above acc_bits only the sum has to fit
+        return shifted
+
+    def _pick(self, lane: int, index: Value) -> Value:
+        elements = [Value.cast(self.activations[k]) for k in range(self.group)]
+        return elements[lane] if self.group == self.lanes else Array(elements)[index]
