@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,10 @@ from sateen.errors import FormatError
 
 MAX_BITS = 8
 """Codes are bytes; a unary function of a code is a table of at most 256 entries."""
+
+
+CHUNK = 1 << 15
+"""Elements that element-wise work handles at a time."""
 
 
 class Format(ABC):
@@ -49,7 +54,7 @@ class Format(ABC):
 
     @abstractmethod
     def from_fixed(self, fixed: Any) -> np.ndarray:
-        """Integers of any size, units of 2**lsb_exponent, to uint8 codes: as `encode`; 0 gives `zero_code`."""
+        """Integers of any size, units of 2**lsb_exponent, to uint8 codes, as `encode`; 0 is `zero_code`."""
 
     @property
     @abstractmethod
@@ -127,6 +132,15 @@ class Format(ABC):
         return self.name
 
 
+def in_chunks(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+    """An element-wise function that gives codes, piece by piece: the temporaries stay in the cache."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    codes = np.empty(flat.size, np.uint8)
+    for i in range(0, flat.size, CHUNK):
+        codes[i : i + CHUNK] = function(flat[i : i + CHUNK])
+    return codes.reshape(values.shape)
+
+
 def as_values(values: Any, name: str) -> np.ndarray:
     """Real numbers as float64, or FormatError."""
     array = np.asarray(values)
@@ -141,7 +155,7 @@ def as_values(values: Any, name: str) -> np.ndarray:
 
 
 def as_integers(values: Any, what: str) -> np.ndarray:
-    """Integers of any size: an int64 array, or Python integers in an object array where int64 is too small."""
+    """Integers of any size: int64, or an object array of Python integers where int64 is too small."""
     array = np.asarray(values)
     if array.dtype == np.int64:
         return array

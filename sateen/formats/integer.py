@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sateen.errors import FormatError
-from sateen.formats.base import MAX_BITS, Format, as_integers, as_values
+from sateen.formats.base import MAX_BITS, Format, as_integers, as_values, in_chunks
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class Integer(Format):
         return [c - (1 << self.bits) if self.signed and c >> self.bits - 1 else c for c in codes]
 
     def encode(self, values: Any) -> np.ndarray:
-        values = as_values(values, self.name)
+        return in_chunks(self._encode_chunk, as_values(values, self.name))
+
+    def _encode_chunk(self, values: np.ndarray) -> np.ndarray:
+        """float64 (N,) to codes (N,)."""
         rounded = np.rint(values)  # ties to even: the even integer has the even code
         if np.isnan(rounded).any():
             raise FormatError(f"{self.name}: cannot encode NaN; the values must be numbers")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sateen.errors import FormatError
-from sateen.formats.base import MAX_BITS, Format, as_integers, as_values
+from sateen.formats.base import MAX_BITS, Format, as_integers, as_values, in_chunks
 
 MIN_BITS = 3
 MAX_EXPONENT_BITS = 5
@@ -17,7 +17,6 @@ MAX_BIAS = 63
 SPECIALS = ("none", "fn", "ieee")
 
 _FLOAT64_BIAS, _FLOAT64_MANTISSA = 1023, 52
-_CHUNK = 1 << 15  # elements; the temporaries of one chunk stay in the cache
 _TABLE_SPAN = 1 << 17  # fixed-point values; below it, from_fixed looks the code up
 
 
@@ -142,16 +141,7 @@ class Minifloat(Format):
         return table
 
     def encode(self, values: Any) -> np.ndarray:
-        values = as_values(values, self.name)
-        nan = np.isnan(values)
-        if not nan.any():
-            return self._encode(values)
-        if self.nan_code is None:
-            raise FormatError(
-                f"{self.name}: cannot encode NaN, the format has none; the values must be numbers"
-            )
-        nan_codes = np.where(np.signbit(values), self.nan_code | self.sign_mask, self.nan_code)
-        return np.where(nan, nan_codes, self._encode(np.where(nan, 0.0, values))).astype(np.uint8)
+        return in_chunks(self._encode_chunk, as_values(values, self.name))
 
     def from_fixed(self, fixed: Any) -> np.ndarray:
         fixed = as_integers(fixed, f"{self.name}: fixed-point values")
@@ -159,23 +149,28 @@ class Minifloat(Format):
         if self._code_table is not None:
             return np.take(self._code_table, clipped - self.min_fixed)
         # Below 2**53, so float64 is exact.
-        return self._encode(clipped * 2.0**self.lsb_exponent)
+        return self.encode(clipped * 2.0**self.lsb_exponent)
 
     @cached_property
     def _code_table(self) -> np.ndarray | None:
         """The code of every fixed-point value in the range, where that is a small table."""
         if self.max_fixed - self.min_fixed >= _TABLE_SPAN:
             return None
-        return self._encode(np.arange(self.min_fixed, self.max_fixed + 1) * 2.0**self.lsb_exponent)
-
-    def _encode(self, values: np.ndarray) -> np.ndarray:
-        flat = np.ascontiguousarray(values).reshape(-1)
-        codes = np.empty(flat.size, np.uint8)
-        for i in range(0, flat.size, _CHUNK):
-            codes[i : i + _CHUNK] = self._encode_chunk(flat[i : i + _CHUNK])
-        return codes.reshape(values.shape)
+        return self.encode(np.arange(self.min_fixed, self.max_fixed + 1) * 2.0**self.lsb_exponent)
 
     def _encode_chunk(self, values: np.ndarray) -> np.ndarray:
+        """float64 (N,) to codes (N,)."""
+        nan = np.isnan(values)
+        if not nan.any():
+            return self._encode_numbers(values)
+        if self.nan_code is None:
+            raise FormatError(
+                f"{self.name}: cannot encode NaN, the format has none; the values must be numbers"
+            )
+        nan_codes = np.where(np.signbit(values), self.nan_code | self.sign_mask, self.nan_code)
+        return np.where(nan, nan_codes, self._encode_numbers(np.where(nan, 0.0, values))).astype(np.uint8)
+
+    def _encode_numbers(self, values: np.ndarray) -> np.ndarray:
         """float64 (N,) without NaN to codes (N,)."""
         m = self.mantissa_bits
         magnitude = np.minimum(np.abs(values), self.max) * 2.0**-self.lsb_exponent

@@ -1,19 +1,20 @@
 """Requantization, exact, with one rounding: the NumPy model that the RTL's vector unit is tested against.
 
 Everything is integers in fixed-point units (2**lsb_exponent) of the output format. Where the numbers allow,
-and on real networks they do, the work is done in float64 without ever rounding there: products below 2**53 are
-exact, and a larger number is first shortened by rounding to odd, which no later rounding to nearest can tell
-from the full number. What is left goes through Python integers.
+and on real networks they do, the work is done in float64 without ever rounding there: products below 2**53
+are exact, and a larger number is first shortened by rounding to odd, which no later rounding to nearest can
+tell from the full number. What is left goes through Python integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from sateen.errors import FormatError
-from sateen.formats.base import Format, as_integers
+from sateen.formats.base import CHUNK, Format, as_integers
 from sateen.formats.minifloat import Minifloat, binary_exponent, power_of_two, round_significand
 
 _EXACT_BITS = 53  # integers below 2**53 are exact in float64
@@ -43,7 +44,7 @@ def round_shift(t: Any, shift: Any, fmt: Format) -> np.ndarray:
         if int(shift.min()) < excess + 2:
             return _round_large(t, shift, fmt)
         t, shift = _shorten(t, excess), shift - excess
-    return _round_float(t * np.ldexp(1.0, -shift), fmt)
+    return _round_float(t * np.ldexp(1.0, -shift), fmt).astype(np.int64)
 
 
 def requantize(
@@ -63,26 +64,46 @@ def requantize(
     """
     acc, multiplier = as_integers(acc, "acc"), as_integers(multiplier, "multiplier")
     addend, shift = as_integers(addend, "addend"), _shifts(shift)
-    shape = np.broadcast_shapes(acc.shape, multiplier.shape, addend.shape, shift.shape)
+    zero_point = as_integers(zero_point, "zero_point")
+    low = fmt.min_fixed if low is None else max(int(low), fmt.min_fixed)
+    high = fmt.max_fixed if high is None else min(int(high), fmt.max_fixed)
+    if low > high:
+        raise FormatError(f"{fmt}: the clamp is empty, low = {low} and high = {high} fixed-point units")
+    shape = np.broadcast_shapes(acc.shape, multiplier.shape, addend.shape, shift.shape, zero_point.shape)
     if 0 in shape:
-        return np.zeros(np.broadcast_shapes(shape, np.shape(zero_point)), np.uint8)
+        return np.zeros(shape, np.uint8)
     bits = max(_bit_length(acc) + _bit_length(multiplier), _bit_length(addend)) + 1
     if bits <= _EXACT_BITS:
+        # Powers of two scale exactly, and every product and sum of integers here is below 2**53.
         scale = np.ldexp(1.0, -shift)
-        t = acc * (multiplier * scale)  # a product below 2**53 times a power of two: exact
-        if addend.any():
-            t = t + addend * scale
-        rounded = _round_float(t, fmt)
-    elif bits < 63:
+
+        def codes(acc: np.ndarray, scale: np.ndarray, addend: np.ndarray, zero: np.ndarray) -> np.ndarray:
+            rounded = _round_float(acc * scale + addend, fmt) + zero
+            return fmt.from_fixed(np.clip(rounded, low, high).astype(np.int64))
+
+        out = np.empty(shape, np.uint8)
+        operands = (acc, multiplier * scale, addend * scale, zero_point)
+        _blockwise(codes, [x.reshape((1,) * (len(shape) - x.ndim) + x.shape) for x in operands], out)
+        return out
+    if bits < 63:
         rounded = round_shift(acc * multiplier + addend, shift, fmt)
     elif _fits_limbs(acc, multiplier, addend, shift):
         rounded = round_shift(_multiply_shortened(acc, multiplier, addend), shift - _LIMB, fmt)
     else:
         rounded = round_shift(acc.astype(object) * multiplier + addend, shift, fmt)
-    rounded = rounded + as_integers(zero_point, "zero_point")
-    low = fmt.min_fixed if low is None else max(int(low), fmt.min_fixed)
-    high = fmt.max_fixed if high is None else min(int(high), fmt.max_fixed)
-    return fmt.from_fixed(np.minimum(np.maximum(rounded, low), high))
+    return fmt.from_fixed(np.minimum(np.maximum(rounded + zero_point, low), high))
+
+
+def _blockwise(function: Callable[..., np.ndarray], operands: list[np.ndarray], out: np.ndarray) -> None:
+    """out = function(*operands), broadcasting, in blocks of at most CHUNK elements; all have out's rank."""
+    if out.size <= CHUNK:
+        out[...] = function(*operands)
+        return
+    axis = next(i for i, n in enumerate(out.shape) if n > 1)
+    step = max(1, CHUNK * out.shape[axis] // out.size)
+    for start in range(0, out.shape[axis], step):
+        part = (slice(None),) * axis + (slice(start, start + step),)
+        _blockwise(function, [x if x.shape[axis] == 1 else x[part] for x in operands], out[part])
 
 
 def _shifts(shift: Any) -> np.ndarray:
@@ -124,13 +145,13 @@ def _multiply_shortened(acc: np.ndarray, multiplier: np.ndarray, addend: np.ndar
 def _round_float(t: np.ndarray, fmt: Format) -> np.ndarray:
     """Round t to the format's grid: float64 that holds the fixed-point number exactly, or rounded to odd."""
     if not isinstance(fmt, Minifloat):
-        return np.rint(t).astype(np.int64)
+        return np.rint(t)
     m = fmt.mantissa_bits
     t = np.asarray(t)
     magnitude = np.abs(t)
     exponent = np.maximum(binary_exponent(magnitude) - m, 0)
     rounded = round_significand(magnitude * power_of_two(-exponent), exponent, m) * power_of_two(exponent)
-    return np.copysign(rounded, t).astype(np.int64)
+    return np.copysign(rounded, t)
 
 
 def _round_large(t: np.ndarray, shift: np.ndarray, fmt: Format) -> np.ndarray:

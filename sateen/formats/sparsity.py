@@ -45,6 +45,11 @@ class SparsityPattern:
         """Fraction of elements that may be nonzero."""
         return self.n / self.m
 
+    @classmethod
+    def parse(cls, name: str) -> SparsityPattern:
+        """As `parse_sparsity`."""
+        return parse_sparsity(name)
+
     def __str__(self) -> str:
         return self.name
 
