@@ -159,16 +159,16 @@ def as_integers(values: Any, what: str) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype == np.int64:
         return array
-    if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
+    if array.size == 0 or (array.dtype.kind in "iu" and array.dtype != np.uint64):
         return array.astype(np.int64)
-    if array.dtype.kind == "u":
-        array = array.astype(object)
-    if array.dtype.kind != "O" and array.size == 0:
-        return array.astype(np.int64)
-    if array.dtype.kind != "O" or not all(
-        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in array.flat
-    ):
+    if not isinstance(values, np.ndarray):
+        array = np.asarray(values, object)  # NumPy makes float64 of a list with 0 and 2**63
+    if array.dtype.kind not in "uO":
         raise FormatError(f"{what} must be integers, not {array.dtype}; convert exactly first")
+    array = array.astype(object)
+    for v in array.flat:
+        if not isinstance(v, (int, np.integer)) or isinstance(v, bool):
+            raise FormatError(f"{what} must be integers, not {type(v).__name__}; convert exactly first")
     try:
         return array.astype(np.int64)
     except OverflowError:

@@ -276,6 +276,6 @@ def test_values_are_checked(bad):
 @pytest.mark.parametrize("name", ["uint8", "e3m2"])
 def test_fixed_values_are_checked(name):
     with pytest.raises(FormatError, match=rf"^{name}: fixed-point values must be integers, not float64"):
-        parse_format(name).from_fixed([1.0])
-    with pytest.raises(FormatError, match="must be integers, not object"):
+        parse_format(name).from_fixed(np.ones(1))
+    with pytest.raises(FormatError, match="must be integers, not float;"):
         parse_format(name).from_fixed(np.array([10**30, 0.5], object))
