@@ -53,6 +53,9 @@ class AcceleratorConfig:
     burst_beats: int = 32
     outstanding: int = 4
     """Read bursts, and likewise write bursts, that may be under way at once."""
+    specialize: bool = True
+    """Generate for one model: accumulators as wide as it needs, a table only if it uses one. If false, the machine is
+    exactly as configured, the same for every model that it can hold."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, limit: str) -> None:

@@ -20,10 +20,10 @@ from sateen.sim.memory_timing import MemoryTiming, load_timing, store_timing
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One executed instruction; `position` counts instructions in the program."""
+    """One executed instruction: `ready` when it is at its idle engine's head, `start` when its tokens are there too."""
 
     instruction: Instruction
-    position: int
+    ready: int
     start: int
     done: int
 
@@ -41,7 +41,6 @@ class Timeline:
 
 BOOT = 1  # from the start taking effect to the load engine starting the fetch of the first chunk
 DISPATCH_LATENCY = 2  # from a beat's arrival to its being handed to a queue
-END_LATENCY = 1  # from the last event before END to the run being done
 
 
 def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memory: MemoryTiming) -> Timeline:
@@ -66,8 +65,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
             arrived = arrivals[slot * beats : (slot + 1) * beats]
             first = max(handed + 1, arrived[0] + DISPATCH_LATENCY)
             if instruction.opcode == Opcode.END:
-                last = max([first, *(e.done + 1 for e in timeline.events)])
-                timeline.cycles = max(last, boot.done + 1) + END_LATENCY
+                timeline.cycles = max([first, boot.done + 1, *(e.done + 1 for e in timeline.events)])
                 return timeline
             engine = instruction.engine
             if len(starts[engine]) >= config.queue_depth:
@@ -75,7 +73,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
             handed = first
             for beat in arrived[1:]:
                 handed = max(handed + 1, beat + DISPATCH_LATENCY)
-            start = max(handed + 1, engine_free[engine])
+            start = ready = max(handed + 1, engine_free[engine])
             for giver in Engine:
                 if instruction.wait >> giver & 1:
                     if not tokens[giver, engine]:
@@ -93,7 +91,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                     tokens[engine, taker].append(done)
             starts[engine].append(start)
             engine_free[engine] = done + 1
-            timeline.events.append(Event(instruction, position, start, done))
+            timeline.events.append(Event(instruction, ready, start, done))
             position += 1
         if following is None:
             raise BuildError("program.bin: ends without END; compile again")

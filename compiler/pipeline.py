@@ -1,0 +1,178 @@
+"""`sateen compile`: from an ONNX file to a build folder. The stages, in order, are the body of `compile_model`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sateen
+from sateen.compiler.backend import Program, generate, specialise
+from sateen.compiler.calibrate import calibrate
+from sateen.compiler.export import export_onnx
+from sateen.compiler.importer import import_model
+from sateen.compiler.quantize import accumulator_bits, quantize
+from sateen.compiler.summary import dense_macs, schedule
+from sateen.config import AcceleratorConfig
+from sateen.errors import BuildError, ConfigError
+from sateen.hw.verilog import emit_verilog
+from sateen.ir.quantized import QuantizedGraph
+from sateen.ir.serialize import save
+from sateen.sim.memory_timing import MemoryTiming
+
+Progress = Callable[[str, float], None]
+
+DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
+"""What schedule.json and the manifest's cycles are predicted for."""
+
+MANIFEST = "manifest.json"
+
+
+def compile_model(
+    model_path: str | Path,
+    build: Path,
+    *,
+    config: AcceleratorConfig,
+    calibration: dict[str, np.ndarray],
+    scale_method: str = "mse",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the build folder and return its manifest. On any error an earlier build at that place is left as it was.
+
+    Parameters
+    ----------
+    calibration : one array for each graph input, (N, *shape)
+    scale_method : "mse", "minmax" or "percentile"
+    progress : called with a stage's name and the fraction of all the work done
+
+    Raises
+    ------
+    SateenError
+    """
+    build = Path(build)
+    _check_target(build)
+
+    def step(name: str, fraction: float) -> None:
+        if progress:
+            progress(name, fraction)
+
+    step("import", 0.0)
+    graph = import_model(model_path)
+    step("calibrate", 0.1)
+    statistics = calibrate(graph, calibration)
+    step("quantize", 0.3)
+    quantized = quantize(
+        graph,
+        statistics,
+        weight_format=config.weight_format,
+        activation_format=config.activation_format,
+        scale_method=scale_method,
+    )
+    bits = accumulator_bits(quantized)
+    if bits > 127:
+        raise ConfigError(
+            f"{config.weight_format} weights with {config.activation_format} activations need {bits}-bit accumulators; "
+            "at most 127 are built: choose formats with fewer exponent bits"
+        )
+    config = specialise(config, quantized, bits)
+    step("schedule", 0.5)
+    program = generate(quantized, config)
+    step("Verilog", 0.7)
+    verilog = emit_verilog(config)
+    step("write", 0.95)
+    files = _files(quantized, program, verilog)
+    manifest = _manifest(Path(model_path), quantized, program, files)
+    _write(build, files | {MANIFEST: _json(manifest)})
+    step("done", 1.0)
+    return manifest
+
+
+def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:
+    macs = [dense_macs(op, quantized) for op in quantized.ops]
+    with tempfile.TemporaryDirectory(prefix="sateen-") as scratch:
+        path = Path(scratch) / "quantized.bin"
+        save(quantized, path)
+        graph = path.read_bytes()
+    return {
+        "model.onnx": export_onnx(quantized).SerializeToString(deterministic=True),
+        "quantized.bin": graph,
+        "program.bin": program.code,
+        "weights.bin": program.constants,
+        "accelerator.v": verilog.encode(),
+        "schedule.json": _json(schedule(program, DEFAULT_MEMORY, macs)),
+    }
+
+
+def _manifest(model: Path, quantized: QuantizedGraph, program: Program, files: dict[str, bytes]) -> dict[str, Any]:
+    predicted = json.loads(files["schedule.json"])
+    macs = sum(dense_macs(op, quantized) for op in quantized.ops)
+    return {
+        "version": 1,
+        "sateen": sateen.__version__,
+        "model": model.name,
+        "name": quantized.name,
+        "config": program.config.to_dict(),
+        "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],
+        "outputs": [{"name": o.port.name, "shape": list(o.port.shape)} for o in quantized.outputs],
+        "macs": macs,
+        "dense_macs": macs,
+        "cycles": predicted["cycles"],
+        "latency": DEFAULT_MEMORY.latency,
+        "interval": DEFAULT_MEMORY.interval,
+        "instructions": len(program.instructions),
+        "memory": {
+            "constants_size": len(program.constants),
+            "program_offset": program.program_offset,
+            "data_offset": program.data_offset,
+            "data_size": program.data_size,
+            "inputs": [asdict(r) for r in program.inputs],
+            "outputs": [asdict(r) for r in program.outputs],
+        },
+        "spilled": program.placement.spilled,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _check_target(build: Path) -> None:
+    if build.is_dir():
+        if any(build.iterdir()) and not (build / MANIFEST).exists():
+            raise BuildError(f"{build} is not empty and not a build folder; choose another -o, or empty it")
+    elif build.exists():
+        raise BuildError(f"{build} is a file; -o takes a folder")
+
+
+def _write(build: Path, files: dict[str, bytes]) -> None:
+    """All files or none: they are written beside the build folder, then put in its place."""
+    parent = build.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{build.name}-", dir=parent))
+    except OSError as e:
+        raise BuildError(f"{parent}: cannot be written ({e.strerror})") from None
+    try:
+        fresh = scratch / "build"
+        fresh.mkdir()
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        if build.exists():
+            build.rename(scratch / "old")
+        fresh.rename(build)
+    except OSError as e:
+        if not build.exists() and (scratch / "old").exists():
+            (scratch / "old").rename(build)
+        raise BuildError(f"{build}: cannot be written ({e.strerror}); nothing was changed") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+

@@ -1,0 +1,218 @@
+"""The four engines on a build folder: reference, program, model, rtl. Equal bit for bit, always."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sateen.config import AcceleratorConfig
+from sateen.errors import BuildError, DataError
+from sateen.hw.control import Error
+from sateen.ir.quantized import QuantizedGraph
+from sateen.ir.serialize import load
+from sateen.sim.host import Region
+from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.model import predict
+from sateen.sim.program import Interpreter
+from sateen.sim.reference import finish_outputs, quantize_inputs, run_reference
+
+Progress = Callable[[str, float], None]
+
+BATCH = 16
+"""Samples that the program engine runs at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """`cycles`, `macs` and `dense_macs` are for the whole batch; None where the engine does not count cycles."""
+
+    outputs: dict[str, np.ndarray] | None
+    engine: str
+    batch: int
+    cycles: int | None
+    macs: int
+    dense_macs: int
+    utilization: float | None
+    wall_s: float
+    cycles_per_inference: int | None
+    counters: dict[str, Any] = field(default_factory=dict)
+    cycles_per_second: float | None = None
+
+
+class Build:
+    """A build folder, opened and checked against its manifest's hashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
+            self.config = AcceleratorConfig.from_dict(self.manifest["config"], f"{folder}/manifest.json")
+            self.memory = self.manifest["memory"]
+            self.inputs = [Region.from_dict(d) for d in self.memory["inputs"]]
+            self.outputs = [Region.from_dict(d) for d in self.memory["outputs"]]
+        except OSError as e:
+            raise BuildError(f"{folder}: no build there ({e.strerror}: manifest.json); run sateen compile first") from None
+        except (ValueError, KeyError, TypeError) as e:
+            raise BuildError(f"{folder}/manifest.json: damaged ({type(e).__name__}: {e}); compile again") from None
+
+    def read(self, name: str) -> bytes:
+        """A file of the build; BuildError if it is not the one that was compiled."""
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError as e:
+            raise BuildError(f"{self.folder}/{name}: cannot be read ({e.strerror}); compile again") from None
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"].get(name):
+            raise BuildError(f"{self.folder}/{name}: not the file that was compiled (hash differs); compile again")
+        return data
+
+    def graph(self) -> QuantizedGraph:
+        self.read("quantized.bin")
+        return load(self.folder / "quantized.bin")
+
+    def image(self) -> bytes:
+        """Memory from the base up to the data."""
+        constants, program = self.read("weights.bin"), self.read("program.bin")
+        gap = self.memory["program_offset"] - len(constants)
+        tail = self.memory["data_offset"] - self.memory["program_offset"] - len(program)
+        return constants + bytes(gap) + program + bytes(tail)
+
+
+def run_build(
+    build: Path,
+    inputs: dict[str, np.ndarray],
+    engine: str,
+    *,
+    latency: int = 32,
+    interval: int = 1,
+    trace: Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a build on a batch. Raises BuildError (folder, tools, a run that the accelerator ended) and DataError."""
+    b = Build(build)
+    graph = b.graph()
+    memory = MemoryTiming(latency=latency, interval=interval)
+
+    def report(fraction: float) -> None:
+        if progress:
+            progress(engine, fraction)
+
+    if engine == "reference":
+        started = time.perf_counter()
+        outputs = run_reference(graph, inputs)
+        return _result(b, engine, outputs, _batch(inputs), None, time.perf_counter() - started)
+    codes = quantize_inputs(graph, inputs)
+    batch = _batch(inputs)
+    if engine == "model":
+        started = time.perf_counter()
+        cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory).cycles
+        return _result(b, engine, None, batch, cycles * batch, time.perf_counter() - started)
+    if engine == "program":
+        started = time.perf_counter()
+        tensors = _run_program(b, codes, batch, report)
+        wall = time.perf_counter() - started
+        return _result(b, engine, finish_outputs(graph, tensors), batch, None, wall)
+    if engine == "rtl":
+        return _run_rtl(b, graph, codes, batch, memory, trace, report)
+    raise DataError(f"unknown engine '{engine}'; choose reference, program, model or rtl")
+
+
+def _batch(inputs: dict[str, np.ndarray]) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _result(
+    b: Build,
+    engine: str,
+    outputs: dict[str, np.ndarray] | None,
+    batch: int,
+    cycles: int | None,
+    wall: float,
+    counters: dict[str, Any] | None = None,
+    speed: float | None = None,
+) -> RunResult:
+    macs = b.manifest["macs"] * batch
+    return RunResult(
+        outputs=outputs,
+        engine=engine,
+        batch=batch,
+        cycles=cycles,
+        macs=macs,
+        dense_macs=b.manifest["dense_macs"] * batch,
+        utilization=macs / (cycles * b.config.multipliers) if cycles else None,
+        wall_s=wall,
+        cycles_per_inference=cycles // batch if cycles else None,
+        counters=counters or {},
+        cycles_per_second=speed,
+    )
+
+
+def _run_program(
+    b: Build, codes: dict[str, np.ndarray], batch: int, report: Callable[[float], None]
+) -> dict[str, np.ndarray]:
+    constants, program = b.read("weights.bin"), b.read("program.bin")
+    data_offset = b.memory["data_offset"]
+    parts: dict[str, list[np.ndarray]] = {r.tensor: [] for r in b.outputs}
+    for first in range(0, batch, BATCH):
+        last = min(first + BATCH, batch)
+        data = np.zeros((last - first, b.memory["data_size"]), np.uint8)
+        for r in b.inputs:
+            start = r.offset - data_offset
+            data[:, start : start + r.size] = r.pack(codes[r.tensor][first:last], b.config)
+        machine = Interpreter(b.config, constants, program, b.memory["program_offset"], data, data_offset)
+        machine.run(lambda f, a=first, z=last: report((a + f * (z - a)) / batch))
+        for r in b.outputs:
+            start = r.offset - data_offset
+            parts[r.tensor].append(r.unpack(data[:, start : start + r.size], b.config))
+    return {t: np.concatenate(p) for t, p in parts.items()}
+
+
+def _run_rtl(
+    b: Build,
+    graph: QuantizedGraph,
+    codes: dict[str, np.ndarray],
+    batch: int,
+    memory: MemoryTiming,
+    trace: Path | None,
+    report: Callable[[float], None],
+) -> RunResult:
+    from sateen.sim import verilator
+
+    executable = verilator.build(b.read("accelerator.v").decode(), trace=trace is not None)
+    expected = max(1, b.manifest["cycles"])
+    found = verilator.simulate(
+        executable,
+        b.image(),
+        inputs=[(r.offset, r.pack(codes[r.tensor], b.config)) for r in b.inputs],
+        outputs=[(r.offset, r.size) for r in b.outputs],
+        batch=batch,
+        memory=memory,
+        memory_bytes=b.memory["data_offset"] + b.memory["data_size"],
+        program=b.memory["program_offset"],
+        trace=trace,
+        progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / batch)),
+    )
+    for n, sample in enumerate(found.samples):
+        if sample.error or not sample.done:
+            name = Error(sample.error).name if sample.error in set(Error) else str(sample.error)
+            raise BuildError(f"sample {n}: the accelerator ended with status {name} after {sample.cycles} cycles")
+    tensors = {r.tensor: r.unpack(data, b.config) for r, data in zip(b.outputs, found.outputs, strict=True)}
+    last = found.samples[-1]
+    counters = {
+        "cycles": last.cycles,
+        "busy": dict(zip(verilator.ENGINES, last.busy, strict=True)),
+        "wait": dict(zip(verilator.ENGINES, last.wait, strict=True)),
+        "idle": dict(zip(verilator.ENGINES, last.idle, strict=True)),
+        "stall": dict(zip(verilator.ENGINES, last.stall, strict=True)),
+        "beats_read": last.beats_read,
+        "beats_written": last.beats_written,
+    }
+    cycles = sum(s.cycles for s in found.samples)
+    outputs = finish_outputs(graph, tensors)
+    return _result(b, "rtl", outputs, batch, cycles, found.wall_s, counters, found.cycles_per_second)
