@@ -15,6 +15,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigne
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
+from sateen.hw.decode import decode_fixed
 from sateen.hw.isa import parameter_layout
 
 from sateen.config import AcceleratorConfig
@@ -29,6 +30,11 @@ _OPERAND_BITS = 47  # a product with 16 bits stays in a 64 bit word of the simul
 def residual_shift_limit(config: AcceleratorConfig) -> int:
     """The largest shift - residual_shift that a program may use; the least is 0."""
     return max(0, config.acc_bits - config.activation.fixed_bits)
+
+
+def requantize_latency(fmt: Format) -> int:
+    """Cycles from a channel to its code."""
+    return 8 if isinstance(fmt, Minifloat) else 6
 
 
 def bound_shape(fmt: Format):
@@ -52,27 +58,6 @@ def control_layout(config: AcceleratorConfig) -> data.StructLayout:
             "raw_shift": unsigned(7),
         }
     )
-
-
-def decode_fixed(m: Module, code: Value, fmt: Format, name: str) -> Value:
-    """The fixed-point value of a code, signed(fixed_bits)."""
-    fixed = Signal(signed(fmt.fixed_bits), name=f"{name}_fixed")
-    if not isinstance(fmt, Minifloat):
-        m.d.comb += fixed.eq(code.as_signed() if fmt.signed else code)
-        return fixed
-    magnitude_code = Signal(fmt.bits - 1, name=f"{name}_magnitude_code")
-    magnitude = Signal(fmt.fixed_bits - 1, name=f"{name}_magnitude")
-    m.d.comb += magnitude_code.eq(code[:-1])
-    if fmt.max_code < fmt.sign_mask - 1:  # NaN and infinity count as the largest number
-        with m.If(code[:-1] > fmt.max_code):
-            m.d.comb += magnitude_code.eq(fmt.max_code)
-    mantissa, exponent = magnitude_code[: fmt.mantissa_bits], magnitude_code[fmt.mantissa_bits :]
-    normal = exponent.any()
-    m.d.comb += [
-        magnitude.eq(Cat(mantissa, normal) << Mux(normal, exponent - 1, 0)[: fmt.exponent_bits]),
-        fixed.eq(Mux(code[-1], -magnitude, magnitude)),
-    ]
-    return fixed
 
 
 def _normalise(m: Module, magnitude: Value, fmt: Minifloat, fraction: int, name: str):
@@ -139,7 +124,7 @@ class Requantizer(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
         self.format = config.activation
-        self.latency = 8 if isinstance(self.format, Minifloat) else 6
+        self.latency = requantize_latency(self.format)
         super().__init__(
             {
                 "i_valid": In(1),
@@ -183,7 +168,7 @@ class Requantizer(wiring.Component):
         v = reg(m, 1, "v", self.i_acc + parameter.bias)
         multiplier = reg(m, 1, "multiplier", Mux(control.raw, 1, parameter.multiplier), 16)
         shift = reg(m, 1, "shift", Mux(control.raw, control.raw_shift, parameter.shift))
-        fixed = decode_fixed(m, self.i_residual, self.format, "residual")
+        fixed = decode_fixed(self.format, self.i_residual)
         if not isinstance(self.format, Minifloat):
             fixed = fixed - control.residual_zero
         distance = (parameter.shift - control.residual_shift)[: bits_for(limit)]

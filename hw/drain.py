@@ -1,0 +1,244 @@
+"""DRAIN: accumulators through the requantizers, and the activation table, into a slice of activation words.
+
+Each step takes `vector_lanes` columns of a pixel, one step a cycle, `cols / vector_lanes` steps a pixel.
+Nothing is kept between steps on the way in: each reads its accumulator, parameter and residual word again.
+"""
+
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from sateen.hw import isa
+from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.requantize import Requantizer, bound, control_layout, requantize_latency
+from sateen.hw.window import NestedCounter, Sum
+
+from sateen.config import AcceleratorConfig
+
+READ_LATENCY = 2
+"""Cycles from a residual's address to its data; the accumulators and parameters are read a cycle later."""
+
+
+def steps_per_pixel(config: AcceleratorConfig) -> int:
+    """Steps, and cycles, of an output pixel."""
+    return config.cols // config.vector_lanes
+
+
+def drain_latency(config: AcceleratorConfig) -> int:
+    """Cycles from a step's residual address to its write."""
+    return READ_LATENCY + requantize_latency(config.activation) + config.table + 1
+
+
+class Drain(wiring.Component):
+    """The DRAIN half of the vector engine.
+
+    Members
+    -------
+    start : In(1)
+        Take `instruction`, an isa.DRAIN, and begin. Only when idle.
+    done : Out(1)
+        Strobe with the last write.
+    acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
+        Accumulator words, latency 1.
+    parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
+        Parameter words, latency 1.
+    read : Out(ReadPort(log2(act_depth), act_word_bits))
+        Residual words, latency 2.
+    write : Out(WritePort(log2(act_depth), act_word_bits, slices))
+    table : In(WritePort(activation.bits, 8))
+        Fills the activation table. Only if `config.table`.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        self.requantizers = [Requantizer(config=config) for _ in range(config.vector_lanes)]
+        self.latency = drain_latency(config)
+        acc_bits, parameter_bits = exact_log2(2 * config.acc_depth), exact_log2(config.parameter_depth)
+        act_bits = exact_log2(config.act_depth)
+        members = {
+            "start": In(1),
+            "instruction": In(isa.DRAIN),
+            "done": Out(1),
+            "acc": Out(ReadPort(acc_bits, config.cols * config.acc_bits)),
+            "parameter": Out(ReadPort(parameter_bits, config.vector_lanes * config.parameter_bits)),
+            "read": Out(ReadPort(act_bits, config.act_word_bits)),
+            "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
+        }
+        if config.table:
+            members["table"] = In(WritePort(config.activation.bits, 8))
+        super().__init__(members)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        control, part = self._control(m), self._slice(m)
+        valid, step = self._issue(m, control)
+        codes_valid, codes = self._requantize(m, valid, Cat(step, part), step)
+        if self.config.table:
+            codes_valid, codes = self._look_up(m, codes_valid, codes)
+        self._write(m, codes_valid, codes, part)
+        return m
+
+    def _control(self, m: Module):
+        """The fields that do not change during the instruction."""
+        config, i = self.config, self.instruction
+        control = Signal(control_layout(config), reset_less=True)
+        low, high = Signal.like(i.low, reset_less=True), Signal.like(i.high, reset_less=True)
+        with m.If(self.start):
+            m.d.sync += [
+                control.residual.eq(i.residual & ~i.raw),
+                control.residual_multiplier.eq(i.residual_multiplier),
+                control.residual_shift.eq(i.residual_shift),
+                control.residual_zero.eq(i.residual_zero),
+                control.zero_point.eq(Mux(i.raw, 0, i.zero_point)),
+                control.raw.eq(i.raw),
+                control.raw_shift.eq(i.raw_shift),
+                low.eq(i.low),
+                high.eq(i.high),
+            ]
+        # settled long before the first channel is clamped
+        m.d.sync += [
+            control.low.eq(bound(m, low, config.activation, "low")),
+            control.high.eq(bound(m, high, config.activation, "high")),
+        ]
+        m.submodules += self.requantizers
+        for lane in self.requantizers:
+            m.d.comb += lane.control.eq(control)
+        return control
+
+    def _issue(self, m: Module, control) -> tuple[Value, Value]:
+        """Read addresses. Returns, in the cycle of their data: there is a step, and which of its pixel."""
+        config, i = self.config, self.instruction
+        step_bits = exact_log2(steps_per_pixel(config))
+        levels = {"y": 12, "x": 12} | ({"s": step_bits + 1} if step_bits else {})
+        address = unsigned(exact_log2(config.act_depth))
+        acc = unsigned(exact_log2(2 * config.acc_depth))
+        m.submodules.nest = nest = NestedCounter(
+            levels=levels,
+            sums={
+                "residual": Sum(address, {"y": address, "x": address}),
+                "acc": Sum(acc, {"y": acc, "x": 1}),
+            },
+        )
+        counts = {"y": i.out_h, "x": i.out_w, "s": 1 << step_bits}
+        active = Signal()
+        m.d.comb += [
+            nest.load.eq(self.start),
+            nest.step.eq(active),
+            *(nest.parameters.count[level].eq(counts[level]) for level in levels),
+            nest.parameters.start.residual.eq(i.residual_base),
+            nest.parameters.step.residual.y.eq(i.residual_step_y),
+            nest.parameters.step.residual.x.eq(i.residual_step_x),
+            nest.parameters.start.acc.eq(i.acc_base),
+            nest.parameters.step.acc.y.eq(i.out_w),
+        ]
+        with m.If(self.start):
+            m.d.sync += active.eq(1)
+        with m.Elif(nest.last.y):
+            m.d.sync += active.eq(0)
+
+        # The step of its pixel that a cycle belongs to, from the residual's address to the data.
+        step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
+        with m.If(active):
+            m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
+        valid = Signal(READ_LATENCY)
+        m.d.sync += [valid.eq(Cat(active, valid)), *(b.eq(a) for a, b in pairwise(step))]
+        parameter_base = Signal(len(self.parameter.addr), reset_less=True)
+        with m.If(self.start):
+            m.d.sync += parameter_base.eq(i.parameter_base)
+        m.d.sync += self.acc.addr.eq(nest.value.acc)
+        m.d.comb += [
+            self.read.en.eq(active & control.residual),
+            self.read.addr.eq(nest.value.residual),
+            self.acc.en.eq(valid[0]),
+            self.parameter.en.eq(valid[0]),
+            self.parameter.addr.eq(parameter_base + step[1]),
+        ]
+        return valid[-1], step[-1]
+
+    def _requantize(self, m: Module, valid: Value, run: Value, step: Value) -> tuple[Value, list[Value]]:
+        """The columns of `step`, which in the residual's word are `run`, to codes."""
+        config, lanes = self.config, self.requantizers
+        acc = Signal(len(lanes) * config.acc_bits)
+        residual = Signal(len(lanes) * config.activation.bits)
+        m.d.comb += [
+            acc.eq(self.acc.data.word_select(step, len(acc))),
+            residual.eq(self.read.data.word_select(run, len(residual))),
+        ]
+        for k, lane in enumerate(lanes):
+            bits, acc_bits = config.activation.bits, config.acc_bits
+            parameter = self.parameter.data[k * config.parameter_bits : (k + 1) * config.parameter_bits]
+            m.d.comb += [
+                lane.i_valid.eq(valid),
+                lane.i_acc.eq(acc[k * acc_bits : (k + 1) * acc_bits]),
+                Value.cast(lane.i_parameter).eq(parameter),
+                lane.i_residual.eq(residual[k * bits : (k + 1) * bits]),
+            ]
+        return lanes[0].o_valid, [lane.o_code for lane in lanes]
+
+    def _slice(self, m: Module) -> Value:
+        """The slice of the word that is read and written."""
+        index = Signal(exact_log2(self.config.slices), reset_less=True)
+        with m.If(self.start):
+            m.d.sync += index.eq(self.instruction.slice)
+        return index
+
+    def _look_up(self, m: Module, valid: Value, codes: list[Value]) -> tuple[Value, list[Value]]:
+        """The table, or a register in its place. One copy of the table for each lane."""
+        bits = self.config.activation.bits
+        use = Signal()
+        with m.If(self.start):
+            m.d.sync += use.eq(self.instruction.table & ~self.instruction.raw)
+        found = Signal()
+        m.d.sync += found.eq(valid)
+        results = []
+        for k, code in enumerate(codes):
+            m.submodules[f"table_{k}"] = table = memory.Memory(shape=bits, depth=1 << bits, init=[])
+            write, read = table.write_port(), table.read_port()
+            passed = Signal(bits, name=f"passed_{k}", reset_less=True)
+            with m.If(valid):
+                m.d.sync += passed.eq(code)
+            m.d.comb += [
+                write.en.eq(self.table.en),
+                write.addr.eq(self.table.addr),
+                write.data.eq(self.table.data),
+                read.en.eq(valid),
+                read.addr.eq(code),
+            ]
+            results.append(Mux(use, read.data, passed))
+        return found, results
+
+    def _write(self, m: Module, valid: Value, codes: list[Value], part: Value) -> None:
+        """Gather a pixel's codes and write them to slice `part`."""
+        config, i = self.config, self.instruction
+        steps = steps_per_pixel(config)
+        group = len(codes) * config.activation.bits
+        gathered = Signal(data.ArrayLayout(group, steps), reset_less=True)
+        index = Signal(exact_log2(steps))
+        with m.If(valid):
+            m.d.sync += index.eq(index + 1)
+            for k in range(steps):
+                with m.If(index == k):
+                    m.d.sync += gathered[k].eq(Cat(codes))
+        address = unsigned(exact_log2(config.act_depth))
+        m.submodules.out = out = NestedCounter(
+            levels={"y": 12, "x": 12}, sums={"addr": Sum(address, {"y": address, "x": address})}
+        )
+        writing = Signal()
+        m.d.sync += writing.eq(valid & (index == steps - 1))
+        m.d.comb += [
+            out.load.eq(self.start),
+            out.step.eq(writing),
+            out.parameters.count.y.eq(i.out_h),
+            out.parameters.count.x.eq(i.out_w),
+            out.parameters.start.addr.eq(i.base),
+            out.parameters.step.addr.y.eq(i.step_y),
+            out.parameters.step.addr.x.eq(i.step_x),
+            self.write.en.eq(writing),
+            self.write.addr.eq(out.value.addr),
+            self.write.data.eq(Value.cast(gathered).replicate(config.slices)),
+            self.done.eq(writing & out.last.y),
+        ]
+        if config.slices > 1:
+            m.d.comb += self.write.mask.eq(1 << part)

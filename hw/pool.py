@@ -1,0 +1,119 @@
+"""POOL: the maximum by value over a window, element by element, one tap a cycle."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+from sateen.hw import isa
+from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.window import POOL_ORDER, NestedCounter, Sum, Window
+
+from sateen.config import AcceleratorConfig
+from sateen.formats import Format, Minifloat
+
+READ_LATENCY = 2
+"""Cycles from a word's address to its data."""
+
+
+def greater(a: Value, b: Value, fmt: Format) -> Value:
+    """The value of code `a` is greater than that of code `b`; -0 is not less than +0. Not for NaN."""
+    if not isinstance(fmt, Minifloat):
+        return a.as_signed() > b.as_signed() if fmt.signed else a > b
+    a_magnitude, b_magnitude = a[:-1], b[:-1]
+    same_sign = Mux(a[-1], a_magnitude < b_magnitude, a_magnitude > b_magnitude)
+    return Mux(a[-1] ^ b[-1], b[-1] & (a_magnitude | b_magnitude).any(), same_sign)
+
+
+class Pool(wiring.Component):
+    """The POOL half of the vector engine. Of equal elements the first tap's stays.
+
+    Members
+    -------
+    start : In(1)
+        Take `instruction`, an isa.POOL, and begin. Only when idle.
+    done : Out(1)
+        Strobe with the last write.
+    read : Out(ReadPort(log2(act_depth), act_word_bits))
+        Activation words, latency 2. Padding is not read.
+    write : Out(WritePort(log2(act_depth), act_word_bits, slices))
+        Whole words.
+    """
+
+    latency = READ_LATENCY + 1
+    """Cycles from the address of a window's last tap to the write."""
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        act_bits = exact_log2(config.act_depth)
+        super().__init__(
+            {
+                "start": In(1),
+                "instruction": In(isa.POOL),
+                "done": Out(1),
+                "read": Out(ReadPort(act_bits, config.act_word_bits)),
+                "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, i = self.config, self.instruction
+        fmt = config.activation
+        m.submodules.window = window = Window(order=POOL_ORDER, addr_bits=len(self.read.addr))
+        active = Signal()
+        m.d.comb += [
+            *window.set(i),
+            window.load.eq(self.start),
+            window.step.eq(active),
+            self.read.en.eq(active & window.inside),
+            self.read.addr.eq(window.addr),
+        ]
+        with m.If(self.start):
+            m.d.sync += active.eq(1)
+        with m.Elif(window.last.oy):
+            m.d.sync += active.eq(0)
+
+        # from the address to the data
+        valid, inside = Signal(READ_LATENCY), Signal(READ_LATENCY)
+        first, last = Signal(READ_LATENCY), Signal(READ_LATENCY)
+        for pipeline, now in (
+            (valid, active),
+            (inside, window.inside),
+            (first, window.first.ky),
+            (last, active & window.last.ky),
+        ):
+            m.d.sync += pipeline.eq(Cat(now, pipeline))
+
+        best = Signal(config.act_word_bits, reset_less=True)
+        lowest = int(fmt.from_fixed(fmt.min_fixed))
+        with m.If(valid[-1]):
+            for e in range(config.elements):
+                element = slice(e * fmt.bits, (e + 1) * fmt.bits)
+                word = self.read.data[element]
+                with m.If(first[-1] | (inside[-1] & greater(word, best[element], fmt))):
+                    m.d.sync += best[element].eq(Mux(inside[-1], word, lowest))
+
+        address = unsigned(len(self.write.addr))
+        m.submodules.out = out = NestedCounter(
+            levels={"y": 12, "x": 12, "c": 12},
+            sums={"addr": Sum(address, {"y": address, "x": address, "c": 1})},
+        )
+        writing = Signal()
+        m.d.sync += writing.eq(last[-1])
+        m.d.comb += [
+            out.load.eq(self.start),
+            out.step.eq(writing),
+            out.parameters.count.y.eq(i.out_h),
+            out.parameters.count.x.eq(i.out_w),
+            out.parameters.count.c.eq(i.channel_words),
+            out.parameters.start.addr.eq(i.out_base),
+            out.parameters.step.addr.y.eq(i.out_step_y),
+            out.parameters.step.addr.x.eq(i.out_step_x),
+            self.write.en.eq(writing),
+            self.write.addr.eq(out.value.addr),
+            self.write.data.eq(best),
+            self.done.eq(writing & out.last.y),
+        ]
+        if config.slices > 1:
+            m.d.comb += self.write.mask.eq(-1)
+        return m
