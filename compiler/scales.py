@@ -1,0 +1,221 @@
+"""Scale search: which scale (and zero point) rounds given samples with the least squared error.
+
+The samples are sorted once; sums over the samples that fall into each cell of a candidate's grid then come
+from prefix sums, so a candidate costs one binary search per grid value, however many samples there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sateen.errors import DataError
+from sateen.formats import Format, Integer
+from sateen.ir.quantized import Quant
+
+METHODS = ("mse", "minmax", "percentile")
+PERCENTILE = 99.95
+"""Of the samples that the method "percentile" keeps, at either end half of the rest is cut."""
+
+MULTIPLIER_BITS = 16
+MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
+SHIFT_MAX = 127
+"""Of a requantization, as the machine has them."""
+
+_TINY = 2.0**-100
+_FACTORS = np.exp2(np.linspace(-4, 0.5, 55))  # of the min-max scale
+_WEIGHT_FACTORS = np.exp2(np.linspace(-3.5, 0.25, 31))
+_CLIPS = np.linspace(0.1, 1.0, 46)  # of either end of the range, for asymmetric integers
+_OCTAVES = 5  # powers of two below the min-max scale
+
+
+class Samples:
+    """Sorted samples x, and what they stand for: y = function(x), the identity by default."""
+
+    def __init__(self, x: np.ndarray, function: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.x = np.sort(np.asarray(x, np.float64).reshape(-1))
+        self.function = function
+        self.y = self.x if function is None else function(self.x)
+        self._sum = np.concatenate([[0.0], np.cumsum(self.y)])
+        self._square = float(np.dot(self.y, self.y))
+
+    def errors(self, grids: np.ndarray) -> np.ndarray:
+        """Sum of squared errors for each grid: (candidates, values), values ascending, saturating."""
+        grids = np.atleast_2d(grids)
+        middle = (grids[:, 1:] + grids[:, :-1]) / 2
+        cut = np.searchsorted(self.x, middle.reshape(-1)).reshape(middle.shape)
+        edge = np.zeros((len(grids), 1), np.int64)
+        cut = np.concatenate([edge, cut, edge + len(self.x)], axis=1)
+        n, s = np.diff(cut, axis=1), np.diff(self._sum[cut], axis=1)
+        values = grids if self.function is None else self.function(grids)
+        return self._square + (values * values * n - 2 * values * s).sum(axis=1)
+
+
+def grid(fmt: Format) -> np.ndarray:
+    """The format's values, ascending, each once (finite ones)."""
+    values = np.unique(fmt.fixed(np.arange(1 << fmt.bits)))
+    values = values[(values >= fmt.min_fixed) & (values <= fmt.max_fixed)]
+    return values * 2.0**fmt.lsb_exponent
+
+
+def _snap(scales: np.ndarray, power_of_two: bool) -> np.ndarray:
+    """Scales as float32 numbers, or the powers of two not below them."""
+    scales = np.maximum(scales, _TINY)
+    if power_of_two:
+        return np.unique(np.exp2(np.ceil(np.log2(scales) - 1e-9)))
+    return scales.astype(np.float32).astype(np.float64)
+
+
+def covering_scale(low: float, high: float, fmt: Format) -> float:
+    """The least scale that, with zero point 0, represents [low, high] where the format has that sign."""
+    needed = [0.0]
+    if high > 0 and fmt.max > 0:
+        needed.append(high / fmt.max)
+    if low < 0 and fmt.min < 0:
+        needed.append(low / fmt.min)
+    return max(needed)
+
+
+# -- activations -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What calibration saw of a tensor, or of several that share one scale."""
+
+    name: str
+    minimum: float
+    maximum: float
+    samples: np.ndarray
+
+
+def activation_quant(
+    seen: Observed,
+    fmt: Format,
+    *,
+    method: str = "mse",
+    power_of_two: bool = False,
+    function: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Quant:
+    """The scale and zero point of a tensor. `function` is applied after rounding: its error is what counts.
+
+    A tensor that was zero throughout gets the scale that makes 1 representable.
+    """
+    if method not in METHODS:
+        raise DataError(f"scale method '{method}' is unknown; it must be {', '.join(METHODS)}")
+    low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
+    if low == high == 0.0:
+        low, high = (0.0, 1.0) if fmt.max > 0 else (-1.0, 0.0)
+    samples = Samples(seen.samples, function)
+    if method == "percentile" and seen.samples.size:
+        rest = (100 - PERCENTILE) / 2
+        cut_low, cut_high = np.percentile(samples.x, [rest, 100 - rest])
+        cut_low, cut_high = min(float(cut_low), 0.0), max(float(cut_high), 0.0)
+        if cut_low < cut_high:
+            low, high = cut_low, cut_high
+    candidates = _symmetric(low, high, fmt, method, power_of_two)
+    if isinstance(fmt, Integer) and fmt.max_fixed > fmt.min_fixed:
+        candidates = np.concatenate([candidates, _asymmetric(low, high, fmt, method, power_of_two)])
+    scale, zero = _best(samples, candidates, fmt)
+    if method == "mse" and isinstance(fmt, Integer) and not power_of_two:
+        scale, zero = _best(samples, _refined(scale, zero, fmt), fmt)
+    return Quant(fmt, float(scale), int(zero))
+
+
+def _symmetric(low: float, high: float, fmt: Format, method: str, power_of_two: bool) -> np.ndarray:
+    """(candidates, 2): scale, zero point 0."""
+    base = covering_scale(low, high, fmt)
+    if base == 0.0:  # all values have the sign that the format lacks
+        base = max(-low, high) / max(fmt.max, -fmt.min)
+    scales = _snap(base * _factors(method, power_of_two, _FACTORS), power_of_two)
+    return np.stack([scales, np.zeros_like(scales)], axis=1)
+
+
+def _asymmetric(low: float, high: float, fmt: Format, method: str, power_of_two: bool) -> np.ndarray:
+    """(candidates, 2): the range, clipped at either end, is mapped to all codes; real zero is a code."""
+    levels = fmt.max_fixed - fmt.min_fixed
+    if power_of_two:
+        scales = _snap((high - low) / levels * _factors(method, True, _FACTORS), True)
+        width = scales * levels
+        lows = np.concatenate([np.full_like(scales, low), (low + high - width) / 2, high - width])
+        scales = np.tile(scales, 3)
+    else:
+        ones = np.ones_like(_CLIPS if method == "mse" else np.ones(1))
+        clips = _CLIPS if method == "mse" else ones
+        lows = low * np.concatenate([clips, clips, ones])  # both ends, the lower, the upper
+        highs = high * np.concatenate([clips, ones, clips])
+        scales = _snap((highs - lows) / levels, False)
+    zeros = np.clip(np.rint(fmt.min_fixed - lows / scales), fmt.min_fixed, fmt.max_fixed)
+    return np.stack([scales, zeros], axis=1)
+
+
+def _refined(scale: float, zero: float, fmt: Format) -> np.ndarray:
+    """Neighbours of the best candidate."""
+    scales = _snap(scale * np.linspace(0.97, 1.03, 25), False)
+    zeros = np.array([zero]) if zero == 0 else zero + np.arange(-2.0, 3.0)
+    zeros = np.unique(np.clip(zeros, fmt.min_fixed, fmt.max_fixed))
+    pairs = np.stack(np.meshgrid(scales, zeros, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.concatenate([[[scale, zero]], pairs])
+
+
+def _factors(method: str, power_of_two: bool, factors: np.ndarray) -> np.ndarray:
+    if method != "mse":
+        return np.ones(1)
+    return np.exp2(-np.arange(_OCTAVES, dtype=np.float64)) if power_of_two else np.append(factors, 1.0)
+
+
+def _best(samples: Samples, candidates: np.ndarray, fmt: Format) -> tuple[float, float]:
+    """The candidate (scale, zero point) of the least error; among equals zero point 0, the larger scale."""
+    if not samples.x.size:
+        return candidates[0, 0], candidates[0, 1]
+    values = grid(fmt)
+    errors = samples.errors((values[None, :] - candidates[:, 1:]) * candidates[:, :1])
+    least = errors.min()
+    ties = np.flatnonzero(errors <= least + 1e-12 * abs(samples._square))
+    order = sorted(ties, key=lambda i: (candidates[i, 1] != 0, -candidates[i, 0]))
+    return candidates[order[0], 0], candidates[order[0], 1]
+
+
+# -- weights -----------------------------------------------------------------------------------------------
+
+
+def weight_scales(
+    weight: np.ndarray, fmt: Format, *, method: str = "mse", power_of_two: bool = False
+) -> np.ndarray:
+    """One scale per output channel, float64 (O,), for weights (O, ...); a zero channel gets 1."""
+    rows = weight.reshape(len(weight), -1)
+    values = grid(fmt)
+    scales = np.ones(len(rows))
+    for i, row in enumerate(rows):
+        base = covering_scale(float(row.min()), float(row.max()), fmt)
+        if base == 0.0:
+            largest = float(np.abs(row).max())
+            if largest == 0.0:
+                continue
+            base = largest / max(fmt.max, -fmt.min)  # only the sign that the format lacks: rounds to zero
+        factors = _factors(method, power_of_two, _WEIGHT_FACTORS)
+        candidates = _snap(base * factors, power_of_two)
+        if len(candidates) > 1:
+            errors = Samples(row).errors(values * candidates[:, None])
+            candidates = candidates[[int(np.argmin(errors))]]
+        scales[i] = candidates[0]
+    return scales
+
+
+def normalised(m: float) -> tuple[int, int]:
+    """(multiplier, shift) with m ≈ multiplier * 2**-shift, the multiplier of full width if the shift allows.
+
+    OverflowError when m is more than MULTIPLIER_MAX.
+    """
+    fraction, exponent = math.frexp(m)
+    multiplier, shift = round(fraction * (1 << MULTIPLIER_BITS)), MULTIPLIER_BITS - exponent
+    if multiplier > MULTIPLIER_MAX:
+        multiplier, shift = multiplier >> 1, shift - 1
+    if shift < 0:
+        raise OverflowError(m)
+    if shift > SHIFT_MAX:
+        multiplier, shift = max(1, multiplier >> min(shift - SHIFT_MAX, 64)), SHIFT_MAX
+    return multiplier, shift

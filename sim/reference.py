@@ -1,0 +1,214 @@
+"""The reference engine: the quantized graph in NumPy, op by op. It is the definition of right.
+
+Every engine shares `quantize_inputs` and `finish_outputs`; between them there are only integers.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from sateen.sim.integer import Convolution, windows
+from sateen.sim.requantizer import Requantizer
+
+from sateen.errors import DataError
+from sateen.formats import Format
+from sateen.ir.graph import Port
+from sateen.ir.quantized import Concat, Linear, MaxPool, Op, QuantizedGraph
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Of the largest im2col matrix of a chunk of images; so that a chunk's work stays near the cache."""
+
+
+def run_reference(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Graph outputs (N, *ONNX shape) float32 by name, for float inputs (N, *ONNX shape) by name.
+
+    Raises DataError when inputs are missing, misshapen or not finite.
+    """
+    needed = {o.tensor for o in qgraph.outputs}
+    codes = _run(qgraph, quantize_inputs(qgraph, inputs), needed)
+    return finish_outputs(qgraph, codes)
+
+
+def reference_codes(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor (N, H, W, C) by name: uint8 codes, or integer accumulators of a raw output."""
+    return _run(qgraph, quantize_inputs(qgraph, inputs), None)
+
+
+def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The codes (N, H, W, C) of every input tensor.
+
+    Raises DataError when an input is missing, unknown, misshapen, not real numbers or not finite.
+    """
+    arrays = check_inputs(qgraph.inputs, inputs)
+    return {
+        p.name: qgraph.tensors[p.name].quant.quantize(p.to_hwc(np.asarray(arrays[p.name], np.float64)))
+        for p in qgraph.inputs
+    }
+
+
+def check_inputs(ports: tuple[Port, ...], inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`inputs` as real, finite arrays (N, *port.shape) with one N of at least 1, or DataError."""
+    names = [p.name for p in ports]
+    for name in inputs:
+        if name not in names:
+            raise DataError(f"input '{name}': the network has no such input; it has {', '.join(names)}")
+    arrays: dict[str, np.ndarray] = {}
+    for port in ports:
+        if port.name not in inputs:
+            raise DataError(f"input '{port.name}': missing; give an array of shape {_batched(port)}")
+        x = np.asarray(inputs[port.name])
+        if x.dtype.kind not in "fiu":
+            raise DataError(f"input '{port.name}': type {x.dtype}; it must hold real numbers, e.g. float32")
+        if x.ndim != len(port.shape) + 1 or x.shape[1:] != tuple(port.shape):
+            raise DataError(f"input '{port.name}': shape {x.shape}; it must be {_batched(port)}, batch first")
+        if len(x) == 0:
+            raise DataError(f"input '{port.name}': no samples, shape {x.shape}; give at least one")
+        first = ports[0].name
+        if arrays and len(x) != len(arrays[first]):
+            raise DataError(
+                f"input '{port.name}': {len(x)} samples, but '{first}' has {len(arrays[first])}; "
+                "all inputs need the same batch"
+            )
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+            raise DataError(f"input '{port.name}': sample {bad} holds NaN or infinity; remove or repair it")
+        arrays[port.name] = x
+    return arrays
+
+
+def _batched(port: Port) -> str:
+    return f"({', '.join(['N', *map(str, port.shape)])})"
+
+
+def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Graph outputs (N, *ONNX shape) float32 from codes, or from the exact accumulators of raw outputs."""
+    results = {}
+    for output in qgraph.outputs:
+        values = tensors[output.tensor]
+        op = qgraph.producer(output.tensor)
+        if isinstance(op, Linear) and op.raw:
+            real = values.astype(np.float64) * op.raw_scale
+        else:
+            real = qgraph.tensors[output.tensor].quant.dequantize(values)
+        results[output.port.name] = output.present(real).astype(np.float32)
+    return results
+
+
+# -- execution ---------------------------------------------------------------------------------------------
+
+
+def _run(
+    qgraph: QuantizedGraph, codes: dict[str, np.ndarray], keep: set[str] | None
+) -> dict[str, np.ndarray]:
+    """Run in chunks of images, on all cores; `keep` names the tensors to return (None: all)."""
+    steps = [_prepare(qgraph, op) for op in qgraph.ops]
+    total = len(next(iter(codes.values())))
+    size = max(1, _CHUNK_ELEMENTS // max((_columns(qgraph, op) for op in qgraph.ops), default=1))
+    parts = [{k: v[i : i + size] for k, v in codes.items()} for i in range(0, total, size)]
+    free = _last_uses(qgraph, keep)
+
+    def run(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = dict(part)
+        for op, step, dead in zip(qgraph.ops, steps, free, strict=True):
+            tensors[op.output] = step(tensors)
+            for name in dead:
+                del tensors[name]
+        return tensors if keep is None else {k: tensors[k] for k in keep}
+
+    if len(parts) == 1:
+        return run(parts[0])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(run, parts))
+    return {k: np.concatenate([d[k] for d in done]) for k in done[0]}
+
+
+def _last_uses(qgraph: QuantizedGraph, keep: set[str] | None) -> list[tuple[str, ...]]:
+    """For each op the tensors that nothing reads after it."""
+    last = {name: i for i, op in enumerate(qgraph.ops) for name in (op.output, *op.inputs)}
+    kept = set(last) if keep is None else keep
+    return [
+        tuple(name for name, at in last.items() if at == i and name not in kept)
+        for i in range(len(qgraph.ops))
+    ]
+
+
+def _columns(qgraph: QuantizedGraph, op: Op) -> int:
+    """Elements of the op's im2col matrix, or of its output, for one image."""
+    h, w, c = qgraph.tensors[op.output].shape
+    if isinstance(op, Linear) and op.groups == 1:
+        return h * w * max(c, int(np.prod(op.weight.shape[1:])))
+    return h * w * c
+
+
+def _prepare(qgraph: QuantizedGraph, op: Op) -> Any:
+    """The op as a function of the tensors so far."""
+    match op:
+        case Linear():
+            return _Linear(qgraph, op)
+        case MaxPool():
+            return _MaxPool(qgraph, op)
+        case Concat():
+            return lambda tensors: np.concatenate([tensors[p] for p in op.parts], axis=-1)
+
+
+class _Linear:
+    def __init__(self, qgraph: QuantizedGraph, op: Linear) -> None:
+        self.op = op
+        quant = qgraph.tensors[op.input].quant
+        fixed = quant.format.fixed(np.arange(1 << quant.format.bits))
+        weight = op.weight_format.fixed(op.weight)
+        self.convolution = Convolution(
+            weight,
+            int(np.abs(fixed).max()),
+            stride=op.stride,
+            dilation=op.dilation,
+            pads=op.pads,
+            groups=op.groups,
+            padding=int(fixed[quant.zero_code]),
+        )
+        self.fixed = fixed.astype(self.convolution.dtype)
+        self.residual = None
+        residual_range = 0
+        if op.residual:
+            r = qgraph.tensors[op.residual.input].quant
+            self.residual = r.format.fixed(np.arange(1 << r.format.bits)) - r.zero_point
+            residual_range = int(np.abs(self.residual).max())
+        self.requantizer = Requantizer(op, self.convolution.bound, residual_range)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        acc = self.convolution(np.take(self.fixed, tensors[self.op.input]))
+        if self.op.raw:
+            return self.requantizer.with_bias(acc)
+        if self.op.residual is None:
+            return self.requantizer(acc)
+        return self.requantizer(acc, np.take(self.residual, tensors[self.op.residual.input]))
+
+
+class _MaxPool:
+    """Codes are mapped to their rank by value, the largest rank wins and is mapped back."""
+
+    def __init__(self, qgraph: QuantizedGraph, op: MaxPool) -> None:
+        self.op = op
+        self.rank, self.code = value_order(qgraph.tensors[op.input].quant.format)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op = self.op
+        top, left, bottom, right = op.pads
+        x = np.take(self.rank, tensors[op.input])
+        x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))  # rank 0 is the lowest value
+        view = windows(x, op.kernel, op.stride, op.dilation)
+        best = view[:, :, :, 0, 0].copy()
+        for i in range(op.kernel[0]):
+            for j in range(op.kernel[1]):
+                np.maximum(best, view[:, :, :, i, j], out=best)
+        return np.take(self.code, best)
+
+
+def value_order(fmt: Format) -> tuple[np.ndarray, np.ndarray]:
+    """(rank of each code by value, code of each rank); -0 has the rank of +0, which is its code."""
+    fixed = fmt.fixed(np.arange(1 << fmt.bits))
+    values, rank = np.unique(fixed, return_inverse=True)
+    return rank.astype(np.uint8), fmt.from_fixed(values)
