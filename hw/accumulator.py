@@ -15,6 +15,11 @@ from sateen.config import AcceleratorConfig
 BANKS = 2
 
 
+def address_bits(config: AcceleratorConfig) -> int:
+    """Of an address that counts through both banks."""
+    return (BANKS * config.acc_depth - 1).bit_length()
+
+
 class Accumulator(wiring.Component):
     """Both banks.
 
@@ -43,7 +48,7 @@ class Accumulator(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        self.addr_bits = (BANKS * config.acc_depth - 1).bit_length()
+        self.addr_bits = address_bits(config)
         self.word = data.ArrayLayout(signed(config.acc_bits), config.cols)
         super().__init__(
             {

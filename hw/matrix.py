@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from sateen.hw import isa
-from sateen.hw.accumulator import Accumulator
+from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.ports import ReadPort
 from sateen.hw.window import MATRIX_ORDER, Window
@@ -74,9 +74,6 @@ class MatrixEngine(wiring.Component):
         self.config = config
         act_bits = (config.act_depth - 1).bit_length()
         weight_bits = (config.weight_depth - 1).bit_length()
-        self.window = Window(order=MATRIX_ORDER, addr_bits=act_bits)
-        self.array = SystolicArray(config=config)
-        self.accumulator = Accumulator(config=config)
         super().__init__(
             {
                 "start": In(1),
@@ -84,7 +81,7 @@ class MatrixEngine(wiring.Component):
                 "done": Out(1),
                 "act_read": Out(ReadPort(act_bits, config.act_word_bits)),
                 "weight_read": Out(ReadPort(weight_bits, config.weight_word_bits)),
-                "acc_read": In(ReadPort(self.accumulator.addr_bits, config.cols * config.acc_bits)),
+                "acc_read": In(ReadPort(address_bits(config), config.cols * config.acc_bits)),
                 "acc_conflict": Out(1),
             }
         )
@@ -96,18 +93,16 @@ class MatrixEngine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.window = self.window
-        m.submodules.array = self.array
-        m.submodules.accumulator = self.accumulator
+        m.submodules.window = window = Window(order=MATRIX_ORDER, addr_bits=len(self.act_read.addr))
         fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])
-        read, pass_start = self._sequence(m, fields)
-        self._feed(m, fields, read, pass_start)
-        self._collect(m, fields, read)
+        read, pass_start = self._sequence(m, fields, window)
+        psums = self._compute(m, fields, window, read, pass_start)
+        self._collect(m, fields, window, read, psums)
         return m
 
-    def _sequence(self, m: Module, fields: data.View) -> tuple[Signal, Signal]:
+    def _sequence(self, m: Module, fields: data.View, window: Window) -> tuple[Signal, Signal]:
         """Step through the window and read the buffers; return "a word is read", "it is a pass's first"."""
-        window, interval = self.window, pass_interval(1, self.config)
+        interval = pass_interval(1, self.config)
         running = Signal()
         read = Signal()
         pass_start = Signal()
@@ -138,28 +133,30 @@ class MatrixEngine(wiring.Component):
                 m.d.sync += weight_addr.eq(weight_addr + 1)  # wraps at the buffer's size
         return read, pass_start
 
-    def _feed(self, m: Module, fields: data.View, read: Signal, pass_start: Signal) -> None:
-        """Hand what the buffers answer to the array, padding where the tap was outside."""
+    def _compute(
+        self, m: Module, fields: data.View, window: Window, read: Signal, pass_start: Signal
+    ) -> Value:
+        """Hand what the buffers answer to the array, padding where the tap was outside; return the sums."""
+        m.submodules.array = array = SystolicArray(config=self.config)
         valid = _delay(m, read, ACTIVATION_LATENCY, "valid")
-        outside = _delay(m, ~self.window.inside, ACTIVATION_LATENCY, "outside")
+        outside = _delay(m, ~window.inside, ACTIVATION_LATENCY, "outside")
         padding = Signal(self.config.activation.bits, reset_less=True)
         with m.If(self.start):
             m.d.sync += padding.eq(fields.padding)
         m.d.comb += [
-            self.array.i_valid.eq(valid),
-            self.array.i_activation.eq(
-                Mux(outside, Cat([padding] * self.config.elements), self.act_read.data)
-            ),
-            self.array.i_load.eq(_delay(m, pass_start, WEIGHT_LATENCY, "load")),
-            self.array.i_weight.eq(self.weight_read.data),
+            array.i_valid.eq(valid),
+            array.i_activation.eq(Mux(outside, Cat([padding] * self.config.elements), self.act_read.data)),
+            array.i_load.eq(_delay(m, pass_start, WEIGHT_LATENCY, "load")),
+            array.i_weight.eq(self.weight_read.data),
         ]
+        return Value.cast(array.o_psum)
 
-    def _collect(self, m: Module, fields: data.View, read: Signal) -> None:
+    def _collect(self, m: Module, fields: data.View, window: Window, read: Signal, psums: Value) -> None:
         """Address the accumulators; the flags of a word travel as long as the word does."""
-        accumulator = self.accumulator
+        m.submodules.accumulator = accumulator = Accumulator(config=self.config)
         valid = _delay(m, read, _announce(self.config), "announced")
-        pass_end = _delay(m, read & self.window.last.oy, _announce(self.config), "pass_end")
-        end = read & self.window.last[MATRIX_ORDER[0]]
+        pass_end = _delay(m, read & window.last.oy, _announce(self.config), "pass_end")
+        end = read & window.last[MATRIX_ORDER[0]]
         base = Signal(accumulator.addr_bits, reset_less=True)
         addr = Signal(accumulator.addr_bits, reset_less=True)
         add = Signal(reset_less=True)
@@ -171,7 +168,7 @@ class MatrixEngine(wiring.Component):
             accumulator.i_valid.eq(valid),
             accumulator.i_addr.eq(addr),
             accumulator.i_add.eq(add),
-            Value.cast(accumulator.i_psum).eq(Value.cast(self.array.o_psum)),
+            Value.cast(accumulator.i_psum).eq(psums),
             accumulator.read.en.eq(self.acc_read.en),
             accumulator.read.addr.eq(self.acc_read.addr),
             self.acc_read.data.eq(accumulator.read.data),

@@ -35,6 +35,26 @@ class Sum:
     """For each level that steps the sum: a constant step, or the shape of a step given at run time."""
 
 
+def nest_layout(levels: Mapping[str, int], sums: Mapping[str, Sum]) -> data.StructLayout:
+    """Layout of a `NestedCounter`'s parameters."""
+    steps = {
+        name: data.StructLayout({k: s for k, s in total.steps.items() if not isinstance(s, int)})
+        for name, total in sums.items()
+    }
+    return data.StructLayout(
+        {
+            "count": data.StructLayout({name: unsigned(width) for name, width in levels.items()}),
+            "start": data.StructLayout({name: total.shape for name, total in sums.items()}),
+            "step": data.StructLayout(steps),
+        }
+    )
+
+
+def flag_layout(levels: Mapping[str, int]) -> data.StructLayout:
+    """One bit for each level."""
+    return data.StructLayout({name: 1 for name in levels})
+
+
 class NestedCounter(wiring.Component):
     """A loop nest with incremental sums.
 
@@ -71,21 +91,8 @@ class NestedCounter(wiring.Component):
                 )
         self.levels = dict(levels)
         self.sums = dict(sums)
-        flags = data.StructLayout({name: 1 for name in levels})
-        self.layout = data.StructLayout(
-            {
-                "count": data.StructLayout({name: unsigned(width) for name, width in levels.items()}),
-                "start": data.StructLayout({name: total.shape for name, total in sums.items()}),
-                "step": data.StructLayout(
-                    {
-                        name: data.StructLayout(
-                            {k: s for k, s in total.steps.items() if not isinstance(s, int)}
-                        )
-                        for name, total in sums.items()
-                    }
-                ),
-            }
-        )
+        self.layout = nest_layout(self.levels, self.sums)
+        flags = flag_layout(self.levels)
         super().__init__(
             {
                 "load": In(1),
@@ -190,18 +197,15 @@ class Window(wiring.Component):
         if set(order) - {"p"} != set(widths) - {"p"} or len(order) != len(set(order)):
             raise ValueError(f"order must hold each of ky, kx, c, oy, ox (and p) once, not {order!r}")
         address = unsigned(addr_bits)
-        self.nest = NestedCounter(
-            levels={name: widths[name] for name in order},
-            sums={
-                "addr": Sum(address, {"ky": address, "kx": address, "c": 1, "oy": address, "ox": address}),
-                "y": Sum(_POSITION, {"ky": unsigned(8), "oy": unsigned(6)}),
-                "x": Sum(_POSITION, {"kx": unsigned(8), "ox": unsigned(6)}),
-            },
-        )
-        self.layout = data.StructLayout(
-            {"nest": self.nest.layout, "in_h": unsigned(14), "in_w": unsigned(14)}
-        )
-        flags = self.nest.last.shape()
+        self.levels = {name: widths[name] for name in order}
+        self.sums = {
+            "addr": Sum(address, {"ky": address, "kx": address, "c": 1, "oy": address, "ox": address}),
+            "y": Sum(_POSITION, {"ky": unsigned(8), "oy": unsigned(6)}),
+            "x": Sum(_POSITION, {"kx": unsigned(8), "ox": unsigned(6)}),
+        }
+        nest = nest_layout(self.levels, self.sums)
+        self.layout = data.StructLayout({"nest": nest, "in_h": unsigned(14), "in_w": unsigned(14)})
+        flags = flag_layout(self.levels)
         super().__init__(
             {
                 "load": In(1),
@@ -226,7 +230,7 @@ class Window(wiring.Component):
             "ox": "out_w",
         }
         return [
-            *(nest.count[level].eq(view[counts[level]]) for level in self.nest.levels),
+            *(nest.count[level].eq(view[counts[level]]) for level in self.levels),
             nest.start.addr.eq(view.base),
             nest.start.y.eq(view.y0),
             nest.start.x.eq(view.x0),
@@ -244,7 +248,7 @@ class Window(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.nest = nest = self.nest
+        m.submodules.nest = nest = NestedCounter(levels=self.levels, sums=self.sums)
         in_h = Signal(14, reset_less=True)
         in_w = Signal(14, reset_less=True)
         with m.If(self.load):

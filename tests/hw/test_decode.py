@@ -1,0 +1,56 @@
+# amaranth: UnusedElaboratable=no
+"""Every code of every format, both kinds of operand, against the format's own integers."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+from sateen.hw.decode import Decoder, Operand, operand_shape
+
+from sateen.formats import Minifloat, all_formats, parse_format
+
+FORMATS = [*all_formats(), parse_format("e2m1b5"), parse_format("e5m2")]
+
+
+def rtl_decode(fmt, multiplier):
+    """(value, significand, exponent) of every code in order."""
+    decoder = Decoder(fmt=fmt, multiplier=multiplier)
+    result = []
+
+    async def bench(ctx):
+        for code in range(1 << fmt.bits):
+            ctx.set(decoder.i, code)
+            o = ctx.get(decoder.o)
+            parts = (o, 0) if multiplier == "fixed" else (o.significand, o.exponent)
+            result.append((parts[0] << parts[1], *parts))
+
+    simulator = Simulator(decoder)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return result
+
+
+@pytest.mark.parametrize("multiplier", ["fixed", "shift"])
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_every_code(fmt, multiplier):
+    want = fmt.fixed(np.arange(1 << fmt.bits)).tolist()
+    got = rtl_decode(fmt, multiplier)
+    assert [value for value, _, _ in got] == want
+    assert max(exponent for _, _, exponent in got) == Operand.of(fmt, multiplier).max_exponent
+
+
+@pytest.mark.parametrize(
+    "name,fixed,significand,exponent",
+    [("int8", 8, 8, 0), ("uint8", 9, 9, 0), ("e2m1", 5, 3, 2), ("e3m2", 10, 4, 3), ("e4m3fn", 19, 5, 4)],
+)
+def test_operand_widths(name, fixed, significand, exponent):
+    fmt = parse_format(name)
+    assert operand_shape(fmt, "fixed").width == fixed
+    operand = Operand.of(fmt, "shift")
+    assert (operand.significand_bits, operand.exponent_bits) == (significand, exponent)
+    assert operand_shape(fmt, "shift").size == significand + exponent
+    assert operand.exponent_bits == 0 or isinstance(fmt, Minifloat)
+
+
+def test_unknown_multiplier():
+    with pytest.raises(ValueError, match=r"multiplier must be one of .*, not 'lut'"):
+        Decoder(fmt=parse_format("int8"), multiplier="lut")
