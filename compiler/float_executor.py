@@ -1,0 +1,120 @@
+"""The floating-point graph in NumPy, for calibration and as the reference of the importer's tests.
+
+Convolutions are im2col and one float64 matrix product; the images go through in portions, so that the columns
+stay below `COLUMN_BYTES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from sateen.compiler.functions import evaluate
+from sateen.errors import DataError
+from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool
+
+COLUMN_BYTES = 1 << 27
+
+
+def windows(
+    x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int],
+    pads: tuple[int, int, int, int], fill: float,
+) -> np.ndarray:  # fmt: skip
+    """A view (N, OH, OW, C, KH, KW) of the padded (N, H, W, C)."""
+    top, left, bottom, right = pads
+    if any(pads):
+        x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
+    span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
+    return view[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+
+
+def conv(node: Conv, x: np.ndarray) -> np.ndarray:
+    """(N, H, W, C) to (N, OH, OW, O), float64."""
+    outputs, kh, kw, per_group = node.weight.shape
+    view = windows(x, (kh, kw), node.stride, node.dilation, node.pads, 0.0)
+    n, oh, ow = view.shape[:3]
+    out = np.empty((n, oh, ow, outputs))
+    if node.groups > 1 and per_group == 1 and outputs == node.groups:  # depthwise: one product for each tap
+        out[:] = node.bias
+        for ky in range(kh):
+            for kx in range(kw):
+                out += view[..., ky, kx] * node.weight[:, ky, kx, 0]
+        return out
+    wide = outputs // node.groups
+    step = max(1, COLUMN_BYTES // max(1, 8 * oh * ow * kh * kw * per_group))
+    for g in range(node.groups):
+        part = view[:, :, :, g * per_group : (g + 1) * per_group].transpose(0, 1, 2, 4, 5, 3)
+        weight = node.weight[g * wide : (g + 1) * wide].reshape(wide, -1).T
+        for i in range(0, n, step):
+            columns = part[i : i + step].reshape(-1, kh * kw * per_group)
+            out[i : i + step, :, :, g * wide : (g + 1) * wide] = (columns @ weight).reshape(-1, oh, ow, wide)
+    out += node.bias
+    return out
+
+
+def pool(node: Pool, x: np.ndarray) -> np.ndarray:
+    """(N, H, W, C) to (N, OH, OW, C)."""
+    fill = -np.inf if node.kind == "max" else 0.0
+    view = windows(x, node.kernel, node.stride, node.dilation, node.pads, fill)
+    out = np.zeros(view.shape[:4]) if node.kind == "average" else np.full(view.shape[:4], -np.inf)
+    for ky in range(node.kernel[0]):
+        for kx in range(node.kernel[1]):
+            tap = view[..., ky, kx]
+            if node.kind == "average":
+                out += tap
+            else:
+                np.maximum(out, tap, out=out)
+    return out / math.prod(node.kernel) if node.kind == "average" else out
+
+
+def run_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    match node:
+        case Conv():
+            return conv(node, inputs[0])
+        case Add():
+            return inputs[0] + inputs[1]
+        case Activation():
+            return evaluate(node, inputs[0])
+        case Pool():
+            return pool(node, inputs[0])
+        case Concat():
+            return np.concatenate(inputs, axis=3)
+    raise TypeError(f"no float model of {type(node).__name__}")
+
+
+def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor of the graph, (N, H, W, C) float64.
+
+    Args:
+        inputs: for each graph input its samples (N, *shape), in the ONNX view.
+
+    Raises DataError for an input that is missing or of another shape, and for numbers of samples that differ.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for port in graph.inputs:
+        if port.name not in inputs:
+            raise DataError(
+                f"input '{port.name}' is missing; give an array of shape (N, {_text(port.shape)})"
+            )
+        x = np.asarray(inputs[port.name])
+        if x.shape[1:] != port.shape or x.ndim == 0:
+            raise DataError(f"input '{port.name}' has shape {x.shape}; it must be (N, {_text(port.shape)})")
+        tensors[port.name] = port.to_hwc(x.astype(np.float64))
+    counts = {len(x) for x in tensors.values()}
+    if len(counts) > 1:
+        raise DataError(f"inputs have {sorted(counts)} samples; give the same number for each")
+    for node in graph.nodes:
+        tensors[node.output] = run_node(node, [tensors[i] for i in node.inputs])
+    return tensors
+
+
+def float_outputs(graph: Graph, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The graph's outputs by name in the ONNX view, (N, *shape), from what `run_float` gave."""
+    return {o.port.name: o.present(tensors[o.tensor]) for o in graph.outputs}
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,68 @@
+"""ONNX to the floating-point IR: `load_model`, `import_model`, `check_model`.
+
+A file goes through `loading` (read, check, name, fold constants), `walk` with the handlers of `ops_*` (one IR
+node or none for each ONNX node, layouts tracked symbolically) and `tidy` (IR to IR: merge padding, scales and
+functions).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from sateen.compiler.importer.build import build_graph, walk_model
+from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
+from sateen.compiler.importer.tidy import tidy
+from sateen.compiler.importer.walk import Finding
+from sateen.errors import ModelError
+from sateen.ir.graph import Graph
+
+__all__ = ["Finding", "check_model", "import_model", "load_model"]
+
+
+def _load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    if isinstance(source, onnx.ModelProto):
+        validate(source)
+        return source
+    return load_model(source)
+
+
+def import_model(source: str | Path | onnx.ModelProto) -> Graph:
+    """The network as an IR graph, tidied and verified. The model is not changed.
+
+    Raises ModelError with the first problem and how many more there are.
+    """
+    model = prepare(_load(source))
+    walk = walk_model(model)
+    graph, problems = build_graph(walk)
+    if problems:
+        more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
+        raise ModelError(f"{problems[0]}{more}")
+    assert graph is not None
+    graph = tidy(graph)
+    graph.verify()
+    return graph
+
+
+def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
+    """One finding for each node of the model as it is given, in its order, then problems of inputs and
+    outputs.
+
+    Raises ModelError only if the file cannot be read at all.
+    """
+    model = _load(source)
+    named = onnx.GraphProto()
+    named.node.extend(model.graph.node)
+    holder = onnx.ModelProto(graph=named)
+    name_nodes(holder)
+    walk = walk_model(prepare(model))
+    _, problems = build_graph(walk)
+    found = {f.node: f for f in walk.findings}
+    for problem in problems:
+        found[problem.node] = problem
+    out = []
+    for node in holder.graph.node:
+        gone = Finding(node.name, node.op_type, True, "constant or without effect, removed before import")
+        out.append(found.pop(node.name, gone))
+    return out + [f for f in found.values()]

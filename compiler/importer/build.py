@@ -1,0 +1,133 @@
+"""Two walks and the graph's interface: inputs and outputs as ports."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+
+from sateen.compiler.importer.handlers import HANDLERS
+from sateen.compiler.importer.layout import normal, split_axes
+from sateen.compiler.importer.loading import graph_inputs
+from sateen.compiler.importer.pointwise import depthwise
+from sateen.compiler.importer.walk import Finding, Unsupported, Value, View, Walk
+from sateen.ir.graph import Graph, HostOp, Node, Output, Port
+
+
+def walk_model(model: onnx.ModelProto) -> Walk:
+    """Walk once to learn the layouts of the graph's inputs, and again with them decided."""
+    first = Walk(model, HANDLERS)
+    first.run()
+    decided = dict(first.open)
+    for _ in range(len(first.links) + 1):
+        for a, b in (*first.links, *((b, a) for a, b in first.links)):
+            if a in decided and b in decided and decided[a][0] > decided[b][0]:
+                decided[b] = decided[a]
+    views: dict[str, View] = {}
+    for info in graph_inputs(model.graph):
+        _, view = decided.get(info.name, (-1, None))
+        shape = [d.dim_value for d in info.type.tensor_type.shape.dim][1:]
+        view = view or default_view(shape)
+        if view is not None:
+            views[info.name] = view
+    second = Walk(model, HANDLERS, views)
+    second.run()
+    return second
+
+
+def default_view(shape: list[int]) -> View | None:
+    """Channels first, as ONNX has it; for a shape (batch left out) that no node says more about."""
+    if math.prod(shape) <= 0:
+        return None
+    sizes = shape if len(shape) <= 3 else [s for s in shape if s != 1]
+    match sizes:
+        case []:
+            return View((1, 1, 1), (0, 1, 2))
+        case [c]:
+            return View((1, 1, c), (0, 1, 2))
+        case [c, w]:
+            return View((1, c, w), (0, 2, 1))
+        case [c, h, w]:
+            return View((c, h, w), (1, 2, 0))
+    return None
+
+
+def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
+    """The graph as walked, not yet tidied, or None and the problems."""
+    problems = walk.problems()
+    outputs: list[Output] = []
+    for info in walk.model.graph.output:
+        try:
+            value = walk.values.get(info.name)
+            if isinstance(value, Value) and not walk.is_open(value):
+                outputs.append(output(walk, info.name, value))
+            elif not problems:
+                raise Unsupported("it does not depend on an input", "remove it from the model's outputs")
+        except Unsupported as e:
+            problems.append(Finding(info.name, "graph output", False, e.reason, e.remedy))
+    if problems:
+        return None, problems
+    nodes = unique_names(walk.nodes)
+    used = {i for n in nodes for i in n.inputs} | {o.tensor for o in outputs}
+    ports = []
+    for info in graph_inputs(walk.model.graph):
+        if info.name in used:
+            view = walk.views[info.name]
+            shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)[1:]
+            ports.append(Port(info.name, shape, view.view, view.axes))
+    names = {p.name for p in ports}
+    # A machine that computes nothing is no use to anyone, but it must be right: an input given out is copied.
+    for k, out in enumerate(outputs):
+        if out.tensor in names:
+            c = walk.shapes[out.tensor][2]
+            copy = walk.fresh(f"{out.port.name}.copy")
+            nodes.append(depthwise(copy, out.tensor, copy, np.ones(c), np.zeros(c)))
+            walk.shapes[copy] = walk.shapes[out.tensor]
+            outputs[k] = dataclasses.replace(out, tensor=copy)
+    kept = names | {n.output for n in nodes}
+    shapes = {t: s for t, s in walk.shapes.items() if t in kept}
+    return Graph(walk.model.graph.name or "network", tuple(ports), tuple(outputs), tuple(nodes), shapes), []
+
+
+def output(walk: Walk, name: str, value: Value) -> Output:
+    """Raises Unsupported if the output's elements are in an order that three dimensions cannot give."""
+    walk.batch_first(value)
+    hwc = walk.hwc(value)
+    pieces = split_axes(normal(f for d in value.layout[1:] for f in d), hwc)
+    order = [axis for _, _, axis in pieces]
+    if len(set(order)) != len(order):
+        raise Unsupported(
+            f"its elements are in another order than those of the tensor {hwc} (height, width, channels)",
+            "remove the Reshape or Transpose before it",
+        )
+    order = [axis for axis in range(3) if axis not in order] + order
+    port = Port(
+        name,
+        value.shape[1:],
+        (hwc[order[0]], hwc[order[1]], hwc[order[2]]),
+        (order.index(0), order.index(1), order.index(2)),
+    )
+    host = []
+    for kind, dim in value.host:
+        if dim not in value.layout[1:]:
+            raise Unsupported(
+                f"the dimension of its {kind} is reshaped afterwards", "put the Reshape before it"
+            )
+        host.append(HostOp(kind, value.layout.index(dim, 1) - value.rank))
+    return Output(port, value.tensor, tuple(host))
+
+
+def unique_names(nodes: list[Node]) -> list[Node]:
+    """An ONNX node may have become several: the later ones get a number."""
+    seen: set[str] = set()
+    out = []
+    for node in nodes:
+        n, name = 1, node.name
+        while name in seen:
+            n += 1
+            name = f"{node.name}_{n}"
+        seen.add(name)
+        out.append(node if name == node.name else dataclasses.replace(node, name=name))
+    return out

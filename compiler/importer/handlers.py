@@ -1,0 +1,84 @@
+"""Which ONNX operators are imported, and how each runs: the table that `sateen check` speaks from."""
+
+from __future__ import annotations
+
+from sateen.compiler.importer import ops_elementwise as elementwise
+from sateen.compiler.importer import ops_linear as linear
+from sateen.compiler.importer import ops_pool as pool
+from sateen.compiler.importer import ops_shape as shape
+from sateen.compiler.importer.ops_elementwise import binary, unary
+from sateen.compiler.importer.walk import Handler
+
+_CONV = "convolution on the array"
+_PRODUCT = "matrix product on the array"
+_FOLDED = "scale and offset per channel, folded into a convolution where one is next to it"
+_CLAMP = "clamp in the vector unit"
+_TABLE = "activation table"
+_POOL = "pooling"
+_LAYOUT = "layout only, nothing to compute"
+
+_TABLES: dict[str, Handler] = {
+    "LeakyRelu": unary("leaky_relu", alpha=0.01),
+    "ThresholdedRelu": unary("thresholded_relu", alpha=1.0),
+    "Elu": unary("elu", alpha=1.0),
+    "Selu": unary("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
+    "Celu": unary("celu", alpha=1.0),
+    "Softplus": unary("softplus"),
+    "Softsign": unary("softsign"),
+    "Sigmoid": unary("sigmoid"),
+    "Tanh": unary("tanh"),
+    "HardSigmoid": unary("hard_sigmoid", alpha=0.2, beta=0.5),
+    "HardSwish": unary("hard_swish"),
+    "Swish": unary("swish", alpha=1.0),
+    "Mish": unary("mish"),
+    "Gelu": elementwise.gelu,
+    "Shrink": unary("shrink", bias=0.0, lambd=0.5),
+    "PRelu": elementwise.prelu,
+    "Pow": binary("pow"),
+    **{
+        name: unary(name.lower())
+        for name in (
+            "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Sign", "Floor", "Ceil", "Round",
+            "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
+        )
+    },
+}  # fmt: skip
+
+HANDLERS: dict[str, tuple[Handler, str]] = {
+    "Conv": (linear.conv, _CONV),
+    "Gemm": (linear.gemm, _PRODUCT),
+    "MatMul": (linear.matmul, _PRODUCT),
+    "BatchNormalization": (linear.batch_normalization, _FOLDED),
+    "Add": (elementwise.add, "residual addition, or an offset folded into a convolution"),
+    "Sum": (elementwise.add, "residual addition, or an offset folded into a convolution"),
+    "Sub": (binary("sub"), _FOLDED),
+    "Mul": (binary("mul"), _FOLDED),
+    "Div": (binary("div"), _FOLDED),
+    "Relu": (elementwise.relu, _CLAMP),
+    "Clip": (elementwise.clip, _CLAMP),
+    "Max": (binary("max"), _CLAMP),
+    "Min": (binary("min"), _CLAMP),
+    **{name: (handler, _TABLE) for name, handler in _TABLES.items()},
+    "MaxPool": (pool.max_pool, _POOL),
+    "AveragePool": (pool.average_pool, _POOL),
+    "GlobalAveragePool": (pool.global_pool("average"), _POOL),
+    "GlobalMaxPool": (pool.global_pool("max"), _POOL),
+    "ReduceMean": (pool.reduction("average"), _POOL),
+    "ReduceSum": (pool.reduction("sum"), _POOL),
+    "ReduceMax": (pool.reduction("max"), _POOL),
+    "Pad": (pool.pad, "zero padding, merged into the next window where it can be"),
+    "Flatten": (shape.flatten, _LAYOUT),
+    "Reshape": (shape.reshape_to, _LAYOUT),
+    "Transpose": (shape.transpose, _LAYOUT),
+    "Squeeze": (shape.squeeze, _LAYOUT),
+    "Unsqueeze": (shape.unsqueeze, _LAYOUT),
+    "Identity": (shape.identity, _LAYOUT),
+    "Dropout": (shape.dropout, _LAYOUT),
+    "Cast": (shape.cast, _LAYOUT),
+    "CastLike": (shape.cast, _LAYOUT),
+    "Expand": (shape.expand, _LAYOUT),
+    "Shape": (shape.shape, "constant"),
+    "Concat": (shape.concat, "concatenation along channels"),
+    "Softmax": (shape.on_host("softmax"), "on the host"),
+    "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),
+}

@@ -1,0 +1,217 @@
+"""Activations and arithmetic, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sateen.compiler.functions import constant, substitute
+from sateen.compiler.importer.pointwise import affine, aligned
+from sateen.compiler.importer.walk import Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.ir.graph import Activation, Add, Expression
+
+Parameters = tuple[tuple[str, float], ...]
+
+
+def activate(walk: Walk, node: OnnxNode, x: Value, activation: Callable[[str], Activation]) -> Value:
+    """Emit what `activation(output name)` makes, and remember which function of which tensor it is."""
+    from sateen.compiler.functions import as_expression
+
+    if walk.is_open(x):
+        return x
+    out = walk.fresh(node.proto.output[0])
+    made = activation(out)
+    walk.emit(made, walk.hwc(x))
+    base, inner = walk.unary_of(x)
+    walk.unary[out] = base, substitute(as_expression(made), inner)
+    return Value(out, x.layout)
+
+
+def table(walk: Walk, node: OnnxNode, x: Value, function: str, parameters: Parameters = ()) -> Value:
+    return activate(walk, node, x, lambda out: Activation(node.name, x.tensor, out, function, parameters))
+
+
+def clip_to(walk: Walk, node: OnnxNode, x: Value, low: float, high: float) -> Value:
+    return activate(
+        walk, node, x, lambda out: Activation(node.name, x.tensor, out, "clip", low=low, high=high)
+    )
+
+
+def unary(function: str, **defaults: float) -> Handler:
+    """A handler for an operator whose float attributes are the function's parameters, `defaults` ONNX's."""
+
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        parameters = tuple((name, node.number(name, default)) for name, default in defaults.items())
+        return [table(walk, node, walk.value(node), function, parameters)]
+
+    return handle
+
+
+def relu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    return [clip_to(walk, node, walk.value(node), 0.0, np.inf)]
+
+
+def scalar(walk: Walk, node: OnnxNode, i: int, default: float) -> float:
+    array = walk.constant(node, i)
+    if array is None:
+        return default
+    if array.size != 1 or np.isnan(float(array.ravel()[0])):
+        raise Unsupported(f"input {i} '{node.input(i)}' is not one number", "make it a scalar")
+    return float(array.ravel()[0])
+
+
+def clip(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    if node.opset < 11:
+        low, high = node.number("min", -np.inf), node.number("max", np.inf)
+    else:
+        low, high = scalar(walk, node, 1, -np.inf), scalar(walk, node, 2, np.inf)
+    largest = float(np.finfo(np.float32).max)  # exporters write "no limit" this way
+    low, high = -np.inf if low <= -largest else low, np.inf if high >= largest else high
+    return [clip_to(walk, node, walk.value(node), min(low, high), high)]
+
+
+def gelu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    tanh = float(node.text("approximate", "none") == "tanh")
+    return [table(walk, node, walk.value(node), "gelu", (("tanh", tanh),))]
+
+
+def prelu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    slope = walk.weights(node, 1)
+    if slope is None or slope.size == 0 or (slope != slope.flat[0]).any():
+        raise Unsupported(
+            "its slope differs from channel to channel", "use one slope (LeakyRelu or a scalar)"
+        )
+    aligned(x, slope)
+    return [table(walk, node, x, "leaky_relu", (("alpha", float(slope.flat[0])),))]
+
+
+def add(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """Add and Sum: all computed operands are added one after another, then the constants."""
+    values = [walk.values[i] for i in node.inputs]
+    computed = [v for v in values if isinstance(v, Value)]
+    constants = [walk.weights(node, i) for i, v in enumerate(values) if not isinstance(v, Value)]
+    total = computed[0]
+    for value in computed[1:]:
+        total = add_two(walk, node, total, value)
+    for array in constants:
+        total = affine(walk, node, total, 1.0, array if array is not None else 0.0)
+    return [total]
+
+
+def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
+    same_function = compose(walk, node, "add", a, b)
+    if same_function is not None:
+        return same_function
+    same_layout(walk, a, b)
+    if walk.is_open(a) or walk.is_open(b):
+        return b if walk.is_open(a) else a
+    out = walk.fresh(node.proto.output[0])
+    walk.emit(Add(node.name, a.tensor, b.tensor, out), walk.hwc(a))
+    return Value(out, a.layout)
+
+
+def same_layout(walk: Walk, a: Value, b: Value) -> None:
+    """Raise Unsupported unless equal positions of a and b are equal positions of their IR tensors."""
+    if a.shape != b.shape:
+        raise Unsupported(
+            f"it combines computed tensors of shapes {a.shape} and {b.shape}",
+            "only equal shapes are supported: broadcasting works with constants alone",
+        )
+    if walk.is_open(a) and walk.is_open(b):
+        walk.links.append((a.tensor, b.tensor))
+    elif walk.is_open(a) or walk.is_open(b):
+        loose, firm = (a, b) if walk.is_open(a) else (b, a)
+        from sateen.compiler.importer.layout import axis_dims
+
+        own = axis_dims(walk.hwc(firm))
+        if all(d in own for d in firm.layout[1:] if d):
+            walk.decide(loose, [loose.layout[firm.layout.index(d)] if d else () for d in own], strength=2)
+    elif a.layout != b.layout or walk.hwc(a) != walk.hwc(b):
+        raise Unsupported(
+            f"its operands of shape {a.shape} lie differently in memory ({walk.hwc(a)} and {walk.hwc(b)} as "
+            f"height, width, channels)",
+            "remove the Reshape or Transpose before one of them",
+        )
+
+
+def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value | None:
+    """One table for function(a, b) when both are functions of the same tensor, such as x * sigmoid(x)."""
+    if a.layout != b.layout or walk.is_open(a) != walk.is_open(b):
+        return None
+    if walk.is_open(a):
+        return a if a.tensor == b.tensor else None
+    (base_a, f), (base_b, g) = walk.unary_of(a), walk.unary_of(b)
+    if base_a != base_b:
+        return None
+    expression = Expression(function, (), (f, g))
+    base = Value(base_a, a.layout)
+    out = walk.fresh(node.proto.output[0])
+    walk.emit(Activation(node.name, base.tensor, out, "composed", expression=expression), walk.hwc(base))
+    walk.unary[out] = base_a, expression
+    return Value(out, a.layout)
+
+
+def composed(walk: Walk, node: OnnxNode, x: Value, function: str, number: float, first: bool) -> Value:
+    """function(number, x) if `first`, else function(x, number)."""
+    arguments = (constant(number), Expression("x")) if first else (Expression("x"), constant(number))
+    expression = Expression(function, (), arguments)
+    return activate(
+        walk, node, x, lambda out: Activation(node.name, x.tensor, out, "composed", expression=expression)
+    )
+
+
+def binary(function: str) -> Handler:
+    """Sub, Mul, Div, Pow, and Max and Min of two operands."""
+
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        if len(node.inputs) != 2:
+            raise Unsupported(f"{len(node.inputs)} operands", "use two")
+        a, b = (walk.values[i] for i in node.inputs)
+        if isinstance(a, Value) and isinstance(b, Value):
+            return [two_computed(walk, node, function, a, b)]
+        first = not isinstance(a, Value)
+        x = walk.value(node, 1 if first else 0)
+        c = walk.weights(node, 0 if first else 1)
+        if c is None or c.size == 0:
+            raise Unsupported("an operand is empty", "export the model again")
+        return [with_constant(walk, node, function, x, c, first)]
+
+    return handle
+
+
+def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.ndarray, first: bool) -> Value:
+    if function == "mul":
+        return affine(walk, node, x, c, 0.0)
+    if function == "sub":
+        return affine(walk, node, x, -1.0, c) if first else affine(walk, node, x, 1.0, -c)
+    if function == "div" and not first:
+        if (c == 0).any():
+            at = [int(i) for i in np.argwhere(c == 0)[0]]
+            raise Unsupported(f"its divisor is 0 at index {at}", "export the model again")
+        return affine(walk, node, x, 1.0 / c, 0.0)
+    aligned(x, c)
+    if (c != c.flat[0]).any():
+        raise Unsupported(
+            f"its constant of shape {c.shape} is not one number", "only a scalar is supported here"
+        )
+    number = float(c.flat[0])
+    if function == "max":
+        return clip_to(walk, node, x, number, np.inf)
+    if function == "min":
+        return clip_to(walk, node, x, -np.inf, number)
+    return composed(walk, node, x, function, number, first)
+
+
+def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value:
+    together = compose(walk, node, function, a, b)
+    if together is not None:
+        return together
+    if function == "sub":
+        return add_two(walk, node, a, affine(walk, node, b, -1.0, 0.0))
+    raise Unsupported(
+        f"it combines two computed tensors of shapes {a.shape} and {b.shape} (gating and attention are not "
+        f"supported yet)",
+        "only Add and Sub take two computed tensors, unless both are functions of the same one",
+    )

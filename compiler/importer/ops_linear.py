@@ -1,0 +1,205 @@
+"""Conv, Gemm, MatMul, BatchNormalization: all become Conv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sateen.compiler.importer.layout import axis_dims, dim_size, indices, normal, remap, split_axes
+from sateen.compiler.importer.pointwise import affine, place_channels
+from sateen.compiler.importer.walk import OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.windows import pads, pair, window_of
+from sateen.ir.graph import Conv, Shape
+
+
+def need(array: np.ndarray | None, what: str) -> np.ndarray:
+    if array is None:
+        raise Unsupported(f"it has no {what}", "export the model again")
+    return array
+
+
+def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    weight = need(walk.weights(node, 1), "weights")
+    bias = walk.weights(node, 2)
+    n = weight.ndim - 2
+    if n not in (1, 2):
+        raise Unsupported(f"{n}-D convolution", "only 1-D and 2-D are supported")
+    if x.rank != weight.ndim:
+        raise Unsupported(
+            f"its input has {x.rank} dimensions and its weights {weight.ndim}", "make them equal"
+        )
+    groups = node.integer("group", 1)
+    channels, outputs = x.shape[1], weight.shape[0]
+    if groups < 1 or channels != weight.shape[1] * groups or outputs % groups:
+        raise Unsupported(
+            f"{channels} channels do not fit weights of shape {weight.shape} in {groups} groups",
+            "channels must be weight.shape[1] * group",
+        )
+    window = window_of(node, x.shape[2:], weight.shape[2:])
+    if node.integers("kernel_shape", window.kernel) != window.kernel:
+        raise Unsupported(
+            f"kernel_shape {list(node.integers('kernel_shape', ()))} is not that of its weights {weight.shape}",
+            "export the model again",
+        )
+    bias = np.zeros(outputs) if bias is None else bias
+    if bias.shape != (outputs,):
+        raise Unsupported(f"its bias has shape {bias.shape}", f"it must be ({outputs},)")
+    if window.pointwise and groups == 1 and not walk.is_open(x):  # any order of the positions will do
+        walk.batch_first(x)
+        return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True)]
+    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+    kernel = np.moveaxis(weight, 1, -1)  # (O, spatial..., I)
+    kernel = kernel.transpose(0, *(1 + int(i) for i in np.argsort(axes)), n + 1)
+    kernel = kernel.reshape(outputs, *pair(axes, window.kernel, 1), -1)
+    out = walk.fresh(node.proto.output[0])
+    shape: Shape = (*pair(axes, window.out, 1), outputs)
+    walk.emit(
+        Conv(
+            node.name, x.tensor, out, np.ascontiguousarray(kernel), bias, pair(axes, window.stride, 1),
+            pair(axes, window.dilation, 1), pads(axes, window), groups,
+        ),
+        shape,
+    )  # fmt: skip
+    own = axis_dims(shape)
+    return [Value(out, (x.layout[0], own[2], *(own[a] for a in axes)))]
+
+
+def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    weight = need(walk.weights(node, 1), "weights")
+    c = walk.weights(node, 2)
+    if node.integer("transA", 0):
+        raise Unsupported(
+            "transA = 1", "the computed operand must be (batch, features); export with transA = 0"
+        )
+    if x.rank != 2 or weight.ndim != 2:
+        raise Unsupported(f"operands of shapes {x.shape} and {weight.shape}", "both must have 2 dimensions")
+    walk.batch_first(x)
+    weight = node.number("alpha", 1.0) * (weight.T if node.integer("transB", 0) else weight)
+    outputs = weight.shape[1]
+    bias = np.zeros(outputs)
+    if c is not None:
+        bias = node.number("beta", 1.0) * per_output(c, walk.batch, outputs)
+    return [contract(walk, node, x, (1,), weight, bias, keep=True)]
+
+
+def per_output(c: np.ndarray, batch: int, outputs: int) -> np.ndarray:
+    """Gemm's C as (outputs,)."""
+    try:
+        rows = np.broadcast_to(c, (batch, outputs))
+    except ValueError:
+        raise Unsupported(f"its C has shape {c.shape}", f"it must be ({outputs},)") from None
+    if (rows != rows[0]).any():
+        raise Unsupported("its C differs from sample to sample", f"make it ({outputs},)")
+    return rows[0].copy()
+
+
+def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    a, b = (walk.values[i] for i in node.inputs)
+    if isinstance(a, Value) and isinstance(b, Value):
+        raise Unsupported(
+            "both operands are computed (attention is not supported yet)",
+            "only a constant operand is supported",
+        )
+    x = walk.value(node, 0 if isinstance(a, Value) else 1)
+    left = not isinstance(a, Value)
+    weight = need(walk.weights(node, 0 if left else 1), "weights")
+    while weight.ndim > 2 and weight.shape[0] == 1 and weight.ndim <= x.rank:
+        weight = weight[0]
+    if weight.ndim not in (1, 2) or x.rank < 2:
+        raise Unsupported(
+            f"operands of shapes {x.shape} and {weight.shape}", "the constant one must have 2 dimensions"
+        )
+    vector = weight.ndim == 1
+    dim = x.rank - 2 if left and x.rank > 2 else x.rank - 1
+    if left and x.rank == 2:
+        raise Unsupported("it multiplies along the batch", "put the constant on the right")
+    weight = weight[:, None] if vector else weight.T if left else weight
+    walk.batch_first(x)
+    return [contract(walk, node, x, (dim,), weight, np.zeros(weight.shape[1]), keep=not vector)]
+
+
+def contract(
+    walk: Walk,
+    node: OnnxNode,
+    x: Value,
+    dims: Sequence[int],
+    weight: np.ndarray,
+    bias: np.ndarray,
+    keep: bool,
+) -> Value:
+    """Sum over whole dimensions `dims` of x with weight (K, O); the result has O in place of the last of
+    them.
+
+    The dimensions must cover whole axes of (H, W, C), all of C among them: the kernel spans those axes.
+    Without `keep` the dimensions are dropped (O must be 1).
+    """
+    joined = normal(f for d in dims for f in x.layout[d])
+    if dim_size(joined) != weight.shape[0]:
+        raise Unsupported(
+            f"{dim_size(joined)} features meet weights of shape {weight.shape}",
+            f"use {weight.shape[0]} features",
+        )
+    others = [d for d in range(1, x.rank) if d not in dims]
+    outputs = weight.shape[1]
+    if walk.is_open(x):
+        positions = [x.layout[d] for d in others if x.layout[d]]
+        if len(positions) > 2:
+            raise Unsupported(
+                f"its input has {x.rank} dimensions", "at most batch, height, width and features"
+            )
+        hwc = walk.decide(x, [*[()] * (2 - len(positions)), *positions, joined], strength=1)
+        layout = [*x.layout]
+        for axis, d in zip((0, 1)[2 - len(positions) :], [d for d in others if x.layout[d]], strict=True):
+            layout[d] = axis_dims(hwc)[axis]
+        layout[dims[-1]] = joined = axis_dims(hwc)[2]
+        x = Value(x.tensor, tuple(layout))
+    else:
+        hwc = walk.hwc(x)
+    spans = [math.prod(size for size, _, axis in split_axes(joined, hwc) if axis == k) for k in range(3)]
+    whole = [spans[k] == hwc[k] for k in range(3)]
+    if not whole[2] or not all(w or s == 1 for w, s in zip(whole, spans, strict=True)):
+        raise Unsupported(
+            f"it sums over a part of its input ({hwc} as height, width, channels, seen as {x.shape}) "
+            f"that is not all channels of whole rows or columns",
+            "sum over channels, or flatten the whole tensor before it",
+        )
+    kh, kw = (hwc[k] if spans[k] > 1 else 1 for k in (0, 1))
+    offset = indices(joined)
+    y, px, c = offset // (hwc[1] * hwc[2]), offset // hwc[2] % hwc[1], offset % hwc[2]
+    kernel = np.empty((outputs, kh, kw, hwc[2]))
+    kernel[:, y, px, c] = weight.T
+    out = walk.fresh(node.proto.output[0])
+    shape: Shape = (1 if kh > 1 else hwc[0], 1 if kw > 1 else hwc[1], outputs)
+    walk.emit(Conv(node.name, x.tensor, out, kernel, bias), shape)
+    result = [remap(d, hwc, shape) if i in others else () for i, d in enumerate(x.layout)]
+    result[0] = x.layout[0]
+    result[dims[-1]] = axis_dims(shape)[2]
+    if not keep:
+        result = [d for i, d in enumerate(result) if i not in dims]
+    return Value(out, tuple(result))
+
+
+def batch_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    if node.integer("training_mode", 0) or any(walk.used(o) for o in node.proto.output[1:]):
+        raise Unsupported("it is in training mode", "export the model for inference")
+    scale, offset, mean, variance = (need(walk.weights(node, i), "statistics") for i in range(1, 5))
+    if (variance + node.number("epsilon", 1e-5) <= 0).any():
+        raise Unsupported(
+            f"its variance '{node.input(4)}' is not positive", "train or export the model again"
+        )
+    factor = scale / np.sqrt(variance + node.number("epsilon", 1e-5))
+    x = walk.value(node)
+    if x.rank < 2 or factor.shape != (x.shape[1],):
+        raise Unsupported(
+            f"{factor.size} channels meet an input of shape {x.shape}", "make dimension 1 the channels"
+        )
+    rest = (1,) * (x.rank - 2)
+    return [
+        affine(
+            walk, node, x, factor.reshape(-1, *rest), (offset - mean * factor).reshape(-1, *rest), strength=3
+        )
+    ]

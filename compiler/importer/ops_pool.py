@@ -1,0 +1,244 @@
+"""Pooling, reductions over space, and zero padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sateen.compiler.importer.layout import Dim, axis_dims, remap, split_axes
+from sateen.compiler.importer.ops_linear import contract
+from sateen.compiler.importer.pointwise import depthwise, place_channels, settle
+from sateen.compiler.importer.walk import Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.windows import Window, pads, pair, window_of
+from sateen.ir.graph import Conv, Pool, Shape
+
+
+def pool(walk: Walk, node: OnnxNode, x: Value, kind: str, window: Window) -> Value:
+    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+    out = walk.fresh(node.proto.output[0])
+    shape: Shape = (*pair(axes, window.out, 1), x.shape[1])
+    walk.emit(
+        Pool(
+            node.name, x.tensor, out, kind, pair(axes, window.kernel, 1), pair(axes, window.stride, 1),
+            pair(axes, window.dilation, 1), pads(axes, window),
+        ),
+        shape,
+    )  # fmt: skip
+    own = axis_dims(shape)
+    return Value(out, (x.layout[0], own[2], *(own[a] for a in axes)))
+
+
+def spatial_input(walk: Walk, node: OnnxNode) -> Value:
+    x = walk.value(node)
+    if x.rank not in (3, 4):
+        raise Unsupported(f"{x.rank - 2}-D pooling", "only 1-D and 2-D are supported")
+    return x
+
+
+def max_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    if any(walk.used(o) for o in node.proto.output[1:]):
+        raise Unsupported("its second output, Indices, is used", "use the pooled values alone")
+    x = spatial_input(walk, node)
+    window = window_of(node, x.shape[2:], node.integers("kernel_shape", ()))
+    return [pool(walk, node, x, "max", window)]
+
+
+def average_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = spatial_input(walk, node)
+    window = window_of(node, x.shape[2:], node.integers("kernel_shape", ()))
+    if window.ceiled:
+        raise Unsupported(
+            "ceil_mode = 1 adds windows that reach past the input",
+            "pad the input so that they fit, or use ceil_mode = 0",
+        )
+    if window.padded and not node.integer("count_include_pad", 0):
+        raise Unsupported(
+            f"count_include_pad = 0 with pads {[*window.begin, *window.end]} divides by less at the border",
+            "use count_include_pad = 1, or no padding",
+        )
+    return [pool(walk, node, x, "average", window)]
+
+
+def global_pool(kind: str) -> Handler:
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        x = walk.value(node)
+        if x.rank < 3:
+            raise Unsupported(
+                f"its input of shape {x.shape} has no space", "give (batch, channels, height, width)"
+            )
+        return [reduce(walk, node, x, kind, tuple(range(2, x.rank)), keep=True)]
+
+    return handle
+
+
+def axes_of(walk: Walk, node: OnnxNode, rank: int) -> tuple[int, ...] | None:
+    """The axes of a reduction or (un)squeeze, attribute or input 1, made positive; None if not given."""
+    given: Sequence[int] = node.integers("axes", ())
+    array = walk.constant(node, 1)
+    if array is not None:
+        given = [int(i) for i in array.ravel()]
+    elif "axes" not in node.attributes:
+        return None
+    if any(not -rank <= i < rank for i in given):
+        raise Unsupported(f"axes {list(given)} on {rank} dimensions", f"use -{rank} to {rank - 1}")
+    return tuple(sorted({i % rank for i in given}))
+
+
+def reduction(kind: str) -> Handler:
+    """ReduceMean, ReduceSum and ReduceMax."""
+
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        x = walk.value(node)
+        axes = axes_of(walk, node, x.rank)
+        if not axes:
+            if node.integer("noop_with_empty_axes", 0):
+                return [x]
+            axes = tuple(range(x.rank))
+        if 0 in axes:
+            raise Unsupported("it reduces over the batch", "reduce over the other dimensions only")
+        return [reduce(walk, node, x, kind, axes, keep=bool(node.integer("keepdims", 1)))]
+
+    return handle
+
+
+def reduce(walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...], keep: bool) -> Value:
+    """Reduce over whole dimensions: a Pool over whole axes, or a Conv when channels are among them."""
+    walk.batch_first(x)
+    others = [d for d in range(1, x.rank) if d not in dims and x.layout[d]]
+    if walk.is_open(x):
+        if len(others) != 1 or len([d for d in dims if x.layout[d]]) > 2:
+            others = [1]
+        spatial = [d for d in range(1, x.rank) if d not in others and x.layout[d]]
+        hwc = walk.decide(
+            x, [*[()] * (2 - len(spatial)), *(x.layout[d] for d in spatial), x.layout[others[0]]], 2
+        )
+        layout = list(x.layout)
+        for axis, d in zip((*(0, 1)[2 - len(spatial) :], 2), (*spatial, others[0]), strict=True):
+            layout[d] = axis_dims(hwc)[axis]
+        x = Value(x.tensor, tuple(layout))
+    else:
+        hwc = walk.hwc(x)
+    count = int(np.prod([x.shape[d] for d in dims]))
+    reduced = [p for d in dims for p in split_axes(x.layout[d], hwc)]
+    spans = [int(np.prod([size for size, _, axis in reduced if axis == k])) for k in range(3)]
+    if spans[2] > 1 or kind == "sum":
+        return _by_contraction(walk, node, x, kind, dims, count, spans, hwc, keep)
+    if any(span not in (1, size) for span, size in zip(spans, hwc, strict=True)):
+        raise Unsupported(
+            f"it reduces over a part of the rows or columns of {hwc}", "reduce over whole dimensions"
+        )
+    out = walk.fresh(node.proto.output[0])
+    shape: Shape = (hwc[0] // spans[0], hwc[1] // spans[1], hwc[2])
+    walk.emit(Pool(node.name, x.tensor, out, kind, (spans[0], spans[1])), shape)
+    result = [() if d in dims else remap(x.layout[d], hwc, shape) for d in range(x.rank)]
+    return Value(out, tuple(r for d, r in enumerate(result) if keep or d not in dims))
+
+
+def _by_contraction(
+    walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...], count: int, spans: list[int],
+    hwc: Shape, keep: bool,
+) -> Value:  # fmt: skip
+    if kind == "max":
+        raise Unsupported(
+            "it takes the maximum over channels", "only the maximum over height and width is supported"
+        )
+    factor = 1.0 / count if kind == "mean" or kind == "average" else 1.0
+    if spans[2] == 1 and hwc[2] > 1:  # sum over space alone
+        mean = reduce(walk, node, x, "average", dims, keep)
+        out = walk.fresh(f"{node.proto.output[0]}.sum")
+        c = hwc[2]
+        walk.emit(
+            depthwise(node.name, mean.tensor, out, np.full(c, float(count)), np.zeros(c)), walk.hwc(mean)
+        )
+        return Value(out, mean.layout)
+    result = contract(walk, node, x, dims, np.full((count, 1), factor), np.zeros(1), keep=True)
+    return Value(result.tensor, tuple(r for d, r in enumerate(result.layout) if keep or d not in dims))
+
+
+def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    mode = node.text("mode", "constant")
+    if mode != "constant":
+        raise Unsupported(f"mode = {mode}", "only zeros can be padded: use mode = constant")
+    if node.opset < 11:
+        amounts, value = node.integers("pads", ()), node.number("value", 0.0)
+    else:
+        array, fill = walk.constant(node, 1), walk.constant(node, 2)
+        amounts = tuple(int(i) for i in (array if array is not None else np.zeros(0)).ravel())
+        value = float(fill.ravel()[0]) if fill is not None and fill.size else 0.0
+    begin, end = [0] * x.rank, [0] * x.rank
+    axes: Sequence[int] = range(x.rank)
+    if node.opset >= 18 and (given := walk.constant(node, 3)) is not None:
+        axes = [int(i) % x.rank for i in given.ravel()]
+    if len(amounts) != 2 * len(axes):
+        raise Unsupported(f"{len(amounts)} pads for {len(axes)} dimensions", f"give {2 * len(axes)}")
+    for k, d in enumerate(axes):
+        begin[d], end[d] = amounts[k], amounts[len(axes) + k]
+    if not any(begin) and not any(end):
+        return [x]
+    if min(*begin, *end) < 0:
+        raise Unsupported(f"pads {list(amounts)} cut away a part of the input", "use pads of at least 0")
+    if begin[0] or end[0]:
+        raise Unsupported("it pads the batch", "pad the other dimensions only")
+    if value != 0:
+        raise Unsupported(f"it pads with {value:g}", "only zeros can be padded")
+    return [zero_pad(walk, node, x, begin, end)]
+
+
+def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Sequence[int]) -> Value:
+    """A 1×1 Conv with padding, which a pass merges into the next window if it can."""
+    walk.batch_first(x)
+    padded = [d for d in range(x.rank) if begin[d] or end[d]]
+    if walk.is_open(x):
+        free = [d for d in range(1, x.rank) if d not in padded]
+        channel = free[0] if len(free) == 1 or (x.rank <= 3 and free) else 1
+        spatial = [d for d in range(1, x.rank) if d != channel and (x.layout[d] or d in padded)]
+        if len(spatial) > 2:
+            raise Unsupported(
+                f"its input has {x.rank} dimensions", "at most batch, channels, height and width"
+            )
+        walk.place(x, channel, spatial, strength=2)
+        shape = [s + begin[d] + end[d] for d, s in enumerate(x.shape)]
+        hwc: Shape = (*[1] * (2 - len(spatial)), *(shape[d] for d in spatial), shape[channel])
+        own = axis_dims(hwc)
+        layout: list[Dim] = [x.layout[0], *[()] * (x.rank - 1)]
+        for axis, d in zip((*(0, 1)[2 - len(spatial) :], 2), (*spatial, channel), strict=True):
+            layout[d] = own[axis]
+        out = walk.fresh(node.proto.output[0])
+        walk.shapes[out] = hwc
+        return Value(out, tuple(layout))
+    hwc = walk.hwc(x)
+    amounts = [(0, 0)] * 3
+    new = list(hwc)
+    targets: dict[int, int] = {}
+    for d in padded:
+        own = axis_dims(hwc)
+        if d == 1 or x.layout[d] == own[2]:
+            x = settle(walk, node, x, d)
+        # A dimension of size 1 may be any axis of size 1 that no other dimension is.
+        free_axes = [k for k in range(3) if own[k] == x.layout[d] and k not in targets.values()]
+        if not free_axes:
+            raise Unsupported(
+                f"it pads dimension {d} of {x.shape}, which is not a whole row, column or channel",
+                "remove the Reshape before it",
+            )
+        axis = targets[d] = free_axes[0] if x.layout[d] or d != 1 or hwc[2] > 1 else free_axes[-1]
+        amounts[axis] = (begin[d], end[d])
+        new[axis] += begin[d] + end[d]
+    out_shape: Shape = (new[0], new[1], new[2])
+    margins = (amounts[0][0], amounts[1][0], amounts[0][1], amounts[1][1])
+    out = walk.fresh(node.proto.output[0])
+    c = hwc[2]
+    if amounts[2] == (0, 0):
+        weight, groups = np.ones((c, 1, 1, 1)), c
+    else:
+        weight, groups = np.pad(np.eye(c), (amounts[2], (0, 0))).reshape(new[2], 1, 1, c), 1
+    walk.emit(
+        Conv(node.name, x.tensor, out, weight, np.zeros(new[2]), pads=margins, groups=groups), out_shape
+    )
+    own = axis_dims(out_shape)
+    layout = [
+        own[targets[d]] if d in targets else remap(dim, hwc, out_shape) for d, dim in enumerate(x.layout)
+    ]
+    return Value(out, tuple(layout))

@@ -1,0 +1,187 @@
+"""Operators that move no data: they change the layout in which ONNX sees a tensor. Concat and Softmax too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from sateen.compiler.importer.layout import axis_dims, remap, reshape
+from sateen.compiler.importer.ops_pool import axes_of
+from sateen.compiler.importer.pointwise import settle
+from sateen.compiler.importer.walk import FLOAT_TYPES, Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.ir.graph import Concat, Shape
+
+LAYOUT_OPERATORS = frozenset(
+    ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast")
+)
+
+
+def reshaped(x: Value, shape: Sequence[int]) -> Value:
+    layout = reshape(x.layout, shape) if math.prod(shape) == math.prod(x.shape) else None
+    if layout is None:
+        raise Unsupported(
+            f"it reshapes {x.shape} to {tuple(shape)}, which moves data",
+            "only whole dimensions can be split and merged; remove it or compute it on the host",
+        )
+    return Value(x.tensor, layout, x.host)
+
+
+def flatten(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    axis = node.integer("axis", 1)
+    axis += x.rank if axis < 0 else 0
+    return [reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))]
+
+
+def reshape_to(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    array = walk.constant(node, 1)
+    target = [int(i) for i in (array if array is not None else np.zeros(0)).ravel()]
+    if not node.integer("allowzero", 0):
+        target = [x.shape[i] if t == 0 and i < x.rank else t for i, t in enumerate(target)]
+    if target.count(-1) > 1 or any(t < -1 or t == 0 for t in target):
+        raise Unsupported(f"shape {target}", "give positive sizes and at most one -1")
+    known = math.prod(t for t in target if t != -1)
+    target = [math.prod(x.shape) // known if t == -1 else t for t in target]
+    return [reshaped(x, target)]
+
+
+def transpose(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    perm = node.integers("perm", tuple(range(x.rank))[::-1])
+    if sorted(perm) != list(range(x.rank)):
+        raise Unsupported(f"perm = {list(perm)} on {x.rank} dimensions", "give each dimension once")
+    return [Value(x.tensor, tuple(x.layout[p] for p in perm), x.host)]
+
+
+def squeeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    axes = axes_of(walk, node, x.rank)
+    if axes is None:
+        axes = tuple(d for d, s in enumerate(x.shape) if s == 1 and d > 0)
+    if any(x.shape[d] != 1 for d in axes):
+        raise Unsupported(
+            f"axes {list(axes)} of shape {x.shape} are not all 1", "squeeze dimensions of size 1"
+        )
+    return [reshaped(x, [s for d, s in enumerate(x.shape) if d not in axes])]
+
+
+def unsqueeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    array = walk.constant(node, 1)
+    count = array.size if array is not None else len(node.integers("axes", ()))
+    axes = axes_of(walk, node, x.rank + count) or ()
+    sizes = iter(x.shape)
+    return [reshaped(x, [1 if d in axes else next(sizes) for d in range(x.rank + len(axes))])]
+
+
+def identity(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    return [walk.value(node)]
+
+
+def dropout(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    training = walk.constant(node, 2) if node.opset >= 12 else None
+    if training is not None and training.any():
+        raise Unsupported("it is in training mode", "export the model for inference")
+    if any(walk.used(o) for o in node.proto.output[1:]):
+        raise Unsupported("its second output, the mask, is used", "export the model for inference")
+    return [walk.value(node)]
+
+
+def cast(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    to = node.integer("to", onnx.TensorProto.FLOAT)
+    if node.op_type == "Cast" and to not in FLOAT_TYPES:
+        name = onnx.TensorProto.DataType.Name(to) if to in onnx.TensorProto.DataType.values() else str(to)
+        raise Unsupported(
+            f"it casts a computed tensor to {name.lower()}", "only casts to floating point are supported"
+        )
+    return [walk.value(node)]
+
+
+def shape(walk: Walk, node: OnnxNode) -> Sequence[np.ndarray]:
+    sizes = walk.value(node).shape
+    return [np.array(sizes[slice(node.integer("start", 0), node.attributes.get("end"))], np.int64)]
+
+
+def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    x = walk.value(node)
+    target = walk.constant(node, 1)
+    if target is None or np.broadcast_shapes(x.shape, tuple(int(i) for i in target)) != x.shape:
+        raise Unsupported(
+            f"it repeats an input of shape {x.shape}", "only an Expand without effect is supported"
+        )
+    return [x]
+
+
+def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    parts = [walk.value(node, i) for i in range(len(node.inputs))]
+    rank = parts[0].rank
+    axis = node.integer("axis", 1)
+    if any(p.rank != rank for p in parts) or not -rank <= axis < rank:
+        raise Unsupported(
+            f"shapes {[p.shape for p in parts]} on axis {axis}", "give equal numbers of dimensions"
+        )
+    axis %= rank
+    if len(parts) == 1:
+        return [parts[0]]
+    for p in parts:
+        walk.batch_first(p)
+        if walk.is_open(p):
+            rest = [d for d in p.layout[1:axis] + p.layout[axis + 1 :] if d]
+            walk.decide(p, [*[()] * (2 - len(rest)), *rest, p.layout[axis]], strength=2)
+    if any(walk.is_open(p) for p in parts):
+        return [walk.assumed(node.proto.output[0])]
+    parts = [settle(walk, node, p, axis) for p in parts]
+    first = walk.hwc(parts[0])
+    out_shape: Shape = (first[0], first[1], sum(p.shape[axis] for p in parts))
+    layouts = []
+    for p in parts:
+        hwc = walk.hwc(p)
+        own = axis_dims(hwc)[2]
+        if p.layout[axis] != own or hwc[:2] != first[:2]:
+            raise Unsupported(
+                f"it joins shapes {[q.shape for q in parts]} along axis {axis}, which is not the channels",
+                "only Concat along channels of equal height and width is supported",
+            )
+        layouts.append(tuple(() if d == axis else remap(x, hwc, out_shape) for d, x in enumerate(p.layout)))
+    if any(other != layouts[0] for other in layouts):
+        raise Unsupported("its inputs lie differently in memory", "remove the Reshape or Transpose before it")
+    out = walk.fresh(node.proto.output[0])
+    walk.emit(Concat(node.name, tuple(p.tensor for p in parts), out), out_shape)
+    layout = tuple(axis_dims(out_shape)[2] if d == axis else x for d, x in enumerate(layouts[0]))
+    return [Value(out, layout)]
+
+
+def on_host(kind: str) -> Handler:
+    """Softmax and LogSoftmax of a graph output."""
+
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        x = walk.value(node)
+        axis = node.integer("axis", -1 if node.opset >= 13 else 1)
+        if not -x.rank <= axis < x.rank:
+            raise Unsupported(f"axis {axis} on {x.rank} dimensions", f"use -{x.rank} to {x.rank - 1}")
+        axis %= x.rank
+        if node.opset < 13:  # there it is over all dimensions from `axis` on
+            large = [d for d in range(axis, x.rank) if x.shape[d] > 1]
+            if len(large) > 1:
+                raise Unsupported(f"it is over dimensions {large} together", "put a Flatten before it")
+            axis = large[0] if large else x.rank - 1
+        if axis == 0 and x.rank > 1 and walk.batch > 1:
+            raise Unsupported("it is over the batch", "choose another axis")
+        if not only_outputs(walk, node.proto.output[0]):
+            raise Unsupported(
+                "it is not the last node (attention is not supported yet)",
+                "only a Softmax at the end of the model is supported: the host computes it",
+            )
+        return [Value(x.tensor, x.layout, (*x.host, (kind, x.layout[axis])))]
+
+    return handle
+
+
+def only_outputs(walk: Walk, name: str) -> bool:
+    """Whether nothing but layout operators stands between a tensor and graph outputs."""
+    following = [n for n in walk.model.graph.node if name in n.input]
+    return all(n.op_type in LAYOUT_OPERATORS and only_outputs(walk, n.output[0]) for n in following)

@@ -1,0 +1,49 @@
+"""Operators that will not do, with a reason and a remedy that help more than "not supported"."""
+
+_RECURRENT = (
+    "recurrent networks are not supported",
+    "use a convolutional network, or unroll and compute on the host",
+)
+_QUANTIZED = (
+    "the model is quantized already",
+    "give the floating-point model: Sateen quantizes it with --weights, --activations and --calibration",
+)
+_CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
+_ATTENTION = ("attention is not supported yet", "only products with constants are supported")
+_NORMALIZE = (
+    "it normalizes by statistics of the sample, which needs a division that the machine does not have",
+    "use BatchNormalization",
+)
+_UPSAMPLE = ("the machine does not enlarge images", "compute it on the host, or end the model before it")
+_SELECT = ("it chooses by computed values", "end the model before it and compute it on the host")
+
+_BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
+    (_RECURRENT, "LSTM GRU RNN"),
+    (
+        _QUANTIZED,
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger "
+        "MatMulInteger",
+    ),
+    (_CONTROL, "If Loop Scan SequenceMap"),
+    (_ATTENTION, "Attention Einsum RotaryEmbedding"),
+    (
+        _NORMALIZE,
+        "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LRN "
+        "MeanVarianceNormalization LpNormalization",
+    ),
+    (_UPSAMPLE, "Resize Upsample GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
+    (
+        _SELECT,
+        "ArgMax ArgMin TopK NonMaxSuppression Where Greater Less Equal GreaterOrEqual LessOrEqual NonZero "
+        "Not And Or Xor Hardmax OneHot Gather GatherND GatherElements ScatterND ScatterElements",
+    ),
+    (
+        ("transposed convolution is not supported yet", "use a strided or plain convolution"),
+        "ConvTranspose",
+    ),
+    (("deformable convolution is not supported", "use a plain convolution"), "DeformConv"),
+)
+
+REFUSED: dict[str, tuple[str, str]] = {
+    operator: text for text, operators in _BY_REASON for operator in operators.split()
+}

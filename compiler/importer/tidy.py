@@ -1,0 +1,259 @@
+"""Passes from Graph to Graph that remove what need not be computed. Each is a pure function.
+
+The graph comes from the walk with one node for each ONNX node: padding, scales, offsets and functions on
+their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from sateen.compiler.functions import X, as_expression, substitute
+from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Graph, Node, Pool
+
+_NON_NEGATIVE = frozenset(("sigmoid", "softplus", "exp", "abs", "sqrt", "hard_sigmoid"))
+
+
+def tidy(graph: Graph) -> Graph:
+    """All passes, in order, until nothing changes."""
+    graph = drop_dead(graph)
+    for rewrite in PASSES:
+        while (changed := rewrite(graph)) is not None:
+            graph = drop_dead(changed)
+    return graph
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """Without nodes whose output nobody reads."""
+    needed = {o.tensor for o in graph.outputs}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    names = {p.name for p in graph.inputs} | {n.output for n in kept}
+    shapes = {t: s for t, s in graph.shapes.items() if t in names}
+    return dataclasses.replace(graph, nodes=tuple(reversed(kept)), shapes=shapes)
+
+
+# -- small questions --------------------------------------------------------------------------------
+
+
+def _only_consumer(graph: Graph, tensor: str) -> Node | None:
+    """The one node that reads the tensor; None if there are others or it is a graph output."""
+    consumers = graph.consumers(tensor)
+    if len(consumers) != 1 or any(o.tensor == tensor for o in graph.outputs):
+        return None
+    return consumers[0]
+
+
+def _producer(graph: Graph, tensor: str) -> Node | None:
+    return next((n for n in graph.nodes if n.output == tensor), None)
+
+
+def _is_depthwise_1x1(node: Node) -> bool:
+    return (
+        isinstance(node, Conv)
+        and node.weight.shape[1:] == (1, 1, 1)
+        and node.groups == node.weight.shape[0]
+        and node.stride == (1, 1)
+    )
+
+
+def is_affine(node: Node) -> bool:
+    """A scale and an offset for each channel, nothing else."""
+    return _is_depthwise_1x1(node) and isinstance(node, Conv) and not any(node.pads)
+
+
+def is_padding(node: Node) -> bool:
+    """Zeros around, nothing else."""
+    return (
+        isinstance(node, Conv)
+        and _is_depthwise_1x1(node)
+        and any(node.pads)
+        and bool((node.weight == 1).all())
+        and not node.bias.any()
+    )
+
+
+def _replace(graph: Graph, old: dict[str, Node | None]) -> Graph:
+    """Nodes by name replaced, or dropped where None."""
+    nodes = (old.get(n.name, n) for n in graph.nodes)
+    return dataclasses.replace(graph, nodes=tuple(n for n in nodes if n is not None))
+
+
+def _read_instead(node: Node, old: str, new: str) -> Node:
+    if isinstance(node, Add):
+        a, b = (new if i == old else i for i in node.inputs)
+        return dataclasses.replace(node, input_a=a, input_b=b)
+    if isinstance(node, Concat):
+        return dataclasses.replace(node, parts=tuple(new if i == old else i for i in node.parts))
+    return dataclasses.replace(node, input=new)
+
+
+# -- passes -----------------------------------------------------------------------------------------
+
+
+def merge_padding(graph: Graph) -> Graph | None:
+    """Padding into the windows that read it; into max pooling only if no value is negative."""
+    for node in graph.nodes:
+        if not is_padding(node):
+            continue
+        assert isinstance(node, Conv)
+        producer = _producer(graph, node.input)
+        for user in graph.consumers(node.output):
+            if not isinstance(user, Conv | Pool):
+                continue
+            if isinstance(user, Pool) and user.kind == "max":
+                padded = tuple(a + b for a, b in zip(node.pads, user.pads, strict=True))
+                reach = [(k - 1) * d + 1 for k, d in zip(user.kernel, user.dilation, strict=True)]
+                outside = max(padded[0], padded[2]) >= reach[0] or max(padded[1], padded[3]) >= reach[1]
+                if outside or any(user.pads) or user.dilation != (1, 1) or not _non_negative(producer):
+                    continue
+            (a, b, c, d), (e, f, g, h) = node.pads, user.pads
+            pads = (a + e, b + f, c + g, d + h)
+            return _replace(graph, {user.name: dataclasses.replace(user, input=node.input, pads=pads)})
+    return None
+
+
+def _non_negative(node: Node | None) -> bool:
+    return isinstance(node, Activation) and (
+        node.low >= 0 if node.function == "clip" else node.function in _NON_NEGATIVE and not node.parameters
+    )
+
+
+def affine_into_producer(graph: Graph) -> Graph | None:
+    """scale * conv(x) + offset is a convolution."""
+    for node in graph.nodes:
+        producer = _producer(graph, node.inputs[0])
+        if is_affine(node) and isinstance(producer, Conv) and _only_consumer(graph, producer.output) is node:
+            assert isinstance(node, Conv)
+            scale = node.weight.reshape(-1)
+            merged = dataclasses.replace(
+                producer,
+                output=node.output,
+                weight=producer.weight * scale[:, None, None, None],
+                bias=producer.bias * scale + node.bias,
+            )
+            return _replace(graph, {producer.name: merged, node.name: None})
+    return None
+
+
+def affine_into_consumer(graph: Graph) -> Graph | None:
+    """conv(scale * x + offset) is a convolution, unless its padding would have to be other than zero."""
+    for node in graph.nodes:
+        user = _only_consumer(graph, node.output)
+        if not isinstance(node, Conv) or not is_affine(node) or not isinstance(user, Conv):
+            continue
+        if any(user.pads) and node.bias.any():
+            continue
+        per_group = user.weight.shape[3]
+        group = np.arange(user.weight.shape[0]) // (user.weight.shape[0] // user.groups)
+        channel = group[:, None] * per_group + np.arange(per_group)  # (O, I)
+        scale, offset = node.weight.reshape(-1)[channel], node.bias[channel]
+        merged = dataclasses.replace(
+            user,
+            input=node.input,
+            weight=user.weight * scale[:, None, None, :],
+            bias=user.bias + (user.weight * offset[:, None, None, :]).sum(axis=(1, 2, 3)),
+        )
+        return _replace(graph, {user.name: merged, node.name: None})
+    return None
+
+
+def order_into_consumer(graph: Graph) -> Graph | None:
+    """A selection of channels, a 1×1 Conv of zeros and ones, into the convolutions that read it."""
+    for node in graph.nodes:
+        if not isinstance(node, Conv) or not _is_selection(node):
+            continue
+        for user in graph.consumers(node.output):
+            if isinstance(user, Conv) and user.groups == 1:
+                weight = user.weight @ node.weight[:, 0, 0, :]
+                return _replace(
+                    graph, {user.name: dataclasses.replace(user, input=node.input, weight=weight)}
+                )
+    return None
+
+
+def _is_selection(node: Conv) -> bool:
+    return (
+        node.groups == 1
+        and node.weight.shape[1:3] == (1, 1)
+        and node.stride == (1, 1)
+        and not any(node.pads)
+        and not node.bias.any()
+        and bool(np.isin(node.weight, (0, 1)).all())
+        and bool((node.weight.sum(axis=3) <= 1).all())
+    )
+
+
+def drop_identity(graph: Graph) -> Graph | None:
+    """A scale of 1 with offset 0, or a clamp to everything; not where it makes a graph output."""
+    outputs = {o.tensor for o in graph.outputs}
+    for node in graph.nodes:
+        if node.output in outputs or not _is_identity(node):
+            continue
+        source = node.inputs[0]
+        changes: dict[str, Node | None] = {
+            user.name: _read_instead(user, node.output, source) for user in graph.consumers(node.output)
+        }
+        return _replace(graph, changes | {node.name: None})
+    return None
+
+
+def _is_identity(node: Node) -> bool:
+    if isinstance(node, Activation):
+        return node.function == "clip" and node.low == -np.inf and node.high == np.inf
+    return (
+        is_affine(node) and isinstance(node, Conv) and bool((node.weight == 1).all()) and not node.bias.any()
+    )
+
+
+def compose_functions(graph: Graph) -> Graph | None:
+    """A function of a function that nobody else reads is one function; two clamps stay a clamp."""
+    for node in graph.nodes:
+        user = _only_consumer(graph, node.output)
+        if user is None or not (isinstance(node, Activation) or isinstance(user, Activation)):
+            continue
+        inner, outer = _as_function(node), _as_function(user)
+        if inner is None or outer is None:
+            continue
+        if (
+            isinstance(node, Activation)
+            and isinstance(user, Activation)
+            and node.function == user.function == "clip"
+        ):
+            low = min(max(node.low, user.low), user.high)
+            high = min(max(node.high, user.low), user.high)
+            merged = dataclasses.replace(node, output=user.output, low=low, high=high)
+        else:
+            expression = substitute(outer, inner)
+            merged = Activation(node.name, node.inputs[0], user.output, "composed", expression=expression)
+        return _replace(graph, {node.name: merged, user.name: None})
+    return None
+
+
+def _as_function(node: Node) -> Expression | None:
+    """The node as a function of each element; None if it is not the same for all elements."""
+    if isinstance(node, Activation):
+        return as_expression(node)
+    if isinstance(node, Conv) and is_affine(node):
+        scale, offset = node.weight.reshape(-1), node.bias
+        if (scale == scale[0]).all() and (offset == offset[0]).all():
+            return Expression("affine", (("scale", float(scale[0])), ("offset", float(offset[0]))), (X,))
+    return None
+
+
+Rewrite = Callable[[Graph], "Graph | None"]
+
+PASSES: tuple[Rewrite, ...] = (
+    merge_padding,  # before anything turns pure padding into a scaled one
+    order_into_consumer,
+    affine_into_producer,
+    affine_into_consumer,  # what no producer took
+    compose_functions,  # after the scales that a convolution can take for nothing
+    drop_identity,
+)

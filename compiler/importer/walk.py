@@ -1,0 +1,442 @@
+"""The walk over an ONNX graph: what every tensor is, which IR nodes come out, and what was wrong where.
+
+A tensor is a constant (NumPy array) or a Value: an IR tensor and the layout in which ONNX sees it. The layout
+of a graph input is *open* until a node says which of its dimensions are H, W and C, so a first walk only
+collects these decisions and a second one builds the graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from sateen.compiler.functions import X
+from sateen.compiler.importer.layout import (
+    BATCH_STRIDE,
+    Dim,
+    Layout,
+    axis_dims,
+    batch_dim,
+    dim_size,
+    reshape,
+    row_major,
+    shape_of,
+)
+from sateen.compiler.importer.loading import graph_inputs, opset_of
+from sateen.ir.graph import Expression, Node, Shape
+
+FLOAT_TYPES = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+)
+
+NOT_CHECKED = "not checked: it depends on a node that is not supported"
+
+
+class Unsupported(Exception):
+    """A node that cannot be imported: why, and what the user can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Undecided(Unsupported):
+    """An open tensor does not fit. That is a problem only of a graph input, never of a stand-in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the importer says about one node (or graph input or output, where `op_type` says so)."""
+
+    node: str
+    op_type: str
+    supported: bool
+    reason: str
+    """Why not, or how it runs."""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An ONNX tensor: `layout` of all its dimensions, batch first, in the IR tensor `tensor`."""
+
+    tensor: str
+    layout: Layout
+    host: tuple[tuple[str, Dim], ...] = ()
+    """Operations that the host does on it: kind and the dimension along which."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return shape_of(self.layout)
+
+    @property
+    def rank(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a graph input becomes (H, W, C): see `sateen.ir.graph.Port`."""
+
+    view: tuple[int, int, int]
+    axes: tuple[int, int, int]
+
+    @property
+    def hwc(self) -> Shape:
+        h, w, c = (self.view[a] for a in self.axes)
+        return h, w, c
+
+    def layout(self, shape: Sequence[int]) -> Layout | None:
+        """Of the ONNX tensor, batch left out."""
+        dims = axis_dims(self.hwc)
+        return reshape([dims[self.axes.index(p)] for p in range(3)], shape)
+
+
+@dataclass(slots=True)
+class OnnxNode:
+    """A node with its attributes as Python values."""
+
+    proto: onnx.NodeProto
+    opset: int
+    attributes: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    @property
+    def name(self) -> str:
+        return self.proto.name
+
+    @property
+    def op_type(self) -> str:
+        return self.proto.op_type
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.proto.input)
+
+    def input(self, i: int) -> str:
+        """ "" where an optional input is left out."""
+        return self.proto.input[i] if i < len(self.proto.input) else ""
+
+    def integer(self, name: str, default: int) -> int:
+        return int(self.attributes.get(name, default))  # type: ignore[call-overload]
+
+    def number(self, name: str, default: float) -> float:
+        return float(self.attributes.get(name, default))  # type: ignore[arg-type]
+
+    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        return tuple(int(i) for i in self.attributes.get(name, default))  # type: ignore[attr-defined]
+
+    def text(self, name: str, default: str) -> str:
+        value = self.attributes.get(name, default)
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+Handler = Callable[["Walk", OnnxNode], Sequence["Value | np.ndarray"]]
+
+
+class Walk:
+    """State of one walk; handlers (`ops_*.py`) read values and emit IR nodes through it.
+
+    Args:
+        model: a prepared model (`loading.prepare`).
+        handlers: by operator, each with how it runs, for the report.
+        views: the decided layouts of graph inputs; the others stay open.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        handlers: dict[str, tuple[Handler, str]],
+        views: dict[str, View] | None = None,
+    ) -> None:
+        self.model = model
+        self.opset = opset_of(model)
+        self.handlers = handlers
+        self.views = dict(views or {})
+        self.values: dict[str, Value | np.ndarray | None] = {}  # None: written by a node that failed
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, Shape] = {}
+        self.open: dict[str, tuple[int, View | None]] = {}  # strength of the decision and the decision
+        self.links: list[tuple[str, str]] = []  # open tensors that must get the same view
+        self.unary: dict[
+            str, tuple[str, Expression]
+        ] = {}  # IR tensor: the tensor it is a function of, and which
+        self.findings: list[Finding] = []
+        self.batch = 1
+        self._names: set[str] = set()
+        self._uses = Counter(i for n in model.graph.node for i in n.input)
+        self._uses.update(o.name for o in model.graph.output)
+        self._inferred: dict[str, tuple[int, ...]] | None = None
+
+    # -- the walk -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Walk over inputs and nodes; problems end up in `findings`."""
+        for tensor in self.model.graph.initializer:
+            self.values[tensor.name] = numpy_helper.to_array(tensor)
+        for info in graph_inputs(self.model.graph):
+            try:
+                self.values[info.name] = self._input(info)
+            except Unsupported as e:
+                self.findings.append(Finding(info.name, "graph input", False, e.reason, e.remedy))
+                self.values[info.name] = None
+        for proto in self.model.graph.node:
+            self._node(OnnxNode(proto, self.opset))
+
+    def _node(self, node: OnnxNode) -> None:
+        known = [self.values.get(i) for i in node.inputs if i]
+        handler, how = self.handlers.get(node.op_type, (None, ""))
+        default_domain = node.proto.domain in ("", "ai.onnx")
+        results: Sequence[Value | np.ndarray]
+        try:
+            if default_domain and (not known or all(isinstance(k, np.ndarray) for k in known)):
+                results = self._fold(node)
+                how = "constant"
+            elif handler is None or not default_domain:
+                raise refuse_operator(node)
+            elif any(k is None for k in known):
+                results, how = (), NOT_CHECKED
+            else:
+                results = handler(self, node)
+            self.findings.append(Finding(node.name, node.op_type, True, how))
+        except Undecided:
+            self.findings.append(Finding(node.name, node.op_type, True, NOT_CHECKED))
+            results = ()
+        except Unsupported as e:
+            self.findings.append(Finding(node.name, node.op_type, False, e.reason, e.remedy))
+            results = ()
+        for i, name in enumerate(node.proto.output):
+            if name:
+                self.values[name] = results[i] if i < len(results) else self.assumed(name)
+
+    def _fold(self, node: OnnxNode) -> Sequence[np.ndarray]:
+        """A node with constant inputs, computed by ONNX's reference implementation."""
+        feeds = {i: self.values[i] for i in node.inputs if i}
+        graph = onnx.helper.make_graph(
+            [node.proto],
+            "constant",
+            [onnx.helper.make_value_info(i, onnx.TypeProto()) for i in feeds],
+            [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.proto.output if o],
+        )
+        imports = [onnx.helper.make_opsetid(o.domain, o.version) for o in self.model.opset_import]
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):  # the reference starts with opset 19
+            imports = [onnx.helper.make_opsetid("", max(19, self.opset))]
+        model = onnx.helper.make_model(graph, opset_imports=imports)
+        try:
+            results = iter(ReferenceEvaluator(model).run(None, feeds))
+        except Exception as e:
+            raise Unsupported(
+                f"its constant cannot be computed ({type(e).__name__})",
+                "fold constants when exporting the model",
+            ) from None
+        return [np.asarray(next(results)) if o else np.zeros(0) for o in node.proto.output]
+
+    def assumed(self, name: str) -> Value | None:
+        """A stand-in for the output of a node that failed, so that the nodes after it are checked as well."""
+        if self._inferred is None:
+            self._inferred = {}
+            with contextlib.suppress(Exception):
+                inferred = onnx.shape_inference.infer_shapes(self.model).graph
+                for info in (*inferred.value_info, *inferred.output):
+                    dims = info.type.tensor_type.shape.dim
+                    if info.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
+                        self._inferred[info.name] = tuple(d.dim_value for d in dims)
+        shape = self._inferred.get(name)
+        if not shape or (self.batch > 1 and shape[0] != self.batch):
+            return None
+        self.open[name] = (-1, None)
+        return Value(name, (batch_dim(shape[0]), *row_major(shape[1:])))
+
+    def _input(self, info: onnx.ValueInfoProto) -> Value:
+        if not info.type.HasField("tensor_type"):
+            raise Unsupported("not a tensor", "export the model with tensor inputs")
+        tensor = info.type.tensor_type
+        if not tensor.HasField("shape") or not tensor.shape.dim:
+            raise Unsupported(
+                "its shape is not known", "export the model with fixed input shapes, batch first"
+            )
+        consumers = [n for n in self.model.graph.node if info.name in n.input]
+        if tensor.elem_type not in FLOAT_TYPES and not all(n.op_type == "Cast" for n in consumers):
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            raise Unsupported(f"its type is {kind}", "export the model with float inputs")
+        shape = []
+        for i, d in enumerate(tensor.shape.dim):
+            if d.dim_value <= 0:
+                what = (
+                    f"dimension {i} is dynamic ('{d.dim_param}')"
+                    if d.dim_param
+                    else f"dimension {i} is unknown"
+                )
+                sizes = ",".join(str(x.dim_value or "?") for x in tensor.shape.dim)
+                raise Unsupported(
+                    what,
+                    f"only the batch, dimension 0, may be dynamic: fix it, for example with "
+                    f"onnxslim --input-shapes {info.name}:{sizes}",
+                )
+            shape.append(d.dim_value)
+        self.batch = max(self.batch, shape[0])
+        self._names.add(info.name)
+        view = self.views.get(info.name)
+        if view is None:
+            self.open[info.name] = (-1, None)
+            return Value(info.name, (batch_dim(shape[0]), *row_major(shape[1:])))
+        layout = view.layout(shape[1:])
+        if layout is None:
+            raise Unsupported(
+                f"its shape {tuple(shape)} is not split along whole dimensions into {view.hwc}",
+                "export the model without the Reshape after it",
+            )
+        self.shapes[info.name] = view.hwc
+        return Value(info.name, (batch_dim(shape[0]), *layout))
+
+    # -- what handlers read -------------------------------------------------------------------------------
+
+    def value(self, node: OnnxNode, i: int = 0) -> Value:
+        """Computed input i. Raises Unsupported for a constant."""
+        value = self.values[node.input(i)]
+        if not isinstance(value, Value):
+            raise Unsupported(f"input {i} is constant", "give the computed tensor as this input")
+        return value
+
+    def constant(self, node: OnnxNode, i: int) -> np.ndarray | None:
+        """Constant input i; None if it is left out. Raises Unsupported if it is computed."""
+        name = node.input(i)
+        if not name:
+            return None
+        value = self.values[name]
+        if not isinstance(value, np.ndarray):
+            raise Unsupported(f"input {i} '{name}' is not constant", "make it a constant of the model")
+        return value
+
+    def weights(self, node: OnnxNode, i: int) -> np.ndarray | None:
+        """Constant input i as float64, all finite."""
+        value = self.constant(node, i)
+        if value is None:
+            return None
+        if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
+            raise Unsupported(
+                f"tensor '{node.input(i)}' has type {value.dtype}", "export the model in float32"
+            )
+        value = value.astype(np.float64)
+        if not np.isfinite(value).all():
+            at = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
+            raise Unsupported(
+                f"tensor '{node.input(i)}' holds {value[at]} at index {list(at)}",
+                "train or export the model again",
+            )
+        return value
+
+    def used(self, name: str) -> bool:
+        return bool(name) and self._uses[name] > 0
+
+    def is_open(self, value: Value) -> bool:
+        return value.tensor in self.open
+
+    def hwc(self, value: Value) -> Shape:
+        return self.shapes[value.tensor]
+
+    # -- what handlers write ------------------------------------------------------------------------------
+
+    def fresh(self, name: str) -> str:
+        """`name`, or `name` with a number, so that no tensor is written twice."""
+        n, out = 1, name
+        while out in self._names:
+            n += 1
+            out = f"{name}_{n}"
+        self._names.add(out)
+        return out
+
+    def emit(self, node: Node, shape: Shape) -> str:
+        """Append an IR node; returns its output tensor."""
+        self.nodes.append(node)
+        self.shapes[node.output] = shape
+        return node.output
+
+    # -- layouts ------------------------------------------------------------------------------------------
+
+    def decide(self, value: Value, dims: Sequence[Dim], strength: int) -> Shape:
+        """Say that `dims` are H, W and C of an open tensor; the strongest saying counts."""
+        sizes = [dim_size(d) for d in dims]
+        total = math.prod(s for s in value.shape if s) // dim_size(value.layout[0])
+        if any(len(d) > 1 or (d and d[0][1] == BATCH_STRIDE) for d in dims) or math.prod(sizes) != total:
+            raise Undecided(
+                f"its input, of shape {value.shape}, is not laid out as height, width and channels",
+                "remove the Reshape or Transpose before it",
+            )
+        order = sorted(range(3), key=lambda k: -(dims[k][0][1] if dims[k] else math.inf))
+        view = View(
+            (sizes[order[0]], sizes[order[1]], sizes[order[2]]),
+            (order.index(0), order.index(1), order.index(2)),
+        )
+        if strength > self.open[value.tensor][0]:
+            self.open[value.tensor] = (strength, view)
+        return sizes[0], sizes[1], sizes[2]
+
+    def place(self, value: Value, channel: int, spatial: Sequence[int], strength: int = 3) -> tuple[int, ...]:
+        """The IR axis (0 = H, 1 = W) of each of one or two spatial dimensions, `channel` being C.
+
+        Raises Unsupported if the layout is another one. For a single dimension the other axis has size 1.
+        """
+        layout = value.layout
+        if any(layout[d] for d in range(1, value.rank) if d != channel and d not in spatial):
+            raise Unsupported(f"its input has shape {value.shape}", "remove the Reshape before it")
+        self.batch_first(value)
+        if self.is_open(value):
+            dims = [layout[d] for d in spatial]
+            self.decide(value, [*[()] * (2 - len(dims)), *dims, layout[channel]], strength)
+            return (0, 1)[2 - len(dims) :]
+        own = axis_dims(self.hwc(value))
+        if layout[channel] == own[2]:
+            for axes in ((0, 1), (1, 0)) if len(spatial) == 2 else ((1,), (0,)):
+                rest = [own[a] for a in (0, 1) if a not in axes]
+                if all(layout[d] == own[a] for d, a in zip(spatial, axes, strict=True)) and not any(rest):
+                    return axes
+        raise Unsupported(
+            f"its input is {self.hwc(value)} (height, width, channels), which a Reshape or Transpose "
+            f"shows as {value.shape} with other channels or rows",
+            "remove the Reshape or Transpose before it: only the order of the dimensions may change",
+        )
+
+    def batch_first(self, value: Value) -> None:
+        if value.rank == 0 or value.layout[0] != batch_dim(self.batch):
+            raise Unsupported(
+                f"its input of shape {value.shape} does not have the batch ({self.batch}) as dimension 0",
+                "keep the batch first",
+            )
+
+    def problems(self) -> list[Finding]:
+        return [f for f in self.findings if not f.supported]
+
+    def unary_of(self, value: Value) -> tuple[str, Expression]:
+        """The IR tensor that this one is a function of, element by element, and the function."""
+        return self.unary.get(value.tensor, (value.tensor, X))
+
+
+def refuse_operator(node: OnnxNode) -> Unsupported:
+    """Why an operator without a handler is refused, and what helps."""
+    from sateen.compiler.importer.refused import REFUSED
+
+    if node.proto.domain not in ("", "ai.onnx"):
+        return Unsupported(
+            f"operators of domain '{node.proto.domain}' are not supported",
+            "export the model in standard ONNX operators",
+        )
+    reason, remedy = REFUSED.get(
+        node.op_type,
+        ("the operator is not supported", "replace it by a supported one, or compute it on the host"),
+    )
+    return Unsupported(reason, remedy)
