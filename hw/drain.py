@@ -53,7 +53,6 @@ class Drain(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        self.requantizers = [Requantizer(config=config) for _ in range(config.vector_lanes)]
         self.latency = drain_latency(config)
         acc_bits, parameter_bits = exact_log2(2 * config.acc_depth), exact_log2(config.parameter_depth)
         act_bits = exact_log2(config.act_depth)
@@ -72,6 +71,8 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        self.requantizers = [Requantizer(config=self.config) for _ in range(self.config.vector_lanes)]
+        m.submodules += self.requantizers
         control, part = self._control(m), self._slice(m)
         valid, step = self._issue(m, control)
         codes_valid, codes = self._requantize(m, valid, Cat(step, part), step)
@@ -102,7 +103,6 @@ class Drain(wiring.Component):
             control.low.eq(bound(m, low, config.activation, "low")),
             control.high.eq(bound(m, high, config.activation, "high")),
         ]
-        m.submodules += self.requantizers
         for lane in self.requantizers:
             m.d.comb += lane.control.eq(control)
         return control

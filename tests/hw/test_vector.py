@@ -1,0 +1,266 @@
+"""The vector engine with real buffers against the program interpreter: DRAIN and POOL, results and cycles."""
+
+import random
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.sim import Simulator
+from sateen.hw.assembler import Instruction
+from sateen.hw.buffers import ActivationBuffer, Buffer
+from sateen.hw.drain import drain_latency
+from sateen.hw.isa import Opcode
+from sateen.hw.packing import pack, unpack
+from sateen.hw.requantize import residual_shift_limit
+from sateen.hw.vector import VectorEngine, drain_cycles, pool_cycles
+from sateen.sim.program import Interpreter
+
+from sateen.config import AcceleratorConfig
+from sateen.formats import Minifloat
+
+BASE = AcceleratorConfig(
+    rows=2, cols=4, lanes=2, group=2, act_banks=4, act_bank_depth=32, weight_depth=16, acc_depth=16,
+    parameter_depth=16, vector_lanes=2,
+)  # fmt: skip
+CONFIGS = {
+    "int8": BASE,
+    "int8-whole-words": BASE.replace(vector_lanes=4),
+    "uint8-one-lane": BASE.replace(activation_format="uint8", vector_lanes=1, table=False),
+    "e3m2-slices": BASE.replace(activation_format="e3m2", rows=4, group=4, vector_lanes=4),
+    "int4-slices": BASE.replace(activation_format="int4", rows=4, group=4, vector_lanes=2, acc_bits=20),
+    "e4m3fn": BASE.replace(activation_format="e4m3fn", acc_bits=48, group=4),
+    "e5m2-one-column": BASE.replace(activation_format="e5m2", acc_bits=80, cols=1, vector_lanes=1),
+    "e2m1": BASE.replace(activation_format="e2m1", acc_bits=14, table=False),
+}
+HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
+
+
+def some_codes(rng, fmt, shape) -> np.ndarray:
+    """Every code but NaN and infinity."""
+    codes = np.arange(1 << fmt.bits)
+    return rng.choice(codes[np.isfinite(fmt.decode(codes))], shape).astype(np.uint8)
+
+
+def state(config: AcceleratorConfig, seed: int) -> Interpreter:
+    """An interpreter with random buffers."""
+    rng, fmt = np.random.default_rng(seed), config.activation
+    s = Interpreter(config, b"", b"", 0, np.zeros((1, 0), np.uint8), 0)
+    s.act[...] = some_codes(rng, fmt, s.act.shape)
+    s.table[...] = some_codes(rng, fmt, s.table.shape)
+    half = 1 << config.acc_bits - 2  # acc + bias fits acc_bits, as programs see to
+    python = random.Random(seed)
+
+    def numbers(shape) -> np.ndarray:
+        values = [
+            python.randint(-half, half - 1) >> python.randrange(config.acc_bits)
+            for _ in range(np.prod(shape))
+        ]
+        return np.array(values, object).reshape(shape)
+
+    s.acc[...] = numbers(s.acc.shape)
+    s.bias[...] = numbers(s.bias.shape)
+    s.multiplier[...] = rng.integers(0, 1 << 16, s.multiplier.shape)
+    s.shift[...] = rng.integers(30, 30 + residual_shift_limit(config) // 2 + 1, s.shift.shape)
+    return s
+
+
+def drains(config: AcceleratorConfig, rng: random.Random):
+    fmt, minifloat = config.activation, isinstance(config.activation, Minifloat)
+    yield Instruction(
+        Opcode.DRAIN,
+        {"out_w": 1, "out_h": 1, "base": HALF, "low": fmt.min_fixed, "high": fmt.max_fixed, "raw": 1},
+    )
+    for i in range(12):
+        out_w, out_h = rng.randint(1, 5), rng.randint(1, 3)
+        raw, residual = int(i % 6 == 5), int(i % 2)
+        low, high = sorted(max(int(fmt.fixed(rng.randrange(1 << fmt.bits))), fmt.min_fixed) for _ in range(2))
+        fields = {
+            "acc_base": rng.choice([0, config.acc_depth]) + rng.randint(0, config.acc_depth - out_w * out_h),
+            "out_w": out_w,
+            "out_h": out_h,
+            "parameter_base": rng.randint(0, config.parameter_depth - config.cols // config.vector_lanes),
+            "base": HALF + rng.randint(0, 6),
+            "step_x": rng.choice([1, 2, 3]),
+            "step_y": rng.choice([16, 18]),
+            "slice": rng.randrange(config.slices),
+            "low": fmt.min_fixed if i < 6 else low,
+            "high": fmt.max_fixed if i < 6 else high,
+            "zero_point": 0 if minifloat else rng.randint(-20, 20),
+            "table": rng.randrange(2) if config.table else 0,
+            "raw": raw,
+            "raw_shift": rng.randint(0, config.acc_bits),
+        }
+        if residual:
+            fields |= {
+                "residual": 1,
+                "residual_base": rng.randint(0, 9),
+                "residual_step_x": rng.choice([1, 2, (1 << 24) - 1]),
+                "residual_step_y": rng.choice([7, 18]),
+                "residual_multiplier": rng.getrandbits(16),
+                "residual_shift": 30 - residual_shift_limit(config) // 2,
+                "residual_zero": 0 if minifloat else rng.randint(-20, 20),
+            }
+            if i == 3:  # in place
+                fields |= {f"residual_{k}": fields[k] for k in ("base", "step_x", "step_y")}
+        yield Instruction(Opcode.DRAIN, fields)
+
+
+def pools(config: AcceleratorConfig, rng: random.Random):
+    for _ in range(8):
+        words, in_w, in_h = rng.randint(1, 3), rng.randint(1, 5), rng.randint(1, 4)
+        stride_x, stride_y = rng.randint(1, 3), rng.randint(1, 3)
+        dilation_x, dilation_y = rng.randint(1, 2), rng.randint(1, 2)
+        x0, y0 = -rng.randint(0, 2), -rng.randint(0, 3)
+        out_w, out_h = rng.randint(1, 3), rng.randint(1, 3)
+        row, wrap = in_w * words, 1 << 24
+        fields = {
+            "base": (y0 * row + x0 * words) % wrap,
+            "step_x": stride_x * words,
+            "step_y": stride_y * row,
+            "step_kx": dilation_x * words,
+            "step_ky": dilation_y * row,
+            "x0": x0,
+            "y0": y0,
+            "in_w": in_w,
+            "in_h": in_h,
+            "stride_x": stride_x,
+            "stride_y": stride_y,
+            "dilation_x": dilation_x,
+            "dilation_y": dilation_y,
+            "kernel_w": rng.randint(1, 3),
+            "kernel_h": rng.randint(1, 3),
+            "channel_words": words,
+            "out_w": out_w,
+            "out_h": out_h,
+            "out_base": HALF + rng.randint(0, 3),
+            "out_step_x": words + rng.randint(0, 1),
+            "out_step_y": 18,
+        }
+        yield Instruction(Opcode.POOL, fields)
+
+
+class Bench(wiring.Component):
+    """The engine between its buffers; all memories are filled and read through ports."""
+
+    def __init__(self, config: AcceleratorConfig):
+        self.engine = VectorEngine(config=config)
+        self.act = ActivationBuffer(config=config)
+        self.parameter = Buffer(
+            depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
+        )
+        self.acc = Buffer(depth=2 * config.acc_depth, width=config.cols * config.acc_bits)
+        super().__init__({})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.engine, m.submodules.act = self.engine, self.act
+        m.submodules.parameter, m.submodules.acc = self.parameter, self.acc
+        wiring.connect(m, self.engine.read, self.act.vector_read)
+        wiring.connect(m, self.engine.write, self.act.vector_write)
+        wiring.connect(m, self.engine.parameter, self.parameter.read)
+        wiring.connect(m, self.engine.acc, self.acc.read)
+        return m
+
+
+def packed(values, bits: int) -> int:
+    """Integers, the first lowest."""
+    word = 0
+    for i, value in enumerate(values):
+        word |= (int(value) & (1 << bits) - 1) << i * bits
+    return word
+
+
+def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> None:
+    s, bench = state(config, seed), Bench(config)
+    engine, fmt = bench.engine, config.activation
+
+    async def fill(ctx, port, words):
+        for address, word in enumerate(words):
+            ctx.set(port.addr, address)
+            ctx.set(port.data, word)
+            ctx.set(port.en, 1)
+            await ctx.tick()
+        ctx.set(port.en, 0)
+
+    def act_words() -> list[int]:
+        rows = pack(s.act[0], fmt.bits, config.act_word_bytes)
+        return [int.from_bytes(row.tobytes(), "little") for row in rows]
+
+    async def testbench(ctx):
+        await fill(ctx, bench.act.load_write, act_words())
+        await fill(ctx, bench.acc.write, [packed(word, config.acc_bits) for word in s.acc[0]])
+        parameters = zip(s.bias, s.multiplier, s.shift, strict=True)
+        words = [
+            packed(
+                (
+                    packed([b], config.acc_bits) | int(m) << config.acc_bits | int(k) << config.acc_bits + 16
+                    for b, m, k in zip(*word, strict=True)
+                ),
+                config.parameter_bits,
+            )
+            for word in parameters
+        ]
+        await fill(ctx, bench.parameter.write, words)
+        if config.table:
+            await fill(ctx, engine.table, [int(code) for code in s.table])
+        for instruction in program:
+            cycles = (drain_cycles if instruction.opcode == Opcode.DRAIN else pool_cycles)(
+                instruction, config
+            )
+            ctx.set(engine.start, 1)
+            ctx.set(engine.instruction, int.from_bytes(instruction.encode(), "little"))
+            await ctx.tick()
+            ctx.set(engine.start, 0)
+            ctx.set(engine.instruction, 0)  # valid with start only
+            for cycle in range(1, cycles + 1):
+                assert ctx.get(engine.done) == (cycle == cycles), f"cycle {cycle} of {cycles}: {instruction}"
+                assert not ctx.get(bench.act.conflict)
+                await ctx.tick()
+            {Opcode.DRAIN: s.drain, Opcode.POOL: s.pool}[instruction.opcode](instruction)
+            want = act_words()
+            read = bench.act.store_read
+            got = []
+            for address in [*range(config.act_depth), *[0] * ActivationBuffer.latency]:
+                ctx.set(read.en, 1)
+                ctx.set(read.addr, address)
+                got.append(ctx.get(read.data))
+                await ctx.tick()
+            ctx.set(read.en, 0)
+            got = got[ActivationBuffer.latency :]
+            codes = unpack(
+                np.array([list(w.to_bytes(config.act_word_bytes, "little")) for w in got], np.uint8),
+                fmt.bits,
+                config.elements,
+            )
+            different = np.argwhere(codes != s.act[0])
+            assert got == want, f"seed {seed}, {instruction}: word, element {different[:8].tolist()}"
+
+    sim = Simulator(bench)
+    sim.add_clock(1e-6)
+    sim.add_testbench(testbench)
+    sim.run()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_drain(name):
+    check(CONFIGS[name], list(drains(CONFIGS[name], random.Random(name))), seed=1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pool(name):
+    check(CONFIGS[name], list(pools(CONFIGS[name], random.Random(name))), seed=2)
+
+
+def test_alternating():
+    config, rng = CONFIGS["e3m2-slices"], random.Random(3)
+    both = zip(drains(config, rng), pools(config, rng), strict=False)
+    check(config, [i for pair in both for i in pair], seed=3)
+
+
+def test_throughput():
+    config = CONFIGS["int8-whole-words"]
+    pixels = {"out_h": 4, "out_w": 4}
+    one = drain_cycles(pixels | {"out_h": 1, "out_w": 1}, config)
+    assert drain_cycles(pixels, config) - one == 15  # a pixel a cycle
+    assert one <= drain_latency(config) + 1
