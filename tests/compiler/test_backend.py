@@ -1,0 +1,139 @@
+"""Emitted programs against the reference: tiling, placement, streaming and tokens on many machines."""
+
+import numpy as np
+import pytest
+from random_graph import random_graph
+
+from sateen.compiler.backend import generate
+from sateen.compiler.order import add_tokens
+from sateen.compiler.quantize import accumulator_bits
+from sateen.config import AcceleratorConfig, preset
+from sateen.errors import ConfigError
+from sateen.formats import parse_format
+from sateen.hw.isa import Engine
+from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.program import Interpreter
+from sateen.sim.reference import quantize_inputs, reference_codes
+
+TINY = preset("tiny")
+MACHINES = {
+    "tiny": TINY,
+    "mac256": preset("mac256"),
+    "streaming": TINY.replace(act_bank_depth=128, weight_depth=64, acc_depth=16, parameter_depth=4),
+    "two banks": TINY.replace(act_banks=2, act_bank_depth=512),
+    "wide groups": TINY.replace(group=8, cols=4),
+    "wide bus": TINY.replace(bus_bits=256, vector_lanes=2),
+    "rows and slices": TINY.replace(rows=4, cols=2, lanes=1, group=4),
+}
+FORMATS = [("int8", "int8"), ("int4", "uint4"), ("e3m2", "e3m2"), ("e2m1", "int8"), ("e4m3fn", "e4m3fn"), ("int3", "e3m0")]
+
+
+def run_program(graph, config, samples=2, seed=0):
+    program = generate(graph, config)
+    rng = np.random.default_rng(seed)
+    fmt = config.activation
+    x = {p.name: rng.normal(0, fmt.max / 2, (samples, *p.shape)) for p in graph.inputs}
+    codes = quantize_inputs(graph, x)
+    data = rng.integers(0, 256, (samples, program.data_size)).astype(np.uint8)  # memory holds anything
+    for r in program.inputs:
+        start = r.offset - program.data_offset
+        data[:, start : start + r.size] = r.pack(codes[r.tensor], config)
+    Interpreter(config, program.constants, program.code, program.program_offset, data, program.data_offset).run()
+    found = {}
+    for r in program.outputs:
+        start = r.offset - program.data_offset
+        found[r.tensor] = r.unpack(data[:, start : start + r.size], config)
+    return program, found, reference_codes(graph, x)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("weight, activation", FORMATS)
+def test_program_equals_reference(machine, weight, activation):
+    for seed in range(6):
+        graph = random_graph(seed, parse_format(weight), parse_format(activation))
+        config = MACHINES[machine].replace(weight_format=weight, activation_format=activation)
+        config = config.replace(acc_bits=accumulator_bits(graph), table=True)
+        try:
+            program, found, wanted = run_program(graph, config, seed=seed)
+        except ConfigError as e:
+            assert machine == "streaming", e
+            continue
+        for tensor, codes in found.items():
+            assert np.array_equal(codes.astype(object), wanted[tensor].astype(object)), f"seed {seed}: {tensor}"
+        assert program.predict(MemoryTiming(20, 1)).cycles > 0
+
+
+def test_streaming_spills():
+    spilled = 0
+    for seed in range(12):
+        graph = random_graph(seed, parse_format("int8"), parse_format("int8"))
+        config = MACHINES["streaming"].replace(acc_bits=accumulator_bits(graph), table=True)
+        try:
+            program, found, wanted = run_program(graph, config)
+        except ConfigError:
+            continue
+        assert all(np.array_equal(found[t].astype(object), wanted[t].astype(object)) for t in found)
+        spilled += len(program.placement.spilled)
+    assert spilled >= 5
+
+
+def test_too_small_buffer_names_layer_and_remedy():
+    graph = random_graph(3, parse_format("int8"), parse_format("int8"))
+    config = TINY.replace(act_banks=2, act_bank_depth=4, acc_bits=40)
+    with pytest.raises(ConfigError, match=r"'t\d+'.*words of the activation buffer, which has 8; raise act_bank_depth"):
+        generate(graph, config)
+
+
+def happens_before(instructions):
+    """For each instruction, the set of instructions known to be done when it starts: its engine's, and by tokens."""
+    known, order, tokens = [], {e: [] for e in Engine}, {}
+    for i, instruction in enumerate(instructions):
+        engine = instruction.engine
+        before = set()
+        if order[engine]:
+            before |= known[order[engine][-1]] | {order[engine][-1]}
+        for giver in Engine:
+            if instruction.wait >> giver & 1:
+                j = tokens[giver, engine].pop(0)
+                before |= known[j] | {j}
+        known.append(before)
+        order[engine].append(i)
+        for taker in Engine:
+            if instruction.signal >> taker & 1:
+                tokens.setdefault((engine, taker), []).append(i)
+    assert not any(tokens.values()), "a token is given and never taken"
+    return known
+
+
+@pytest.mark.parametrize("machine", ["tiny", "streaming", "two banks"])
+def test_every_conflict_is_ordered_by_tokens(machine, monkeypatch):
+    """An independent check: touched addresses and bank ports, instruction against instruction."""
+    import sateen.compiler.backend as backend
+
+    captured = {}
+
+    def spy(steps, config):
+        add_tokens(steps, config)
+        captured["steps"] = steps
+
+    monkeypatch.setattr(backend, "add_tokens", spy)
+    config = MACHINES[machine].replace(acc_bits=40, table=True)
+    graph = random_graph(8, parse_format("int8"), parse_format("int8"))
+    generate(graph, config)
+    steps = captured["steps"]
+    known = happens_before([s.instruction for s in steps])
+
+    def touched(accesses):
+        return {(space, a) for space, low, high in accesses for a in range(low, high)}
+
+    def banks(accesses):
+        return {a // config.act_bank_depth for space, low, high in accesses if space == "act" for a in range(low, high)}
+
+    sets = [(touched(s.reads), touched(s.writes), banks(s.reads), banks(s.writes)) for s in steps]
+    for i, (reads, writes, read_banks, write_banks) in enumerate(sets):
+        for j in range(max(0, i - 80), i):
+            if steps[j].instruction.engine == steps[i].instruction.engine or j in known[i]:
+                continue
+            r, w, rb, wb = sets[j]
+            assert not (w & reads or w & writes or r & writes), (j, i)
+            assert not (rb & read_banks or wb & write_banks), (j, i)
