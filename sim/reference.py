@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -118,10 +119,12 @@ def _run(
                 del tensors[name]
         return tensors if keep is None else {k: tensors[k] for k in keep}
 
-    if len(parts) == 1:
-        return run(parts[0])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(run, parts))
+    # Images run in parallel, so BLAS must not: its threads would wait for one another.
+    with threadpool_limits(1, "blas"):
+        if len(parts) == 1:
+            return run(parts[0])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = list(pool.map(run, parts))
     return {k: np.concatenate([d[k] for d in done]) for k in done[0]}
 
 

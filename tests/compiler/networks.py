@@ -1,4 +1,4 @@
-"""Small float networks built by hand, and an evaluation of them that shares nothing with the code under test."""
+"""Small float networks built by hand, and an evaluation of them apart from the code under test."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Builder:
         oh = (h + pads[0] + pads[2] - (kh - 1) * dilation - 1) // stride + 1
         ow = (w + pads[1] + pads[3] - (kw - 1) * dilation - 1) // stride + 1
         fan = kh * kw * c // groups
-        weight = self.rng.normal(0, std or fan**-0.5, (out, kh, kw, c // groups))
-        b = self.rng.normal(0, 0.2, out) if bias else np.zeros(out)
+        weight = self.rng.normal(0, fan**-0.5, (out, kh, kw, c // groups))
+        b = self.rng.normal(0, 0.2, out)
         name = self._write("conv", (oh, ow, out))
         self.nodes.append(
             Conv(name, x, name, weight, b, (stride, stride), (dilation, dilation), pads, groups)
         )
         return name
 
-    def gemm(self, x: str, out: int, **options) -> str:
+    def gemm(self, x: str, out: int) -> str:
         h, w, _ = self.shapes[x]
-        return self.conv(x, out, k=(h, w), pad=(0, 0, 0, 0), **options)
+        return self.conv(x, out, k=(h, w), pad=0)
 
     def clip(self, x: str, low: float = 0.0, high: float = np.inf) -> str:
         name = self._write("clip", self.shapes[x])

@@ -1,0 +1,147 @@
+"""The quantized graph as one file, exact and the same byte for byte: a zip of graph.json and .npy arrays.
+
+Reals are written as Python prints them, which reads back the same; integers beyond 64 bits as JSON integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sateen.errors import BuildError
+from sateen.formats import Format, parse_format
+from sateen.ir.graph import HostOp, Output, Port
+from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
+
+VERSION = 1
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+_CLASSES: dict[str, type] = {
+    c.__name__: c
+    for c in (QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, Port, Output, HostOp)
+}
+
+
+def save(qgraph: QuantizedGraph, path: str | Path) -> None:
+    """Write the graph; the file appears whole or not at all. Raises BuildError when it cannot be written."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(to_bytes(qgraph))
+        os.replace(partial, path)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise BuildError(f"{path}: cannot be written ({e.strerror or e}); give another folder") from None
+
+
+def load(path: str | Path) -> QuantizedGraph:
+    """Read what `save` wrote. Raises BuildError when the file is missing, damaged or of another version."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as e:
+        raise BuildError(f"{path}: cannot be read ({e.strerror or e}); compile the model again") from None
+    try:
+        return from_bytes(data)
+    except BuildError as e:
+        raise BuildError(f"{path}: {e}") from None
+
+
+def to_bytes(qgraph: QuantizedGraph) -> bytes:
+    """The file's content."""
+    arrays: list[np.ndarray] = []
+    header = {"version": VERSION, "graph": _encode(qgraph, arrays)}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as z:
+        text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=False)
+        z.writestr(_entry("graph.json"), text.encode())
+        for i, array in enumerate(arrays):
+            block = io.BytesIO()
+            np.lib.format.write_array(block, array, version=(1, 0), allow_pickle=False)
+            z.writestr(_entry(f"{i}.npy"), block.getvalue())
+    return out.getvalue()
+
+
+def from_bytes(data: bytes) -> QuantizedGraph:
+    """The graph. Raises BuildError for anything but the output of `to_bytes`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            header = json.loads(z.read("graph.json"))
+            if header["version"] != VERSION:
+                raise BuildError(
+                    f"quantized graph of version {header['version']}, this program reads {VERSION}; "
+                    "compile the model again"
+                )
+
+            def array(i: int) -> np.ndarray:
+                return np.lib.format.read_array(io.BytesIO(z.read(f"{i}.npy")), allow_pickle=False)
+
+            graph = _decode(header["graph"], array)
+    except BuildError:
+        raise
+    except Exception as e:  # a damaged file can fail in any of the layers below
+        raise BuildError(
+            f"not a quantized graph ({type(e).__name__}: {e}); compile the model again"
+        ) from None
+    if not isinstance(graph, QuantizedGraph):
+        raise BuildError("not a quantized graph; compile the model again")
+    return graph
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _encode(x: Any, arrays: list[np.ndarray]) -> Any:
+    match x:
+        case None | bool() | int() | str():
+            return x
+        case float():
+            return x
+        case Format():
+            return {"$format": x.name}
+        case np.ndarray() if x.dtype == object:
+            return {"$integers": [int(v) for v in x.flat], "shape": list(x.shape)}
+        case np.ndarray():
+            arrays.append(np.ascontiguousarray(x))
+            return {"$array": len(arrays) - 1}
+        case np.generic():
+            return x.item()
+        case tuple():
+            return {"$tuple": [_encode(v, arrays) for v in x]}
+        case list():
+            return [_encode(v, arrays) for v in x]
+        case dict():
+            return {"$dict": [[k, _encode(v, arrays)] for k, v in x.items()]}
+        case _ if type(x).__name__ in _CLASSES:
+            fields = {f.name: _encode(getattr(x, f.name), arrays) for f in dataclasses.fields(x)}
+            return {"$class": type(x).__name__, "fields": fields}
+    raise BuildError(f"a quantized graph cannot hold a {type(x).__name__}: {x!r}")
+
+
+def _decode(x: Any, array: Any) -> Any:
+    if isinstance(x, list):
+        return [_decode(v, array) for v in x]
+    if not isinstance(x, dict):
+        return x
+    if "$format" in x:
+        return parse_format(x["$format"])
+    if "$integers" in x:
+        flat = np.empty(len(x["$integers"]), object)
+        flat[:] = x["$integers"]
+        return flat.reshape(x["shape"])
+    if "$array" in x:
+        return array(x["$array"])
+    if "$tuple" in x:
+        return tuple(_decode(v, array) for v in x["$tuple"])
+    if "$dict" in x:
+        return {k: _decode(v, array) for k, v in x["$dict"]}
+    cls = _CLASSES[x["$class"]]
+    return cls(**{k: _decode(v, array) for k, v in x["fields"].items()})
