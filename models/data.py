@@ -25,7 +25,7 @@ class Digits(NamedTuple):
 
 def digits_split() -> Digits:
     """The fixed split of the digits: 1297 to train, 500 to test."""
-    from sklearn.datasets import load_digits  # an optional dependency, shipped with the scans
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # optional; ships the scans
 
     digits = load_digits()
     x = (digits.images / _MAX_PIXEL).astype(np.float32)[:, None]
@@ -50,5 +50,5 @@ def write_digits_npz(folder: str | Path, name: str = "input") -> tuple[Path, Pat
     }
     paths = {stem: folder / f"{stem}.npz" for stem in arrays}
     for stem, content in arrays.items():
-        np.savez_compressed(paths[stem], **content)
+        np.savez_compressed(paths[stem], allow_pickle=False, **content)
     return paths["calibration"], paths["test"], paths["labels"]

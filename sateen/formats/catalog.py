@@ -142,3 +142,18 @@ def table() -> list[dict[str, Any]]:
         }
         for f in all_formats()
     ]
+
+
+def markdown_table() -> str:
+    """`table` for docs/formats.md, without the narrow integers, which differ from the others in one value."""
+    lines = [
+        "| format | bits | min | max | smallest | lsb | fixed bits | accumulator | ONNX |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in table():
+        if row["name"].startswith("int") and row["name"].endswith("n"):
+            continue
+        numbers = [row["bits"], *(f"{row[k]:.7g}" for k in ("min", "max", "smallest"))]
+        cells = [row["name"], *numbers, f"2^{row['lsb']}", row["fixed_bits"], row["accumulator"], row["onnx"]]
+        lines.append(f"| {' | '.join(str(c) for c in cells)} |")
+    return "\n".join(lines)

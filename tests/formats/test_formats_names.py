@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sateen.formats import (
     parse_sparsity,
     table,
 )
+from sateen.formats.catalog import markdown_table
 
 
 def test_the_catalogue_is_complete():
@@ -142,6 +144,11 @@ def test_table():
     }
     widths = {"uint8": 9, "int8": 8, "int8n": 8, "int1": 1, "uint1": 2, "e2m1": 5, "e3m2": 10, "e3m4": 12}
     assert {n: rows[n]["fixed_bits"] for n in widths} == widths
+
+
+def test_documented_table():
+    documented = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    assert markdown_table() in documented, "docs/formats.md: paste the output of python -m sateen.formats"
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 64, 65])
