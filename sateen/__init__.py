@@ -1,0 +1,59 @@
+"""Sateen: an ONNX network to a bit-exact FPGA accelerator.
+
+`sateen.check`, `compile`, `run`, `cost` and `report` do what the commands of the same names do; they are
+loaded on first use, so that importing a number format stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sateen.api import check, compile, cost, report, run
+    from sateen.config import PRESETS, AcceleratorConfig, preset
+    from sateen.errors import SateenError
+    from sateen.formats import Format, parse_format
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "AcceleratorConfig",
+    "Format",
+    "SateenError",
+    "__version__",
+    "check",
+    "compile",
+    "cost",
+    "parse_format",
+    "preset",
+    "report",
+    "run",
+]
+
+_HOME = {
+    "check": "sateen.api",
+    "compile": "sateen.api",
+    "cost": "sateen.api",
+    "report": "sateen.api",
+    "run": "sateen.api",
+    "AcceleratorConfig": "sateen.config",
+    "PRESETS": "sateen.config",
+    "preset": "sateen.config",
+    "SateenError": "sateen.errors",
+    "Format": "sateen.formats",
+    "parse_format": "sateen.formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sateen' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,195 @@
+"""The Python interface: one function per command, same options, same errors, no printing.
+
+import sateen
+sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny", weights="e3m2")
+result = sateen.run("build", {"x": images}, engine="rtl")
+sateen.cost("build", device="ecp5")
+sateen.report("build")
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sateen.arrays import check_ports, load_npz
+from sateen.config import AcceleratorConfig
+from sateen.config import preset as preset_config
+from sateen.errors import BuildError, ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from sateen.compiler.check import Finding
+    from sateen.sim.engines import RunResult
+
+Progress = Callable[[str, float], None]
+"""Called with a stage's name and the fraction done, 0 to 1."""
+
+Arrays = str | Path | Mapping[str, np.ndarray]
+"""A file's path, or one array per graph input, batch first."""
+
+ENGINES = ("reference", "program", "model", "rtl")
+SCALES = ("mse", "minmax", "percentile")
+DEFAULT_PRESET = "mac256"
+
+
+def check(model: str | Path) -> list[Finding]:
+    """One finding per node of the ONNX file: supported, or why not and what to do. Raises ModelError."""
+    from sateen.compiler.check import check_model
+
+    return check_model(_model_path(model))
+
+
+def compile(
+    model: str | Path,
+    build: str | Path,
+    *,
+    calibration: Arrays | None = None,
+    config: AcceleratorConfig | str | Path | None = None,
+    preset: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
+    sparsity: str = "dense",
+    scales: str = "mse",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compile an ONNX file into the folder `build` and return its manifest.
+
+    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256").
+    `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
+    """
+    from sateen.compiler.pipeline import compile_model
+
+    chosen = choose_config(config, preset, weights, activations)
+    check_sparsity(sparsity)
+    if scales not in SCALES:
+        raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
+    path = _model_path(model)
+    if calibration is None:
+        raise DataError(
+            f"{path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
+            "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
+        )
+    samples = _arrays(calibration, "calibration data")
+    return compile_model(
+        path, Path(build), config=chosen, calibration=samples, scale_method=scales, progress=progress
+    )
+
+
+def run(
+    build: str | Path,
+    inputs: Arrays,
+    engine: str = "reference",
+    *,
+    latency: int = 32,
+    interval: int = 1,
+    trace: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a build on inputs with one engine. `latency` and `interval` are the memory's, in cycles (docs/isa.md).
+
+    Raises BuildError, DataError.
+    """
+    from sateen.sim.engines import run_build
+
+    if engine not in ENGINES:
+        raise DataError(f"unknown engine '{engine}'; choose one of {', '.join(ENGINES)}")
+    for name, value in (("latency", latency), ("interval", interval)):
+        if value < 1:
+            raise DataError(f"memory {name} = {value}; it must be at least 1 cycle")
+    if trace is not None and engine != "rtl":
+        raise DataError(
+            f"a trace needs the RTL, not engine '{engine}'; use --engine rtl or leave --trace out"
+        )
+    folder = Path(build)
+    ports = {p["name"]: p["shape"] for p in read_manifest(folder)["inputs"]}
+    arrays = check_ports(_arrays(inputs, "inputs"), ports, "inputs")
+    return run_build(
+        folder,
+        arrays,
+        engine,
+        latency=latency,
+        interval=interval,
+        trace=None if trace is None else Path(trace),
+        progress=progress,
+    )
+
+
+def cost(build: str | Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Exact resource counts of the generated Verilog; None counts for all device families. See `fpga.cost`."""
+    from sateen.fpga.cost import cost as count
+
+    return count(Path(build), device, progress=progress)
+
+
+def report(build: str | Path, output: str | Path | None = None) -> Path:
+    """Write the build's HTML page, BUILD/report.html if no path is given, and return its path."""
+    from sateen.reporting import write_report
+
+    return write_report(Path(build), None if output is None else Path(output))
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """The manifest of a build folder. Raises BuildError."""
+    path = build / "manifest.json"
+    if not path.is_file():
+        state = "is not a build folder (no manifest.json)" if build.exists() else "does not exist"
+        raise BuildError(f"build {build}: {state}; make one with: sateen compile MODEL.onnx -o {build}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as e:
+        raise BuildError(f"build {build}: manifest.json cannot be read ({e}); compile again") from None
+    if not isinstance(manifest, dict) or not {"config", "inputs", "outputs"} <= set(manifest):
+        raise BuildError(f"build {build}: manifest.json lacks config, inputs or outputs; compile again")
+    return manifest
+
+
+def choose_config(
+    config: AcceleratorConfig | str | Path | None,
+    preset: str | None,
+    weights: str | None,
+    activations: str | None,
+) -> AcceleratorConfig:
+    """The configuration that the options ask for. Raises ConfigError, FormatError."""
+    if config is not None and preset is not None:
+        raise ConfigError("both a configuration and a preset are given; choose one")
+    if isinstance(config, AcceleratorConfig):
+        chosen = config
+    elif config is not None:
+        chosen = AcceleratorConfig.load(config)
+    else:
+        chosen = preset_config(preset or DEFAULT_PRESET)
+    formats = {"weight_format": weights, "activation_format": activations}
+    return chosen.replace(**{k: v for k, v in formats.items() if v is not None})
+
+
+def check_sparsity(sparsity: str) -> None:
+    """Raise ConfigError unless the pattern is one that can be compiled: dense."""
+    if sparsity == "dense":
+        return
+    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", sparsity)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(
+            f"sparsity '{sparsity}' is no pattern; write N:M with 1 <= N <= M, such as 2:8, or dense"
+        )
+    if match[1] != match[2]:
+        raise ConfigError(f"sparsity {sparsity} is not yet supported; dense is: leave --sparsity out")
+
+
+def _model_path(model: str | Path) -> Path:
+    path = Path(model)
+    if not path.exists():
+        raise ModelError(f"model {path}: no such file; give an ONNX file")
+    if path.is_dir():
+        raise ModelError(f"model {path}: is a folder; give an ONNX file")
+    return path
+
+
+def _arrays(given: Arrays, what: str) -> dict[str, np.ndarray]:
+    if isinstance(given, str | Path):
+        return load_npz(given, what)
+    return {name: np.asarray(array) for name, array in given.items()}

@@ -1,0 +1,134 @@
+"""The `sateen` command: options, exit codes and what a user sees when something is wrong.
+
+Exit codes: 0 done, 1 the run found a difference or missed a limit, 2 the input or the options are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sateen import __version__
+from sateen.api import DEFAULT_PRESET, ENGINES, SCALES
+from sateen.cli_io import guarded
+from sateen.config import PRESETS
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong option, as for every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sateen: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _at_least_1(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {1 << 20}")
+    return value
+
+
+def _command(name: str) -> Command:
+    """The function `name` of its module, imported when the command is run, so that --help is quick."""
+
+    def call(args: argparse.Namespace) -> int:
+        import importlib
+
+        module = importlib.import_module(_HOME[name])
+        command: Command = getattr(module, name)
+        return command(args)
+
+    return call
+
+
+_HOME = {
+    "check": "sateen.cli_compile",
+    "compile": "sateen.cli_compile",
+    "run": "sateen.cli_run",
+    "cost": "sateen.cli_cost",
+    "report": "sateen.cli_cost",
+    "bitstream": "sateen.cli_cost",
+    "formats": "sateen.cli_formats",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options (DESIGN: the command line)."""
+    parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
+    parser.add_argument("--version", action="version", version=f"sateen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, help: str, json: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(function=_command(name), json=False)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if json:
+            sub.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        return sub
+
+    p = add("check", "say for each node of the model whether it is supported and, if not, why")
+    p.add_argument("model", metavar="MODEL.onnx")
+
+    p = add("compile", "quantize, schedule and emit a build folder: program, weights and Verilog")
+    p.add_argument("model", metavar="MODEL.onnx")
+    p.add_argument("-o", "--output", required=True, metavar="BUILD", help="the build folder to write")
+    machine = p.add_mutually_exclusive_group()
+    machine.add_argument("--config", metavar="F.toml", help="accelerator configuration")
+    machine.add_argument(
+        "--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default {DEFAULT_PRESET})"
+    )
+    p.add_argument("--weights", metavar="FMT", help="format of the weights, such as int8, e3m2, int4")
+    p.add_argument("--activations", metavar="FMT", help="format of the activations, such as uint8, e4m3fn")
+    p.add_argument("--sparsity", default="dense", metavar="N:M|dense", help="only dense for now")
+    p.add_argument(
+        "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"
+    )
+    p.add_argument("--scales", choices=SCALES, default="mse", help="how scales are found (default mse)")
+
+    p = add("run", "run a build with one of the four engines")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
+    p.add_argument("--engine", choices=ENGINES, default="reference", help="default reference")
+    p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
+    p.add_argument(
+        "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
+    )
+    p.add_argument(
+        "--latency", type=_at_least_1, default=32, metavar="CYCLES", help="memory latency (default 32)"
+    )
+    p.add_argument(
+        "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
+    )
+    p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
+
+    p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--device", metavar="DEV", help="ecp5 or xcup (default: both)")
+
+    p = add("report", "write one self-contained HTML page about a build")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("-o", "--output", metavar="F.html", help="default BUILD/report.html")
+
+    p = add("bitstream", "make a bitstream for a board (not yet)", json=False)
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--board", required=True, metavar="BOARD")
+
+    add("formats", "list the number formats with range, precision and MAC cost")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; only --help, --version and wrong options raise SystemExit."""
+    args = build_parser().parse_args(argv)
+    return guarded(lambda: args.function(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

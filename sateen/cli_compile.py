@@ -1,0 +1,113 @@
+"""`sateen check` and `sateen compile`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from sateen import api
+from sateen.cli_io import emit, emit_json, emit_table, progress
+
+
+def check(args: argparse.Namespace) -> int:
+    findings = api.check(args.model)
+    bad = [f for f in findings if not f.supported]
+    if args.json:
+        emit_json(
+            {
+                "model": args.model,
+                "supported": not bad,
+                "nodes": len(findings),
+                "unsupported": len(bad),
+                "findings": [
+                    {
+                        "node": f.node,
+                        "op_type": f.op_type,
+                        "supported": f.supported,
+                        "reason": f.reason,
+                        "remedy": f.remedy,
+                    }
+                    for f in findings
+                ],
+            }
+        )
+    else:
+        table = Table("node", "operator", "supported", "reason", "what to do")
+        for f in findings:
+            mark = "[green]yes[/]" if f.supported else "[red]no[/]"
+            table.add_row(
+                *(escape(str(c or "")) for c in (f.node, f.op_type)),
+                mark,
+                escape(f.reason or ""),
+                escape(f.remedy or ""),
+            )
+        emit_table(table)
+    if bad:
+        f = bad[0]
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        print(
+            f"sateen: error: {args.model}: {len(bad)} of {len(findings)} nodes are not supported: "
+            f"{f.op_type} '{f.node}': {f.reason}{more}",
+            file=sys.stderr,
+        )
+        return 2
+    if not args.json:
+        emit(f"{args.model}: all {len(findings)} nodes are supported")
+    return 0
+
+
+def compile(args: argparse.Namespace) -> int:
+    with progress("compile") as report:
+        manifest = api.compile(
+            args.model,
+            args.output,
+            calibration=args.calibration,
+            config=args.config,
+            preset=args.preset,
+            weights=args.weights,
+            activations=args.activations,
+            sparsity=args.sparsity,
+            scales=args.scales,
+            progress=report,
+        )
+    if args.json:
+        emit_json({"build": args.output, **manifest})
+    else:
+        _summary(args.output, manifest)
+    return 0
+
+
+def _summary(build: str, manifest: dict[str, Any]) -> None:
+    config = manifest["config"]
+    multipliers = config["rows"] * config["cols"] * config["lanes"]
+    rows = [
+        ("build", build),
+        (
+            "array",
+            f"{config['name']}: {multipliers} multipliers, {config['rows']} × {config['cols']} × {config['lanes']} lanes",
+        ),
+        (
+            "formats",
+            f"weights {config['weight_format']}, activations {config['activation_format']}, accumulator {config['acc_bits']} bits",
+        ),
+    ]
+    macs, cycles = manifest.get("macs"), manifest.get("cycles")
+    if macs is not None:
+        rows.append(("multiplications", f"{macs:,} per sample"))
+    if cycles:
+        rows.append(("cycles", f"{cycles:,} per sample (predicted by the cycle model)"))
+        if macs is not None:
+            rows.append(("utilization", f"{100 * macs / (cycles * multipliers):.1f} %"))
+    for name in ("program.bin", "weights.bin", "accelerator.v"):
+        path = Path(build, name)
+        if path.is_file():
+            rows.append((name, f"{path.stat().st_size:,} bytes"))
+    table = Table(show_header=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    emit_table(table)

@@ -1,0 +1,197 @@
+"""What all commands share: clean standard output, progress on standard error, and errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sateen.errors import SateenError
+
+_QUIET_S = 10.0
+"""Seconds between lines of progress where standard error is no terminal."""
+
+
+class _Out:
+    """Where results go: the standard output of before `_stdout_kept_clean`."""
+
+    stream: IO[str] | None = None
+
+
+def emit(text: str) -> None:
+    """Print a result on standard output."""
+    stream = _Out.stream or sys.stdout
+    print(text, file=stream)
+    stream.flush()
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON object on standard output; numbers that are not finite become null."""
+    emit(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def emit_table(table: Table) -> None:
+    """Print a table on standard output; as wide as it needs to be where that is no terminal."""
+    stream = _Out.stream or sys.stdout
+    width = None if stream.isatty() else 240
+    console = Console(file=stream, width=width, highlight=False)
+    console.print(table)
+    stream.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Callable[[str, float], None]]:
+    """Yield `report(stage, fraction)`: a bar in a terminal, elsewhere one line each 10 seconds."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def line(stage: str, fraction: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _QUIET_S:
+                last = time.monotonic()
+                print(f"sateen: {title}: {stage} {100 * fraction:.0f} %", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    bars.update(task, completed=1.0)
+                tasks[stage] = bars.add_task(f"{title}: {stage}", total=1.0)
+            bars.update(tasks[stage], completed=min(1.0, max(0.0, fraction)))
+
+        yield bar
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """Send everything that libraries and tools print to standard error; `emit` alone writes results."""
+    saved = None
+    before = sys.stdout
+    with contextlib.suppress(Exception):
+        if before is sys.__stdout__ and before.fileno() == 1:
+            before.flush()
+            saved = os.dup(1)
+            os.dup2(2, 1)
+    try:
+        _Out.stream = (
+            before if saved is None else os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="replace")
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        stream, _Out.stream = _Out.stream, None
+        if saved is not None:
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def guarded(command: Callable[[], int], debug: bool = False) -> int:
+    """Run a command: its exit code, or one line on standard error and 2 (130 when interrupted)."""
+
+    def terminate(*_: object) -> None:
+        raise KeyboardInterrupt  # so that temporary files are removed as for Ctrl-C
+
+    with contextlib.suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, terminate)
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        with _stdout_kept_clean():
+            return command()
+    except BrokenPipeError:
+        _silence_stdout()
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BaseException as e:
+        if isinstance(e, SystemExit):
+            raise
+        if debug:
+            traceback.print_exc()
+        return _fail(describe(e), 2)
+
+
+def describe(e: BaseException) -> str:
+    """One line about an error; the traceback of one that no user caused goes to a log file."""
+    if isinstance(e, SateenError):
+        return str(e)
+    if isinstance(e, OSError) and e.errno in _OS_REMEDY:
+        where = f" ({e.filename})" if e.filename else ""
+        return f"{_OS_REMEDY[e.errno]}{where}"
+    if isinstance(
+        e, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError | FileExistsError
+    ):
+        return f"{e.filename}: {e.strerror or type(e).__name__}"
+    if isinstance(e, MemoryError):
+        return "out of memory; use a smaller batch or a smaller configuration, or free memory"
+    log = _log(e)
+    place = f"; the details are in {log}" if log else "; add --debug for the details"
+    return f"internal error ({type(e).__name__}: {str(e)[:200]}){place}"
+
+
+_OS_REMEDY = {
+    errno.ENOSPC: "no space left on the disk; free some, or choose another folder (TMPDIR for temporary files)",
+    errno.EDQUOT: "disk quota exceeded; free some space, or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+}
+
+
+def _log(e: BaseException) -> str | None:
+    try:
+        handle, name = tempfile.mkstemp(prefix="sateen-", suffix=".log")
+        with os.fdopen(handle, "w") as f:
+            f.write("".join(traceback.format_exception(e)))
+        return name
+    except OSError:
+        return None
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sateen: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _silence_stdout() -> None:
+    """The reader went away; keep the interpreter from complaining about it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
