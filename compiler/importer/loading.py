@@ -72,11 +72,28 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(f"{where}: tensor '{tensor.name}' has its data in another file; load it first")
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:  # the checker serializes, which has this limit
+        return
     try:
-        if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:  # the checker serializes, which has this limit
-            onnx.checker.check_model(model)
+        onnx.checker.check_model(_with_output_types(model))
     except Exception as e:
         raise ModelError(f"{where}: not valid ONNX ({_first_line(e)}); export it again") from None
+
+
+def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy in which each output has some type: runtimes do without, the checker does not."""
+    if all(
+        o.type.HasField("tensor_type") and o.type.tensor_type.HasField("shape") for o in model.graph.output
+    ):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for o in copy.graph.output:
+        if not o.type.WhichOneof("value"):
+            o.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        if o.type.HasField("tensor_type"):
+            o.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def opset_of(model: onnx.ModelProto) -> int:
