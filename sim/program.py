@@ -152,6 +152,8 @@ class Interpreter:
         kernel = np.moveaxis(weights, 2, 0).reshape(c.cols, 1, 1, -1)
         product = Convolution(kernel, int(np.abs(self.act_fixed).max()))
         psum = product(activations[:, :, None]).reshape(len(codes), pixels, c.cols)
+        if psum.dtype != object:
+            psum = psum.astype(np.int64)  # Python integers, not floats, in a wide accumulator
         target = self.acc[:, i.acc_base : i.acc_base + pixels]
         if i.accumulate:
             target += psum.astype(target.dtype)
