@@ -35,6 +35,11 @@ class Pass:
         """Whether the activation needs one: a clip is a clamp."""
         return self.activation is not None and self.activation.function != "clip"
 
+    @property
+    def requantized(self) -> str:
+        """The tensor that the sum is rounded to: the output, or what the table reads."""
+        return self.before if self.table and self.before else self.output
+
 
 Step = Pass | Pool | Concat
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.functions import evaluate
 from sateen.compiler.fuse import Pass, Step, fuse, shared_scales
-from sateen.compiler.residuals import align_residuals, residual_shifts_fit
+from sateen.compiler.residuals import align_residuals, residual_shifts_fit, snap_scales
 from sateen.compiler.scales import (
     METHODS,
     MULTIPLIER_MAX,
@@ -20,7 +21,6 @@ from sateen.compiler.scales import (
     normalised,
     weight_scales,
 )
-
 from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import Format, parse_format
 from sateen.ir.graph import Concat, Conv, Graph, Pool
@@ -71,9 +71,10 @@ def quantize(
     graph.verify()
     steps = fuse(graph)
     raw = _raw_outputs(graph, steps)
-    quants = _tensor_quants(graph, steps, statistics, options)
-    ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
-    tensors = {t: Tensor(t, graph.shapes[t], q) for t, q in quants.items()}
+    names = [p.name for p in graph.inputs] + [s.output for s in steps]
+    quants = _quants(names, steps, statistics, options)
+    ops = tuple(_quantized(graph, s, quants, options, raw) for s in steps)
+    tensors = {t: Tensor(t, graph.shapes[t], quants[t]) for t in names}
     metadata: dict[str, object] = {
         "weight_format": options.weight_format.name,
         "activation_format": options.activation_format.name,
@@ -107,25 +108,30 @@ def _raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
     }
 
 
-def _tensor_quants(
-    graph: Graph, steps: tuple[Step, ...], statistics: Statistics, options: Options
+def _quants(
+    names: list[str], steps: tuple[Step, ...], statistics: Statistics, options: Options
 ) -> dict[str, Quant]:
-    """The Quant of every tensor that has codes, or will be seen from outside."""
-    names = [p.name for p in graph.inputs] + [s.output for s in steps]
-    representative = shared_scales(steps, names)
+    """The Quant of every tensor in `names`, and of what the tables read."""
+    functions = {s.before: _function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
+    shared = shared_scales(steps, names)
+    # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
+    shared |= {before: before for before in functions if before not in shared}
     groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(representative[name], []).append(name)
-    quants: dict[str, Quant] = {}
-    for members in groups.values():
-        quant = activation_quant(
+    for name, group in shared.items():
+        groups.setdefault(group, []).append(name)
+    quants = {
+        group: activation_quant(
             _observed(statistics, members),
             options.activation_format,
             method=options.scale_method,
             power_of_two=options.power_of_two,
+            function=functions.get(group) if group not in names and options.scale_method == "mse" else None,
         )
-        quants.update(dict.fromkeys(members, quant))
-    return {name: quants[name] for name in names}
+        for group, members in groups.items()
+    }
+    if not options.power_of_two:
+        quants = snap_scales(steps, quants, shared)
+    return {name: quants[group] for name, group in shared.items()}
 
 
 def _observed(statistics: Statistics, names: list[str]) -> Observed:
@@ -148,7 +154,6 @@ def _quantized(
     graph: Graph,
     step: Step,
     quants: dict[str, Quant],
-    statistics: Statistics,
     options: Options,
     raw: set[str],
 ) -> Op:
@@ -166,7 +171,7 @@ def _quantized(
             )
         case Concat():
             return QuantizedConcat(step.name, step.parts, step.output, (step.name,))
-    requantized = _requantized(step, quants, statistics, options)
+    requantized = quants[step.requantized]
     linear = _linear(graph, step, quants[step.input], requantized, options, raw=step.output in raw)
     if step.residual:
         linear = replace(linear, residual=Residual(step.residual, 1, 0))  # see align_residuals
@@ -179,22 +184,6 @@ def _quantized(
         )
         return replace(linear, low=low, high=max(low, high))
     return linear
-
-
-def _requantized(step: Pass, quants: dict[str, Quant], statistics: Statistics, options: Options) -> Quant:
-    """What the sum is rounded to: the output's Quant, or that of the table's input."""
-    if not step.table:
-        return quants[step.output]
-    if step.main is None and step.residual is None:
-        return quants[step.input]  # the codes pass unchanged
-    assert step.before is not None
-    return activation_quant(
-        _observed(statistics, [step.before]),
-        options.activation_format,
-        method=options.scale_method,
-        power_of_two=options.power_of_two,
-        function=_function(step) if options.scale_method == "mse" else None,
-    )
 
 
 def _function(step: Pass) -> Callable[[np.ndarray], np.ndarray]:

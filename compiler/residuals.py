@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
-from sateen.compiler.bounds import accumulator_bits
-from sateen.compiler.scales import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, normalised
 
+from sateen.compiler.bounds import accumulator_bits
+from sateen.compiler.fuse import Pass, Step
+from sateen.compiler.scales import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, normalised
 from sateen.errors import DataError
 from sateen.ir.quantized import Linear, Op, Quant, QuantizedGraph, Residual
+
+_SNAP_BITS = 13
+"""Of the ratio of two scales that an Add brings together: short enough to survive the loss of some low bits."""
+
+
+def snap_scales(
+    steps: tuple[Step, ...], quants: dict[str, Quant], shared: dict[str, str]
+) -> dict[str, Quant]:
+    """Move scales by at most 2**-10, so that Adds rescale by short, exact multipliers.
+
+    Then the integers state what the real numbers state, and rounding does not differ between the two. `quants`
+    has a Quant for each group of tensors, `shared` says which group a tensor is in.
+    """
+    scale = {group: q.scale for group, q in quants.items()}
+    fixed: set[str] = set()
+    for step in steps:
+        if not isinstance(step, Pass) or step.residual is None:
+            continue
+        out = shared[step.requantized]
+        sources = [shared[step.residual]] + ([shared[step.input]] if step.main is None else [])
+        known = next((s for s in sources if s in fixed), None)
+        if out not in fixed and known:
+            scale[out] = float(np.float32(scale[known] / _short(scale[known] / scale[out])))
+        fixed.add(out)
+        for source in sources:
+            if source not in fixed:
+                scale[source] = float(np.float32(scale[out] * _short(scale[source] / scale[out])))
+                fixed.add(source)
+    return {group: replace(q, scale=scale[group]) for group, q in quants.items()}
+
+
+def _short(ratio: float) -> float:
+    """The ratio with _SNAP_BITS significant bits."""
+    fraction, exponent = math.frexp(ratio)
+    return math.ldexp(round(fraction * (1 << _SNAP_BITS)), exponent - _SNAP_BITS)
 
 
 def align_residuals(qgraph: QuantizedGraph) -> QuantizedGraph:

@@ -1,0 +1,288 @@
+"""The quantized network as an ONNX model, in standard operators where ONNX has the number formats, else QONNX.
+
+Inputs and outputs have the names and shapes of the original; inside, tensors are (N, C, H, W). The scale of a
+weight includes the rounding of its requantization multiplier, so the float model states the same real numbers
+as the integers do; what is left between the two is float32 rounding.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx import helper as oh
+
+from sateen.compiler.export_dialects import Dialect, Qonnx, Standard
+from sateen.compiler.export_graph import Dim, GraphWriter
+from sateen.errors import FormatError
+from sateen.formats.catalog import ONNX_TYPES
+from sateen.ir.graph import Output, Port
+from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
+from sateen.sim.reference import reference_codes, value_order
+
+_LOOKUP_RANGE = 1 << 16
+"""Fixed-point values up to which a table is indexed directly; wider formats search their 256 values."""
+
+_HOST_OPS = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
+_TO_CHW = (1, 2, 0)  # position of H, W and C in (C, H, W)
+
+
+def export_onnx(qgraph: QuantizedGraph, batch: int | None = None) -> onnx.ModelProto:
+    """The model; the batch dimension is "N", or of fixed size. Checked by ONNX's checker."""
+    return _Exporter(qgraph, batch).model()
+
+
+def uses_standard_types(qgraph: QuantizedGraph) -> bool:
+    """Whether every number format is an ONNX type, so that the export is QuantizeLinear/DequantizeLinear."""
+    return all(f.name in ONNX_TYPES for f in _formats(qgraph))
+
+
+def _formats(qgraph: QuantizedGraph) -> set:
+    weights = {op.weight_format for op in qgraph.ops if isinstance(op, Linear)}
+    return weights | {t.quant.format for t in qgraph.tensors.values()}
+
+
+class _Exporter:
+    def __init__(self, qgraph: QuantizedGraph, batch: int | None) -> None:
+        self.qgraph = qgraph
+        self.batch: Dim = "N" if batch is None else batch
+        ports = [*qgraph.inputs, *(o.port for o in qgraph.outputs)]
+        self.writer = GraphWriter([p.name for p in ports])
+        self.dialect: Dialect
+        if uses_standard_types(qgraph):
+            self.dialect = Standard(self.writer, _formats(qgraph))
+        else:
+            self.dialect = Qonnx(self.writer)
+        self.value: dict[str, str] = {}  # tensor -> the float value (N, C, H, W)
+        self.inputs = [self._input(p) for p in qgraph.inputs]
+        for op in qgraph.ops:
+            self.value[op.output] = self._op(op)
+        self.outputs = [self._output(o) for o in qgraph.outputs]
+
+    def model(self) -> onnx.ModelProto:
+        w = self.writer
+        shown = {o.name for o in self.outputs}
+        infos = [v for name, v in w.values.items() if name not in shown]
+        graph = oh.make_graph(
+            w.nodes, self.qgraph.name or "quantized", self.inputs, self.outputs, w.initializers
+        )
+        graph.value_info.extend(infos)
+        opsets = self.dialect.opsets()
+        ir = oh.find_min_ir_version_for(opsets, ignore_unknown=True)
+        model = oh.make_model(graph, opset_imports=opsets, ir_version=ir)
+        model.producer_name, model.producer_version = "sateen", version("sateen")
+        onnx.checker.check_model(model)
+        return model
+
+    # -- ports ---------------------------------------------------------------------------------------------
+
+    def _input(self, port: Port) -> onnx.ValueInfoProto:
+        w, x = self.writer, port.name
+        info = w.input(port.name, (self.batch, *port.shape))
+        if tuple(port.shape) != tuple(port.view):
+            x = self._reshape(x, port.view, f"{port.name}_view")
+        perm = tuple(port.axes[i] for i in (2, 0, 1))
+        x = self._transpose(x, perm, f"{port.name}_channels_first")
+        self.value[port.name] = self.dialect.activation(x, self._quant(port.name), port.name)
+        return info
+
+    def _output(self, output: Output) -> onnx.ValueInfoProto:
+        w, port = self.writer, output.port
+        perm = [0, 0, 0]
+        for i, axis in enumerate(port.axes):
+            perm[axis] = _TO_CHW[i]
+        x = self._transpose(self.value[output.tensor], tuple(perm), f"{port.name}_view")
+        if tuple(port.shape) != tuple(port.view):
+            x = self._reshape(x, port.shape, f"{port.name}_shaped")
+        for host in output.host:
+            x = w.node(_HOST_OPS[host.kind], [x], f"{port.name}_{host.kind}", w.shape(x), axis=host.axis)
+        w.node("Identity", [x], port.name, w.shape(x), exact_name=True)
+        return w.values[port.name]
+
+    def _reshape(self, x: str, shape: tuple[int, ...], name: str) -> str:
+        target = self.writer.constant(np.array([0, *shape], np.int64), f"{name}_shape")  # 0: as it is
+        return self.writer.node("Reshape", [x, target], name, (self.batch, *shape))
+
+    def _transpose(self, x: str, perm: tuple[int, ...], name: str) -> str:
+        """perm: of the dimensions after the batch."""
+        if perm == tuple(range(len(perm))):
+            return x
+        shape = self.writer.shape(x)
+        perm = (0, *(p + 1 for p in perm))
+        return self.writer.node("Transpose", [x], name, [shape[p] for p in perm], perm=perm)
+
+    # -- ops -----------------------------------------------------------------------------------------------
+
+    def _quant(self, tensor: str) -> Quant:
+        return self.qgraph.tensors[tensor].quant
+
+    def _shape(self, tensor: str) -> tuple[Dim, ...]:
+        h, w, c = self.qgraph.tensors[tensor].shape
+        return (self.batch, c, h, w)
+
+    def _op(self, op: Op) -> str:
+        w = self.writer
+        match op:
+            case Linear():
+                return self._linear(op)
+            case MaxPool():
+                x = w.node(
+                    "MaxPool",
+                    [self.value[op.input]],
+                    op.name,
+                    self._shape(op.output),
+                    kernel_shape=op.kernel,
+                    strides=op.stride,
+                    dilations=op.dilation,
+                    pads=op.pads,
+                )
+            case Concat():
+                parts = [self.value[p] for p in op.parts]
+                x = w.node("Concat", parts, op.name, self._shape(op.output), axis=1)
+        return self.dialect.activation(x, self._quant(op.output), op.output)
+
+    def _linear(self, op: Linear) -> str:
+        w = self.writer
+        y = self.value[op.input] if is_identity(op) else self._conv(op)
+        if op.residual:
+            y = w.node("Add", [y, self.value[op.residual.input]], f"{op.name}_sum", w.shape(y))
+        if op.raw:
+            return y
+        y = self._clamp(op, y)
+        if op.table is None:
+            return self.dialect.activation(y, op.requantized, op.output)
+        y = self.dialect.activation(y, op.requantized, f"{op.output}_before")
+        return self.dialect.activation(self._table(op, y), self._quant(op.output), op.output)
+
+    def _conv(self, op: Linear) -> str:
+        source = self._quant(op.input)
+        if op.weight_scale is None:
+            raise FormatError(f"'{op.name}': no weight scale, so it cannot be written as ONNX")
+        weight = self.dialect.weight(
+            np.ascontiguousarray(op.weight.transpose(0, 3, 1, 2)),
+            op.weight_format,
+            op.weight_scale,
+            f"{op.name}_weight",
+        )
+        inputs = [self.value[op.input], weight]
+        sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
+        bias = np.array(
+            [int(b) + source.zero_point * int(s) for b, s in zip(op.bias, sums, strict=True)], object
+        )
+        if any(bias):
+            lsb = source.format.lsb_exponent + op.weight_format.lsb_exponent
+            unit = source.scale * op.weight_scale * 2.0**lsb
+            inputs.append(self.dialect.bias(bias, unit, f"{op.name}_bias"))
+        return self.writer.node(
+            "Conv",
+            inputs,
+            op.name,
+            self._shape(op.output),
+            kernel_shape=op.weight.shape[1:3],
+            strides=op.stride,
+            dilations=op.dilation,
+            pads=op.pads,
+            group=op.groups,
+        )
+
+    def _clamp(self, op: Linear, y: str) -> str:
+        w, quant = self.writer, op.requantized
+        fmt = quant.format
+        below, above = op.low > fmt.min_fixed, op.high < fmt.max_fixed
+
+        def real(fixed: int) -> float:
+            return quant.scale * (fixed * 2.0**fmt.lsb_exponent - quant.zero_point)
+
+        if below and real(op.low) == 0 and not above:
+            return w.node("Relu", [y], f"{op.name}_relu", w.shape(y))
+        if not below and not above:
+            return y
+        bounds = [
+            self.dialect.scalar(real(op.low), f"{op.name}_low") if below else "",
+            self.dialect.scalar(real(op.high), f"{op.name}_high") if above else "",
+        ]
+        return w.node("Clip", [y, *(bounds if above else bounds[:1])], f"{op.name}_clip", w.shape(y))
+
+    def _table(self, op: Linear, y: str) -> str:
+        """Look the value up: by its integer where those are few, else by counting the values below it."""
+        w, quant, out = self.writer, op.requantized, self._quant(op.output)
+        assert op.table is not None
+        fmt, shape = quant.format, w.shape(y)
+        name = f"{op.name}_table"
+        if fmt.max_fixed - fmt.min_fixed < _LOOKUP_RANGE:
+            unit = self.dialect.scalar(quant.scale * 2.0**fmt.lsb_exponent, f"{name}_unit")
+            offset = w.constant(np.array(quant.zero_point - fmt.min_fixed, np.int64), f"{name}_offset")
+            x = w.node("Div", [y, unit], f"{name}_scaled", shape)
+            x = w.node("Round", [x], f"{name}_integer", shape)
+            x = w.node("Cast", [x], f"{name}_cast", shape, TensorProto.INT64, to=TensorProto.INT64)
+            index = w.node("Add", [x, offset], f"{name}_index", shape, TensorProto.INT64)
+            codes = fmt.from_fixed(np.arange(fmt.min_fixed, fmt.max_fixed + 1))
+        else:
+            codes = value_order(fmt)[1]
+            real = quant.dequantize(codes)
+            middles = w.constant(((real[1:] + real[:-1]) / 2).astype(np.float32), f"{name}_middles")
+            last = w.constant(np.array([-1], np.int64), f"{name}_axis")
+            x = w.node("Unsqueeze", [y, last], f"{name}_column", (*shape, 1))
+            wide = (*shape, len(codes) - 1)
+            x = w.node("Greater", [x, middles], f"{name}_above", wide, TensorProto.BOOL)
+            x = w.node("Cast", [x], f"{name}_cast", wide, TensorProto.INT64, to=TensorProto.INT64)
+            index = w.node("ReduceSum", [x, last], f"{name}_index", shape, TensorProto.INT64, keepdims=0)
+        values = w.constant(out.dequantize(op.table[codes]).astype(np.float32), name)
+        return w.node("Gather", [values, index], f"{name}_value", shape, axis=0)
+
+
+def is_identity(op: Linear) -> bool:
+    """Whether the op carries its input through the array unchanged, for an Add or an activation."""
+    return op.macs == 0 and op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
+
+
+# -- comparison --------------------------------------------------------------------------------------------
+
+
+def compare_with_onnxruntime(
+    qgraph: QuantizedGraph, inputs: dict[str, np.ndarray], batch: int = 8
+) -> dict[str, int | str]:
+    """Run the exported model in ONNX Runtime and compare every tensor's codes with the reference.
+
+    Returns
+    -------
+    codes : how many were compared; differing : how many differ; max_steps : by how many codes, in order of
+    value, at most; skipped : why nothing was compared ("" if it was), since ONNX Runtime has not all formats.
+    """
+    result: dict[str, int | str] = {"codes": 0, "differing": 0, "max_steps": 0, "skipped": ""}
+    if not uses_standard_types(qgraph):
+        return result | {"skipped": "the model is QONNX, which ONNX Runtime does not run"}
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return result | {"skipped": "onnxruntime is not installed"}
+    exporter = _Exporter(qgraph, None)
+    model = exporter.model()
+    raw = {op.output for op in qgraph.ops if isinstance(op, Linear) and op.raw}
+    names = {t: v for t, v in exporter.value.items() if t not in raw}
+    known = {o.name for o in model.graph.output}
+    model.graph.output.extend(exporter.writer.values[v] for v in names.values() if v not in known)
+    options = ort.SessionOptions()
+    # in float32, operator by operator: fused integer kernels saturate sums on some processors
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        return result | {"skipped": f"ONNX Runtime cannot run it: {str(e).splitlines()[0]}"}
+    codes = differing = most = 0
+    total = len(next(iter(inputs.values())))
+    for start in range(0, total, batch):
+        part = {k: np.asarray(v[start : start + batch], np.float32) for k, v in inputs.items()}
+        ours = reference_codes(qgraph, part)
+        theirs = dict(zip(names, session.run(list(names.values()), part), strict=True))
+        for tensor, value in theirs.items():
+            quant = qgraph.tensors[tensor].quant
+            rank = value_order(quant.format)[0].astype(np.int64)
+            steps = np.abs(rank[quant.quantize(value.transpose(0, 2, 3, 1))] - rank[ours[tensor]])
+            codes += steps.size
+            differing += int(np.count_nonzero(steps))
+            most = max(most, int(steps.max(initial=0)))
+    return result | {"codes": codes, "differing": differing, "max_steps": most}
