@@ -14,7 +14,7 @@ import onnx
 from sateen.compiler.importer.build import build_graph, walk_model
 from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
 from sateen.compiler.importer.tidy import tidy
-from sateen.compiler.importer.walk import Finding
+from sateen.compiler.importer.walk import PORTS, Finding
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
@@ -58,11 +58,10 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
     name_nodes(holder)
     walk = walk_model(prepare(model))
     _, problems = build_graph(walk)
-    found = {f.node: f for f in walk.findings}
-    for problem in problems:
-        found[problem.node] = problem
+    ports = [f for f in (*walk.findings, *problems) if f.op_type in PORTS]
+    found = {f.node: f for f in walk.findings if f.op_type not in PORTS}
     out = []
     for node in holder.graph.node:
         gone = Finding(node.name, node.op_type, True, "constant or without effect, removed before import")
         out.append(found.pop(node.name, gone))
-    return out + [f for f in found.values()]
+    return [*out, *found.values(), *dict.fromkeys(ports)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.layout import normal, split_axes
 from sateen.compiler.importer.loading import graph_inputs
-from sateen.compiler.importer.pointwise import depthwise
+from sateen.compiler.importer.pointwise import depthwise, settle
 from sateen.compiler.importer.walk import Finding, Unsupported, Value, View, Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 
@@ -96,7 +97,12 @@ def output(walk: Walk, name: str, value: Value) -> Output:
     walk.batch_first(value)
     hwc = walk.hwc(value)
     pieces = split_axes(normal(f for d in value.layout[1:] for f in d), hwc)
-    order = [axis for _, _, axis in pieces]
+    order = [axis for axis, _ in itertools.groupby(axis for _, _, axis in pieces)]
+    if order.count(2) == 1 and len(order) < len(pieces):  # perhaps channels in another order, side by side
+        dims = [tuple((s, t) for s, t, axis in pieces if axis == k) for k in order]
+        moved = settle(walk, name, Value(value.tensor, (value.layout[0], *dims)), 1 + order.index(2))
+        value = Value(moved.tensor, value.layout, value.host)
+        order = [axis for _, _, axis in split_axes(normal(f for d in moved.layout[1:] for f in d), hwc)]
     if len(set(order)) != len(order):
         raise Unsupported(
             f"its elements are in another order than those of the tensor {hwc} (height, width, channels)",

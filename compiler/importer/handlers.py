@@ -5,6 +5,7 @@ from __future__ import annotations
 from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
+from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer.ops_elementwise import binary, unary
 from sateen.compiler.importer.walk import Handler
@@ -78,6 +79,8 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "CastLike": (shape.cast, _LAYOUT),
     "Expand": (shape.expand, _LAYOUT),
     "Shape": (shape.shape, "constant"),
+    "Slice": (select.slice_of, "selection, folded into a convolution where it can be"),
+    "Split": (select.split, "selection, folded into a convolution where it can be"),
     "Concat": (shape.concat, "concatenation along channels"),
     "Softmax": (shape.on_host("softmax"), "on the host"),
     "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),

@@ -69,6 +69,12 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
             f"{where}: opset {opset} is outside {OLDEST_OPSET} to {newest}; "
             f"convert it with onnx.version_converter.convert_version(model, 17)"
         )
+    nodes = model.graph.node
+    texts = [t for n in nodes for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
+    if not all(isinstance(t, str) for t in texts):  # protobuf hands out undecodable text as bytes
+        raise ModelError(
+            f"{where}: a node's name is not UTF-8 text: the file is damaged; export or copy it again"
+        )
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(f"{where}: tensor '{tensor.name}' has its data in another file; load it first")

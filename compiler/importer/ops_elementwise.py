@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sateen.compiler.functions import constant, substitute
+from sateen.compiler.functions import as_expression, constant, substitute
+from sateen.compiler.importer.layout import axis_dims
 from sateen.compiler.importer.pointwise import affine, aligned
 from sateen.compiler.importer.walk import Handler, OnnxNode, Unsupported, Value, Walk
 from sateen.ir.graph import Activation, Add, Expression
@@ -16,8 +17,6 @@ Parameters = tuple[tuple[str, float], ...]
 
 def activate(walk: Walk, node: OnnxNode, x: Value, activation: Callable[[str], Activation]) -> Value:
     """Emit what `activation(output name)` makes, and remember which function of which tensor it is."""
-    from sateen.compiler.functions import as_expression
-
     if walk.is_open(x):
         return x
     out = walk.fresh(node.proto.output[0])
@@ -77,13 +76,15 @@ def gelu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 
 def prelu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """One slope is a table; one for each channel is max(x, 0) + slope * min(x, 0)."""
     x = walk.value(node)
     slope = walk.weights(node, 1)
-    if slope is None or slope.size == 0 or (slope != slope.flat[0]).any():
-        raise Unsupported(
-            "its slope differs from channel to channel", "use one slope (LeakyRelu or a scalar)"
-        )
+    if slope is None or slope.size == 0:
+        raise Unsupported("it has no slope", "export the model again")
     aligned(x, slope)
+    if (slope != slope.flat[0]).any():
+        below = affine(walk, node, clip_to(walk, node, x, -np.inf, 0.0), slope, 0.0)
+        return [add_two(walk, node, clip_to(walk, node, x, 0.0, np.inf), below)]
     return [table(walk, node, x, "leaky_relu", (("alpha", float(slope.flat[0])),))]
 
 
@@ -123,8 +124,6 @@ def same_layout(walk: Walk, a: Value, b: Value) -> None:
         walk.links.append((a.tensor, b.tensor))
     elif walk.is_open(a) or walk.is_open(b):
         loose, firm = (a, b) if walk.is_open(a) else (b, a)
-        from sateen.compiler.importer.layout import axis_dims
-
         own = axis_dims(walk.hwc(firm))
         if all(d in own for d in firm.layout[1:] if d):
             walk.decide(loose, [loose.layout[firm.layout.index(d)] if d else () for d in own], strength=2)

@@ -165,7 +165,7 @@ def contract(
         raise Unsupported(
             f"it sums over a part of its input ({hwc} as height, width, channels, seen as {x.shape}) "
             f"that is not all channels of whole rows or columns",
-            "sum over channels, or flatten the whole tensor before it",
+            "remove the Reshape or Transpose before it, or flatten the whole tensor",
         )
     kh, kw = (hwc[k] if spans[k] > 1 else 1 for k in (0, 1))
     offset = indices(joined)

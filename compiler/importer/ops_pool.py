@@ -215,7 +215,7 @@ def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Se
     for d in padded:
         own = axis_dims(hwc)
         if d == 1 or x.layout[d] == own[2]:
-            x = settle(walk, node, x, d)
+            x = settle(walk, node.name, x, d)
         # A dimension of size 1 may be any axis of size 1 that no other dimension is.
         free_axes = [k for k in range(3) if own[k] == x.layout[d] and k not in targets.values()]
         if not free_axes:

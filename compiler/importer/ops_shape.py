@@ -134,7 +134,7 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
             walk.decide(p, [*[()] * (2 - len(rest)), *rest, p.layout[axis]], strength=2)
     if any(walk.is_open(p) for p in parts):
         return [walk.assumed(node.proto.output[0])]
-    parts = [settle(walk, node, p, axis) for p in parts]
+    parts = [settle(walk, node.name, p, axis) for p in parts]
     first = walk.hwc(parts[0])
     out_shape: Shape = (first[0], first[1], sum(p.shape[axis] for p in parts))
     layouts = []

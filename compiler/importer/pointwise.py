@@ -91,7 +91,7 @@ def affine(
     return Value(out, x.layout)
 
 
-def settle(walk: Walk, node: OnnxNode, x: Value, channel: int) -> Value:
+def settle(walk: Walk, name: str, x: Value, channel: int) -> Value:
     """x with dimension `channel` in the order of the IR's channels: a permutation becomes a 1×1 Conv."""
     if walk.is_open(x):
         return x
@@ -102,7 +102,7 @@ def settle(walk: Walk, node: OnnxNode, x: Value, channel: int) -> Value:
         return x
     weight = np.eye(hwc[2])[indices(dim)].reshape(hwc[2], 1, 1, hwc[2])
     out = walk.fresh(f"{x.tensor}.ordered")
-    walk.emit(Conv(f"{node.name}.order", x.tensor, out, weight, np.zeros(hwc[2])), hwc)
+    walk.emit(Conv(f"{name}.order", x.tensor, out, weight, np.zeros(hwc[2])), hwc)
     return Value(out, tuple(own if d == channel else other for d, other in enumerate(x.layout)))
 
 
@@ -110,5 +110,5 @@ def place_channels(
     walk: Walk, node: OnnxNode, x: Value, channel: int, spatial: Sequence[int], strength: int = 3
 ) -> tuple[Value, tuple[int, ...]]:
     """`Walk.place`, with channels in another order put right first."""
-    x = settle(walk, node, x, channel)
+    x = settle(walk, node.name, x, channel)
     return x, walk.place(x, channel, spatial, strength)

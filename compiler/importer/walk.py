@@ -37,6 +37,8 @@ FLOAT_TYPES = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 )
 
+PORTS = ("graph input", "graph output")
+"""What a finding that is not about a node has as its `op_type`."""
 NOT_CHECKED = "not checked: it depends on a node that is not supported"
 
 
@@ -218,6 +220,12 @@ class Walk:
             results = ()
         except Unsupported as e:
             self.findings.append(Finding(node.name, node.op_type, False, e.reason, e.remedy))
+            results = ()
+        except Exception as e:  # an attribute or constant of a kind that no handler expects
+            reason = (
+                f"it is malformed ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no details'})"
+            )
+            self.findings.append(Finding(node.name, node.op_type, False, reason, "export the model again"))
             results = ()
         for i, name in enumerate(node.proto.output):
             if name:

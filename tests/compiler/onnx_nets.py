@@ -66,7 +66,7 @@ class Net:
 
     def model(self) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, "net", self.inputs, self.outputs, self.initializers)
-        ir = max(v for k, v in IR_VERSION.items() if k <= self.opset)
+        ir = max((v for k, v in IR_VERSION.items() if k <= self.opset), default=3)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir)
 
 

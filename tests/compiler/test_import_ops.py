@@ -310,7 +310,7 @@ def test_layout_operators(opset):
         y = net("Unsqueeze", y, net.constant([1], np.int64))
     y = net("Dropout", net("Identity", y))
     y = net("Flatten", net("Cast", y, to=TensorProto.FLOAT), axis=1)
-    compare(net.output(net("Gemm", y, net.random(8, 3))))
+    compare(net.output(net("Gemm", y, net.random(8, 3), net.random(3))))
 
 
 def test_shape_arithmetic():
@@ -335,6 +335,7 @@ def test_outputs_in_other_orders(batch):
         net("Flatten", y),
         net("Reshape", y, net.constant([n, 2, 3, 20], np.int64)),
         net("Reshape", net("Transpose", y, perm=[0, 2, 3, 1]), net.constant([n, 20, 6], np.int64)),
+        net("Reshape", net("Transpose", y, perm=[0, 2, 3, 1]), net.constant([n, 8, 15], np.int64)),
     ))  # fmt: skip
 
 
@@ -381,3 +382,56 @@ def test_other_floats(kind):
 def test_inputs_of_any_rank(shape):
     net = Net()
     compare(net.output(net("Tanh", net.input("N", *shape))))
+
+
+def test_prelu_with_a_slope_per_channel():
+    net = Net()
+    x = net.conv(net.input("N", 3, 4, 4), 3, 4, 1, 1)
+    graph = compare(net.output(net("PRelu", x, net.random(4, 1, 1))))
+    assert "Add" in kinds(graph)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, RUNTIME_OPSET])
+@pytest.mark.parametrize(
+    "axis, start, end, step",
+    [(1, 1, 4, 1), (1, 0, 99, 2), (2, 0, 99, 2), (3, 1, -1, 1), (2, 1, 99, 3), (-1, -2, 99, 1)],
+)
+def test_slice(opset, axis, start, end, step):
+    if opset == 9 and step > 1:
+        pytest.skip("no steps there")
+    net = Net(opset)
+    x = net("Relu", net.conv(net.input("N", 3, 7, 6), 3, 5, 1, 1))
+    if opset == 9:
+        y = net("Slice", x, starts=[start], ends=[end], axes=[axis])
+    else:
+        y = net("Slice", x, *(net.constant([v], np.int64) for v in (start, end, axis, step)))
+    compare(net.output(y))
+
+
+def test_resnet_shortcut_without_weights():
+    """Every second pixel, and zero channels around: option A of the CIFAR ResNets."""
+    net = Net()
+    x = net("Relu", net.conv(net.input("N", 3, 8, 8), 3, 4, 3, 3))
+    a = net.conv(x, 4, 8, 3, 3, strides=[2, 2], pads=[1, 1, 1, 1])
+    b = net("Slice", x, *(net.constant([v, v], np.int64) for v in (0, 99)), net.constant([2, 3], np.int64),
+            net.constant([2, 2], np.int64))  # fmt: skip
+    b = net("Pad", b, net.constant([0, 2, 0, 0, 0, 2, 0, 0], np.int64))
+    compare(net.output(net("Relu", net("Add", a, b))))
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18])
+def test_split_and_shuffle(opset):
+    """A ShuffleNet V2 unit."""
+    net = Net(opset)
+    x = net("Relu", net.conv(net.input("N", 3, 6, 6), 3, 8, 3, 3))
+    if opset == 9:
+        a = net("Split", x, outputs=2, axis=1, split=[4, 4])
+    elif opset == 13:
+        a = net("Split", x, net.constant([4, 4], np.int64), outputs=2, axis=1)
+    else:
+        a = net("Split", x, outputs=2, axis=1, num_outputs=2)
+    b = net("Relu", net.conv(a + "_1", 4, 4, 3, 3, group=4, pads=[1, 1, 1, 1]))
+    y = net("Concat", a, b, axis=1)
+    y = net("Reshape", y, net.constant([0, 2, 4, 4, 4], np.int64))
+    y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3, 4]), net.constant([0, 8, 4, 4], np.int64))
+    compare(net.output(net.conv(y, 8, 3, 1, 1), net("Relu", y)))

@@ -1,0 +1,303 @@
+"""What is refused, and in which words; files that are no models."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_nets import RUNTIME_OPSET, Net
+
+from sateen.compiler.check import check_model
+from sateen.compiler.importer import import_model, load_model
+from sateen.errors import ModelError
+
+
+def good() -> Net:
+    net = Net()
+    y = net("Relu", net.conv(net.input("N", 3, 6, 6), 3, 4, 3, 3))
+    return net.output(net("Gemm", net("Flatten", y), net.random(64, 2)))
+
+
+def refused(net: Net, *words: str) -> str:
+    """Import fails in one line that holds all words; `check` says the same of the same node."""
+    with pytest.raises(ModelError) as error:
+        import_model(net.model())
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert re.search(word, message), message
+    problems = [f for f in check_model(net.model()) if not f.supported]
+    assert problems and all(f.reason and f.remedy for f in problems)
+    assert message.startswith(str(problems[0])) or any(message.startswith(str(p)) for p in problems)
+    return message
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ModelError, match="no such file"):
+        load_model(tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match="not a file"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"not a model", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 9]
+)
+def test_other_files(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    for function in (load_model, import_model, check_model):
+        with pytest.raises(ModelError, match=f"{re.escape(str(path))}.*not (an|valid) ONNX") as error:
+            function(path)
+        assert "\n" not in str(error.value)
+
+
+def test_every_truncation_is_an_error_of_one_line(tmp_path):
+    data = good().model().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for size in range(0, len(data), 7):
+        path.write_bytes(data[:size])
+        with pytest.raises(ModelError) as error:
+            import_model(path)
+        assert "\n" not in str(error.value)
+
+
+def test_damaged_files(tmp_path):
+    """Any byte may change: the file still imports or gives one line."""
+    data = good().model().SerializeToString()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.onnx"
+    for _ in range(150):
+        damaged = bytearray(data)
+        for at in rng.integers(0, len(data), 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        for function in (import_model, check_model):
+            try:
+                function(path)
+            except ModelError as e:
+                assert "\n" not in str(e)
+
+
+def test_external_data(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(good().model(), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    import_model(path)
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(ModelError, match=r"external data.*beside the model"):
+        import_model(path)
+    with pytest.raises(ModelError, match="in another file"):
+        import_model(onnx.load(path, load_external_data=False))
+
+
+@pytest.mark.parametrize("opset", [8, 99])
+def test_opset(opset):
+    net = good()
+    net.opset = opset
+    with pytest.raises(ModelError, match=f"opset {opset} is outside 9 to"):
+        import_model(net.model())
+
+
+def test_model_that_breaks_the_rules():
+    net = good()
+    net.nodes[0].input[0] = "nothing"
+    with pytest.raises(ModelError, match="not valid ONNX"):
+        import_model(net.model())
+
+
+# -- models ---------------------------------------------------------------------------------------------------
+
+
+def test_check_lists_every_node_and_all_problems():
+    net = Net()
+    x = net.input("N", 3, 8, 8)
+    y = net.conv(x, 3, 4, 3, 3)
+    y = net("LRN", y, size=3)
+    y = net("Relu", y)
+    y = net("Resize", y, "", net.constant([1, 1, 2, 2], np.float32))
+    y = net("Conv", y, net.constant(np.full((2, 4, 1, 1), np.nan), np.float32))
+    net.output(net("Flatten", y))
+    findings = check_model(net.model())
+    assert [f.node for f in findings] == ["Conv0", "LRN1", "Relu2", "Resize3", "Conv4", "Flatten5"]
+    assert [f.supported for f in findings] == [True, False, True, False, False, True]
+    assert all(f.reason for f in findings) and all(f.remedy for f in findings if not f.supported)
+    with pytest.raises(ModelError, match=r"^LRN 'LRN1': .*\(and 2 more: `sateen check` lists them\)$"):
+        import_model(net.model())
+
+
+def test_check_of_a_good_model_names_folded_and_unnamed_nodes():
+    net = good()
+    net.nodes.insert(0, helper.make_node("Identity", [net.initializers[0].name], ["copy"]))
+    net.nodes[1].input[1] = "copy"
+    findings = check_model(net.model())
+    assert [(f.node, f.supported) for f in findings] == [
+        ("Identity_0", True), ("Conv0", True), ("Relu1", True), ("Flatten2", True), ("Gemm3", True),
+    ]  # fmt: skip
+    assert "removed before import" in findings[0].reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value):
+    net = Net()
+    w = np.zeros((4, 3, 2, 2), np.float32)
+    w[1, 2, 0, 1] = value
+    y = net("Conv", net.input("N", 3, 5, 5), net.constant(w))
+    refused(net.output(y), "^Conv 'Conv0': tensor 'w0' holds (nan|inf|-inf) at index", r"\[1, 2, 0, 1\]")
+
+
+@pytest.mark.parametrize("shape", [("N", 3, "height", 8), ("N", "channels", 8, 8), ("N", 3, 8, 0)])
+def test_dynamic_dimensions(shape):
+    net = Net()
+    y = net("Relu", net.input(*shape))
+    name = next((d for d in shape[1:] if isinstance(d, str)), "unknown")
+    refused(net.output(y), "^graph input 'x': dimension", name, r"onnxslim --input-shapes x:1,")
+
+
+def test_input_types_and_shapes():
+    net = Net()
+    net.inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
+    with pytest.raises(ModelError):
+        import_model(net.output(net("Relu", "x")).model())
+    net = Net()
+    refused(net.output(net("Abs", net.input("N", 4, kind=TensorProto.INT32))), "graph input 'x'", "int32")
+
+
+REFUSED = {
+    "Conv3d": (lambda n: n.conv(n.input("N", 3, 4, 4, 4), 3, 2, 2, 2, 2), "3-D convolution"),
+    "ConvTranspose": (lambda n: n("ConvTranspose", n.input("N", 3, 4, 4), n.random(3, 2, 2, 2)), "transposed"),
+    "computed weights": (
+        lambda n: n("Conv", n.input("N", 3, 4, 4), n.input(2, 3, 1, 1, name="w")),
+        "input 1 'w' is not constant",
+    ),
+    "attention": (
+        lambda n: n("MatMul", n.input("N", 4, 4), n.input("N", 4, 4, name="y")),
+        "both operands are computed",
+    ),
+    "transA": (lambda n: n("Gemm", n.input(4, 4), n.random(4, 2), transA=1), "transA"),
+    "gate": (
+        lambda n: n("Mul", n.input("N", 3, 4, 4), n("Sigmoid", n.input("N", 3, 1, 1, name="y"))),
+        r"\(1, 3, 4, 4\) and \(1, 3, 1, 1\)",
+    ),
+    "broadcast": (
+        lambda n: n("Add", n.input("N", 3, 4, 4), n.input("N", 3, 1, 1, name="y")),
+        "broadcasting works with constants",
+    ),
+    "per pixel": (lambda n: n("Add", n.input("N", 3, 4, 4), n.random(3, 4, 4)), "differs from pixel to pixel"),
+    "enlarging": (lambda n: n("Add", n.input("N", 3, 1, 1), n.random(3, 4, 4)), "would broadcast"),
+    "division by zero": (
+        lambda n: n("Div", n.input("N", 3), n.constant([1, 0, 2], np.float32)),
+        r"divisor is 0 at index \[1\]",
+    ),
+    "indices": (
+        lambda n: n("MaxPool", n.input("N", 3, 4, 4), kernel_shape=[2, 2], outputs=2) and n("Cast", "maxpool0_1", to=1),
+        "Indices",
+    ),
+    "border": (
+        lambda n: n("AveragePool", n.input("N", 3, 4, 4), kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        "count_include_pad = 0",
+    ),
+    "ceil": (
+        lambda n: n("AveragePool", n.input("N", 3, 5, 5), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        "ceil_mode",
+    ),
+    "pool3d": (lambda n: n("MaxPool", n.input("N", 3, 4, 4, 4), kernel_shape=[2, 2, 2]), "3-D pooling"),
+    "reflect": (
+        lambda n: n("Pad", n.input("N", 3, 4, 4), n.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), mode="reflect"),
+        "mode = reflect",
+    ),
+    "pad value": (
+        lambda n: n(
+            "Pad", n.input("N", 3, 4, 4), n.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), n.constant(1.0, np.float32)
+        ),
+        "pads with 1",
+    ),
+    "crop": (
+        lambda n: n("Pad", n.input("N", 3, 4, 4), n.constant([0, 0, -1, 0, 0, 0, 0, 0], np.int64)),
+        "cut away",
+    ),
+    "softmax inside": (
+        lambda n: n("Relu", n("Softmax", n.input("N", 5))),
+        "Softmax 'Softmax0': it is not the last node",
+    ),
+    "concat rows": (
+        lambda n: n(
+            "Concat", n.conv(n.input("N", 3, 4, 4), 3, 2, 1, 1), n.conv("x", 3, 2, 1, 1), axis=2
+        ),
+        "not the channels",
+    ),
+    "batch mean": (lambda n: n("ReduceMean", n.input("N", 3, 4, 4), axes=[0]), "over the batch"),
+    "integers": (lambda n: n("Cast", n("Relu", n.input("N", 3)), to=TensorProto.INT64), "int64"),
+    "training": (
+        lambda n: n("BatchNormalization", n.input("N", 3, 4, 4), *(n.random(3, low=0.5) for _ in range(4)),
+                    training_mode=1, outputs=3),
+        "training mode",
+    ),
+    "quantized": (
+        lambda n: n("QuantizeLinear", n.input("N", 3), n.constant(0.1, np.float32), n.constant(0, np.uint8)),
+        "quantized already",
+    ),
+    "lstm": (lambda n: n("GRU", n.input(4, 1, 3), n.random(1, 6, 3), n.random(1, 6, 2), hidden_size=2), "recurrent"),
+    "domain": (lambda n: n("FusedConv", n.input("N", 3), domain="com.example"), "domain 'com.example'"),
+    "moved data": (
+        lambda n: n.conv(
+            n("Reshape", n.conv(n.input("N", 3, 4, 4), 3, 4, 1, 1), n.constant([0, 8, 2, 4], np.int64)), 8, 2, 1, 1
+        ),
+        "remove the Reshape",
+    ),
+    "cut factors": (
+        lambda n: n("Reshape", n.conv(n.input("N", 3, 4, 5), 3, 6, 1, 1), n.constant([0, 4, 6, 5], np.int64)),
+        "which moves data",
+    ),
+    "batch moved": (lambda n: n("Relu", n("Reshape", n.input("N", 4), n.constant([4, 1], np.int64))), "batch"),
+    "constant output": (lambda n: n("Identity", n.random(1, 3)), "does not depend on an input"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    build, words = REFUSED[case]
+    net = Net(17)
+    net.output(build(net))
+    if case == "domain":
+        model = net.model()
+        model.opset_import.append(helper.make_opsetid("com.example", 1))
+        with pytest.raises(ModelError, match=words):
+            import_model(model)
+    else:
+        refused(net, words)
+
+
+def test_control_flow():
+    net = Net()
+    x = net.input("N", 3)
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    c = net.input(1, name="c", kind=TensorProto.BOOL)
+    net.output(net("If", c, then_branch=branch, else_branch=branch))
+    assert x == "x"
+    refused(net, "If 'If0': control flow|bool")
+
+
+def test_a_model_that_onnxslim_breaks_on_is_imported_as_it_is(monkeypatch):
+    import onnxslim
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(onnxslim, "slim", broken)
+    graph = import_model(good().model())
+    assert len(graph.nodes) == 3
+
+
+def test_newest_opset_is_accepted():
+    net = good()
+    net.opset = onnx.defs.onnx_opset_version()
+    assert net.opset >= RUNTIME_OPSET
+    import_model(net.model())
