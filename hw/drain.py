@@ -7,15 +7,15 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.requantize import Requantizer, bound, control_layout, requantize_latency
 from sateen.hw.window import NestedCounter, Sum
-
-from sateen.config import AcceleratorConfig
 
 READ_LATENCY = 2
 """Cycles from a residual's address to its data; the accumulators and parameters are read a cycle later."""
@@ -71,11 +71,14 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        self.requantizers = [Requantizer(config=self.config) for _ in range(self.config.vector_lanes)]
-        m.submodules += self.requantizers
+        m.submodules.requantizer = requantizer = Requantizer(
+            config=self.config, lanes=self.config.vector_lanes
+        )
         control, part = self._control(m), self._slice(m)
         valid, step = self._issue(m, control)
-        codes_valid, codes = self._requantize(m, valid, Cat(step, part), step)
+        m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid)]
+        self._feed(m, requantizer, Cat(step, part), step)
+        codes_valid, codes = requantizer.o_valid, requantizer.o_code
         if self.config.table:
             codes_valid, codes = self._look_up(m, codes_valid, codes)
         self._write(m, codes_valid, codes, part)
@@ -103,8 +106,6 @@ class Drain(wiring.Component):
             control.low.eq(bound(m, low, config.activation, "low")),
             control.high.eq(bound(m, high, config.activation, "high")),
         ]
-        for lane in self.requantizers:
-            m.d.comb += lane.control.eq(control)
         return control
 
     def _issue(self, m: Module, control) -> tuple[Value, Value]:
@@ -157,25 +158,24 @@ class Drain(wiring.Component):
         ]
         return valid[-1], step[-1]
 
-    def _requantize(self, m: Module, valid: Value, run: Value, step: Value) -> tuple[Value, list[Value]]:
-        """The columns of `step`, which in the residual's word are `run`, to codes."""
-        config, lanes = self.config, self.requantizers
-        acc = Signal(len(lanes) * config.acc_bits)
-        residual = Signal(len(lanes) * config.activation.bits)
-        m.d.comb += [
-            acc.eq(self.acc.data.word_select(step, len(acc))),
-            residual.eq(self.read.data.word_select(run, len(residual))),
-        ]
-        for k, lane in enumerate(lanes):
-            bits, acc_bits = config.activation.bits, config.acc_bits
+    def _feed(self, m: Module, requantizer: Requantizer, run: Value, step: Value) -> None:
+        """The columns of `step`, which in the residual's word are `run`."""
+        config, lanes = self.config, self.config.vector_lanes
+
+        def pick(word: Value, index: Value, lane: int, bits: int) -> Value:
+            """Element index*lanes + lane, as one expression."""
+            choices = [word[k * bits : (k + 1) * bits] for k in range(lane, len(word) // bits, lanes)]
+            for bit in index:
+                choices = [Mux(bit, high, low) for low, high in zip(choices[::2], choices[1::2], strict=True)]
+            return choices[0]
+
+        for k in range(lanes):
             parameter = self.parameter.data[k * config.parameter_bits : (k + 1) * config.parameter_bits]
             m.d.comb += [
-                lane.i_valid.eq(valid),
-                lane.i_acc.eq(acc[k * acc_bits : (k + 1) * acc_bits]),
-                Value.cast(lane.i_parameter).eq(parameter),
-                lane.i_residual.eq(residual[k * bits : (k + 1) * bits]),
+                requantizer.i_acc[k].eq(pick(self.acc.data, step, k, config.acc_bits)),
+                Value.cast(requantizer.i_parameter[k]).eq(parameter),
+                requantizer.i_residual[k].eq(pick(self.read.data, run, k, config.activation.bits)),
             ]
-        return lanes[0].o_valid, [lane.o_code for lane in lanes]
 
     def _slice(self, m: Module) -> Value:
         """The slice of the word that is read and written."""
@@ -213,14 +213,15 @@ class Drain(wiring.Component):
         """Gather a pixel's codes and write them to slice `part`."""
         config, i = self.config, self.instruction
         steps = steps_per_pixel(config)
-        group = len(codes) * config.activation.bits
-        gathered = Signal(data.ArrayLayout(group, steps), reset_less=True)
+        gathered = [
+            Signal(config.activation.bits, name=f"gathered_{k}", reset_less=True) for k in range(config.cols)
+        ]
         index = Signal(exact_log2(steps))
         with m.If(valid):
             m.d.sync += index.eq(index + 1)
             for k in range(steps):
                 with m.If(index == k):
-                    m.d.sync += gathered[k].eq(Cat(codes))
+                    m.d.sync += [gathered[k * len(codes) + j].eq(code) for j, code in enumerate(codes)]
         address = unsigned(exact_log2(config.act_depth))
         m.submodules.out = out = NestedCounter(
             levels={"y": 12, "x": 12}, sums={"addr": Sum(address, {"y": address, "x": address})}
@@ -237,7 +238,7 @@ class Drain(wiring.Component):
             out.parameters.step.addr.x.eq(i.step_x),
             self.write.en.eq(writing),
             self.write.addr.eq(out.value.addr),
-            self.write.data.eq(Value.cast(gathered).replicate(config.slices)),
+            self.write.data.eq(Cat(gathered).replicate(config.slices)),
             self.done.eq(writing & out.last.y),
         ]
         if config.slices > 1:

@@ -4,12 +4,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
-from sateen.hw import isa
-from sateen.hw.ports import ReadPort, WritePort
-from sateen.hw.window import POOL_ORDER, NestedCounter, Sum, Window
 
 from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
+from sateen.hw import isa
+from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.window import POOL_ORDER, NestedCounter, Sum, Window
 
 READ_LATENCY = 2
 """Cycles from a word's address to its data."""
@@ -84,14 +84,13 @@ class Pool(wiring.Component):
         ):
             m.d.sync += pipeline.eq(Cat(now, pipeline))
 
-        best = Signal(config.act_word_bits, reset_less=True)
         lowest = int(fmt.from_fixed(fmt.min_fixed))
+        best = [Signal(fmt.bits, name=f"best_{e}", reset_less=True) for e in range(config.elements)]
         with m.If(valid[-1]):
-            for e in range(config.elements):
-                element = slice(e * fmt.bits, (e + 1) * fmt.bits)
-                word = self.read.data[element]
-                with m.If(first[-1] | (inside[-1] & greater(word, best[element], fmt))):
-                    m.d.sync += best[element].eq(Mux(inside[-1], word, lowest))
+            for e, element in enumerate(best):
+                word = self.read.data[e * fmt.bits : (e + 1) * fmt.bits]
+                with m.If(first[-1] | (inside[-1] & greater(word, element, fmt))):
+                    m.d.sync += element.eq(Mux(inside[-1], word, lowest))
 
         address = unsigned(len(self.write.addr))
         m.submodules.out = out = NestedCounter(
@@ -111,7 +110,7 @@ class Pool(wiring.Component):
             out.parameters.step.addr.x.eq(i.out_step_x),
             self.write.en.eq(writing),
             self.write.addr.eq(out.value.addr),
-            self.write.data.eq(best),
+            self.write.data.eq(Cat(best)),
             self.done.eq(writing & out.last.y),
         ]
         if config.slices > 1:

@@ -15,11 +15,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigne
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
-from sateen.hw.decode import decode_fixed
-from sateen.hw.isa import parameter_layout
 
 from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
+from sateen.hw.decode import decode_fixed
+from sateen.hw.isa import parameter_layout
 
 _FINE = 3  # bits of a shift that are done after its bytes
 _BYTE = 1 << _FINE
@@ -103,199 +103,198 @@ def bound(m: Module, value: Value, fmt: Format, name: str) -> Value:
 
 
 class Requantizer(wiring.Component):
-    """A pipeline for one channel a cycle; see the module's docstring.
+    """Pipelines for `lanes` channels a cycle; see the module's docstring.
 
     Members
     -------
     i_valid : In(1)
-    i_acc : In(signed(acc_bits))
-    i_parameter : In(parameter_layout(acc_bits))
-    i_residual : In(activation.bits)
+    i_acc : In(signed(acc_bits)).array(lanes)
+    i_parameter : In(parameter_layout(acc_bits)).array(lanes)
+    i_residual : In(activation.bits).array(lanes)
         The residual's code.
     control : In(control_layout(config))
         Stable from the first input to the last output.
     o_valid : Out(1)
         `i_valid`, `latency` cycles later.
-    o_code : Out(activation.bits)
+    o_code : Out(activation.bits).array(lanes)
     """
 
     initiation_interval = 1
 
-    def __init__(self, *, config: AcceleratorConfig):
+    def __init__(self, *, config: AcceleratorConfig, lanes: int = 1):
         self.config = config
-        self.format = config.activation
-        self.latency = requantize_latency(self.format)
+        self.lanes = lanes
+        self.latency = requantize_latency(config.activation)
         super().__init__(
             {
                 "i_valid": In(1),
-                "i_acc": In(signed(config.acc_bits)),
-                "i_parameter": In(parameter_layout(config.acc_bits)),
-                "i_residual": In(self.format.bits),
+                "i_acc": In(signed(config.acc_bits)).array(lanes),
+                "i_parameter": In(parameter_layout(config.acc_bits)).array(lanes),
+                "i_residual": In(config.activation.bits).array(lanes),
                 "control": In(control_layout(config)),
                 "o_valid": Out(1),
-                "o_code": Out(self.format.bits),
+                "o_code": Out(config.activation.bits).array(lanes),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        valid = Signal(self.latency)  # bit k: stage k + 1 holds a channel
+        valid = Signal(self.latency)  # bit k: stage k + 1 holds channels
         m.d.sync += valid.eq(Cat(self.i_valid, valid))
         m.d.comb += self.o_valid.eq(valid[-1])
-        self._stage_enable = Cat(self.i_valid, valid)
-        t, shift = self._scale(m)
-        x = self._shift(m, t, shift)
-        if isinstance(self.format, Minifloat):
-            self._finish_minifloat(m, *x)
-        else:
-            self._finish_integer(m, *x)
+        enable = [self.i_valid, *valid]
+        for k in range(self.lanes):
+            lane = _Lane(m, k, self.config, self.control, enable)
+            code = lane.run(self.i_acc[k], self.i_parameter[k], self.i_residual[k])
+            m.d.comb += self.o_code[k].eq(code)
         return m
 
-    def _register(self, m: Module, stage: int, name: str, value: Value, shape=None) -> Signal:
+
+class _Lane:
+    """Builds the pipeline of one channel into a module.
+
+    Registers are written in place, without combinational signals before them where it can be: a simulator
+    then skips all work of a stage that holds no channel.
+    """
+
+    def __init__(self, m: Module, k: int, config: AcceleratorConfig, control, enable: list[Value]):
+        self.m, self.k, self.config, self.control, self.enable = m, k, config, control, enable
+        self.format = config.activation
+
+    def run(self, acc: Value, parameter, residual: Value) -> Value:
+        t, shift = self._scale(acc, parameter, residual)
+        x = self._shift(t, shift)
+        if isinstance(self.format, Minifloat):
+            return self._finish_minifloat(*x)
+        return self._finish_integer(*x)
+
+    def _new(self, stage: int, name: str, shape) -> Signal:
         """A register that pipeline stage `stage` (from 1) ends in."""
-        register = Signal(value.shape() if shape is None else shape, name=f"{name}_{stage}", reset_less=True)
-        with m.If(self._stage_enable[stage - 1]):
-            m.d.sync += register.eq(value)
+        return Signal(shape, name=f"{name}_{stage}_{self.k}", reset_less=True)
+
+    def _register(self, stage: int, name: str, value: Value) -> Signal:
+        register = self._new(stage, name, value.shape())
+        with self.m.If(self.enable[stage - 1]):
+            self.m.d.sync += register.eq(value)
         return register
 
-    def _scale(self, m: Module):
+    def _scale(self, acc: Value, parameter, residual: Value):
         """Stages 1 to 3: t and the shift that it still needs."""
-        config, control, parameter = self.config, self.control, self.i_parameter
-        reg = self._register
-        limit = residual_shift_limit(config)
+        control, reg = self.control, self._register
+        limit = residual_shift_limit(self.config)
         # 1: add the bias; take the residual, already shifted by the low bits of what it needs.
         # raw is a shift alone: multiplier 1, and what follows does not round.
-        v = reg(m, 1, "v", self.i_acc + parameter.bias)
-        multiplier = reg(m, 1, "multiplier", Mux(control.raw, 1, parameter.multiplier), 16)
-        shift = reg(m, 1, "shift", Mux(control.raw, control.raw_shift, parameter.shift))
-        fixed = decode_fixed(self.format, self.i_residual)
+        v = reg(1, "v", acc + parameter.bias)
+        multiplier = reg(1, "multiplier", Mux(control.raw, Const(1, 16), parameter.multiplier))
+        shift = reg(1, "shift", Mux(control.raw, control.raw_shift, parameter.shift))
+        fixed = decode_fixed(self.format, residual)
         if not isinstance(self.format, Minifloat):
             fixed = fixed - control.residual_zero
+        width = len(fixed)
         distance = (parameter.shift - control.residual_shift)[: bits_for(limit)]
-        fine = min(limit, _BYTE - 1)
-        residual = Signal(signed(len(fixed) + fine))
-        m.d.comb += residual.eq(Mux(control.residual, fixed << (distance[:_FINE] if limit else 0), 0))
-        residual = reg(m, 1, "residual", residual)
-        distance = reg(m, 1, "distance", distance)
-        # 2: multiply.
-        p = reg(m, 2, "p", _product(v, multiplier))
-        residual = reg(m, 2, "residual", residual * control.residual_multiplier)
-        distance = reg(m, 2, "distance", distance)
-        shift = reg(m, 2, "shift", shift)
-        # 3: add. The residual is at most len(fixed) + 16 + limit bits.
-        width = max(len(p), len(fixed) + 16 + limit)
-        addend = Signal(signed(width))
-        m.d.comb += addend.eq(residual)
+        if limit:
+            fixed = (fixed << distance[:_FINE])[: width + min(limit, _BYTE - 1)].as_signed()
+        residual = reg(1, "residual", Mux(control.residual, fixed, 0))
+        distance = reg(1, "distance", distance)
+        # 2: multiply
+        p = reg(2, "p", _product(v, multiplier))
+        residual = reg(2, "residual", residual * control.residual_multiplier)
+        distance = reg(2, "distance", distance)
+        shift = reg(2, "shift", shift)
+        # 3: add. The residual, shifted, has `width` + 16 + limit bits at most.
+        addend = residual
         for i in range(1, limit // _BYTE + 1):
-            with m.If(distance[_FINE:] == i):
-                m.d.comb += addend.eq(residual << (_BYTE * i))
-        return reg(m, 3, "t", p + addend), reg(m, 3, "shift", shift)
+            addend = Mux(distance[_FINE:] == i, residual << (_BYTE * i), addend)
+        addend = addend[: width + 16 + limit].as_signed()
+        return reg(3, "t", p + addend), reg(3, "shift", shift)
 
-    def _shift(self, m: Module, t: Value, shift: Value):
+    def _shift(self, t: Value, shift: Value):
         """Stages 4 and 5: floor(t * 2**-shift).
 
         Returns, still to be registered by stage 5, the number with its guard bit lowest, whether bits below
         were lost, whether it has more bits than are returned, and its sign.
         """
-        fmt, reg = self.format, self._register
+        m, fmt = self.m, self.format
         # Integers: what does not fit is out of the format's range with any zero point of 10 bits.
         # Minifloats: what does not fit is above the largest.
         bits = fmt.fixed_bits if isinstance(fmt, Minifloat) else max(fmt.fixed_bits, _ZERO_BITS) + 1
         u = Cat(Const(0, 1), t)  # with the guard bit of a shift by 0
-        negative = t[-1]
+        sign = t[-1]
         window_bits = bits + 1 + _BYTE - 1
-        steps = -(-len(u) // _BYTE)  # from this byte on only the sign is left
-        extended = Cat(u, negative.replicate(steps * _BYTE + window_bits - len(u)))
-        # 4: by bytes
-        below, above = [Const(0)], [Const(0)] * (steps + 1)  # lost below; not the sign above
+        steps = min(-(-len(u) // _BYTE), 1 << len(shift) - _FINE)  # from this byte on only the sign is left
+        extended = Cat(u, sign.replicate(steps * _BYTE + window_bits))
+        # 4: by bytes. Is a 1 lost below; does a bit above differ from the sign?
+        below, above = [Const(0, 1)], [Const(0, 1)] * (steps + 1)
         for i in range(steps):
-            b = Signal(name=f"below_{i}")
-            m.d.comb += b.eq(below[-1] | extended[i * _BYTE : (i + 1) * _BYTE].any())
-            below.append(b)
+            below.append(below[-1] | extended[i * _BYTE : (i + 1) * _BYTE].any())
         for i in reversed(range(steps)):
             top = i * _BYTE + window_bits - 1
             if top < len(u) - 1:
-                above[i] = Signal(name=f"above_{i}")
-                signs = extended[top : top + _BYTE] ^ negative.replicate(_BYTE)
-                m.d.comb += above[i].eq(above[i + 1] | signs.any())
-        window, lost, over = Signal(signed(window_bits)), Signal(), Signal()
-        with m.Switch(shift[_FINE:]):
-            for i in range(min(steps, 1 << len(shift) - _FINE)):
+                above[i] = above[i + 1] | (extended[top : top + _BYTE] ^ sign.replicate(_BYTE)).any()
+        window = self._new(4, "window", signed(window_bits))
+        lost, over = self._new(4, "lost", 1), self._new(4, "over", 1)
+        with m.If(self.enable[3]), m.Switch(shift[_FINE:]):
+            for i in range(steps):
                 with m.Case(i):
-                    m.d.comb += [
+                    m.d.sync += [
                         window.eq(extended[i * _BYTE : i * _BYTE + window_bits]),
                         lost.eq(below[i]),
                         over.eq(above[i]),
                     ]
             with m.Default():
-                m.d.comb += [window.eq(negative.replicate(window_bits)), lost.eq(below[-1])]
-        window = reg(m, 4, "window", window)
-        lost, over, negative = (
-            reg(m, 4, "lost", lost),
-            reg(m, 4, "over", over),
-            reg(m, 4, "negative", negative),
-        )
-        fine = reg(m, 4, "fine", shift[:_FINE])
+                m.d.sync += [window.eq(sign.replicate(window_bits)), lost.eq(below[-1]), over.eq(0)]
+        negative = self._register(4, "negative", sign)
+        fine = self._register(4, "fine", shift[:_FINE])
         # 5: by bits
-        x = Signal(signed(window_bits))
+        x = Signal(signed(window_bits), name=f"x_{self.k}")
         m.d.comb += x.eq(window >> fine)
         lost = lost | Cat(window[i] & (fine > i) for i in range(_BYTE - 1)).any()
         signs = x[bits:]
         over = over | (signs.any() & ~signs.all())
         return x[: bits + 1].as_signed(), lost, over, negative
 
-    def _finish_integer(self, m: Module, x: Value, lost: Value, over: Value, negative: Value) -> None:
+    def _finish_integer(self, x: Value, lost: Value, over: Value, negative: Value) -> Value:
         control, reg = self.control, self._register
         # 5: round to nearest, ties to even, and add the zero point, in one adder
         up = ~control.raw & x[0] & (lost | x[1])
-        y = reg(
-            m, 5, "y", (Cat(up, x[1:]).as_signed() + Cat(up, control.zero_point).as_signed())[1:].as_signed()
-        )
-        over, negative = reg(m, 5, "over", over), reg(m, 5, "negative", negative)
+        y = (Cat(up, x[1:]).as_signed() + Cat(up, control.zero_point).as_signed())[1:].as_signed()
+        y, over, negative = reg(5, "y", y), reg(5, "over", over), reg(5, "negative", negative)
         # 6: clamp; the bounds are in the format, so what is between them is, too
-        code = self._clamp(m, y, over, negative)
-        m.d.comb += self.o_code.eq(reg(m, 6, "code", Mux(control.raw, y, code)[: self.format.bits]))
+        code = self._clamp(y, over, negative)
+        return reg(6, "code", Mux(control.raw, y, code)[: self.format.bits])
 
-    def _clamp(self, m: Module, y: Value, over: Value, negative: Value) -> Value:
+    def _clamp(self, y: Value, over: Value, negative: Value) -> Value:
         low, high = self.control.low, self.control.high
         below = Mux(over, negative, y < low)
         above = Mux(over, ~negative, y > high)
-        clamped = Signal(low.shape())
-        m.d.comb += clamped.eq(Mux(below, low, Mux(above, high, y)))
-        return clamped
+        return Mux(below, low, Mux(above, high, y))[: len(low)]
 
-    def _finish_minifloat(self, m: Module, x: Value, lost: Value, over: Value, negative: Value) -> None:
-        control, reg, fmt = self.control, self._register, self.format
-        m_bits = fmt.mantissa_bits
+    def _finish_minifloat(self, x: Value, lost: Value, over: Value, negative: Value) -> Value:
+        m, control, reg, fmt = self.m, self.control, self._register, self.format
         # 5: magnitude. If bits were lost below, -x - lost is ~x with the rest still lost.
         negate = negative & ~control.raw
-        magnitude = reg(m, 5, "magnitude", ((x ^ negate.replicate(len(x))) + (negate & ~lost))[: len(x)])
-        lost, over, negative = (
-            reg(m, 5, "lost", lost),
-            reg(m, 5, "over", over),
-            reg(m, 5, "negative", negative),
-        )
+        magnitude = reg(5, "magnitude", ((x ^ negate.replicate(len(x))) + (negate & ~lost))[: len(x)])
+        lost, over, negative = reg(5, "lost", lost), reg(5, "over", over), reg(5, "negative", negative)
         # 6: normalise
-        significand, exponent, lost_now = _normalise(m, magnitude, fmt, 1, "normalise")
-        significand = reg(m, 6, "significand", significand)
-        exponent = reg(m, 6, "exponent", exponent)
-        lost = reg(m, 6, "lost", lost | lost_now)
-        raw = reg(m, 6, "raw", magnitude[1 : fmt.bits + 1])
-        over, negative = reg(m, 6, "over", over), reg(m, 6, "negative", negative)
+        significand, exponent, lost_now = _normalise(m, magnitude, fmt, 1, f"normalise_{self.k}")
+        raw = reg(6, "raw", magnitude[1 : fmt.bits + 1])
+        significand = reg(6, "significand", significand)
+        exponent = reg(6, "exponent", exponent)
+        lost = reg(6, "lost", lost | lost_now)
+        over, negative = reg(6, "over", over), reg(6, "negative", negative)
         # 7: the code of the magnitude; rounding carries into the exponent by itself.
         # Ties go to the even code, which without a mantissa is not the even significand.
-        base = exponent << m_bits
+        base = exponent << fmt.mantissa_bits
         up = significand[0] & (lost | (significand[1] ^ base[0]))
-        code = (Cat(up, base) + Cat(up, significand[1:]))[1:]
-        code = reg(m, 7, "code", Mux(control.raw, raw, code))
-        over, negative = reg(m, 7, "over", over), reg(m, 7, "negative", negative)
+        code = reg(7, "code", Mux(control.raw, raw, (Cat(up, base) + Cat(up, significand[1:]))[1:]))
+        over, negative = reg(7, "over", over), reg(7, "negative", negative)
         # 8: clamp in the order of `bound`; a zero is +0
-        negative_number = negative & code.any()
-        y = Cat(code ^ negative_number.replicate(len(code)), negative_number).as_signed()
-        clamped = self._clamp(m, y, over, negative)
+        below_zero = negative & code.any()
+        y = Cat(code ^ below_zero.replicate(len(code)), below_zero).as_signed()
+        clamped = self._clamp(y, over, negative)
         sign = clamped[-1]
         result = Cat(clamped[:-1] ^ sign.replicate(fmt.bits - 1), sign)
-        m.d.comb += self.o_code.eq(reg(m, 8, "result", Mux(control.raw, code[: fmt.bits], result)))
+        return reg(8, "result", Mux(control.raw, code[: fmt.bits], result))
 
 
 def _product(v: Value, multiplier: Value) -> Value:

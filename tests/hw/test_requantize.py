@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from sateen.hw.requantize import Requantizer, residual_shift_limit
 
 from sateen.config import AcceleratorConfig
 from sateen.formats import Minifloat, parse_format
 from sateen.formats.requantize import requantize
+from sateen.hw.requantize import Requantizer, residual_shift_limit
 
 CASES = {
     "int8": 32, "uint8": 28, "int4": 16, "int8n": 32, "uint1": 12, "int2": 8, "e2m1": 14, "e3m2": 30,
@@ -103,11 +103,11 @@ def simulate(config: AcceleratorConfig, batches: list[tuple]) -> list[list[int]]
                 send = bool(pending) and rng.random() < 0.8
                 ctx.set(dut.i_valid, send)
                 acc, bias, multiplier, shift, residual = pending.pop(0) if send else (0, 0, 0, 0, 0)
-                ctx.set(dut.i_acc, acc)
-                ctx.set(dut.i_parameter, {"bias": bias, "multiplier": multiplier, "shift": shift})
-                ctx.set(dut.i_residual, residual)
+                ctx.set(dut.i_acc[0], acc)
+                ctx.set(dut.i_parameter[0], {"bias": bias, "multiplier": multiplier, "shift": shift})
+                ctx.set(dut.i_residual[0], residual)
                 sent += send
-                _, _, valid, code = await ctx.tick().sample(dut.o_valid, dut.o_code)
+                _, _, valid, code = await ctx.tick().sample(dut.o_valid, dut.o_code[0])
                 assert valid == expected_valid.pop(0)  # the latency is exact
                 expected_valid.append(send)
                 if valid:
