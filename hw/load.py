@@ -3,12 +3,12 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Read, Burst
 from sateen.hw.ports import WritePort
 from sateen.hw.requests import BurstRequests, log2
-
-from sateen.config import AcceleratorConfig
 
 ADDRESS_LATENCY = 2
 """Cycles from `start` to the first address on the bus."""

@@ -3,9 +3,9 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from sateen.hw.axi import ADDRESS_BITS
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.axi import ADDRESS_BITS
 
 SOURCE_BITS = 32
 

@@ -3,12 +3,12 @@
 from amaranth.hdl import Array, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Write, Burst
 from sateen.hw.ports import ReadPort
 from sateen.hw.requests import BurstRequests, log2
-
-from sateen.config import AcceleratorConfig
 
 READ_LATENCY = 2
 """Of the activation buffer, in cycles."""

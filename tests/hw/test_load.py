@@ -5,12 +5,12 @@ import random
 import pytest
 from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, Memory, settle
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.load import LoadEngine, word_bytes
 from sateen.hw.requests import log2
 from sateen.sim.memory_timing import MemoryTiming, load_timing
-
-from sateen.config import AcceleratorConfig
 
 BASE = 0x3_0000_0000
 TARGETS = list(isa.Target)

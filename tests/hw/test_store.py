@@ -7,11 +7,11 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib.memory import Memory as Ram
 from amaranth.sim import Simulator
 from axi_memory import WRITE_CHANNEL, Memory, settle
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.store import READ_LATENCY, StoreEngine
 from sateen.sim.memory_timing import MemoryTiming, store_timing
-
-from sateen.config import AcceleratorConfig
 
 BASE = 0x12_0000_0000
 

@@ -1,0 +1,224 @@
+"""The Verilator harness: data, cycles, back-pressure, errors, traces, and what is said when a tool is missing."""
+
+import os
+
+import numpy as np
+import pytest
+from copy_machine import emit
+
+from sateen.config import AcceleratorConfig
+from sateen.errors import BuildError, DataError
+from sateen.hw.assembler import Instruction
+from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.model import predict
+from sateen.sim.verilator import build, simulate
+
+pytestmark = pytest.mark.rtl
+
+CONFIG = AcceleratorConfig()
+SOURCE, DESTINATION, WORDS = 0x1FF0, 0x3FC8, 100
+SIZE = WORDS * CONFIG.act_word_bytes
+BASE = 0x7_FFFF_F000
+
+
+@pytest.fixture(scope="module")
+def verilog():
+    return emit(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def executable(verilog):
+    return build(verilog)
+
+
+def program(*instructions: Instruction) -> bytes:
+    return b"".join(i.encode() for i in instructions).ljust(CHUNK * INSTRUCTION_BYTES, b"\0")
+
+
+def copy() -> bytes:
+    load = {"target": Target.ACTIVATION, "source": SOURCE, "destination": 5, "words": WORDS}
+    store = {"source": 5, "destination": DESTINATION, "words": WORDS}
+    return program(
+        Instruction(Opcode.LOAD, load, signal=1 << Engine.STORE),
+        Instruction(Opcode.STORE, store, wait=1 << Engine.LOAD),
+        Instruction(Opcode.END),
+    )
+
+
+def samples(n=3):
+    return np.random.default_rng(n).integers(0, 256, (n, SIZE), dtype=np.uint8)
+
+
+def run(executable, x, **more):
+    return simulate(
+        executable, copy(), inputs=[(SOURCE, x)], outputs=[(DESTINATION, SIZE)], base=BASE, **more
+    )
+
+
+def test_batch(executable):
+    x = samples()
+    calls = []
+    # An untouched byte on either side shows that nothing else is written.
+    result = simulate(
+        executable, copy(), base=BASE, progress=lambda *a: calls.append(a), memory_bytes=1 << 16,
+        inputs=[(SOURCE, x[:, :96]), (SOURCE + 96, x[:, 96:])],
+        outputs=[(DESTINATION, SIZE), (DESTINATION - 1, 1), (DESTINATION + SIZE, 1)],
+    )  # fmt: skip
+    copied, before, after = result.outputs
+    assert np.array_equal(copied, x)
+    assert not before.any() and not after.any()
+    assert calls[-1] == (3, 0)
+    assert len(result.samples) == 3 and len(set(result.samples)) == 1
+    counters = result.samples[0]
+    assert counters.done and counters.error == 0
+    assert counters.beats_read == (SIZE + CHUNK * INSTRUCTION_BYTES) // CONFIG.beat_bytes
+    assert counters.beats_written == SIZE // CONFIG.beat_bytes
+    for engine in range(4):
+        assert counters.busy[engine] + counters.wait[engine] + counters.idle[engine] == counters.cycles
+    assert result.simulated_cycles >= 3 * counters.cycles
+
+
+@pytest.mark.parametrize("latency, interval", [(1, 1), (16, 1), (3, 7), (2, 40), (200, 2)])
+def test_cycles_are_those_of_the_model(executable, latency, interval):
+    memory = MemoryTiming(latency, interval)
+    result = run(executable, samples(2), memory=memory)
+    assert [c.cycles for c in result.samples] == [predict(copy(), 0, CONFIG, memory).cycles] * 2
+
+
+def test_random_back_pressure(executable):
+    x = samples()
+    cycles = set()
+    for seed in range(20):
+        result = run(executable, x, seed=seed)
+        assert np.array_equal(result.outputs[0], x), f"seed {seed}"
+        assert all(c.done and not c.error for c in result.samples)
+        cycles |= {c.cycles for c in result.samples}
+    assert len(cycles) > 20
+
+
+def test_errors_of_the_bus_are_reported(executable):
+    ok, read, write, time = 0, 2, 3, 6
+    assert [c.error for c in run(executable, samples(2), read_errors=[SOURCE + 16]).samples] == [read] * 2
+    assert [c.error for c in run(executable, samples(2), write_errors=[DESTINATION]).samples] == [write] * 2
+    assert [c.error for c in run(executable, samples(2), watchdog=60).samples] == [time] * 2
+    assert [c.error for c in run(executable, samples(2)).samples] == [ok] * 2
+
+
+def test_loads_from_outside_the_memory_fail(executable):
+    far = {"target": Target.ACTIVATION, "source": 1 << 20, "words": 1}
+    image = program(Instruction(Opcode.LOAD, far), Instruction(Opcode.END))
+    assert simulate(executable, image).samples[0].error == 2
+
+
+def test_limit_of_the_host(executable):
+    with pytest.raises(BuildError, match="sample 0 did not end within 50 cycles"):
+        run(executable, samples(), max_cycles=50)
+
+
+def test_image_from_a_file(executable, tmp_path):
+    path = tmp_path / "a folder" / "image.bin"
+    path.parent.mkdir()
+    path.write_bytes(bytes(4096) + copy())
+    x = samples(1)
+    result = simulate(
+        executable, path, program=4096, inputs=[(SOURCE, x)], outputs=[(DESTINATION, SIZE)], batch=1
+    )
+    assert np.array_equal(result.outputs[0], x)
+
+
+def test_regions_must_fit_the_batch(executable):
+    with pytest.raises(DataError, match=r"shape \(3, 800\); it must be \(batch = 2, bytes\)"):
+        run(executable, samples(), batch=2)
+
+
+@pytest.mark.slow
+def test_trace(verilog, executable, tmp_path):
+    traced = build(verilog, trace=True, cache=tmp_path / "a cache")
+    path = tmp_path / "run.fst"
+    with pytest.raises(BuildError, match="built without tracing"):
+        run(executable, samples(1), trace=path)
+    result = run(traced, samples(1), trace=path)
+    assert result.samples == run(executable, samples(1)).samples
+    # Block 0 is the header, 329 bytes long; then come values, geometry and hierarchy to the end of the file.
+    data = path.read_bytes()
+    assert data[0] == 0 and int.from_bytes(data[1:9], "big") == 329
+    position, kinds = 0, set()
+    while position < len(data):
+        kinds.add(data[position])
+        position += 1 + int.from_bytes(data[position + 1 : position + 9], "big")
+    assert position == len(data)
+    assert 0 in kinds and 3 in kinds and len(kinds) >= 4
+    # The hierarchy is compressed; only literals and matches, so the decoder is short.
+    assert b"m_axi_awaddr" in hierarchy(data)
+
+
+def hierarchy(data: bytes) -> bytes:
+    """The names in an FST: its LZ4 block of type 6."""
+    position = 0
+    while data[position] != 6:
+        position += 1 + int.from_bytes(data[position + 1 : position + 9], "big")
+    length = int.from_bytes(data[position + 1 : position + 9], "big")
+    size = int.from_bytes(data[position + 9 : position + 17], "big")
+    block = data[position + 17 : position + 1 + length]
+    out, i = bytearray(), 0
+
+    def more(n: int) -> int:
+        nonlocal i
+        while n >= 15:
+            n += block[i]
+            i += 1
+            if block[i - 1] < 255:
+                break
+        return n
+
+    while i < len(block):
+        token = block[i]
+        i += 1
+        literals = more(token >> 4)
+        out += block[i : i + literals]
+        i += literals
+        if i < len(block):
+            distance = int.from_bytes(block[i : i + 2], "little")
+            i += 2
+            for _ in range(more(token & 15) + 4):
+                out.append(out[-distance])
+    assert len(out) == size
+    return bytes(out)
+
+
+def test_builds_are_cached(verilog, executable):
+    before = executable.stat().st_mtime_ns
+    assert build(verilog) == executable
+    assert executable.stat().st_mtime_ns == before
+    assert os.access(executable, os.X_OK)
+    assert not list(executable.parent.parent.glob("keep-*"))
+
+
+def test_verilog_that_does_not_compile(tmp_path):
+    with pytest.raises(BuildError, match=r"verilator_bin failed: .*syntax error.*\(log: .*\.log\)"):
+        build("module accelerator(input clk; endmodule", cache=tmp_path)
+    [log] = (tmp_path / "verilator").iterdir()
+    assert log.suffix == ".log"
+
+
+@pytest.mark.parametrize("tool, variable", [("g++", "CXX"), ("make", "MAKE")])
+def test_a_missing_tool(tool, variable, monkeypatch, tmp_path):
+    # Tools that were found before are still there: only this one is missing.
+    for name in ("g++", "make", "ar"):
+        if name != tool:
+            (tmp_path / name).write_text("#!/bin/sh\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError) as caught:
+        build("", cache=tmp_path)
+    assert str(caught.value).startswith(f"{tool} is not installed")
+    assert "apt install" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(BuildError, match=r"cache .* cannot be written .* set SATEEN_CACHE"):
+        build("module accelerator; endmodule", cache=blocker)
