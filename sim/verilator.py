@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import shlex
@@ -17,15 +16,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from sateen.errors import BuildError
+from sateen.sim.harness import ENGINES, Counters, Simulation, simulate
 
-from sateen.errors import BuildError, DataError
-from sateen.sim.memory_timing import MemoryTiming
+__all__ = ["ENGINES", "Counters", "Simulation", "build", "cache_dir", "simulate"]
 
 TOP = "Vtop"
 """Prefix of the generated C++ and name of the executable."""
@@ -233,201 +229,3 @@ def _keep(work: Path, target: Path, names: tuple[str, ...]) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         if not target.exists():
             raise
-
-
-ENGINES = ("load", "matrix", "vector", "store")
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """The registers after one run. Tuples are by engine, in the order of `ENGINES`; all in cycles but the beats."""
-
-    cycles: int
-    status: int
-    busy: tuple[int, ...]
-    wait: tuple[int, ...]
-    idle: tuple[int, ...]
-    stall: tuple[int, ...]
-    beats_read: int
-    beats_written: int
-
-    @classmethod
-    def from_report(cls, values: dict[str, Any]) -> Counters:
-        """Of one sample in the harness's JSON."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    @property
-    def done(self) -> bool:
-        return bool(self.status & 2)
-
-    @property
-    def error(self) -> int:
-        """Error code of docs/isa.md; 0 is none."""
-        return self.status >> 8 & 0xFF
-
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """`outputs`: one array (batch, size) of bytes for each output region; `samples`: counters of each run."""
-
-    outputs: tuple[np.ndarray, ...]
-    samples: tuple[Counters, ...]
-    simulated_cycles: int
-    wall_s: float
-
-    @property
-    def cycles_per_second(self) -> float:
-        return self.simulated_cycles / self.wall_s if self.wall_s else 0.0
-
-
-def simulate(
-    executable: Path,
-    image: bytes | Path,
-    *,
-    inputs: Sequence[tuple[int, np.ndarray]] = (),
-    outputs: Sequence[tuple[int, int]] = (),
-    batch: int | None = None,
-    memory: MemoryTiming | None = None,
-    memory_bytes: int = 0,
-    base: int = 0,
-    program: int = 0,
-    watchdog: int = 0,
-    max_cycles: int = 0,
-    seed: int | None = None,
-    read_errors: Sequence[int] = (),
-    write_errors: Sequence[int] = (),
-    trace: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Simulation:
-    """Runs the accelerator once for each sample, in a process of its own.
-
-    Parameters
-    ----------
-    executable : Path
-        From `build`; built with `trace=True` if `trace` is given.
-    image : bytes or Path
-        The memory from offset 0 on.
-    inputs : (offset, (batch, size) uint8) pairs
-        Put into memory before each sample's run.
-    outputs : (offset, size) pairs
-        Read from memory after it. Offsets and sizes are bytes from the start of the memory.
-    batch : int, optional
-        Number of samples; by default the inputs'.
-    memory : MemoryTiming, optional
-        Latency and interval.
-    memory_bytes : int
-        Size of the memory, where it is larger than what the image and the regions need.
-    base, program : int
-        Address of the memory on the bus (a multiple of 4096); offset of the program in it.
-    watchdog : int
-        The accelerator's own limit in cycles; 0 is none.
-    max_cycles : int
-        The host's limit for each sample; 0 is none.
-    seed : int, optional
-        Random latency and back-pressure instead of `memory`.
-    read_errors, write_errors : offsets of beats that answer with an error
-    trace : Path, optional
-        Where to write an FST.
-    progress : callable, optional
-        Called with (samples done, cycles of the sample under way), now and then.
-
-    Raises
-    ------
-    DataError
-        A region's data does not fit.
-    BuildError
-        The simulation could not run or did not end. An error that the accelerator reports is in `samples`.
-    """
-    arrays = [(offset, np.ascontiguousarray(data, dtype=np.uint8)) for offset, data in inputs]
-    if batch is None:
-        batch = len(arrays[0][1]) if arrays else 1
-    for offset, data in arrays:
-        if data.ndim != 2 or len(data) != batch:
-            raise DataError(f"input at {offset}: shape {data.shape}; it must be (batch = {batch}, bytes)")
-    memory = memory or MemoryTiming()
-    image_size = len(image) if isinstance(image, bytes) else Path(image).stat().st_size
-    ends = [o + d.shape[1] for o, d in arrays] + [o + s for o, s in outputs]
-    size = -(-max(memory_bytes, image_size, *ends, 4096) // 4096) * 4096
-    with tempfile.TemporaryDirectory(prefix="sateen-") as name:
-        work = Path(name)
-        try:
-            if isinstance(image, bytes):
-                (work / "image").write_bytes(image)
-                image = work / "image"
-            with (work / "inputs").open("wb") as file:
-                for i in range(batch):
-                    for _, data in arrays:
-                        file.write(data[i].tobytes())
-        except OSError as e:
-            raise BuildError(
-                f"temporary folder {work}: {e.strerror}; free some space or set TMPDIR"
-            ) from None
-        job: list[tuple[str, object]] = [
-            ("memory", size), ("base", base), ("program", program), ("watchdog", watchdog),
-            ("latency", memory.latency), ("interval", memory.interval), ("batch", batch),
-            ("image", Path(image).resolve()), ("inputs", work / "inputs"), ("outputs", work / "outputs"),
-            *(("input", f"{o} {d.shape[1]}") for o, d in arrays),
-            *(("output", f"{o} {s}") for o, s in outputs),
-            *(("read_error", o) for o in read_errors),
-            *(("write_error", o) for o in write_errors),
-        ]  # fmt: skip
-        if max_cycles:
-            job.append(("cycles", max_cycles))
-        if seed is not None:
-            job.append(("seed", seed))
-        if trace is not None:
-            job.append(("trace", Path(trace).resolve()))
-        if progress is not None:
-            job.append(("progress", PROGRESS_CYCLES))
-        (work / "job").write_text("".join(f"{k} {v}\n" for k, v in job))
-        report = json.loads(_run(executable, work / "job", progress))
-        found = _regions(work / "outputs", batch, [s for _, s in outputs])
-    samples = tuple(Counters.from_report(s) for s in report["samples"])
-    return Simulation(found, samples, report["simulated_cycles"], report["wall_s"])
-
-
-PROGRESS_CYCLES = 200_000
-
-
-def _run(executable: Path, job: Path, progress: Callable[[int, int], None] | None) -> str:
-    """Standard output of the simulator."""
-    errors: list[str] = []
-    report = job.with_name("report")
-    try:
-        with (
-            report.open("wb") as out,
-            subprocess.Popen(
-                [str(executable), str(job)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                text=True,
-            ) as process,
-        ):
-            assert process.stderr is not None
-            try:
-                for line in process.stderr:
-                    word, *rest = line.split()[:3] or [""]
-                    if word == "progress" and progress is not None:
-                        progress(int(rest[0]), int(rest[1]))
-                    else:
-                        errors.append(line.strip())
-            except BaseException:
-                process.kill()
-                raise
-    except OSError as e:
-        raise BuildError(
-            f"RTL simulator {executable}: cannot be run ({e.strerror}); delete it to rebuild it"
-        ) from None
-    if process.returncode:
-        reason = errors[-1] if errors else f"exit code {process.returncode}"
-        raise BuildError(f"RTL simulation failed: {reason}")
-    return report.read_text()
-
-
-def _regions(path: Path, batch: int, sizes: list[int]) -> tuple[np.ndarray, ...]:
-    """The outputs file, sample by sample and region by region, as one array (batch, size) for each region."""
-    if not sizes:
-        return ()
-    data = np.fromfile(path, np.uint8).reshape(batch, sum(sizes))
-    return tuple(np.split(data, np.cumsum(sizes)[:-1], axis=1))
