@@ -215,6 +215,7 @@ def _linear(
                 "dilation": conv.dilation,
                 "pads": conv.pads,
                 "groups": conv.groups,
+                "sparsity": conv.sparsity,
             }
         case Pool() as pool:
             weight, scale = _uniform(step, graph.shapes[step.input][2], pool.kernel, options)

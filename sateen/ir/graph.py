@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sateen.errors import ModelError
+from sateen.formats.sparsity import DENSE, SparsityPattern
 
 Shape = tuple[int, int, int]
 
@@ -55,6 +56,7 @@ class Conv:
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     groups: int = 1
+    sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -191,9 +193,13 @@ class Graph:
         for node in self.nodes:
             for i in node.inputs:
                 if i not in known:
-                    raise ModelError(f"{type(node).__name__} '{node.name}': input '{i}' is not written before it")
+                    raise ModelError(
+                        f"{type(node).__name__} '{node.name}': input '{i}' is not written before it"
+                    )
             if node.output in known:
-                raise ModelError(f"{type(node).__name__} '{node.name}': output '{node.output}' is written twice")
+                raise ModelError(
+                    f"{type(node).__name__} '{node.name}': output '{node.output}' is written twice"
+                )
             if node.output not in self.shapes:
                 raise ModelError(f"{type(node).__name__} '{node.name}': output '{node.output}' has no shape")
             known.add(node.output)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sateen.formats import Format
+from sateen.formats import Format, SparsityPattern
+from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port, Shape
 
 
@@ -92,6 +93,7 @@ class Linear:
     rescale, which are no multiplications of the network, say 0."""
     source: tuple[str, ...] = ()  # ONNX nodes fused here
     weight_scale: np.ndarray | None = None  # float64 (O,), what the export writes
+    sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sateen.errors import BuildError
-from sateen.formats import Format, parse_format
+from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
 
@@ -24,7 +24,10 @@ VERSION = 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _CLASSES: dict[str, type] = {
     c.__name__: c
-    for c in (QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, Port, Output, HostOp)
+    for c in (
+        *(QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, SparsityPattern),
+        *(Port, Output, HostOp),
+    )
 }
 
 
