@@ -90,6 +90,7 @@ FUNCTIONS: dict[str, Function] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,
+    "not": lambda x: np.where(x == 0, 1.0, 0.0),
     "sin": np.sin,
     "cos": np.cos,
     "tan": np.tan,
@@ -104,7 +105,7 @@ FUNCTIONS: dict[str, Function] = {
 }
 """Each takes float64 `x` and its parameters as keywords."""
 
-BINARY: dict[str, Function] = {
+COMBINING: dict[str, Function] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -112,8 +113,17 @@ BINARY: dict[str, Function] = {
     "max": np.maximum,
     "min": np.minimum,
     "pow": np.power,
+    "greater": np.greater,
+    "less": np.less,
+    "greaterorequal": np.greater_equal,
+    "lessorequal": np.less_equal,
+    "equal": np.equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "xor": np.logical_xor,
+    "where": lambda c, a, b: np.where(c != 0, a, b),
 }
-"""Only inside expressions, where both arguments are functions of the same tensor."""
+"""Only inside expressions, where all arguments are functions of the same tensor; truth is 1, falsehood 0."""
 
 X = Expression("x")
 
@@ -130,8 +140,8 @@ def evaluate_expression(expression: Expression, x: np.ndarray) -> np.ndarray:
     if name == "constant":
         return np.full_like(x, dict(expression.parameters)["value"])
     arguments = [evaluate_expression(a, x) for a in expression.arguments]
-    if name in BINARY:
-        return BINARY[name](*arguments)
+    if name in COMBINING:
+        return np.asarray(COMBINING[name](*arguments), np.float64)
     if name not in FUNCTIONS:
         raise ModelError(f"function '{name}' is not known; known are {', '.join(FUNCTIONS)}")
     return np.asarray(FUNCTIONS[name](*arguments, **dict(expression.parameters)), np.float64)

@@ -36,6 +36,12 @@ _TABLES: dict[str, Handler] = {
     "Shrink": unary("shrink", bias=0.0, lambd=0.5),
     "PRelu": elementwise.prelu,
     "Pow": binary("pow"),
+    "Where": elementwise.where,
+    "Not": unary("not"),
+    **{
+        name: binary(name.lower())
+        for name in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
+    },
     **{
         name: unary(name.lower())
         for name in (

@@ -144,12 +144,15 @@ def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Va
     (base_a, f), (base_b, g) = walk.unary_of(a), walk.unary_of(b)
     if base_a != base_b:
         return None
-    expression = Expression(function, (), (f, g))
-    base = Value(base_a, a.layout)
+    return emit_composed(walk, node, Expression(function, (), (f, g)), base_a, a)
+
+
+def emit_composed(walk: Walk, node: OnnxNode, expression: Expression, base: str, like: Value) -> Value:
+    """The expression of tensor `base`, with the layout of `like`."""
     out = walk.fresh(node.proto.output[0])
-    walk.emit(Activation(node.name, base.tensor, out, "composed", expression=expression), walk.hwc(base))
-    walk.unary[out] = base_a, expression
-    return Value(out, a.layout)
+    walk.emit(Activation(node.name, base, out, "composed", expression=expression), walk.shapes[base])
+    walk.unary[out] = base, expression
+    return Value(out, like.layout)
 
 
 def composed(walk: Walk, node: OnnxNode, x: Value, function: str, number: float, first: bool) -> Value:
@@ -201,6 +204,28 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
     if function == "min":
         return clip_to(walk, node, x, -np.inf, number)
     return composed(walk, node, x, function, number, first)
+
+
+def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """A choice by a function of the tensor between functions of it, or numbers."""
+    values = [walk.values[i] for i in node.inputs]
+    computed = [v for v in values if isinstance(v, Value)]
+    x = computed[0]
+    if walk.is_open(x):
+        return [x]
+    base = walk.unary_of(x)[0]
+    arguments = []
+    for i, value in enumerate(values):
+        if isinstance(value, Value):
+            if value.layout != x.layout or walk.is_open(value) or walk.unary_of(value)[0] != base:
+                raise Unsupported(
+                    "it chooses between different tensors",
+                    "end the model before it and compute it on the host",
+                )
+            arguments.append(walk.unary_of(value)[1])
+        else:
+            arguments.append(constant(scalar(walk, node, i, 0.0)))
+    return [emit_composed(walk, node, Expression("where", (), tuple(arguments)), base, x)]
 
 
 def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value:

@@ -39,7 +39,8 @@ def select(
         weight = np.eye(size)[start : start + step * (count - 1) + 1 : step].reshape(count, 1, 1, size)
         walk.emit(Conv(node.name, x.tensor, out, weight, np.zeros(count)), shape)
     else:
-        reach = size - step * (count - 1)  # the window that makes exactly `count` results
+        # The window that makes exactly `count` results.
+        reach = 1 if start == 0 and (size - 1) // step + 1 == count else size - step * (count - 1)
         kernel, stride = [1, 1], [1, 1]
         kernel[axis], stride[axis] = reach, step
         if reach == 1:

@@ -34,8 +34,8 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_UPSAMPLE, "Resize Upsample GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,
-        "ArgMax ArgMin TopK NonMaxSuppression Where Greater Less Equal GreaterOrEqual LessOrEqual NonZero "
-        "Not And Or Xor Hardmax OneHot Gather GatherND GatherElements ScatterND ScatterElements",
+        "ArgMax ArgMin TopK NonMaxSuppression NonZero Hardmax OneHot Gather GatherND GatherElements ScatterND "
+        "ScatterElements",
     ),
     (
         ("transposed convolution is not supported yet", "use a strided or plain convolution"),

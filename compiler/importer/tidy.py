@@ -125,6 +125,27 @@ def _non_negative(node: Node | None) -> bool:
     )
 
 
+def stride_into_consumer(graph: Graph) -> Graph | None:
+    """Every nth pixel (a pool of one pixel) into the pointwise window that reads it."""
+    for node in graph.nodes:
+        user = _only_consumer(graph, node.output)
+        if not _is_stride(node) or not (_is_stride(user) or _is_pointwise(user)):
+            continue
+        assert isinstance(node, Pool) and isinstance(user, Conv | Pool)
+        stride = (node.stride[0] * user.stride[0], node.stride[1] * user.stride[1])
+        changed = dataclasses.replace(user, input=node.input, stride=stride)
+        return _replace(graph, {user.name: changed, node.name: None})
+    return None
+
+
+def _is_stride(node: Node | None) -> bool:
+    return isinstance(node, Pool) and node.kind == "max" and node.kernel == (1, 1) and not any(node.pads)
+
+
+def _is_pointwise(node: Node | None) -> bool:
+    return isinstance(node, Conv) and node.weight.shape[1:3] == (1, 1) and not any(node.pads)
+
+
 def affine_into_producer(graph: Graph) -> Graph | None:
     """scale * conv(x) + offset is a convolution."""
     for node in graph.nodes:
@@ -252,6 +273,7 @@ Rewrite = Callable[[Graph], "Graph | None"]
 PASSES: tuple[Rewrite, ...] = (
     merge_padding,  # before anything turns pure padding into a scaled one
     order_into_consumer,
+    stride_into_consumer,
     affine_into_producer,
     affine_into_consumer,  # what no producer took
     compose_functions,  # after the scales that a convolution can take for nothing

@@ -435,3 +435,16 @@ def test_split_and_shuffle(opset):
     y = net("Reshape", y, net.constant([0, 2, 4, 4, 4], np.int64))
     y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3, 4]), net.constant([0, 8, 4, 4], np.int64))
     compare(net.output(net.conv(y, 8, 3, 1, 1), net("Relu", y)))
+
+
+def soft_shrink(net, x):
+    """As PyTorch's exporter writes it."""
+    low, high, zero = (net.constant(v, np.float32) for v in (-0.5, 0.5, 0.0))
+    right = net("Where", net("Greater", x, high), net("Sub", x, high), zero)
+    return net("Where", net("Less", x, low), net("Sub", x, low), right)
+
+
+def test_choices_by_the_value_itself_become_one_table():
+    net = Net()
+    y = soft_shrink(net, net.conv(net.input("N", 3, 4, 4), 3, 4, 3, 3))
+    assert kinds(compare(net.output(y))) == ["Conv", "Activation"]
