@@ -104,9 +104,9 @@ class Convolution:
                 acc += view[:, :, :, tap // kw, tap % kw, :, None] * w[tap]
             return acc.reshape(n, oh, ow, o)
         if self.groups == 1:
-            return (view.reshape(n * oh * ow, -1) @ w).reshape(n, oh, ow, o)
+            return (view.reshape(n * oh * ow, kh * kw * i) @ w).reshape(n, oh, ow, o)
         split = view.reshape(n * oh * ow, kh * kw, self.groups, i).transpose(2, 0, 1, 3)
-        product = split.reshape(self.groups, n * oh * ow, -1) @ w
+        product = split.reshape(self.groups, n * oh * ow, kh * kw * i) @ w
         return product.transpose(1, 0, 2).reshape(n, oh, ow, o)
 
 
