@@ -247,8 +247,10 @@ class _Lane:
         fine = self._register(4, "fine", shift[:_FINE])
         # 5: by bits
         x = Signal(signed(window_bits), name=f"x_{self.k}")
-        m.d.comb += x.eq(window >> fine)
-        lost = lost | Cat(window[i] & (fine > i) for i in range(_BYTE - 1)).any()
+        mask = (Const((1 << _BYTE - 1) - 1, 2 * (_BYTE - 1)) << fine)[_BYTE - 1 : 2 * (_BYTE - 1)]
+        with m.If(self.enable[4]):
+            m.d.comb += x.eq(window >> fine)
+        lost = lost | (window[: _BYTE - 1] & mask).any()
         signs = x[bits:]
         over = over | (signs.any() & ~signs.all())
         return x[: bits + 1].as_signed(), lost, over, negative
@@ -256,7 +258,9 @@ class _Lane:
     def _finish_integer(self, x: Value, lost: Value, over: Value, negative: Value) -> Value:
         control, reg = self.control, self._register
         # 5: round to nearest, ties to even, and add the zero point, in one adder
-        up = ~control.raw & x[0] & (lost | x[1])
+        up = Signal(name=f"up_{self.k}")
+        with self.m.If(self.enable[4]):
+            self.m.d.comb += up.eq(~control.raw & x[0] & (lost | x[1]))
         y = (Cat(up, x[1:]).as_signed() + Cat(up, control.zero_point).as_signed())[1:].as_signed()
         y, over, negative = reg(5, "y", y), reg(5, "over", over), reg(5, "negative", negative)
         # 6: clamp; the bounds are in the format, so what is between them is, too
