@@ -121,7 +121,7 @@ COMBINING: dict[str, Function] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "xor": np.logical_xor,
-    "where": lambda c, a, b: np.where(c != 0, a, b),
+    "where": lambda c, a, b: np.asarray(np.where(c != 0, a, b)),
 }
 """Only inside expressions, where all arguments are functions of the same tensor; truth is 1, falsehood 0."""
 

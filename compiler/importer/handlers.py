@@ -87,6 +87,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Shape": (shape.shape, "constant"),
     "Slice": (select.slice_of, "selection, folded into a convolution where it can be"),
     "Split": (select.split, "selection, folded into a convolution where it can be"),
+    "Gather": (select.gather, "selection, folded into a convolution where it can be"),
     "Concat": (shape.concat, "concatenation along channels"),
     "Softmax": (shape.on_host("softmax"), "on the host"),
     "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),

@@ -15,6 +15,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
+from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
 
 OLDEST_OPSET = 9
@@ -158,6 +159,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
     slim_logger = logging.getLogger("onnxslim")
     level = slim_logger.level
+    if any(n.op_type in RANDOM_OPERATORS.split() for n in model.graph.node):
+        return model  # to be refused, not to be taken for constants
     work = onnx.ModelProto()
     work.CopyFrom(model)  # onnxslim changes what it is given
     try:

@@ -80,6 +80,22 @@ def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     return [x]
 
 
+def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """Constant indices, evenly spaced and rising, are a slice; one index without a dimension drops it."""
+    x = walk.value(node)
+    axis = node.integer("axis", 0) % x.rank
+    array = walk.constant(node, 1)
+    indices = [int(i) % x.shape[axis] for i in array.ravel()] if array is not None else []
+    steps = set(np.diff(indices).tolist())
+    if array is None or array.ndim > 1 or not indices or len(steps) > 1 or min(steps, default=1) < 1:
+        raise Unsupported(
+            f"it picks {indices[:8]} of dimension {axis}", "pick evenly spaced indices, in order"
+        )
+    y = select(walk, node, x, axis, indices[0], min(steps, default=1), len(indices), node.proto.output[0])
+    layout = y.layout if array.ndim else y.layout[:axis] + y.layout[axis + 1 :]
+    return [Value(y.tensor, layout)]
+
+
 def split(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     axis = node.integer("axis", 0) % x.rank

@@ -1,5 +1,7 @@
 """Operators that will not do, with a reason and a remedy that help more than "not supported"."""
 
+RANDOM_OPERATORS = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial"
+
 _RECURRENT = (
     "recurrent networks are not supported",
     "use a convolutional network, or unroll and compute on the host",
@@ -15,6 +17,7 @@ _NORMALIZE = (
     "use BatchNormalization",
 )
 _UPSAMPLE = ("the machine does not enlarge images", "compute it on the host, or end the model before it")
+_RANDOM = ("it gives random numbers", "export the model for inference, without noise")
 _SELECT = ("it chooses by computed values", "end the model before it and compute it on the host")
 
 _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
@@ -24,6 +27,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
         "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger "
         "MatMulInteger",
     ),
+    (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ATTENTION, "Attention Einsum RotaryEmbedding"),
     (
@@ -34,7 +38,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_UPSAMPLE, "Resize Upsample GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,
-        "ArgMax ArgMin TopK NonMaxSuppression NonZero Hardmax OneHot Gather GatherND GatherElements ScatterND "
+        "ArgMax ArgMin TopK NonMaxSuppression NonZero Hardmax OneHot GatherND GatherElements ScatterND "
         "ScatterElements",
     ),
     (

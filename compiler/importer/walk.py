@@ -31,6 +31,7 @@ from sateen.compiler.importer.layout import (
     shape_of,
 )
 from sateen.compiler.importer.loading import graph_inputs, opset_of
+from sateen.compiler.importer.refused import RANDOM_OPERATORS, REFUSED
 from sateen.ir.graph import Expression, Node, Shape
 
 FLOAT_TYPES = frozenset(
@@ -156,7 +157,7 @@ class Walk:
     Args:
         model: a prepared model (`loading.prepare`).
         handlers: by operator, each with how it runs, for the report.
-        views: the decided layouts of graph inputs; the others stay open.
+        views: the decided layouts of graph inputs; None in the first walk, where all are open.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Walk:
         self.model = model
         self.opset = opset_of(model)
         self.handlers = handlers
+        self.final = views is not None
         self.views = dict(views or {})
         self.values: dict[str, Value | np.ndarray | None] = {}  # None: written by a node that failed
         self.nodes: list[Node] = []
@@ -205,6 +207,8 @@ class Walk:
         default_domain = node.proto.domain in ("", "ai.onnx")
         results: Sequence[Value | np.ndarray]
         try:
+            if node.op_type in RANDOM_OPERATORS.split():
+                raise refuse_operator(node)
             if default_domain and (not known or all(isinstance(k, np.ndarray) for k in known)):
                 results = self._fold(node)
                 how = "constant"
@@ -299,6 +303,10 @@ class Walk:
         self.batch = max(self.batch, shape[0])
         self._names.add(info.name)
         view = self.views.get(info.name)
+        if view is None and self.final:
+            reason = f"its shape {tuple(shape)} has more than three dimensions besides the batch"
+            remedy = "export the model for inputs of at most (batch, channels, height, width)"
+            self.findings.append(Finding(info.name, "graph input", False, reason, remedy))
         if view is None:
             self.open[info.name] = (-1, None)
             return Value(info.name, (batch_dim(shape[0]), *row_major(shape[1:])))
@@ -436,8 +444,6 @@ class Walk:
 
 def refuse_operator(node: OnnxNode) -> Unsupported:
     """Why an operator without a handler is refused, and what helps."""
-    from sateen.compiler.importer.refused import REFUSED
-
     if node.proto.domain not in ("", "ai.onnx"):
         return Unsupported(
             f"operators of domain '{node.proto.domain}' are not supported",

@@ -448,3 +448,10 @@ def test_choices_by_the_value_itself_become_one_table():
     net = Net()
     y = soft_shrink(net, net.conv(net.input("N", 3, 4, 4), 3, 4, 3, 3))
     assert kinds(compare(net.output(y))) == ["Conv", "Activation"]
+
+
+@pytest.mark.parametrize("axis, index", [(1, 0), (2, -1), (3, [0, 2]), (1, [1, 2]), (2, [4])])
+def test_gather(axis, index):
+    net = Net()
+    x = net("Relu", net.conv(net.input("N", 3, 5, 4), 3, 4, 1, 1))
+    compare(net.output(net("Tanh", net("Gather", x, net.constant(index, np.int64), axis=axis))))
