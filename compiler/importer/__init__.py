@@ -13,8 +13,8 @@ import onnx
 
 from sateen.compiler.importer.build import build_graph, walk_model
 from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
+from sateen.compiler.importer.nouns import PORTS, Finding
 from sateen.compiler.importer.tidy import tidy
-from sateen.compiler.importer.walk import PORTS, Finding
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 

@@ -12,8 +12,9 @@ import onnx
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.layout import normal, split_axes
 from sateen.compiler.importer.loading import graph_inputs
+from sateen.compiler.importer.nouns import Finding, Unsupported, Value, View
 from sateen.compiler.importer.pointwise import depthwise, settle
-from sateen.compiler.importer.walk import Finding, Unsupported, Value, View, Walk
+from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 
 

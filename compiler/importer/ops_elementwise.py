@@ -8,8 +8,9 @@ import numpy as np
 
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer.layout import axis_dims
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import affine, aligned
-from sateen.compiler.importer.walk import Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Activation, Add, Expression
 
 Parameters = tuple[tuple[str, float], ...]

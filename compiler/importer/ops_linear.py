@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims, dim_size, indices, normal, remap, split_axes
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import affine, place_channels
-from sateen.compiler.importer.walk import OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import pads, pair, window_of
 from sateen.ir.graph import Conv, Shape
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer.layout import Dim, axis_dims, remap, split_axes
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.pointwise import depthwise, place_channels, settle
-from sateen.compiler.importer.walk import Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
 from sateen.ir.graph import Conv, Pool, Shape
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
+from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.pointwise import settle
-from sateen.compiler.importer.walk import OnnxNode, Undecided, Unsupported, Value, Walk
+from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Pool, Shape
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer.layout import axis_dims, remap, reshape
+from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.pointwise import settle
-from sateen.compiler.importer.walk import FLOAT_TYPES, Handler, OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Concat, Shape
 
 LAYOUT_OPERATORS = frozenset(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims, indices, split_axes
-from sateen.compiler.importer.walk import OnnxNode, Unsupported, Value, Walk
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Expression
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sateen.compiler.importer.walk import OnnxNode, Unsupported
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""What the walk speaks of: computed values, views of inputs, nodes, and what is found about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+
+from sateen.compiler.importer.layout import Dim, Layout, axis_dims, reshape, shape_of
+from sateen.ir.graph import Shape
+
+FLOAT_TYPES = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+)
+
+PORTS = ("graph input", "graph output")
+"""What a finding that is not about a node has as its `op_type`."""
+NOT_CHECKED = "not checked: it depends on a node that is not supported"
+
+
+class Unsupported(Exception):
+    """A node that cannot be imported: why, and what the user can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Undecided(Unsupported):
+    """An open tensor does not fit. That is a problem only of a graph input, never of a stand-in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the importer says about one node (or graph input or output, where `op_type` says so)."""
+
+    node: str
+    op_type: str
+    supported: bool
+    reason: str
+    """Why not, or how it runs."""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An ONNX tensor: `layout` of all its dimensions, batch first, in the IR tensor `tensor`."""
+
+    tensor: str
+    layout: Layout
+    host: tuple[tuple[str, Dim], ...] = ()
+    """Operations that the host does on it: kind and the dimension along which."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return shape_of(self.layout)
+
+    @property
+    def rank(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a graph input becomes (H, W, C): see `sateen.ir.graph.Port`."""
+
+    view: tuple[int, int, int]
+    axes: tuple[int, int, int]
+
+    @property
+    def hwc(self) -> Shape:
+        h, w, c = (self.view[a] for a in self.axes)
+        return h, w, c
+
+    def layout(self, shape: Sequence[int]) -> Layout | None:
+        """Of the ONNX tensor, batch left out."""
+        dims = axis_dims(self.hwc)
+        return reshape([dims[self.axes.index(p)] for p in range(3)], shape)
+
+
+@dataclass(slots=True)
+class OnnxNode:
+    """A node with its attributes as Python values."""
+
+    proto: onnx.NodeProto
+    opset: int
+    attributes: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    @property
+    def name(self) -> str:
+        return self.proto.name
+
+    @property
+    def op_type(self) -> str:
+        return self.proto.op_type
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.proto.input)
+
+    def input(self, i: int) -> str:
+        """ "" where an optional input is left out."""
+        return self.proto.input[i] if i < len(self.proto.input) else ""
+
+    def integer(self, name: str, default: int) -> int:
+        return int(self.attributes.get(name, default))  # type: ignore[call-overload]
+
+    def number(self, name: str, default: float) -> float:
+        return float(self.attributes.get(name, default))  # type: ignore[arg-type]
+
+    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        return tuple(int(i) for i in self.attributes.get(name, default))  # type: ignore[attr-defined]
+
+    def text(self, name: str, default: str) -> str:
+        value = self.attributes.get(name, default)
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
