@@ -5,6 +5,7 @@ Ports: `clk`, `rst` (synchronous, active high), `m_axi_*` (AXI4 to memory), `s_a
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from amaranth.back import rtlil
@@ -104,7 +105,8 @@ def merge_modules(il: str) -> str:
     ports: dict[str, dict[str, str]] = {}  # anonymous ports of each module -> their new names
     for module in reversed(_parse(il)):  # a module comes before those it instantiates
         path = module.name
-        ports[path] = renamed = {}
+        renamed: dict[str, str] = {}
+        ports[path] = renamed
         body = _relink(_without_contents(module.body), merged, ports)
         module.body = [_rewrite(line, renamed) for line in body]
         same = kept.setdefault("\n".join(module.body), module)
@@ -179,7 +181,7 @@ def _without_contents(body: list[str]) -> list[str]:
     return out
 
 
-def _relink(body: list[str], merged: dict[str, _Module], ports: dict[str, dict[str, str]]):
+def _relink(body: list[str], merged: dict[str, _Module], ports: dict[str, dict[str, str]]) -> Iterator[str]:
     """The lines, with the cells' types and their anonymous ports replaced by those of the modules kept."""
     child: dict[str, str] = {}
     for line in body:
