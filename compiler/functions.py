@@ -25,7 +25,7 @@ def erf(x: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))  # never overflows
+    return np.exp(-np.logaddexp(0.0, -x))  # neither overflows nor loses small results
 
 
 def softplus(x: np.ndarray) -> np.ndarray:

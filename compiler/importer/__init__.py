@@ -1,7 +1,7 @@
 """ONNX to the floating-point IR: `load_model`, `import_model`, `check_model`.
 
 A file goes through `loading` (read, check, name, fold constants), `walk` with the handlers of `ops_*` (one IR
-node or none for each ONNX node, layouts tracked symbolically) and `tidy` (IR to IR: merge padding, scales and
+node or none for each ONNX node, layouts tracked symbolically) and `passes` (IR to IR: merge padding, scales and
 functions).
 """
 
@@ -14,7 +14,7 @@ import onnx
 from sateen.compiler.importer.build import build_graph, walk_model
 from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
 from sateen.compiler.importer.nouns import PORTS, Finding
-from sateen.compiler.importer.tidy import tidy
+from sateen.compiler.importer.passes import tidy
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 

@@ -1,0 +1,87 @@
+"""Unary functions: against ONNX's reference implementation, and at the edges."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from sateen.compiler.functions import FUNCTIONS, X, as_expression, constant, evaluate, substitute
+from sateen.errors import ModelError
+from sateen.ir.graph import Activation, Expression
+
+ONNX_NAME = {"affine": None, "clip": "Clip", "gelu": "Gelu"}
+POINTS = np.concatenate([np.linspace(-6, 6, 97), [-100.0, -1e-7, 0.0, 1e-7, 100.0]])
+
+
+def activation(function, **parameters):
+    return Activation("a", "x", "y", function, tuple(parameters.items()))
+
+
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f not in ("affine", "clip", "gelu", "not")])
+def test_definition_is_that_of_onnx(function):
+    """ONNX's own Python implementation, in double precision."""
+    op = "".join(part.capitalize() for part in function.split("_"))
+    x = POINTS
+    if function in ("asin", "acos", "atanh"):
+        x = x[np.abs(x) < 1]
+    elif function in ("log", "sqrt", "reciprocal", "acosh"):
+        x = x[x > 1]
+    elif function in ("exp", "sinh", "cosh", "tan"):
+        x = x[np.abs(x) < 7]
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op, ["x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None])],
+            [helper.make_tensor_value_info("y", TensorProto.DOUBLE, [None])],
+        ),
+        opset_imports=[helper.make_opsetid("", onnx.defs.onnx_opset_version())],
+    )
+    with np.errstate(all="ignore"):
+        want = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    np.testing.assert_allclose(evaluate(activation(function), x), want, rtol=1e-6, atol=1e-6)
+
+
+def test_parameters():
+    x = np.array([-2.0, -0.5, 0.5, 2.0])
+    assert evaluate(activation("leaky_relu", alpha=0.25), x).tolist() == [-0.5, -0.125, 0.5, 2]
+    assert evaluate(activation("thresholded_relu", alpha=1.0), x).tolist() == [0, 0, 0, 2]
+    assert evaluate(activation("hard_sigmoid", alpha=0.5, beta=0.5), x).tolist() == [0, 0.25, 0.75, 1]
+    assert evaluate(activation("shrink", bias=1.0, lambd=1.0), x).tolist() == [-1, 0, 0, 1]
+    exact = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]
+    np.testing.assert_allclose(evaluate(activation("gelu"), x), exact, rtol=1e-15)
+
+
+def test_clip_uses_low_and_high():
+    x = np.array([-3.0, 0.2, 9.0])
+    assert evaluate(Activation("a", "x", "y", "clip", low=0.0, high=6.0), x).tolist() == [0, 0.2, 6]
+    assert evaluate(Activation("a", "x", "y", "clip", low=0.0), x).tolist() == [0, 0.2, 9]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_always_finite(function):
+    """A table has no NaN and no infinity, whatever the code's value."""
+    x = np.array([-1e30, -1e4, -1.0, -0.0, 0.0, 1.0, 1e4, 1e30])
+    y = evaluate(activation(function), x)
+    assert y.dtype == np.float64 and np.isfinite(y).all()
+
+
+def test_shape_is_kept():
+    assert evaluate(activation("tanh"), np.zeros((2, 3, 4))).shape == (2, 3, 4)
+
+
+def test_expressions():
+    silu = Expression("mul", (), (X, Expression("sigmoid", (), (X,))))
+    node = Activation("a", "x", "y", "composed", expression=silu)
+    np.testing.assert_allclose(evaluate(node, POINTS), POINTS / (1 + np.exp(-POINTS)), rtol=1e-12)
+    twice = substitute(as_expression(node), Expression("add", (), (X, constant(1.0))))
+    node = Activation("a", "x", "y", "composed", expression=twice)
+    np.testing.assert_allclose(evaluate(node, POINTS), (POINTS + 1) / (1 + np.exp(-POINTS - 1)), rtol=1e-12)
+
+
+def test_unknown_function():
+    with pytest.raises(ModelError, match="function 'nothing' is not known"):
+        evaluate(activation("nothing"), np.zeros(1))
