@@ -25,6 +25,11 @@ from sateen.sim.reference import reference_codes, value_order
 _LOOKUP_RANGE = 1 << 16
 """Fixed-point values up to which a table is indexed directly; wider formats search their 256 values."""
 
+_FUSION_NOTE = (
+    "ONNX Runtime: set the session's graph_optimization_level to ORT_ENABLE_BASIC at most; the fusions beyond "
+    "it are meant for int8 and uint8 and make invalid or wrong operators of other types."
+)
+
 _HOST_OPS = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 _TO_CHW = (1, 2, 0)  # position of H, W and C in (C, H, W)
 
@@ -72,6 +77,8 @@ class _Exporter:
         opsets = self.dialect.opsets()
         ir = oh.find_min_ir_version_for(opsets, ignore_unknown=True)
         model = oh.make_model(graph, opset_imports=opsets, ir_version=ir)
+        if isinstance(self.dialect, Standard) and not self.dialect.eight_bit_integers:
+            model.doc_string = _FUSION_NOTE
         model.producer_name, model.producer_version = "sateen", version("sateen")
         onnx.checker.check_model(model)
         return model

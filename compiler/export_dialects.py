@@ -60,6 +60,7 @@ class Standard(Dialect):
 
     def __init__(self, writer: GraphWriter, formats: set[Format]) -> None:
         super().__init__(writer)
+        self.eight_bit_integers = all(f.bits == 8 and isinstance(f, Integer) for f in formats)
         self.opset = max([_BASE_OPSET, *(_SINCE.get(ONNX_TYPES[f.name], _BASE_OPSET) for f in formats)])
 
     def activation(self, x: str, quant: Quant, tensor: str) -> str:

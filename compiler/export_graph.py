@@ -51,7 +51,7 @@ class GraphWriter:
 
     def constant(self, array: np.ndarray, name: str) -> str:
         name = self._unique(name)
-        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         self._shapes[name] = array.shape
         return name
 
