@@ -1,16 +1,24 @@
 """On-chip buffers: banked activations with a port per engine, and the plain weight and parameter buffers.
 
-Nothing arbitrates: programs keep engines off one another's banks (docs/isa.md). A read in the cycle of a
-write to the same word sees the old value, one in the next cycle the new value.
+Nothing arbitrates: programs keep engines off one another's banks (docs/isa.md), and never read a word in the
+cycle in which it is written. A read in the next cycle sees the new value.
 """
 
 from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import exact_log2
-from sateen.hw.ports import ReadPort, WritePort
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.ports import ReadPort, WritePort
+
+
+def memory_of(*, shape, depth: int) -> memory.Memory:
+    """A memory whose word is not read in the cycle in which it is written, so that block RAM does without bypass.
+
+    Synthesis may return anything in that case; a simulation returns the old word.
+    """
+    return memory.Memory(shape=shape, depth=depth, init=[], attrs={"no_rw_check": 1})
 
 
 class Buffer(wiring.Component):
@@ -41,7 +49,7 @@ class Buffer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.memory = mem = memory.Memory(shape=self.width, depth=self.depth, init=[])
+        m.submodules.memory = mem = memory_of(shape=self.width, depth=self.depth)
         write, read = mem.write_port(), mem.read_port()
         m.d.comb += [
             write.en.eq(self.write.en),
@@ -104,8 +112,8 @@ class ActivationBuffer(wiring.Component):
 
         banks = []
         for b in range(config.act_banks):
-            m.submodules[f"bank_{b}"] = bank = memory.Memory(
-                shape=config.act_word_bits, depth=config.act_bank_depth, init=[]
+            m.submodules[f"bank_{b}"] = bank = memory_of(
+                shape=config.act_word_bits, depth=config.act_bank_depth
             )
             read, write = bank.read_port(), bank.write_port(granularity=config.act_word_bits // config.slices)
             banks.append(read)

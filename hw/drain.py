@@ -7,12 +7,13 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
+from sateen.hw.buffers import memory_of
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.requantize import Requantizer, bound, control_layout, requantize_latency
 from sateen.hw.window import NestedCounter, Sum
@@ -194,7 +195,7 @@ class Drain(wiring.Component):
         m.d.sync += found.eq(valid)
         results = []
         for k, code in enumerate(codes):
-            m.submodules[f"table_{k}"] = table = memory.Memory(shape=bits, depth=1 << bits, init=[])
+            m.submodules[f"table_{k}"] = table = memory_of(shape=bits, depth=1 << bits)
             write, read = table.write_port(), table.read_port()
             passed = Signal(bits, name=f"passed_{k}", reset_less=True)
             with m.If(valid):

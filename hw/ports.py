@@ -36,7 +36,7 @@ class WritePort(wiring.Signature):
     Members
     -------
     en : Out(1)
-        Write in this cycle; a read in the same cycle sees the old word, one in the next the new word.
+        Write in this cycle; a read in the next sees the new word, one in the same is not defined.
     addr : Out(addr_bits)
         Word address.
     data : Out(data_bits)

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from amaranth.hdl import Module, Mux
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.drain import Drain, drain_latency, steps_per_pixel
 from sateen.hw.isa import Opcode
 from sateen.hw.pool import Pool
-
-from sateen.config import AcceleratorConfig
 
 
 def drain_cycles(fields, config: AcceleratorConfig) -> int:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
-from sateen.hw.buffers import ActivationBuffer, Buffer
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.buffers import ActivationBuffer, Buffer
 
 CONFIG = AcceleratorConfig(rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=4, vector_lanes=2)
 
@@ -36,7 +36,7 @@ def test_buffer():
             ctx.set(dut.write.addr, b)
             ctx.set(dut.write.data, value)
             if read:
-                expected = words[a]  # the old value, if this cycle writes it
+                expected = words[a]  # in simulation the old value, if this cycle writes it
             if write:
                 words[b] = value
             await ctx.tick()

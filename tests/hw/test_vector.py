@@ -7,6 +7,9 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
+
+from sateen.config import AcceleratorConfig
+from sateen.formats import Minifloat
 from sateen.hw.assembler import Instruction
 from sateen.hw.buffers import ActivationBuffer, Buffer
 from sateen.hw.drain import drain_latency
@@ -15,9 +18,6 @@ from sateen.hw.packing import pack, unpack
 from sateen.hw.requantize import residual_shift_limit
 from sateen.hw.vector import VectorEngine, drain_cycles, pool_cycles
 from sateen.sim.program import Interpreter
-
-from sateen.config import AcceleratorConfig
-from sateen.formats import Minifloat
 
 BASE = AcceleratorConfig(
     rows=2, cols=4, lanes=2, group=2, act_banks=4, act_bank_depth=32, weight_depth=16, acc_depth=16,
