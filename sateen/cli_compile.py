@@ -89,11 +89,13 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         ("build", build),
         (
             "array",
-            f"{config['name']}: {multipliers} multipliers, {config['rows']} × {config['cols']} × {config['lanes']} lanes",
+            f"{config['name']}: {multipliers} multipliers, {config['rows']} rows, {config['cols']} columns, "
+            f"{config['lanes']} lanes",
         ),
         (
             "formats",
-            f"weights {config['weight_format']}, activations {config['activation_format']}, accumulator {config['acc_bits']} bits",
+            f"weights {config['weight_format']}, activations {config['activation_format']}, "
+            f"accumulator {config['acc_bits']} bits",
         ),
     ]
     macs, cycles = manifest.get("macs"), manifest.get("cycles")

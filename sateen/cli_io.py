@@ -86,14 +86,11 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+        task = bars.add_task(title, total=1.0)
 
         def bar(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=1.0)
-                tasks[stage] = bars.add_task(f"{title}: {stage}", total=1.0)
-            bars.update(tasks[stage], completed=min(1.0, max(0.0, fraction)))
+            text = title if stage == title else f"{title}: {stage}"
+            bars.update(task, description=text, completed=min(1.0, max(0.0, fraction)))
 
         yield bar
 
@@ -104,7 +101,7 @@ def _stdout_kept_clean() -> Iterator[None]:
     saved = None
     before = sys.stdout
     with contextlib.suppress(Exception):
-        if before is sys.__stdout__ and before.fileno() == 1:
+        if before is not None and before is sys.__stdout__ and before.fileno() == 1:
             before.flush()
             saved = os.dup(1)
             os.dup2(2, 1)

@@ -1,0 +1,104 @@
+"""Dependencies point one way (DESIGN, section 1), and every library that is imported is declared."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compiler": "sateen.compiler"} | {
+    "models": "sateen.models",
+    "fpga": "sateen.fpga",
+}
+NOUNS = {"formats", "ir", "config", "errors"}
+ALLOWED = {
+    "nouns": {"nouns"},
+    "hw": {"nouns", "hw"},
+    "sim": {"nouns", "hw", "sim"},
+    "compiler": {"nouns", "hw", "sim", "compiler"},
+    "fpga": {"nouns", "hw", "fpga"},
+    "models": {"nouns", "models"},
+    "top": {"nouns", "hw", "sim", "compiler", "fpga", "top"},  # command line and Python interface
+}
+EXTRA = {"models": "train", "compiler": "test"}
+"""Packages that may import libraries of an optional dependency, inside functions."""
+
+
+def layer(module: str) -> str:
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in ALLOWED:
+        return parts[1]
+    return "nouns" if len(parts) > 1 and parts[1] in NOUNS else "top"
+
+
+def sources():
+    for folder, package in PACKAGES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join((package, *(p for p in parts if p != "__init__")))
+            yield pytest.param(path, name, id=name)
+
+
+def imports(path: Path, name: str):
+    """Absolute names of what a module imports, and the line; not what only type checkers see."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for n in ast.walk(node)
+    }
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join((*above, base)).rstrip(".")
+            yield base, node.lineno
+            if base == "sateen":  # from sateen import formats
+                yield from (
+                    (f"sateen.{alias.name}", node.lineno) for alias in node.names if is_module(alias.name)
+                )
+
+
+def is_module(name: str) -> bool:
+    return name in ALLOWED or (ROOT / "sateen" / name).is_dir() or (ROOT / "sateen" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize(("path", "name"), list(sources()))
+def test_a_module_imports_only_from_its_layer_and_below(path, name):
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name} imports {module}"
+        for module, line in imports(path, name)
+        if module.startswith("sateen.") and layer(module) not in ALLOWED[layer(name)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=!~; ]", r)[0].lower().replace("-", "_") for r in requirements}
+
+
+@pytest.mark.parametrize(("path", "name"), list(sources()))
+def test_every_library_is_declared_and_only_models_import_torch(path, name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = distributions(project["dependencies"])
+    if layer(name) in EXTRA:
+        declared |= distributions(project["optional-dependencies"][EXTRA[layer(name)]])
+    declared = {{"scikit_learn": "sklearn", "protobuf": "google"}.get(d, d) for d in declared} | {"sateen"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name} imports {module}"
+        for module, line in imports(path, name)
+        if (library := module.split(".")[0]) not in declared and library not in sys.stdlib_module_names
+    ]
+    assert not wrong, "\n".join(wrong)
+    if layer(name) != "models":
+        assert "torch" not in {module.split(".")[0] for module, _ in imports(path, name)}
