@@ -146,10 +146,11 @@ class ActivationBuffer(wiring.Component):
             m.d.sync += valid.eq(port.en)
             with m.If(port.en):
                 m.d.sync += selected.eq(port.addr[offset_bits:])
-            with m.If(valid), m.Switch(selected):
-                for b, bank in enumerate(banks):
-                    with m.Case(b):
-                        m.d.sync += word.eq(bank.data)
+            choices = [bank.data for bank in banks]
+            for bit in selected:  # a tree of two-way multiplexers is smaller than a case
+                choices = [Mux(bit, high, low) for low, high in zip(choices[::2], choices[1::2], strict=True)]
+            with m.If(valid):
+                m.d.sync += word.eq(choices[0])
             m.d.comb += port.data.eq(word)
 
         m.d.comb += self.conflict.eq(_any(conflicts))
