@@ -1,0 +1,81 @@
+"""MLPerf Tiny's ResNet8 on CIFAR-10, every layer in RTL: accuracy, bit-exactness, cycles.
+
+python benchmarks/resnet8.py --model resnet8.onnx --data FOLDER      (cifar10_train.zip, cifar10_test.zip)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import cifar10
+import numpy as np
+import onnxruntime
+
+import sateen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--preset", default="mac256")
+    parser.add_argument("--images", type=int, default=100, help="through the program engine")
+    parser.add_argument("--rtl-images", type=int, default=3)
+    parser.add_argument("--accuracy-images", type=int, default=1000, help="through the reference")
+    parser.add_argument(
+        "--formats", nargs="*", default=["int8/int8", "e3m2/e3m2"], help="weights/activations"
+    )
+    args = parser.parse_args()
+
+    calibration, _ = cifar10.load(args.data / "cifar10_train.zip", 200)
+    images, labels = cifar10.load(args.data / "cifar10_test.zip", max(args.accuracy_images, args.images))
+    session = onnxruntime.InferenceSession(args.model)
+    name = session.get_inputs()[0].name
+    logits = np.concatenate([session.run(None, {name: x[None]})[0] for x in images[: args.accuracy_images]])
+    wanted = labels[: args.accuracy_images]
+    rows = [{"formats": "float32", "accuracy": float((logits.argmax(1) == wanted).mean())}]
+    for formats in args.formats:
+        weights, activations = formats.split("/")
+        with tempfile.TemporaryDirectory() as folder:
+            build = Path(folder) / "build"
+            manifest = sateen.compile(
+                args.model, build, calibration={name: calibration}, preset=args.preset, weights=weights, activations=activations
+            )  # fmt: skip
+            output = manifest["outputs"][0]["name"]
+            reference = sateen.run(build, {name: images[: args.accuracy_images]}, "reference")
+            program = sateen.run(build, {name: images[: args.images]}, "program")
+            model = sateen.run(build, {name: images[: args.rtl_images]}, "model")
+            rtl = sateen.run(build, {name: images[: args.rtl_images]}, "rtl")
+        expected = reference.outputs[output]
+        rows.append(
+            {
+                "formats": formats,
+                "accuracy": float((expected.argmax(1) == wanted).mean()),
+                "reference_s": round(reference.wall_s, 2),
+                "program_images_equal": int(
+                    sum(
+                        a.tobytes() == b.tobytes()
+                        for a, b in zip(program.outputs[output], expected, strict=False)
+                    )
+                ),
+                "rtl_images_equal": int(
+                    sum(
+                        a.tobytes() == b.tobytes()
+                        for a, b in zip(rtl.outputs[output], expected, strict=False)
+                    )
+                ),
+                "cycles_model": model.cycles_per_inference,
+                "cycles_rtl": rtl.cycles_per_inference,
+                "utilization": round(rtl.utilization, 4),
+                "rtl_s": round(rtl.wall_s, 2),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Compile a network and compare all four engines: outputs bit for bit, cycles exactly."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import sateen
+from sateen.config import AcceleratorConfig, preset
+from sateen.formats import parse_format
+from sateen.sim.engines import RunResult
+
+
+def machine(weights: str, activations: str, base: str = "tiny", **changes: object) -> AcceleratorConfig:
+    """One machine for many networks: not specialized, so that its simulator is built once."""
+    wide = max(parse_format(f).fixed_bits for f in (weights, activations)) > 18
+    return preset(base).replace(
+        name=f"{base}-{weights}-{activations}",
+        weight_format=weights,
+        activation_format=activations,
+        acc_bits=64 if wide else 40,
+        multiplier="shift" if wide else "fixed",
+        table=True,
+        specialize=False,
+        **changes,
+    )
+
+
+def check(
+    model: onnx.ModelProto,
+    samples: np.ndarray,
+    config: AcceleratorConfig,
+    folder: Path,
+    *,
+    batch: int = 2,
+    rtl: bool = True,
+    latency: int = 32,
+    interval: int = 1,
+) -> dict[str, RunResult]:
+    """Results by engine; AssertionError where two engines differ."""
+    path, build = folder / "model.onnx", folder / "build"
+    onnx.save(model, path)
+    name = model.graph.input[0].name
+    sateen.compile(path, build, calibration={name: samples}, config=config)
+    inputs = {name: samples[:batch]}
+    engines = ("reference", "program", "model", "rtl") if rtl else ("reference", "program", "model")
+    found = {e: sateen.run(build, inputs, e, latency=latency, interval=interval) for e in engines}
+    wanted = found["reference"].outputs
+    for engine in set(engines) - {"reference", "model"}:
+        for key, value in wanted.items():
+            assert value.tobytes() == found[engine].outputs[key].tobytes(), f"{engine} differs on {key}"
+    if rtl:
+        assert found["model"].cycles == found["rtl"].cycles
+    return found
