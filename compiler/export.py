@@ -20,7 +20,7 @@ from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.graph import Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
-from sateen.sim.reference import reference_codes, value_order
+from sateen.sim.reference import value_order
 
 _LOOKUP_RANGE = 1 << 16
 """Fixed-point values up to which a table is indexed directly; wider formats search their 256 values."""
@@ -36,7 +36,7 @@ _TO_CHW = (1, 2, 0)  # position of H, W and C in (C, H, W)
 
 def export_onnx(qgraph: QuantizedGraph, batch: int | None = None) -> onnx.ModelProto:
     """The model; the batch dimension is "N", or of fixed size. Checked by ONNX's checker."""
-    return _Exporter(qgraph, batch).model()
+    return Exporter(qgraph, batch).model()
 
 
 def uses_standard_types(qgraph: QuantizedGraph) -> bool:
@@ -49,9 +49,14 @@ def _formats(qgraph: QuantizedGraph) -> set:
     return weights | {t.quant.format for t in qgraph.tensors.values()}
 
 
-class _Exporter:
-    def __init__(self, qgraph: QuantizedGraph, batch: int | None) -> None:
+class Exporter:
+    """Writes one model. With `apart`, every operator reads its operands from graph inputs of their own, in
+    `given` by tensor, so that its rounding can be seen alone; `value` has what each tensor was computed as.
+    """
+
+    def __init__(self, qgraph: QuantizedGraph, batch: int | None, *, apart: bool = False) -> None:
         self.qgraph = qgraph
+        self.given: dict[str, str] = {}
         self.batch: Dim = "N" if batch is None else batch
         ports = [*qgraph.inputs, *(o.port for o in qgraph.outputs)]
         self.writer = GraphWriter([p.name for p in ports])
@@ -62,6 +67,10 @@ class _Exporter:
             self.dialect = Qonnx(self.writer)
         self.value: dict[str, str] = {}  # tensor -> the float value (N, C, H, W)
         self.inputs = [self._input(p) for p in qgraph.inputs]
+        if apart:
+            for name in qgraph.tensors:
+                self.given[name] = self.writer.unique(f"{name}_given")
+                self.inputs.append(self.writer.input(self.given[name], self._shape(name)))
         for op in qgraph.ops:
             self.value[op.output] = self._op(op)
         self.outputs = [self._output(o) for o in qgraph.outputs]
@@ -122,6 +131,9 @@ class _Exporter:
 
     # -- ops -----------------------------------------------------------------------------------------------
 
+    def _operand(self, tensor: str) -> str:
+        return self.given.get(tensor) or self.value[tensor]
+
     def _quant(self, tensor: str) -> Quant:
         return self.qgraph.tensors[tensor].quant
 
@@ -137,7 +149,7 @@ class _Exporter:
             case MaxPool():
                 x = w.node(
                     "MaxPool",
-                    [self.value[op.input]],
+                    [self._operand(op.input)],
                     op.name,
                     self._shape(op.output),
                     kernel_shape=op.kernel,
@@ -146,15 +158,15 @@ class _Exporter:
                     pads=op.pads,
                 )
             case Concat():
-                parts = [self.value[p] for p in op.parts]
+                parts = [self._operand(p) for p in op.parts]
                 x = w.node("Concat", parts, op.name, self._shape(op.output), axis=1)
         return self.dialect.activation(x, self._quant(op.output), op.output)
 
     def _linear(self, op: Linear) -> str:
         w = self.writer
-        y = self.value[op.input] if is_identity(op) else self._conv(op)
+        y = self._operand(op.input) if is_identity(op) else self._conv(op)
         if op.residual:
-            y = w.node("Add", [y, self.value[op.residual.input]], f"{op.name}_sum", w.shape(y))
+            y = w.node("Add", [y, self._operand(op.residual.input)], f"{op.name}_sum", w.shape(y))
         if op.raw:
             return y
         y = self._clamp(op, y)
@@ -173,7 +185,7 @@ class _Exporter:
             op.weight_scale,
             f"{op.name}_weight",
         )
-        inputs = [self.value[op.input], weight]
+        inputs = [self._operand(op.input), weight]
         sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
         bias = np.array(
             [int(b) + source.zero_point * int(s) for b, s in zip(op.bias, sums, strict=True)], object
@@ -243,53 +255,3 @@ class _Exporter:
 def is_identity(op: Linear) -> bool:
     """Whether the op carries its input through the array unchanged, for an Add or an activation."""
     return op.macs == 0 and op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
-
-
-# -- comparison --------------------------------------------------------------------------------------------
-
-
-def compare_with_onnxruntime(
-    qgraph: QuantizedGraph, inputs: dict[str, np.ndarray], batch: int = 8
-) -> dict[str, int | str]:
-    """Run the exported model in ONNX Runtime and compare every tensor's codes with the reference.
-
-    Returns
-    -------
-    codes : how many were compared; differing : how many differ; max_steps : by how many codes, in order of
-    value, at most; skipped : why nothing was compared ("" if it was), since ONNX Runtime has not all formats.
-    """
-    result: dict[str, int | str] = {"codes": 0, "differing": 0, "max_steps": 0, "skipped": ""}
-    if not uses_standard_types(qgraph):
-        return result | {"skipped": "the model is QONNX, which ONNX Runtime does not run"}
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        return result | {"skipped": "onnxruntime is not installed"}
-    exporter = _Exporter(qgraph, None)
-    model = exporter.model()
-    raw = {op.output for op in qgraph.ops if isinstance(op, Linear) and op.raw}
-    names = {t: v for t, v in exporter.value.items() if t not in raw}
-    known = {o.name for o in model.graph.output}
-    model.graph.output.extend(exporter.writer.values[v] for v in names.values() if v not in known)
-    options = ort.SessionOptions()
-    # in float32, operator by operator: fused integer kernels saturate sums on some processors
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime's exceptions have no common base
-        return result | {"skipped": f"ONNX Runtime cannot run it: {str(e).splitlines()[0]}"}
-    codes = differing = most = 0
-    total = len(next(iter(inputs.values())))
-    for start in range(0, total, batch):
-        part = {k: np.asarray(v[start : start + batch], np.float32) for k, v in inputs.items()}
-        ours = reference_codes(qgraph, part)
-        theirs = dict(zip(names, session.run(list(names.values()), part), strict=True))
-        for tensor, value in theirs.items():
-            quant = qgraph.tensors[tensor].quant
-            rank = value_order(quant.format)[0].astype(np.int64)
-            steps = np.abs(rank[quant.quantize(value.transpose(0, 2, 3, 1))] - rank[ours[tensor]])
-            codes += steps.size
-            differing += int(np.count_nonzero(steps))
-            most = max(most, int(steps.max(initial=0)))
-    return result | {"codes": codes, "differing": differing, "max_steps": most}

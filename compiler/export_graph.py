@@ -43,21 +43,21 @@ class GraphWriter:
         **attributes: Any,
     ) -> str:
         """Append a node with one output; returns the output's name."""
-        output = name if exact_name else self._unique(name)
+        output = name if exact_name else self.unique(name)
         self.nodes.append(oh.make_node(op, list(inputs), [output], name=output, **attributes))
         self._shapes[output] = tuple(shape)
         self.values[output] = oh.make_tensor_value_info(output, kind, list(shape))
         return output
 
     def constant(self, array: np.ndarray, name: str) -> str:
-        name = self._unique(name)
+        name = self.unique(name)
         self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         self._shapes[name] = array.shape
         return name
 
     def typed(self, name: str, kind: int, codes: np.ndarray, bits: int) -> str:
         """A constant of a small type from uint8 codes of any shape, packed low bits first."""
-        name = self._unique(name)
+        name = self.unique(name)
         flat = codes.reshape(-1)
         if bits < 8:
             per_byte = 8 // bits
@@ -69,7 +69,7 @@ class GraphWriter:
         self._shapes[name] = codes.shape
         return name
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         found, i = name, 0
         while found in self._names:
             i += 1

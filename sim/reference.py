@@ -90,7 +90,7 @@ def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> di
     for output in qgraph.outputs:
         values = tensors[output.tensor]
         op = qgraph.producer(output.tensor)
-        if isinstance(op, Linear) and op.raw:
+        if isinstance(op, Linear) and op.raw and op.raw_scale is not None:
             real = values.astype(np.float64) * op.raw_scale
         else:
             real = qgraph.tensors[output.tensor].quant.dequantize(values)
@@ -173,7 +173,7 @@ class _Linear:
             padding=int(fixed[quant.zero_code]),
         )
         self.fixed = fixed.astype(self.convolution.dtype)
-        self.residual = None
+        self.residual = np.zeros(1, np.int64)
         residual_range = 0
         if op.residual:
             r = qgraph.tensors[op.residual.input].quant
