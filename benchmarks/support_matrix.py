@@ -1,0 +1,57 @@
+"""Write what is supported into README.md, from the tables that the program itself uses.
+
+    .venv/bin/python benchmarks/support_matrix.py [--check]
+
+`--check` writes nothing and exits with 1 if the README is not up to date; the tests call it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sateen.compiler.importer.handlers import HANDLERS
+from sateen.config import PRESETS
+from sateen.formats import Integer, all_formats
+from sateen.fpga.devices import FAMILIES
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
+
+
+def matrix() -> str:
+    """The Markdown table."""
+    by_use: dict[str, list[str]] = {}
+    for operator, (_, use) in HANDLERS.items():
+        by_use.setdefault(use, []).append(f"`{operator}`")
+    integers = [f.name for f in all_formats() if isinstance(f, Integer)]
+    minifloats = [f.name for f in all_formats() if not isinstance(f, Integer)]
+    presets = (f"`{c.name}` ({c.multipliers} multipliers)" for c in PRESETS.values())
+    rows = [(f"ONNX operators: {use}", ", ".join(sorted(names))) for use, names in sorted(by_use.items())]
+    rows += [
+        ("integers", ", ".join(integers)),
+        ("minifloats", ", ".join(minifloats)),
+        ("weights and activations", "any two of these formats"),
+        ("presets", ", ".join(presets)),
+        ("resource counts", ", ".join(f"{f.title} (`{f.name}`)" for f in FAMILIES.values())),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def updated(text: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{matrix()}\n{END}{after}"
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    new = updated(text)
+    if "--check" in sys.argv[1:]:
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
