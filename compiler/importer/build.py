@@ -98,10 +98,16 @@ def output(walk: Walk, name: str, value: Value) -> Output:
     walk.batch_first(value)
     hwc = walk.hwc(value)
     pieces = split_axes(normal(f for d in value.layout[1:] for f in d), hwc)
-    order = [axis for axis, _ in itertools.groupby(axis for _, _, axis in pieces)]
-    if order.count(2) == 1 and len(order) < len(pieces):  # perhaps channels in another order, side by side
-        dims = [tuple((s, t) for s, t, axis in pieces if axis == k) for k in order]
-        moved = settle(walk, name, Value(value.tensor, (value.layout[0], *dims)), 1 + order.index(2))
+    order = [axis for _, _, axis in pieces]
+    groups = [axis for axis, _ in itertools.groupby(order)]
+    if groups.count(2) == 1 and order.count(2) > 1:  # channels in another order, side by side
+        dims = [tuple((s, t) for s, t, axis in pieces if axis == k) for k in dict.fromkeys(groups)]
+        moved = settle(
+            walk,
+            name,
+            Value(value.tensor, (value.layout[0], *dims)),
+            1 + list(dict.fromkeys(groups)).index(2),
+        )
         value = Value(moved.tensor, value.layout, value.host)
         order = [axis for _, _, axis in split_axes(normal(f for d in moved.layout[1:] for f in d), hwc)]
     if len(set(order)) != len(order):

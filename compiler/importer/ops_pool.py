@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sateen.compiler.importer.layout import Dim, axis_dims, remap, split_axes
+from sateen.compiler.importer.layout import axis_dims, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.pointwise import depthwise, place_channels, settle
@@ -192,23 +192,8 @@ def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Se
     walk.batch_first(x)
     padded = [d for d in range(x.rank) if begin[d] or end[d]]
     if walk.is_open(x):
-        free = [d for d in range(1, x.rank) if d not in padded]
-        channel = free[0] if len(free) == 1 or (x.rank <= 3 and free) else 1
-        spatial = [d for d in range(1, x.rank) if d != channel and (x.layout[d] or d in padded)]
-        if len(spatial) > 2:
-            raise Unsupported(
-                f"its input has {x.rank} dimensions", "at most batch, channels, height and width"
-            )
-        walk.place(x, channel, spatial, strength=2)
         shape = [s + begin[d] + end[d] for d, s in enumerate(x.shape)]
-        hwc: Shape = (*[1] * (2 - len(spatial)), *(shape[d] for d in spatial), shape[channel])
-        own = axis_dims(hwc)
-        layout: list[Dim] = [x.layout[0], *[()] * (x.rank - 1)]
-        for axis, d in zip((*(0, 1)[2 - len(spatial) :], 2), (*spatial, channel), strict=True):
-            layout[d] = own[axis]
-        out = walk.fresh(node.proto.output[0])
-        walk.shapes[out] = hwc
-        return Value(out, tuple(layout))
+        return walk.derive(node.proto.output[0], shape, [x])
     hwc = walk.hwc(x)
     amounts = [(0, 0)] * 3
     new = list(hwc)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
-from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Pool, Shape
@@ -23,7 +23,7 @@ def select(
     if dim == 0:
         raise Unsupported("it takes a part of the batch", "run the model on that part")
     if walk.is_open(x):
-        raise Undecided("its input has no layout yet", "")
+        return walk.derive(out, [count if d == dim else s for d, s in enumerate(x.shape)], [x])
     x = settle(walk, node.name, x, dim)
     hwc = walk.hwc(x)
     own = axis_dims(hwc)

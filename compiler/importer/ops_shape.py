@@ -20,8 +20,14 @@ LAYOUT_OPERATORS = frozenset(
 )
 
 
-def reshaped(x: Value, shape: Sequence[int]) -> Value:
-    layout = reshape(x.layout, shape) if math.prod(shape) == math.prod(x.shape) else None
+def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Value:
+    """x in another shape; channels in another order are put right if they are in the way."""
+    fits = math.prod(shape) == math.prod(x.shape)
+    layout = reshape(x.layout, shape) if fits else None
+    if layout is None and fits and not x.host:
+        for d in range(1, x.rank):
+            x = settle(walk, node.name, x, d)
+        layout = reshape(x.layout, shape)
     if layout is None:
         raise Unsupported(
             f"it reshapes {x.shape} to {tuple(shape)}, which moves data",
@@ -34,7 +40,7 @@ def flatten(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     axis = node.integer("axis", 1)
     axis += x.rank if axis < 0 else 0
-    return [reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))]
+    return [reshaped(walk, node, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))]
 
 
 def reshape_to(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -47,7 +53,7 @@ def reshape_to(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(f"shape {target}", "give positive sizes and at most one -1")
     known = math.prod(t for t in target if t != -1)
     target = [math.prod(x.shape) // known if t == -1 else t for t in target]
-    return [reshaped(x, target)]
+    return [reshaped(walk, node, x, target)]
 
 
 def transpose(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -67,7 +73,7 @@ def squeeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(
             f"axes {list(axes)} of shape {x.shape} are not all 1", "squeeze dimensions of size 1"
         )
-    return [reshaped(x, [s for d, s in enumerate(x.shape) if d not in axes])]
+    return [reshaped(walk, node, x, [s for d, s in enumerate(x.shape) if d not in axes])]
 
 
 def unsqueeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -76,7 +82,7 @@ def unsqueeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     count = array.size if array is not None else len(node.integers("axes", ()))
     axes = axes_of(walk, node, x.rank + count) or ()
     sizes = iter(x.shape)
-    return [reshaped(x, [1 if d in axes else next(sizes) for d in range(x.rank + len(axes))])]
+    return [reshaped(walk, node, x, [1 if d in axes else next(sizes) for d in range(x.rank + len(axes))])]
 
 
 def identity(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -134,7 +140,9 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
             rest = [d for d in p.layout[1:axis] + p.layout[axis + 1 :] if d]
             walk.decide(p, [*[()] * (2 - len(rest)), *rest, p.layout[axis]], strength=2)
     if any(walk.is_open(p) for p in parts):
-        return [walk.assumed(node.proto.output[0])]
+        total = sum(p.shape[axis] for p in parts)
+        sizes = [total if d == axis else s for d, s in enumerate(parts[0].shape)]
+        return [walk.derive(node.proto.output[0], sizes, parts)]
     parts = [settle(walk, node.name, p, axis) for p in parts]
     first = walk.hwc(parts[0])
     out_shape: Shape = (first[0], first[1], sum(p.shape[axis] for p in parts))

@@ -24,6 +24,7 @@ from sateen.compiler.importer.layout import (
     axis_dims,
     batch_dim,
     dim_size,
+    normal,
     row_major,
 )
 from sateen.compiler.importer.loading import graph_inputs, opset_of
@@ -67,6 +68,7 @@ class Walk:
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
         self.open: dict[str, tuple[int, View | None]] = {}  # strength of the decision and the decision
+        self.derived: dict[str, list[tuple[Value, Value]]] = {}  # open tensors made from open ones
         self.links: list[tuple[str, str]] = []  # open tensors that must get the same view
         self.unary: dict[
             str, tuple[str, Expression]
@@ -278,6 +280,7 @@ class Walk:
 
     def decide(self, value: Value, dims: Sequence[Dim], strength: int) -> Shape:
         """Say that `dims` are H, W and C of an open tensor; the strongest saying counts."""
+        dims = [normal(sorted(d, key=lambda f: -f[1])) for d in dims]  # a permutation inside is settled later
         sizes = [dim_size(d) for d in dims]
         total = math.prod(s for s in value.shape if s) // dim_size(value.layout[0])
         if any(len(d) > 1 or (d and d[0][1] == BATCH_STRIDE) for d in dims) or math.prod(sizes) != total:
@@ -292,7 +295,19 @@ class Walk:
         )
         if strength > self.open[value.tensor][0]:
             self.open[value.tensor] = (strength, view)
+        for base, own in self.derived.get(value.tensor, ()):
+            with contextlib.suppress(Undecided):
+                translated = _translate(dims, own, base)
+                sure = all(bool(a) == bool(b) for a, b in zip(translated, dims, strict=True))
+                self.decide(base, translated, strength if sure else 0)
         return sizes[0], sizes[1], sizes[2]
+
+    def derive(self, name: str, shape: Sequence[int], bases: Sequence[Value]) -> Value:
+        """An open tensor with the dimensions of `bases` in other sizes; what is decided for it holds for them."""
+        own = Value(self.fresh(name), (batch_dim(shape[0]), *row_major(shape[1:])))
+        self.open[own.tensor] = (-1, None)
+        self.derived[own.tensor] = [(base, own) for base in bases if self.is_open(base)]
+        return own
 
     def place(self, value: Value, channel: int, spatial: Sequence[int], strength: int = 3) -> tuple[int, ...]:
         """The IR axis (0 = H, 1 = W) of each of one or two spatial dimensions, `channel` being C.
@@ -332,6 +347,19 @@ class Walk:
     def unary_of(self, value: Value) -> tuple[str, Expression]:
         """The IR tensor that this one is a function of, element by element, and the function."""
         return self.unary.get(value.tensor, (value.tensor, X))
+
+
+def _translate(dims: Sequence[Dim], own: Value, base: Value) -> list[Dim]:
+    """Dimensions of `own` as those of `base` with the same numbers; what is left over takes the empty places."""
+    numbers = [own.layout.index(d, 1) if d in own.layout[1:] else 0 for d in dims if d]
+    if 0 in numbers:
+        raise Undecided("dimensions were merged", "")
+    rest = [d for i, d in enumerate(base.layout) if i > 0 and d and i not in numbers]
+    if len(rest) + len(numbers) > len(dims):
+        raise Undecided("too many dimensions", "")
+    known = iter(numbers)
+    left = iter(rest)
+    return [base.layout[next(known)] if d else next(left, ()) for d in dims]
 
 
 def refuse_operator(node: OnnxNode) -> Unsupported:
