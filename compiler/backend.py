@@ -60,7 +60,9 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
             f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} to be exact"
         )
     if table and not config.table:
-        raise ConfigError(f"configuration '{config.name}': table = false, and model '{graph.name}' uses a function table")
+        raise ConfigError(
+            f"configuration '{config.name}': table = false, and model '{graph.name}' uses a function table"
+        )
     return config
 
 

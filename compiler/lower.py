@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sateen.compiler.place import Placement, planes_of, rows_needed
-from sateen.compiler.tiles import Chunk, chunks, concat_tile, identity_code, linear_tile, output_tiles, pack_tile
+from sateen.compiler.tiles import (
+    Chunk,
+    chunks,
+    concat_tile,
+    identity_code,
+    linear_tile,
+    output_tiles,
+    pack_tile,
+)
 from sateen.config import AcceleratorConfig
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import Opcode, Target
@@ -23,7 +31,9 @@ from sateen.sim.host import Fold, Region
 ALIGN = 64  # constants start at a multiple of the widest bus
 PAGE = 4096
 
-Access = tuple[str, int, int]  # (space, first, past the last) in "act", "weight", "param", "table", "acc", "data"
+Access = tuple[
+    str, int, int
+]  # (space, first, past the last) in "act", "weight", "param", "table", "acc", "data"
 
 
 @dataclass(slots=True)
@@ -121,7 +131,9 @@ class Lowering:
 
     # -- steps ----------------------------------------------------------------------------------------------
 
-    def emit(self, opcode: Opcode, reads: list[Access], writes: list[Access], memory: str = "", **fields: int) -> None:
+    def emit(
+        self, opcode: Opcode, reads: list[Access], writes: list[Access], memory: str = "", **fields: int
+    ) -> None:
         self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes, memory))
 
     def constant(self, data: bytes) -> int:
@@ -192,7 +204,9 @@ class Lowering:
             else:
                 self._matrix_op(op)
             for t in op.inputs:  # rows that this op skipped and a later one reads
-                if t in self.placement.on_chip and any(t in o.inputs for o in self.graph.ops[self.layer + 1 :]):
+                if t in self.placement.on_chip and any(
+                    t in o.inputs for o in self.graph.ops[self.layer + 1 :]
+                ):
                     self.bring(t, self.view(t, 0, 0, 0), self.graph.tensors[t].shape[0])
         return Lowered(self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size)
 
@@ -280,10 +294,14 @@ class Lowering:
         half, quarter = config.weight_depth // 2, config.weight_depth // 4
         packed = [[(t, pack_tile(d, config), w0) for t, d, w0 in self._sources(op, j)] for j in range(tiles)]
         sizes = [sum(p.shape[0] * p.shape[1] * p.shape[2] * p.shape[3] for _, p, _ in per) for per in packed]
-        needed = [sum(p.shape[0] * p.shape[1] * p.shape[2] for _, p, _ in per) * config.dense_passes for per in packed]
+        needed = [n // config.rows for n in sizes]
         stripe_rows = self.placement.stripes[self.layer].rows
         tile_h, tile_w = self._tile_shape(stripe_rows, w_out, max(needed))
-        once = stripe_rows >= self.graph.tensors[op.output].shape[0] and tile_h >= stripe_rows and tile_w >= w_out
+        once = (
+            stripe_rows >= self.graph.tensors[op.output].shape[0]
+            and tile_h >= stripe_rows
+            and tile_w >= w_out
+        )
         if sum(sizes) <= config.weight_depth and not once:
             mode, limit = "resident", half
         elif max(sizes) <= half and not once:

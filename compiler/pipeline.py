@@ -19,10 +19,14 @@ from sateen.compiler.calibrate import calibrate
 from sateen.compiler.export import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize import accumulator_bits, quantize
-from sateen.compiler.summary import dense_macs, schedule
+from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
+from sateen.compiler.summary import dense_macs, needed_macs, schedule
 from sateen.config import AcceleratorConfig
-from sateen.errors import BuildError, ConfigError
+from sateen.errors import BuildError, ConfigError, ModelError
+from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats.sparsity import DENSE
 from sateen.hw.verilog import emit_verilog
+from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import save
 from sateen.sim.memory_timing import MemoryTiming
@@ -34,6 +38,8 @@ DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
 
 MANIFEST = "manifest.json"
 
+KEEP = "keep"
+
 
 def compile_model(
     model_path: str | Path,
@@ -42,6 +48,8 @@ def compile_model(
     config: AcceleratorConfig,
     calibration: dict[str, np.ndarray],
     scale_method: str = "mse",
+    sparsity: SparsityPattern = DENSE,
+    sparsity_method: str = "magnitude",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest. On any error an earlier build at that place is left as it was.
@@ -50,6 +58,8 @@ def compile_model(
     ----------
     calibration : one array for each graph input, (N, *shape)
     scale_method : "mse", "minmax" or "percentile"
+    sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
+    sparsity_method : "magnitude", "wanda" or "sparsegpt"; "keep" prunes nothing and refuses weights that break the pattern
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -65,6 +75,7 @@ def compile_model(
 
     step("import", 0.0)
     graph = import_model(model_path)
+    graph = _sparse(graph, config, sparsity, sparsity_method, calibration)
     step("calibrate", 0.1)
     statistics = calibrate(graph, calibration)
     step("quantize", 0.3)
@@ -94,8 +105,35 @@ def compile_model(
     return manifest
 
 
+def _sparse(
+    graph: Graph,
+    config: AcceleratorConfig,
+    pattern: SparsityPattern,
+    method: str,
+    samples: dict[str, np.ndarray],
+) -> Graph:
+    """Prune to the pattern, or recognise those that the file's layers obey and the machine is built for."""
+    if method not in (*METHODS, KEEP):
+        raise ConfigError(f"sparsity method '{method}' is unknown; it must be {', '.join((*METHODS, KEEP))}")
+    if pattern.dense:
+        return recognise(graph, [p for p in map(parse_sparsity, config.patterns) if not p.dense])[0]
+    if pattern.name not in config.patterns:
+        raise ConfigError(
+            f"sparsity {pattern}: configuration '{config.name}' is built for {', '.join(config.patterns)}; "
+            "use --preset sat256 or add the pattern to the configuration's patterns"
+        )
+    if method != KEEP:
+        return sparsify(graph, pattern, method=method, samples=samples)[0]
+    found = recognise(graph, [pattern])[0]
+    convs = [n for n in found.nodes if isinstance(n, Conv)]
+    for conv in convs[1:-1]:
+        if conv.groups == 1 and (broken := violation(conv, pattern)):
+            raise ModelError(f"{broken}; prune it with --sparsity-method {', '.join(METHODS)}")
+    return found
+
+
 def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:
-    macs = [dense_macs(op, quantized) for op in quantized.ops]
+    macs = [needed_macs(op, quantized) for op in quantized.ops]
     with tempfile.TemporaryDirectory(prefix="sateen-") as scratch:
         path = Path(scratch) / "quantized.bin"
         save(quantized, path)
@@ -110,9 +148,10 @@ def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[st
     }
 
 
-def _manifest(model: Path, quantized: QuantizedGraph, program: Program, files: dict[str, bytes]) -> dict[str, Any]:
+def _manifest(
+    model: Path, quantized: QuantizedGraph, program: Program, files: dict[str, bytes]
+) -> dict[str, Any]:
     predicted = json.loads(files["schedule.json"])
-    macs = sum(dense_macs(op, quantized) for op in quantized.ops)
     return {
         "version": 1,
         "sateen": sateen.__version__,
@@ -121,8 +160,8 @@ def _manifest(model: Path, quantized: QuantizedGraph, program: Program, files: d
         "config": program.config.to_dict(),
         "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],
         "outputs": [{"name": o.port.name, "shape": list(o.port.shape)} for o in quantized.outputs],
-        "macs": macs,
-        "dense_macs": macs,
+        "macs": sum(needed_macs(op, quantized) for op in quantized.ops),
+        "dense_macs": sum(dense_macs(op, quantized) for op in quantized.ops),
         "cycles": predicted["cycles"],
         "latency": DEFAULT_MEMORY.latency,
         "interval": DEFAULT_MEMORY.interval,
@@ -174,5 +213,3 @@ def _write(build: Path, files: dict[str, bytes]) -> None:
         raise BuildError(f"{build}: cannot be written ({e.strerror}); nothing was changed") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-

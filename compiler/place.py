@@ -102,7 +102,9 @@ def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
             spilled.append(_victim(blocks, i, i, keep=None).name)
             break
         else:
-            return Placement({b.name: b.base for b in blocks if b.first >= 0 and b.name in first}, stripes, spilled)
+            return Placement(
+                {b.name: b.base for b in blocks if b.first >= 0 and b.name in first}, stripes, spilled
+            )
 
 
 def _victim(blocks: list[Block], first: int, last: int, keep: str | None) -> Block:
@@ -127,7 +129,9 @@ def _banks(base: int, size: int, config: AcceleratorConfig) -> set[int]:
     return set(range(base // config.act_bank_depth, (base + size - 1) // config.act_bank_depth + 1))
 
 
-def _best_base(block: Block, placed: list[Block], graph: QuantizedGraph, config: AcceleratorConfig) -> int | None:
+def _best_base(
+    block: Block, placed: list[Block], graph: QuantizedGraph, config: AcceleratorConfig
+) -> int | None:
     """The base with the fewest banks shared with blocks alive at the same time, then the lowest.
 
     A shared bank costs overlap, never correctness: engines that would meet at a port are ordered by tokens.
@@ -198,7 +202,9 @@ def _stripe_words(
     h = graph.tensors[t].shape[0]
     row = sizes[t] // h  # all planes of a raw output
     height = graph.tensors[op.output].shape[0]
-    if t == op.output or (isinstance(op, Linear) and op.residual and t == op.residual.input and t != op.input):
+    if t == op.output or (
+        isinstance(op, Linear) and op.residual and t == op.residual.input and t != op.input
+    ):
         return rows * row
     spans = (rows_needed(op, low, min(low + rows, height), h) for low in range(0, height, rows))
     return max(max(1, hi - lo) for lo, hi in spans) * row

@@ -24,8 +24,13 @@ def dense_macs(op: Op, graph: QuantizedGraph) -> int:
     return h * w * int(np.prod(op.weight.shape))
 
 
-def network_macs(graph: QuantizedGraph) -> int:
-    return sum(dense_macs(op, graph) for op in graph.ops)
+def needed_macs(op: Op, graph: QuantizedGraph) -> int:
+    """As `dense_macs`, without the zeros that the layer's N:M pattern promises."""
+    total = dense_macs(op, graph)
+    if not isinstance(op, Linear) or op.sparsity.dense:
+        return total
+    inputs, (n, m) = op.weight.shape[3], (op.sparsity.n, op.sparsity.m)
+    return total // inputs * (inputs // m * n + min(n, inputs % m))
 
 
 def _bytes(event: Event, program: Program) -> int:
@@ -63,11 +68,15 @@ def schedule(program: Program, memory: MemoryTiming, macs: list[int]) -> dict[st
             }
             for e in timeline.events
         ],
-        "stalls": {engine.name.lower(): _stalls(timeline.events, engine, timeline.cycles) for engine in Engine},
+        "stalls": {
+            engine.name.lower(): _stalls(timeline.events, engine, timeline.cycles) for engine in Engine
+        },
     }
 
 
-def _layer(program: Program, index: int, op: Op, events: list[Event], macs: int, previous_end: int) -> dict[str, Any]:
+def _layer(
+    program: Program, index: int, op: Op, events: list[Event], macs: int, previous_end: int
+) -> dict[str, Any]:
     graph, config = program.graph, program.config
 
     def busy(engine: Engine) -> int:
@@ -77,7 +86,9 @@ def _layer(program: Program, index: int, op: Op, events: list[Event], macs: int,
     end = max((e.done + 1 for e in events), default=previous_end)
     cycles = max(0, end - previous_end)
     shapes = graph.tensors
-    tensors = {t: ("on chip" if t in program.placement.on_chip else "memory") for t in (*op.inputs, op.output)}
+    tensors = {
+        t: ("on chip" if t in program.placement.on_chip else "memory") for t in (*op.inputs, op.output)
+    }
     return {
         "index": index,
         "name": op.name,
@@ -87,7 +98,9 @@ def _layer(program: Program, index: int, op: Op, events: list[Event], macs: int,
         "output_shape": list(shapes[op.output].shape),
         "weight_format": op.weight_format.name if isinstance(op, Linear) else None,
         "activation_format": shapes[op.output].quant.format.name,
+        "sparsity": op.sparsity.name if isinstance(op, Linear) else "dense",
         "macs": macs,
+        "dense_macs": dense_macs(op, graph),
         "cycles": cycles,
         "start": start,
         "end": end,

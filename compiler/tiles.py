@@ -55,7 +55,9 @@ def linear_tile(op: Linear, tile: int, config: AcceleratorConfig) -> tuple[np.nd
     first = low // out_per_group * per_group
     last = ((high - 1) // out_per_group + 1) * per_group
     word0, word1 = first // config.elements, -(-last // config.elements)
-    dense = np.full((kh, kw, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8)
+    dense = np.full(
+        (kh, kw, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8
+    )
     if op.groups == 1:
         dense[:, :, :per_group, : high - low] = op.weight[low:high].transpose(1, 2, 3, 0)
         return dense, word0
@@ -78,7 +80,9 @@ def concat_tile(
         high = min((tile + 1) * config.cols, offset + channels)
         if low < high:
             word0, word1 = (low - offset) // config.elements, -(-(high - offset) // config.elements)
-            dense = np.full((1, 1, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8)
+            dense = np.full(
+                (1, 1, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8
+            )
             c = np.arange(low, high)
             dense[0, 0, c - offset - word0 * config.elements, c - tile * config.cols] = one
             out.append((part, dense, word0))
@@ -87,17 +91,30 @@ def concat_tile(
 
 
 def pack_tile(dense: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
-    """(KH, KW, words * elements, cols) codes to (KH, KW, words, passes * rows, weight_word_bytes) bytes, dense.
+    """(KH, KW, words * elements, cols) codes to (KH, KW, words, passes * rows, weight_word_bytes) bytes.
 
-    Lane l in pass p takes element p*lanes + l of its row's group.
+    With indices, each group keeps its nonzeros alone: pass p holds the p-th run of `lanes` of them. The fullest group
+    sets the passes, so that an N:M pattern with n * group/m <= lanes takes one, and a dense group takes group/lanes.
     """
     kh, kw, elements, cols = dense.shape
-    words, passes = elements // config.elements, config.dense_passes
-    split = dense.reshape(kh, kw, words, config.rows, passes, config.lanes, cols)
-    tiles = split.transpose(0, 1, 2, 4, 3, 6, 5)  # kh, kw, word, pass, row, col, lane
-    index = (np.arange(passes)[:, None] * config.lanes + np.arange(config.lanes)).astype(np.uint8)
-    indices = np.broadcast_to(index[:, None, None, :], tiles.shape)
-    packed = tile_words(tiles, indices, config)
+    words = elements // config.elements
+    split = dense.reshape(kh, kw, words, config.rows, config.group, cols)
+    if config.index_bits:
+        zero = config.weight.fixed(split) == 0
+        passes = max(1, -(-int((~zero).sum(4).max(initial=0)) // config.lanes))
+        indices = np.argsort(zero, axis=4, kind="stable")[:, :, :, :, : passes * config.lanes].astype(
+            np.uint8
+        )
+        split = np.take_along_axis(split, indices.astype(np.int64), axis=4)
+    else:
+        passes, indices = 1, None
+
+    def arrange(fields: np.ndarray) -> np.ndarray:
+        """To (kh, kw, word, pass, row, col, lane), as the array takes them."""
+        parts = fields.reshape(kh, kw, words, config.rows, passes, config.lanes, cols)
+        return parts.transpose(0, 1, 2, 4, 3, 6, 5)
+
+    packed = tile_words(arrange(split), arrange(indices) if indices is not None else None, config)
     return packed.reshape(kh, kw, words, passes * config.rows, -1)
 
 

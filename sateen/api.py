@@ -10,7 +10,6 @@ sateen.report("build")
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.config import preset as preset_config
+from sateen.formats import parse_sparsity
 from sateen.errors import BuildError, ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ Arrays = str | Path | Mapping[str, np.ndarray]
 
 ENGINES = ("reference", "program", "model", "rtl")
 SCALES = ("mse", "minmax", "percentile")
+SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
+SPARSE_PRESET = "sat256"
 
 
 def check(model: str | Path) -> list[Finding]:
@@ -54,18 +56,22 @@ def compile(
     weights: str | None = None,
     activations: str | None = None,
     sparsity: str = "dense",
+    sparsity_method: str = "magnitude",
     scales: str = "mse",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
 
-    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256").
+    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256", or "sat256"
+    with an N:M `sparsity`, to which all layers but the first and the last are pruned).
     `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
 
+    pattern = parse_sparsity(sparsity)
+    if config is None and preset is None and not pattern.dense:
+        preset = SPARSE_PRESET
     chosen = choose_config(config, preset, weights, activations)
-    check_sparsity(sparsity)
     if scales not in SCALES:
         raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
     path = _model_path(model)
@@ -76,7 +82,14 @@ def compile(
         )
     samples = _arrays(calibration, "calibration data")
     return compile_model(
-        path, Path(build), config=chosen, calibration=samples, scale_method=scales, progress=progress
+        path,
+        Path(build),
+        config=chosen,
+        calibration=samples,
+        scale_method=scales,
+        sparsity=pattern,
+        sparsity_method=sparsity_method,
+        progress=progress,
     )
 
 
@@ -165,19 +178,6 @@ def choose_config(
         chosen = preset_config(preset or DEFAULT_PRESET)
     formats = {"weight_format": weights, "activation_format": activations}
     return chosen.replace(**{k: v for k, v in formats.items() if v is not None})
-
-
-def check_sparsity(sparsity: str) -> None:
-    """Raise ConfigError unless the pattern is one that can be compiled: dense."""
-    if sparsity == "dense":
-        return
-    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", sparsity)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(
-            f"sparsity '{sparsity}' is no pattern; write N:M with 1 <= N <= M, such as 2:8, or dense"
-        )
-    if match[1] != match[2]:
-        raise ConfigError(f"sparsity {sparsity} is not yet supported; dense is: leave --sparsity out")
 
 
 def _model_path(model: str | Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sateen import __version__
-from sateen.api import DEFAULT_PRESET, ENGINES, SCALES
+from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
 from sateen.cli_io import guarded
 from sateen.config import PRESETS
 
@@ -86,7 +86,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--weights", metavar="FMT", help="format of the weights, such as int8, e3m2, int4")
     p.add_argument("--activations", metavar="FMT", help="format of the activations, such as uint8, e4m3fn")
-    p.add_argument("--sparsity", default="dense", metavar="N:M|dense", help="only dense for now")
+    p.add_argument(
+        "--sparsity",
+        default="dense",
+        metavar="N:M|dense",
+        help="prune all layers but the first and the last; dense (the default) keeps patterns that the file has",
+    )
+    p.add_argument(
+        "--sparsity-method",
+        choices=SPARSITY_METHODS,
+        default="magnitude",
+        help="how weights are chosen; keep prunes nothing and refuses weights that break the pattern",
+    )
     p.add_argument(
         "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"
     )

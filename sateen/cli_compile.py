@@ -72,6 +72,7 @@ def compile(args: argparse.Namespace) -> int:
             weights=args.weights,
             activations=args.activations,
             sparsity=args.sparsity,
+            sparsity_method=args.sparsity_method,
             scales=args.scales,
             progress=report,
         )

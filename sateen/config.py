@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import ConfigError
-from sateen.formats import Format, parse_format
+from sateen.formats import Format, parse_format, parse_sparsity
 
 
 def _power_of_two(n: int) -> bool:
@@ -34,6 +34,8 @@ class AcceleratorConfig:
     cols: int = 4
     lanes: int = 2
     group: int = 2
+    patterns: tuple[str, ...] = ("dense",)
+    """The N:M patterns that the elements have indices for. A layer may use any of them; m divides `group`."""
     weight_format: str = "int8"
     activation_format: str = "int8"
     acc_bits: int = 32
@@ -67,31 +69,76 @@ class AcceleratorConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "int":
-                need(isinstance(value, int) and not isinstance(value, bool) and value > 0, field.name, "an integer above 0")
+                need(
+                    isinstance(value, int) and not isinstance(value, bool) and value > 0,
+                    field.name,
+                    "an integer above 0",
+                )
             elif field.type == "str":
                 need(isinstance(value, str), field.name, "text")
             elif field.type == "bool":
                 need(isinstance(value, bool), field.name, "true or false")
         parse_format(self.weight_format)
         parse_format(self.activation_format)
+        need(
+            isinstance(self.patterns, tuple) and "dense" in self.patterns,
+            "patterns",
+            'a list with "dense" in it',
+        )
+        for pattern in map(parse_sparsity, self.patterns):
+            indexed = self.group > self.lanes and self.group % pattern.m == 0
+            need(
+                pattern.dense or indexed,
+                "group",
+                f"above lanes = {self.lanes} and a multiple of {pattern.m} for pattern {pattern}",
+            )
         need(self.rows <= 64, "rows", "at most 64")
         need(self.cols <= 256 and _power_of_two(self.cols), "cols", "a power of two, at most 256")
         need(self.lanes <= 16, "lanes", "at most 16")
-        need(self.group >= self.lanes and self.group % self.lanes == 0, "group", f"a multiple of lanes = {self.lanes}")
+        need(
+            self.group >= self.lanes and self.group % self.lanes == 0,
+            "group",
+            f"a multiple of lanes = {self.lanes}",
+        )
         need(self.elements % self.cols == 0, "cols", f"a divisor of rows*group = {self.elements}")
-        need(_power_of_two(self.elements), "rows", f"such that rows*group = {self.elements} is a power of two")
+        need(
+            _power_of_two(self.elements), "rows", f"such that rows*group = {self.elements} is a power of two"
+        )
         need(self.elements // self.cols <= 64, "cols", f"at least rows*group/64 = {self.elements // 64}")
-        for name in ("act_banks", "act_bank_depth", "weight_depth", "acc_depth", "parameter_depth", "queue_depth"):
+        for name in (
+            "act_banks",
+            "act_bank_depth",
+            "weight_depth",
+            "acc_depth",
+            "parameter_depth",
+            "queue_depth",
+        ):
             need(_power_of_two(getattr(self, name)), name, "a power of two")
         need(2 <= self.act_banks <= 16, "act_banks", "2 to 16")
-        need(self.act_banks * self.act_bank_depth <= 1 << 23, "act_bank_depth", "2**23 words in all banks at most")
-        need(self.weight_depth <= 1 << 23 and self.weight_depth >= 2 * self.rows, "weight_depth", "from 2*rows to 2**23")
+        need(
+            self.act_banks * self.act_bank_depth <= 1 << 23,
+            "act_bank_depth",
+            "2**23 words in all banks at most",
+        )
+        need(
+            self.weight_depth <= 1 << 23 and self.weight_depth >= 2 * self.rows,
+            "weight_depth",
+            "from 2*rows to 2**23",
+        )
         need(16 <= self.acc_depth <= 1 << 14, "acc_depth", "16 to 16384")
         need(self.parameter_depth <= 1 << 15, "parameter_depth", "at most 32768")
         need(self.cols % self.vector_lanes == 0, "vector_lanes", f"a divisor of cols = {self.cols}")
-        need(self.parameter_depth >= 2 * self.cols // self.vector_lanes, "parameter_depth", "two tiles of cols channels at least")
+        need(
+            self.parameter_depth >= 2 * self.cols // self.vector_lanes,
+            "parameter_depth",
+            "two tiles of cols channels at least",
+        )
         need(self.bus_bits in (32, 64, 128, 256, 512), "bus_bits", "32, 64, 128, 256 or 512")
-        need(_power_of_two(self.burst_beats) and self.burst_beats <= 256, "burst_beats", "a power of two, at most 256")
+        need(
+            _power_of_two(self.burst_beats) and self.burst_beats <= 256,
+            "burst_beats",
+            "a power of two, at most 256",
+        )
         need(self.burst_beats * self.bus_bits // 8 <= 4096, "burst_beats", "at most 4096 bytes")
         need(self.outstanding <= 16, "outstanding", "at most 16")
         need(8 <= self.acc_bits <= 127, "acc_bits", "8 to 127")
@@ -185,6 +232,8 @@ class AcceleratorConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"{source}: unknown field '{unknown[0]}'; known are {', '.join(sorted(known))}")
+        if isinstance(values.get("patterns"), list):
+            values = values | {"patterns": tuple(values["patterns"])}
         return cls(**values)
 
     @classmethod
@@ -192,7 +241,9 @@ class AcceleratorConfig:
         try:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"configuration {path}: cannot be read ({e}); give a TOML file or use --preset") from None
+            raise ConfigError(
+                f"configuration {path}: cannot be read ({e}); give a TOML file or use --preset"
+            ) from None
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as e:
@@ -205,12 +256,56 @@ PRESETS: dict[str, AcceleratorConfig] = {
     c.name: c
     for c in (
         AcceleratorConfig(
-            name="tiny", rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=4096, weight_depth=2048,
-            acc_depth=64, parameter_depth=64, vector_lanes=1, bus_bits=32, queue_depth=2, burst_beats=16, outstanding=2,
+            name="tiny",
+            rows=2,
+            cols=2,
+            lanes=2,
+            group=2,
+            act_banks=4,
+            act_bank_depth=4096,
+            weight_depth=2048,
+            acc_depth=64,
+            parameter_depth=64,
+            vector_lanes=1,
+            bus_bits=32,
+            queue_depth=2,
+            burst_beats=16,
+            outstanding=2,
         ),  # fmt: skip
         AcceleratorConfig(
-            name="mac256", rows=8, cols=16, lanes=2, group=2, act_banks=4, act_bank_depth=16384, weight_depth=8192,
-            acc_depth=512, parameter_depth=512, vector_lanes=8, bus_bits=64, queue_depth=8, burst_beats=64, outstanding=8,
+            name="mac256",
+            rows=8,
+            cols=16,
+            lanes=2,
+            group=2,
+            act_banks=4,
+            act_bank_depth=16384,
+            weight_depth=8192,
+            acc_depth=512,
+            parameter_depth=512,
+            vector_lanes=8,
+            bus_bits=64,
+            queue_depth=8,
+            burst_beats=64,
+            outstanding=8,
+        ),  # fmt: skip
+        AcceleratorConfig(
+            name="sat256",
+            rows=4,
+            cols=32,
+            lanes=2,
+            group=8,
+            patterns=("dense", "1:2", "2:4", "4:8", "1:4", "2:8", "1:8"),
+            act_banks=4,
+            act_bank_depth=8192,
+            weight_depth=4096,
+            acc_depth=512,
+            parameter_depth=512,
+            vector_lanes=8,
+            bus_bits=256,
+            queue_depth=8,
+            burst_beats=64,
+            outstanding=8,
         ),  # fmt: skip
     )
 }

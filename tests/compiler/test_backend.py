@@ -1,5 +1,7 @@
 """Emitted programs against the reference: tiling, placement, streaming and tokens on many machines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from random_graph import random_graph
@@ -10,7 +12,8 @@ from sateen.compiler.quantize import accumulator_bits
 from sateen.config import AcceleratorConfig, preset
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
-from sateen.hw.isa import Engine
+from sateen.hw.isa import Engine, Opcode
+from sateen.ir.quantized import Linear
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes
@@ -25,7 +28,14 @@ MACHINES = {
     "wide bus": TINY.replace(bus_bits=256, vector_lanes=2),
     "rows and slices": TINY.replace(rows=4, cols=2, lanes=1, group=4),
 }
-FORMATS = [("int8", "int8"), ("int4", "uint4"), ("e3m2", "e3m2"), ("e2m1", "int8"), ("e4m3fn", "e4m3fn"), ("int3", "e3m0")]
+FORMATS = [
+    ("int8", "int8"),
+    ("int4", "uint4"),
+    ("e3m2", "e3m2"),
+    ("e2m1", "int8"),
+    ("e4m3fn", "e4m3fn"),
+    ("int3", "e3m0"),
+]
 
 
 def run_program(graph, config, samples=2, seed=0):
@@ -38,7 +48,9 @@ def run_program(graph, config, samples=2, seed=0):
     for r in program.inputs:
         start = r.offset - program.data_offset
         data[:, start : start + r.size] = r.pack(codes[r.tensor], config)
-    Interpreter(config, program.constants, program.code, program.program_offset, data, program.data_offset).run()
+    Interpreter(
+        config, program.constants, program.code, program.program_offset, data, program.data_offset
+    ).run()
     found = {}
     for r in program.outputs:
         start = r.offset - program.data_offset
@@ -59,7 +71,9 @@ def test_program_equals_reference(machine, weight, activation):
             assert machine == "streaming", e
             continue
         for tensor, codes in found.items():
-            assert np.array_equal(codes.astype(object), wanted[tensor].astype(object)), f"seed {seed}: {tensor}"
+            assert np.array_equal(codes.astype(object), wanted[tensor].astype(object)), (
+                f"seed {seed}: {tensor}"
+            )
         assert program.predict(MemoryTiming(20, 1)).cycles > 0
 
 
@@ -77,10 +91,32 @@ def test_streaming_spills():
     assert spilled >= 5
 
 
+@pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8", "1:4", "2:8", "1:8"])
+def test_sparse_weights_take_fewer_passes_and_change_no_bit(pattern):
+    """A pattern with n * group/m nonzeros in a group takes that many over the lanes in passes, packed and multiplied."""
+    n, m = map(int, pattern.split(":"))
+    config = TINY.replace(
+        rows=4, cols=4, lanes=2, group=8, patterns=("dense", pattern), acc_bits=40, table=True
+    )
+    graph = random_graph(8, parse_format("int8"), parse_format("int8"))
+    ops = []
+    for op in graph.ops:
+        if isinstance(op, Linear):
+            keep = np.arange(op.weight.shape[3]) % m < n
+            op = replace(op, weight=np.where(keep, op.weight, 0).astype(np.uint8))
+        ops.append(op)
+    program, found, wanted = run_program(replace(graph, ops=tuple(ops)), config)
+    assert all(np.array_equal(found[t].astype(object), wanted[t].astype(object)) for t in found)
+    passes = {i.passes for i in program.instructions if i.opcode == Opcode.MATRIX}
+    assert max(passes) == max(1, 8 // m * n // 2)
+
+
 def test_too_small_buffer_names_layer_and_remedy():
     graph = random_graph(3, parse_format("int8"), parse_format("int8"))
     config = TINY.replace(act_banks=2, act_bank_depth=4, acc_bits=40)
-    with pytest.raises(ConfigError, match=r"'t\d+'.*words of the activation buffer, which has 8; raise act_bank_depth"):
+    with pytest.raises(
+        ConfigError, match=r"'t\d+'.*words of the activation buffer, which has 8; raise act_bank_depth"
+    ):
         generate(graph, config)
 
 
@@ -127,7 +163,12 @@ def test_every_conflict_is_ordered_by_tokens(machine, monkeypatch):
         return {(space, a) for space, low, high in accesses for a in range(low, high)}
 
     def banks(accesses):
-        return {a // config.act_bank_depth for space, low, high in accesses if space == "act" for a in range(low, high)}
+        return {
+            a // config.act_bank_depth
+            for space, low, high in accesses
+            if space == "act"
+            for a in range(low, high)
+        }
 
     sets = [(touched(s.reads), touched(s.writes), banks(s.reads), banks(s.writes)) for s in steps]
     for i, (reads, writes, read_banks, write_banks) in enumerate(sets):
