@@ -47,7 +47,9 @@ def pack_activations(codes: np.ndarray, config: AcceleratorConfig) -> np.ndarray
     return words.reshape(n, -1)
 
 
-def unpack_activations(data: np.ndarray, shape: tuple[int, int, int], config: AcceleratorConfig) -> np.ndarray:
+def unpack_activations(
+    data: np.ndarray, shape: tuple[int, int, int], config: AcceleratorConfig
+) -> np.ndarray:
     """(N, bytes) to (N, H, W, C) codes."""
     h, w, c = shape
     cw = -(-c // config.elements)
@@ -77,7 +79,9 @@ def split_tile_words(words: np.ndarray, config: AcceleratorConfig) -> tuple[np.n
     return codes, np.broadcast_to(np.arange(config.lanes, dtype=np.uint8), codes.shape)
 
 
-def pack_parameters(bias: list[int], multiplier: list[int], shift: list[int], config: AcceleratorConfig) -> bytes:
+def pack_parameters(
+    bias: list[int], multiplier: list[int], shift: list[int], config: AcceleratorConfig
+) -> bytes:
     """Whole parameter words for consecutive channels; the last word is filled up with zeros."""
     v, size, acc = config.vector_lanes, config.parameter_bytes, config.acc_bits
     out = bytearray()

@@ -58,9 +58,13 @@ class Build:
             self.inputs = [Region.from_dict(d) for d in self.memory["inputs"]]
             self.outputs = [Region.from_dict(d) for d in self.memory["outputs"]]
         except OSError as e:
-            raise BuildError(f"{folder}: no build there ({e.strerror}: manifest.json); run sateen compile first") from None
+            raise BuildError(
+                f"{folder}: no build there ({e.strerror}: manifest.json); run sateen compile first"
+            ) from None
         except (ValueError, KeyError, TypeError) as e:
-            raise BuildError(f"{folder}/manifest.json: damaged ({type(e).__name__}: {e}); compile again") from None
+            raise BuildError(
+                f"{folder}/manifest.json: damaged ({type(e).__name__}: {e}); compile again"
+            ) from None
 
     def read(self, name: str) -> bytes:
         """A file of the build; BuildError if it is not the one that was compiled."""
@@ -69,7 +73,9 @@ class Build:
         except OSError as e:
             raise BuildError(f"{self.folder}/{name}: cannot be read ({e.strerror}); compile again") from None
         if hashlib.sha256(data).hexdigest() != self.manifest["files"].get(name):
-            raise BuildError(f"{self.folder}/{name}: not the file that was compiled (hash differs); compile again")
+            raise BuildError(
+                f"{self.folder}/{name}: not the file that was compiled (hash differs); compile again"
+            )
         return data
 
     def graph(self) -> QuantizedGraph:
@@ -201,7 +207,9 @@ def _run_rtl(
     for n, sample in enumerate(found.samples):
         if sample.error or not sample.done:
             name = Error(sample.error).name if sample.error in set(Error) else str(sample.error)
-            raise BuildError(f"sample {n}: the accelerator ended with status {name} after {sample.cycles} cycles")
+            raise BuildError(
+                f"sample {n}: the accelerator ended with status {name} after {sample.cycles} cycles"
+            )
     tensors = {r.tensor: r.unpack(data, b.config) for r, data in zip(b.outputs, found.outputs, strict=True)}
     last = found.samples[-1]
     counters = {

@@ -44,7 +44,9 @@ class Fold:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Fold:
-        return cls(tuple(d["kernel"]), tuple(d["stride"]), tuple(d["dilation"]), tuple(d["pads"]), d["padding_code"])
+        return cls(
+            tuple(d["kernel"]), tuple(d["stride"]), tuple(d["dilation"]), tuple(d["pads"]), d["padding_code"]
+        )
 
 
 @dataclass(frozen=True, slots=True)

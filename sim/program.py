@@ -63,7 +63,9 @@ class Interpreter:
         done = 0
         while chunk >= 0:
             start = chunk - self.program_offset
-            words = [self.program[i : i + INSTRUCTION_BYTES] for i in range(start, start + n, INSTRUCTION_BYTES)]
+            words = [
+                self.program[i : i + INSTRUCTION_BYTES] for i in range(start, start + n, INSTRUCTION_BYTES)
+            ]
             chunk = -1
             for word in words:
                 try:
@@ -88,7 +90,9 @@ class Interpreter:
             return self.constants[None, source : source + size]
         offset = source - self.data_offset
         if offset < 0 or offset + size > self.data.shape[1]:
-            raise BuildError(f"program.bin: LOAD of {size} bytes from {source:#x} is outside memory; compile again")
+            raise BuildError(
+                f"program.bin: LOAD of {size} bytes from {source:#x} is outside memory; compile again"
+            )
         return self.data[:, offset : offset + size]
 
     def load(self, i: Instruction) -> None:
@@ -113,7 +117,9 @@ class Interpreter:
         offset = i.destination - self.data_offset
         size = i.words * c.act_word_bytes
         if offset < 0 or offset + size > self.data.shape[1]:
-            raise BuildError(f"program.bin: STORE of {size} bytes to {i.destination:#x} is outside memory; compile again")
+            raise BuildError(
+                f"program.bin: STORE of {size} bytes to {i.destination:#x} is outside memory; compile again"
+            )
         self.data[:, offset : offset + size] = words.reshape(len(self.data), size)
 
     # -- windows --------------------------------------------------------------------------------------------

@@ -50,12 +50,22 @@ def networks(draw) -> Network:
         weights.append(numpy_helper.from_array(rng.normal(0, scale, shape).astype(np.float32), name))
         return name
 
-    def conv(x: str, inputs: int, outputs: int, kernel, stride, pads, dilation=(1, 1), groups: int = 1) -> str:
+    def conv(
+        x: str, inputs: int, outputs: int, kernel, stride, pads, dilation=(1, 1), groups: int = 1
+    ) -> str:
         fan = inputs // groups * kernel[0] * kernel[1]
         operands = [x, constant(outputs, inputs // groups, *kernel, scale=fan**-0.5)]
         if draw(st.booleans()):
             operands.append(constant(outputs, scale=0.1))
-        return add("Conv", *operands, kernel_shape=kernel, strides=stride, pads=pads, dilations=dilation, group=groups)
+        return add(
+            "Conv",
+            *operands,
+            kernel_shape=kernel,
+            strides=stride,
+            pads=pads,
+            dilations=dilation,
+            group=groups,
+        )
 
     def activate(x: str) -> str:
         kind = draw(st.sampled_from(ACTIVATIONS))
@@ -74,7 +84,9 @@ def networks(draw) -> Network:
         kind = draw(st.sampled_from(("conv", "conv", "residual", "pool", "depthwise", "concat")))
         if kind == "conv" or (kind == "pool" and (height < 2 or width < 2)):
             kernel = (draw(st.integers(1, min(3, height))), draw(st.integers(1, min(3, width))))
-            pads = [draw(st.integers(0, k // 2)) for k in kernel] + [draw(st.integers(0, k // 2)) for k in kernel]
+            pads = [draw(st.integers(0, k // 2)) for k in kernel] + [
+                draw(st.integers(0, k // 2)) for k in kernel
+            ]
             stride = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
             outputs = draw(st.integers(1, 20))
             x = activate(conv(x, channels, outputs, kernel, stride, pads))
@@ -98,7 +110,13 @@ def networks(draw) -> Network:
         x = add("Flatten", x)
         features = channels * height * width
         classes = draw(st.integers(1, 12))
-        x = add("Gemm", x, constant(classes, features, scale=features**-0.5), constant(classes, scale=0.1), transB=1)
+        x = add(
+            "Gemm",
+            x,
+            constant(classes, features, scale=features**-0.5),
+            constant(classes, scale=0.1),
+            transB=1,
+        )
     elif x == "x":
         x = conv(x, channels, 4, (1, 1), (1, 1), [0] * 4)
     graph = helper.make_graph(

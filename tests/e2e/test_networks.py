@@ -21,7 +21,9 @@ def test_program_equals_reference(network, formats, base):
 
 @pytest.mark.rtl
 @pytest.mark.slow
-@pytest.mark.parametrize("formats", [("int8", "uint8"), ("e3m2", "e3m2"), ("int4", "e2m3"), ("e4m3fn", "e4m3fn")])
+@pytest.mark.parametrize(
+    "formats", [("int8", "uint8"), ("e3m2", "e3m2"), ("int4", "e2m3"), ("e4m3fn", "e4m3fn")]
+)
 def test_rtl_equals_reference(formats):
     """One machine for each pair of formats; memory timing varies with the network."""
 
@@ -30,7 +32,12 @@ def test_rtl_equals_reference(formats):
     def run(network, latency, interval):
         with tempfile.TemporaryDirectory() as folder:
             check(
-                network.model, network.samples(8), machine(*formats), Path(folder), latency=latency, interval=interval
+                network.model,
+                network.samples(8),
+                machine(*formats),
+                Path(folder),
+                latency=latency,
+                interval=interval,
             )
 
     run()
