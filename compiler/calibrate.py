@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from sateen.sim.reference import check_inputs
 
 from sateen.errors import DataError
 from sateen.ir.graph import Graph
+from sateen.sim.reference import check_inputs
 
 Progress = Callable[[int, int], None]
 Run = Callable[[Graph, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -23,11 +23,12 @@ _BATCH_ELEMENTS = 1 << 24  # of all tensors of a batch together
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStatistics:
-    """Range over all samples (float64), and some of the values (1-D)."""
+    """Range over all samples (float64), some of the values (1-D), and the mean of each channel (C,)."""
 
     minimum: float
     maximum: float
     values: np.ndarray
+    mean: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,14 @@ def calibrate(
     gathered: dict[str, list[np.ndarray]] = {}
     low: dict[str, float] = {}
     high: dict[str, float] = {}
+    sums: dict[str, np.ndarray] = {}
     drawn = {name: _Draw(name) for name in graph.shapes}
     for start in range(0, total, batch):
         tensors = run(graph, {k: v[start : start + batch] for k, v in arrays.items()})
         for name, x in tensors.items():
-            x = np.asarray(x, np.float64).reshape(len(x), -1)
+            x = np.asarray(x, np.float64)
+            sums[name] = sums.get(name, 0.0) + x.sum(axis=(0, 1, 2))
+            x = x.reshape(len(x), -1)
             least, most = float(x.min()), float(x.max())
             if not (np.isfinite(least) and np.isfinite(most)):
                 raise DataError(
@@ -86,13 +90,12 @@ def calibrate(
             gathered.setdefault(name, []).append(drawn.setdefault(name, _Draw(name))(x, quota))
         if progress:
             progress(min(start + batch, total), total)
-    return Statistics(
-        {
-            name: TensorStatistics(low[name], high[name], np.concatenate([*parts, [low[name], high[name]]]))
-            for name, parts in gathered.items()
-        },
-        total,
-    )
+    found = {}
+    for name, parts in gathered.items():
+        h, w, _ = graph.shapes[name]
+        values = np.concatenate([*parts, [low[name], high[name]]])
+        found[name] = TensorStatistics(low[name], high[name], values, sums[name] / (total * h * w))
+    return Statistics(found, total)
 
 
 class _Draw:

@@ -73,7 +73,7 @@ def quantize(
     raw = _raw_outputs(graph, steps)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
     quants = _quants(names, steps, statistics, options)
-    ops = tuple(_quantized(graph, s, quants, options, raw) for s in steps)
+    ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
     tensors = {t: Tensor(t, graph.shapes[t], quants[t]) for t in names}
     metadata: dict[str, object] = {
         "weight_format": options.weight_format.name,
@@ -154,6 +154,7 @@ def _quantized(
     graph: Graph,
     step: Step,
     quants: dict[str, Quant],
+    statistics: Statistics,
     options: Options,
     raw: set[str],
 ) -> Op:
@@ -172,7 +173,9 @@ def _quantized(
         case Concat():
             return QuantizedConcat(step.name, step.parts, step.output, (step.name,))
     requantized = quants[step.requantized]
-    linear = _linear(graph, step, quants[step.input], requantized, options, raw=step.output in raw)
+    linear = _linear(
+        graph, step, quants[step.input], requantized, statistics, options, raw=step.output in raw
+    )
     if step.residual:
         linear = replace(linear, residual=Residual(step.residual, 1, 0))  # see align_residuals
     if step.table:
@@ -201,7 +204,13 @@ def _table(step: Pass, before: Quant, after: Quant) -> np.ndarray:
 
 
 def _linear(
-    graph: Graph, step: Pass, source: Quant, requantized: Quant, options: Options, raw: bool
+    graph: Graph,
+    step: Pass,
+    source: Quant,
+    requantized: Quant,
+    statistics: Statistics,
+    options: Options,
+    raw: bool,
 ) -> Linear:
     """Weights, bias and multipliers; no residual, table or clamp yet."""
     geometry: dict[str, Any] = {}
@@ -209,7 +218,8 @@ def _linear(
     match step.main:
         case Conv() as conv:
             weight, scale = _conv_weight(conv, source, options)
-            bias, macs = conv.bias, None
+            change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
+            bias, macs = _corrected_bias(conv, change, statistics.tensors[conv.input].mean), None
             geometry = {
                 "stride": conv.stride,
                 "dilation": conv.dilation,
@@ -253,6 +263,19 @@ def _linear(
         weight_scale=scale,
         **geometry,
     )
+
+
+def _corrected_bias(conv: Conv, change: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    """The bias, less what the `change` of the weights by rounding adds to each output channel's mean.
+
+    `mean` is that of each input channel (I,). Ref: Nagel et al., arXiv 1906.04721, section 4.2.
+    """
+    if mean is None:
+        return conv.bias
+    o, _, _, per_group = conv.weight.shape
+    first = np.arange(o) // (o // conv.groups) * per_group
+    inputs = mean[first[:, None] + np.arange(per_group)]
+    return conv.bias - (change * inputs[:, None, None, :]).sum(axis=(1, 2, 3))
 
 
 def _conv_weight(conv: Conv, source: Quant, options: Options) -> tuple[np.ndarray, np.ndarray]:

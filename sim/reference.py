@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from sateen.sim.integer import Convolution, windows
-from sateen.sim.requantizer import Requantizer
 
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.graph import Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op, QuantizedGraph
+from sateen.sim.integer import Convolution, windows
+from sateen.sim.requantizer import Requantizer
 
 _CHUNK_ELEMENTS = 1 << 20
 """Of the largest im2col matrix of a chunk of images; so that a chunk's work stays near the cache."""

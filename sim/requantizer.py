@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from sateen.sim.integer import FLOAT64_EXACT, INT64_EXACT
 
 from sateen.formats import Format
 from sateen.formats.requantize import requantize
 from sateen.ir.quantized import Linear
+from sateen.sim.integer import FLOAT64_EXACT, INT64_EXACT
 
 _TABLE_RANGE = 1 << 18
 """Fixed-point units to either side that a table covers: e4m3 at most; wider formats (e5m2) are computed."""
