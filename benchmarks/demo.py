@@ -13,12 +13,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import sateen
 from sateen.api import ENGINES
-from sateen.cli_io import guarded, progress
+from sateen.cli_io import emit, emit_table, guarded, progress
 from sateen.cli_run import differences
 from sateen.models.data import CALIBRATION, digits_split
 
@@ -36,7 +35,6 @@ def main() -> int:
 
 
 def demo(images: int, out: Path, preset: str, device: str) -> int:
-    console = Console(file=sys.stderr if not sys.stdout.isatty() else None)
     data = digits_split()
     x, labels = data.x_test[:images], data.y_test[:images]
     out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +55,10 @@ def demo(images: int, out: Path, preset: str, device: str) -> int:
             counts = (f"{total[k]:,}" for k in ("lut", "ff", "dsp", "bram"))
             costs.add_row(name, found["title"], *counts, f"{found['source']}, {found['tool']}")
             reports.append(sateen.report(build))
-    console.print(results)
-    console.print(costs)
+    emit_table(results)
+    emit_table(costs)
     for path in reports:
-        console.print(f"report: {path}", highlight=False)
+        emit(f"report: {path}")
     return 1 if failed else 0
 
 
@@ -93,7 +91,7 @@ def engines(
     expected = found["reference"].outputs
     wrong = found["model"].cycles != found["rtl"].cycles
     for engine, r in found.items():
-        verdict = "predicted cycles " + ("differ" if wrong else "equal the RTL's")
+        verdict = "cycles differ from the RTL's" if wrong else "cycles as predicted"
         if r.outputs is not None:
             different = sum(differences(expected, r.outputs).values())
             wrong |= different > 0
