@@ -6,7 +6,7 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -16,7 +16,8 @@ from sateen.hw import isa
 from sateen.hw.buffers import memory_of
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.requantize import Requantizer, bound, control_layout, requantize_latency
-from sateen.hw.window import NestedCounter, Sum
+from sateen.hw.walk import Walk
+from sateen.hw.window import NestedCounter
 
 READ_LATENCY = 2
 """Cycles from a residual's address to its data; the accumulators and parameters are read a cycle later."""
@@ -76,13 +77,14 @@ class Drain(wiring.Component):
             config=self.config, lanes=self.config.vector_lanes
         )
         control, part = self._control(m), self._slice(m)
-        valid, step = self._issue(m, control)
+        valid, step, last = self._issue(m, control)
         m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid)]
         self._feed(m, requantizer, Cat(step, part), step)
         codes_valid, codes = requantizer.o_valid, requantizer.o_code
         if self.config.table:
             codes_valid, codes = self._look_up(m, codes_valid, codes)
-        self._write(m, codes_valid, codes, part)
+        last = self._delay(m, last, self.latency - 1)
+        self._write(m, codes_valid, codes, last, part)
         return m
 
     def _control(self, m: Module):
@@ -109,39 +111,35 @@ class Drain(wiring.Component):
         ]
         return control
 
-    def _issue(self, m: Module, control) -> tuple[Value, Value]:
-        """Read addresses. Returns, in the cycle of their data: there is a step, and which of its pixel."""
+    def _issue(self, m: Module, control) -> tuple[Value, Value, Value]:
+        """Read addresses. Returns, in the cycle of their data: there is a step, and which of its pixel; and, in
+        the cycle of the residual's address: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction
         step_bits = exact_log2(steps_per_pixel(config))
-        levels = {"y": 12, "x": 12} | ({"s": step_bits + 1} if step_bits else {})
-        address = unsigned(exact_log2(config.act_depth))
-        acc = unsigned(exact_log2(2 * config.acc_depth))
-        m.submodules.nest = nest = NestedCounter(
-            levels=levels,
-            sums={
-                "residual": Sum(address, {"y": address, "x": address}),
-                "acc": Sum(acc, {"y": acc, "x": 1}),
-            },
-        )
-        counts = {"y": i.out_h, "x": i.out_w, "s": 1 << step_bits}
-        active = Signal()
+        m.submodules.nest = nest = NestedCounter(levels={"y": 12, "x": 12}, sums={})
+        m.submodules.residual = residual = Walk(addr_bits=len(self.read.addr))
+        active, pixel_end = Signal(), Signal()
+        # the step of its pixel that a cycle belongs to, from the residual's address to the data
+        step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
+        acc = Signal(len(self.acc.addr), reset_less=True)  # pixels lie one after another there
         m.d.comb += [
+            pixel_end.eq(active & (step[0] == (1 << step_bits) - 1)),
             nest.load.eq(self.start),
-            nest.step.eq(active),
-            *(nest.parameters.count[level].eq(counts[level]) for level in levels),
-            nest.parameters.start.residual.eq(i.residual_base),
-            nest.parameters.step.residual.y.eq(i.residual_step_y),
-            nest.parameters.step.residual.x.eq(i.residual_step_x),
-            nest.parameters.start.acc.eq(i.acc_base),
-            nest.parameters.step.acc.y.eq(i.out_w),
+            nest.step.eq(pixel_end),
+            nest.parameters.count.y.eq(i.out_h),
+            nest.parameters.count.x.eq(i.out_w),
+            residual.load.eq(self.start),
+            residual.base.eq(i.residual_base),
+            residual.step_x.eq(i.residual_step_x),
+            residual.step_y.eq(i.residual_step_y),
+            residual.step.eq(pixel_end),
+            residual.pixel_end.eq(1),
+            residual.row_end.eq(nest.last.x),
         ]
         with m.If(self.start):
-            m.d.sync += active.eq(1)
-        with m.Elif(nest.last.y):
-            m.d.sync += active.eq(0)
-
-        # The step of its pixel that a cycle belongs to, from the residual's address to the data.
-        step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
+            m.d.sync += [acc.eq(i.acc_base), active.eq(1)]
+        with m.Elif(pixel_end):
+            m.d.sync += [acc.eq(acc + 1), active.eq(~nest.last.y)]
         with m.If(active):
             m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
         valid = Signal(READ_LATENCY)
@@ -149,15 +147,23 @@ class Drain(wiring.Component):
         parameter_base = Signal(len(self.parameter.addr), reset_less=True)
         with m.If(self.start):
             m.d.sync += parameter_base.eq(i.parameter_base)
-        m.d.sync += self.acc.addr.eq(nest.value.acc)
+        m.d.sync += self.acc.addr.eq(acc)
         m.d.comb += [
             self.read.en.eq(active & control.residual),
-            self.read.addr.eq(nest.value.residual),
+            self.read.addr.eq(residual.addr),
             self.acc.en.eq(valid[0]),
             self.parameter.en.eq(valid[0]),
             self.parameter.addr.eq(parameter_base + step[1]),
         ]
-        return valid[-1], step[-1]
+        return valid[-1], step[-1], Cat(nest.last.x, nest.last.y)
+
+    def _delay(self, m: Module, value: Value, cycles: int) -> Value:
+        """`value`, so many cycles later."""
+        for k in range(cycles):
+            register = Signal(len(value), name=f"last_{k + 1}", reset_less=True)
+            m.d.sync += register.eq(value)
+            value = register
+        return value
 
     def _feed(self, m: Module, requantizer: Requantizer, run: Value, step: Value) -> None:
         """The columns of `step`, which in the residual's word are `run`."""
@@ -210,7 +216,7 @@ class Drain(wiring.Component):
             results.append(Mux(use, read.data, passed))
         return found, results
 
-    def _write(self, m: Module, valid: Value, codes: list[Value], part: Value) -> None:
+    def _write(self, m: Module, valid: Value, codes: list[Value], last: Value, part: Value) -> None:
         """Gather a pixel's codes and write them to slice `part`."""
         config, i = self.config, self.instruction
         steps = steps_per_pixel(config)
@@ -223,24 +229,23 @@ class Drain(wiring.Component):
             for k in range(steps):
                 with m.If(index == k):
                     m.d.sync += [gathered[k * len(codes) + j].eq(code) for j, code in enumerate(codes)]
-        address = unsigned(exact_log2(config.act_depth))
-        m.submodules.out = out = NestedCounter(
-            levels={"y": 12, "x": 12}, sums={"addr": Sum(address, {"y": address, "x": address})}
-        )
-        writing = Signal()
+        writing, last_x, last_y = Signal(), Signal(), Signal()
+        with m.If(valid):
+            m.d.sync += [last_x.eq(last[0]), last_y.eq(last[1])]
+        m.submodules.walk = walk = Walk(addr_bits=exact_log2(config.act_depth))
         m.d.sync += writing.eq(valid & (index == steps - 1))
         m.d.comb += [
-            out.load.eq(self.start),
-            out.step.eq(writing),
-            out.parameters.count.y.eq(i.out_h),
-            out.parameters.count.x.eq(i.out_w),
-            out.parameters.start.addr.eq(i.base),
-            out.parameters.step.addr.y.eq(i.step_y),
-            out.parameters.step.addr.x.eq(i.step_x),
+            walk.load.eq(self.start),
+            walk.base.eq(i.base),
+            walk.step_x.eq(i.step_x),
+            walk.step_y.eq(i.step_y),
+            walk.step.eq(writing),
+            walk.pixel_end.eq(1),
+            walk.row_end.eq(last_x),
             self.write.en.eq(writing),
-            self.write.addr.eq(out.value.addr),
+            self.write.addr.eq(walk.addr),
             self.write.data.eq(Cat(gathered).replicate(config.slices)),
-            self.done.eq(writing & out.last.y),
+            self.done.eq(writing & last_y),
         ]
         if config.slices > 1:
             m.d.comb += self.write.mask.eq(1 << part)

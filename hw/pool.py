@@ -1,6 +1,6 @@
 """POOL: the maximum by value over a window, element by element, one tap a cycle."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -9,7 +9,8 @@ from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
 from sateen.hw import isa
 from sateen.hw.ports import ReadPort, WritePort
-from sateen.hw.window import POOL_ORDER, NestedCounter, Sum, Window
+from sateen.hw.walk import Walk
+from sateen.hw.window import POOL_ORDER, Window
 
 READ_LATENCY = 2
 """Cycles from a word's address to its data."""
@@ -74,15 +75,14 @@ class Pool(wiring.Component):
             m.d.sync += active.eq(0)
 
         # from the address to the data
-        valid, inside = Signal(READ_LATENCY), Signal(READ_LATENCY)
-        first, last = Signal(READ_LATENCY), Signal(READ_LATENCY)
-        for pipeline, now in (
-            (valid, active),
-            (inside, window.inside),
-            (first, window.first.ky),
-            (last, active & window.last.ky),
-        ):
+        valid, inside, first = Signal(READ_LATENCY), Signal(READ_LATENCY), Signal(READ_LATENCY)
+        for pipeline, now in ((valid, active), (inside, window.inside), (first, window.first.ky)):
             m.d.sync += pipeline.eq(Cat(now, pipeline))
+        last = window.last
+        for k in range(READ_LATENCY):
+            delayed = Signal.like(last, name=f"last_{k + 1}")
+            m.d.sync += delayed.eq(last)
+            last = delayed
 
         lowest = int(fmt.from_fixed(fmt.min_fixed))
         best = [Signal(fmt.bits, name=f"best_{e}", reset_less=True) for e in range(config.elements)]
@@ -92,26 +92,26 @@ class Pool(wiring.Component):
                 with m.If(first[-1] | (inside[-1] & greater(word, element, fmt))):
                     m.d.sync += element.eq(Mux(inside[-1], word, lowest))
 
-        address = unsigned(len(self.write.addr))
-        m.submodules.out = out = NestedCounter(
-            levels={"y": 12, "x": 12, "c": 12},
-            sums={"addr": Sum(address, {"y": address, "x": address, "c": 1})},
-        )
-        writing = Signal()
-        m.d.sync += writing.eq(last[-1])
+        writing, pixel_end, row_end, end = Signal(), Signal(), Signal(), Signal()
+        m.submodules.walk = walk = Walk(addr_bits=len(self.write.addr))
+        m.d.sync += [
+            writing.eq(valid[-1] & last.ky),
+            pixel_end.eq(last.c),
+            row_end.eq(last.ox),
+            end.eq(last.oy),
+        ]
         m.d.comb += [
-            out.load.eq(self.start),
-            out.step.eq(writing),
-            out.parameters.count.y.eq(i.out_h),
-            out.parameters.count.x.eq(i.out_w),
-            out.parameters.count.c.eq(i.channel_words),
-            out.parameters.start.addr.eq(i.out_base),
-            out.parameters.step.addr.y.eq(i.out_step_y),
-            out.parameters.step.addr.x.eq(i.out_step_x),
+            walk.load.eq(self.start),
+            walk.base.eq(i.out_base),
+            walk.step_x.eq(i.out_step_x),
+            walk.step_y.eq(i.out_step_y),
+            walk.step.eq(writing),
+            walk.pixel_end.eq(pixel_end),
+            walk.row_end.eq(row_end),
             self.write.en.eq(writing),
-            self.write.addr.eq(out.value.addr),
+            self.write.addr.eq(walk.addr),
             self.write.data.eq(Cat(best)),
-            self.done.eq(writing & out.last.y),
+            self.done.eq(writing & end),
         ]
         if config.slices > 1:
             m.d.comb += self.write.mask.eq(-1)
