@@ -42,8 +42,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             build = Path(folder) / "build"
             manifest = sateen.compile(
-                args.model, build, calibration={name: calibration}, preset=args.preset, weights=weights, activations=activations
-            )  # fmt: skip
+                args.model,
+                build,
+                calibration={name: calibration},
+                preset=args.preset,
+                weights=weights,
+                activations=activations,
+            )
             output = manifest["outputs"][0]["name"]
             reference = sateen.run(build, {name: images[: args.accuracy_images]}, "reference")
             program = sateen.run(build, {name: images[: args.images]}, "program")

@@ -3,8 +3,8 @@
     python benchmarks/utilization.py                       all rows below
     python benchmarks/utilization.py --channels 128 --size 28
 
-`roofline` is the larger of computing on all multipliers and moving input, weights and output over the bus once, reads and
-writes side by side; `of roofline` is that over the cycles taken.
+`roofline` is the larger of computing on all multipliers and moving input, weights and output over the bus once, reads
+and writes side by side; `of roofline` is that over the cycles taken.
 """
 
 from __future__ import annotations

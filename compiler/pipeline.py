@@ -48,6 +48,7 @@ def compile_model(
     config: AcceleratorConfig,
     calibration: dict[str, np.ndarray],
     scale_method: str = "mse",
+    power_of_two: bool = False,
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     progress: Progress | None = None,
@@ -58,6 +59,7 @@ def compile_model(
     ----------
     calibration : one array for each graph input, (N, *shape)
     scale_method : "mse", "minmax" or "percentile"
+    power_of_two : all scales are powers of two
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda" or "sparsegpt"; "keep" prunes nothing and refuses weights that break the pattern
     progress : called with a stage's name and the fraction of all the work done
@@ -85,6 +87,7 @@ def compile_model(
         weight_format=config.weight_format,
         activation_format=config.activation_format,
         scale_method=scale_method,
+        power_of_two=power_of_two,
     )
     bits = accumulator_bits(quantized)
     if bits > 127:

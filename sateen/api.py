@@ -58,12 +58,14 @@ def compile(
     sparsity: str = "dense",
     sparsity_method: str = "magnitude",
     scales: str = "mse",
+    power_of_two: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
 
     `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256", or "sat256"
     with an N:M `sparsity`, to which all layers but the first and the last are pruned).
+    With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
@@ -87,6 +89,7 @@ def compile(
         config=chosen,
         calibration=samples,
         scale_method=scales,
+        power_of_two=power_of_two,
         sparsity=pattern,
         sparsity_method=sparsity_method,
         progress=progress,

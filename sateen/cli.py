@@ -103,6 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--scales", choices=SCALES, default="mse", help="how scales are found (default mse)")
 
+    p.add_argument(
+        "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
+    )
+
     p = add("run", "run a build with one of the four engines")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")

@@ -74,6 +74,7 @@ def compile(args: argparse.Namespace) -> int:
             sparsity=args.sparsity,
             sparsity_method=args.sparsity_method,
             scales=args.scales,
+            power_of_two=args.power_of_two,
             progress=report,
         )
     if args.json:
