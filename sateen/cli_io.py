@@ -73,6 +73,10 @@ def _plain(value: Any) -> Any:
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[str, float], None]]:
     """Yield `report(stage, fraction)`: a bar in a terminal, elsewhere one line each 10 seconds."""
+
+    def label(stage: str) -> str:
+        return title if title.endswith(stage) else f"{title}: {stage}"
+
     if not sys.stderr.isatty():
         last = time.monotonic()
 
@@ -80,7 +84,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
             nonlocal last
             if time.monotonic() - last >= _QUIET_S:
                 last = time.monotonic()
-                print(f"sateen: {title}: {stage} {100 * fraction:.0f} %", file=sys.stderr, flush=True)
+                print(f"sateen: {label(stage)} {100 * fraction:.0f} %", file=sys.stderr, flush=True)
 
         yield line
         return
@@ -89,8 +93,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         task = bars.add_task(title, total=1.0)
 
         def bar(stage: str, fraction: float) -> None:
-            text = title if stage == title else f"{title}: {stage}"
-            bars.update(task, description=text, completed=min(1.0, max(0.0, fraction)))
+            bars.update(task, description=label(stage), completed=min(1.0, max(0.0, fraction)))
 
         yield bar
 
