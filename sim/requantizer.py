@@ -47,8 +47,9 @@ class Requantizer:
             elif terms < INT64_EXACT // 4:
                 self._path = "int"
         if self._path != "exact":
-            table = None if op.table is None else op.table.tobytes()
-            self._table = _table(fmt, op.requantized.zero_point, op.low, op.high, table)
+            fixed = np.clip(fmt.fixed(np.arange(1 << fmt.bits)), op.low, op.high)
+            last = fmt.from_fixed(fixed) if op.table is None else op.table[fmt.from_fixed(fixed)]
+            self._table = np.take(last, _rounded(fmt, op.requantized.zero_point))
             self._first = 4 * (fmt.min_fixed - op.requantized.zero_point)
             self._last = self._first + len(self._table) - 1
 
@@ -106,9 +107,8 @@ class Requantizer:
         return np.take(self._table, np.clip(j, self._first, self._last) - self._first)
 
 
-@lru_cache(maxsize=64)
-def _table(fmt: Format, zero_point: int, low: int, high: int, table: bytes | None) -> np.ndarray:
-    """The code for every j from 4 * (min_fixed - zero_point) to 4 * (max_fixed - zero_point)."""
+@lru_cache(maxsize=16)
+def _rounded(fmt: Format, zero_point: int) -> np.ndarray:
+    """The code, not clamped, for every j from 4 * (min_fixed - zero_point) to 4 * (max_fixed - zero_point)."""
     j = np.arange(4 * (fmt.min_fixed - zero_point), 4 * (fmt.max_fixed - zero_point) + 1)
-    codes = requantize(j, 1, 2, fmt, zero_point, low, high)
-    return codes if table is None else np.frombuffer(table, np.uint8)[codes]
+    return requantize(j, 1, 2, fmt, zero_point)
