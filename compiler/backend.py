@@ -57,7 +57,8 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
         return config.replace(acc_bits=acc_bits, table=table, multiplier=multiplier)
     if acc_bits > config.acc_bits:
         raise ConfigError(
-            f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} to be exact"
+            f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} "
+            "to be exact"
         )
     if table and not config.table:
         raise ConfigError(
@@ -105,7 +106,7 @@ def generate(graph: QuantizedGraph, config: AcceleratorConfig) -> Program:
 
 def _link(steps: list[Step], data_offset: int) -> None:
     for step in steps:
-        if step.memory == "data":
+        if step.in_data:
             field = "source" if step.instruction.opcode == Opcode.LOAD else "destination"
             step.instruction.fields[field] += data_offset
 

@@ -6,7 +6,7 @@ into tokens. Nothing here thinks about time except the choice of tile sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +43,11 @@ class Step:
     instruction: Instruction
     reads: list[Access] = field(default_factory=list)
     writes: list[Access] = field(default_factory=list)
-    memory: str = ""  # what a LOAD's source or a STORE's destination is relative to: "constant" or "data"
+
+    @property
+    def in_data(self) -> bool:
+        """Whether a LOAD's source or a STORE's destination is relative to the data, not to the constants."""
+        return any(space == "data" for space, _, _ in (*self.reads, *self.writes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,8 @@ class Lowering:
 
     # -- steps ----------------------------------------------------------------------------------------------
 
-    def emit(
-        self, opcode: Opcode, reads: list[Access], writes: list[Access], memory: str = "", **fields: int
-    ) -> None:
-        self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes, memory))
+    def emit(self, opcode: Opcode, reads: list[Access], writes: list[Access], **fields: int) -> None:
+        self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes))
 
     def constant(self, data: bytes) -> int:
         self.constants += bytes(-len(self.constants) % ALIGN)
@@ -144,7 +146,7 @@ class Lowering:
 
     def load_constant(self, target: Target, space: str, destination: int, words: int, source: int) -> None:
         self.emit(
-            Opcode.LOAD, [], [(space, destination, destination + words)], "constant",
+            Opcode.LOAD, [], [(space, destination, destination + words)],
             target=target, destination=destination, source=source, words=words,
         )  # fmt: skip
 
@@ -164,11 +166,11 @@ class Lowering:
             data: Access = ("data", start, start + words * word)
             if opcode == Opcode.LOAD:
                 self.emit(
-                    opcode, [data], [act], "data",
+                    opcode, [data], [act],
                     target=Target.ACTIVATION, destination=on_chip, source=start, words=words,
                 )  # fmt: skip
             else:
-                self.emit(opcode, [act], [data], "data", source=on_chip, destination=start, words=words)
+                self.emit(opcode, [act], [data], source=on_chip, destination=start, words=words)
 
     # -- tensors --------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Lowering:
         return View(slots[stripe % len(slots)] - low_row * row, row, cw, rows * row)
 
     def bring(self, tensor: str, view: View, high: int, low: int | None = None) -> None:
-        """Make rows below `high` of an input present: a streamed stripe [low, high), or a graph input not loaded yet."""
+        """Make rows below `high` of an input present: a streamed stripe [low, high), or a graph input's next rows."""
         if tensor not in self.placement.on_chip:
             assert low is not None
             self.transfer(Opcode.LOAD, tensor, view, low, high)
@@ -198,7 +200,8 @@ class Lowering:
     # -- ops ------------------------------------------------------------------------------------------------
 
     def result(self) -> Lowered:
-        for self.layer, op in enumerate(self.graph.ops):
+        for layer, op in enumerate(self.graph.ops):
+            self.layer = layer
             if isinstance(op, MaxPool):
                 self._pool(op)
             else:
@@ -462,8 +465,8 @@ class Lowering:
             shifted = View(out.base + plane * out.plane_words, out.row, out.cw)
             self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, y1)], **fields, base=base % depth)
 
-    def _parameters(self, op: Linear | Concat, tiles: int):  # type: ignore[no-untyped-def]
-        """A function that gives the first parameter word of tile j, loaded: all at once where they fit, else one by one."""
+    def _parameters(self, op: Linear | Concat, tiles: int) -> Callable[[int], int]:
+        """Gives tile j's first parameter word, loaded: all tiles at once where they fit, else one by one."""
         config = self.config
         words = config.cols // config.vector_lanes
         n = tiles * config.cols

@@ -53,7 +53,7 @@ def compile_model(
     sparsity_method: str = "magnitude",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the build folder and return its manifest. On any error an earlier build at that place is left as it was.
+    """Write the build folder and return its manifest. On any error an earlier build there is left as it was.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def compile_model(
     scale_method : "mse", "minmax" or "percentile"
     power_of_two : all scales are powers of two
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
-    sparsity_method : "magnitude", "wanda" or "sparsegpt"; "keep" prunes nothing and refuses weights that break the pattern
+    sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     progress : called with a stage's name and the fraction of all the work done
 
     Raises

@@ -173,7 +173,7 @@ def _stripes(
     need = 0
     for parts in sorted({-(-height // r) for r in range(1, height + 1)}):
         rows = -(-height // parts)
-        slots = {}
+        slots: dict[str, list[int]] = {}
         taken: list[Block] = []
         for t in streamed:
             size = _stripe_words(t, op, rows, graph, config, sizes)

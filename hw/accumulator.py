@@ -6,11 +6,11 @@ after `min_interval` cycles. The other side is a read port. Both may be busy in 
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from sateen.hw.ports import ReadPort
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.buffers import memory_of
+from sateen.hw.ports import ReadPort
 
 BANKS = 2
 
@@ -85,7 +85,7 @@ class Accumulator(wiring.Component):
 
         words = []
         for k in range(BANKS):
-            memory = Memory(shape=unsigned(self.word.size), depth=depth, init=[])
+            memory = memory_of(shape=unsigned(self.word.size), depth=depth)
             m.submodules[f"bank_{k}"] = memory
             read, write = memory.read_port(), memory.write_port()
             mine = fetch & (bank == k)

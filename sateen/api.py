@@ -19,8 +19,8 @@ import numpy as np
 from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.config import preset as preset_config
-from sateen.formats import parse_sparsity
 from sateen.errors import BuildError, ConfigError, DataError, ModelError
+from sateen.formats import parse_sparsity
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding

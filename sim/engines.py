@@ -172,7 +172,11 @@ def _run_program(
             start = r.offset - data_offset
             data[:, start : start + r.size] = r.pack(codes[r.tensor][first:last], b.config)
         machine = Interpreter(b.config, constants, program, b.memory["program_offset"], data, data_offset)
-        machine.run(lambda f, a=first, z=last: report((a + f * (z - a)) / batch))
+
+        def part(fraction: float, first: int = first, last: int = last) -> None:
+            report((first + fraction * (last - first)) / batch)
+
+        machine.run(part)
         for r in b.outputs:
             start = r.offset - data_offset
             parts[r.tensor].append(r.unpack(data[:, start : start + r.size], b.config))

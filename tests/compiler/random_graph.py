@@ -10,7 +10,9 @@ from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGra
 class Builder:
     """Grows a graph op by op; scales are 1, shifts chosen so that outputs use the format's range."""
 
-    def __init__(self, rng: np.random.Generator, weight: Format, activation: Format, shape: tuple[int, int, int]):
+    def __init__(
+        self, rng: np.random.Generator, weight: Format, activation: Format, shape: tuple[int, int, int]
+    ):
         self.rng, self.weight, self.activation = rng, weight, activation
         self.quant = Quant(activation, 1.0, 0)
         self.tensors = {"x": Tensor("x", shape, self.quant)}
@@ -25,7 +27,10 @@ class Builder:
         codes = self.rng.integers(0, 1 << self.weight.bits, shape).astype(np.uint8)
         return np.where(np.isfinite(self.weight.decode(codes)), codes, self.weight.zero_code).astype(np.uint8)
 
-    def conv(self, x, out, kernel, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1, residual=None, raw=False, table=False):  # fmt: skip
+    def conv(
+        self, x, out, kernel, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1, residual=None, raw=False,
+        table=False,
+    ):  # fmt: skip
         h, w, c = self.tensors[x].shape
         oh = (h + pads[0] + pads[2] - (kernel[0] - 1) * dilation[0] - 1) // stride[0] + 1
         ow = (w + pads[1] + pads[3] - (kernel[1] - 1) * dilation[1] - 1) // stride[1] + 1
@@ -48,7 +53,9 @@ class Builder:
 
     def _table(self) -> np.ndarray:
         table = self.rng.integers(0, 1 << self.activation.bits, 1 << self.activation.bits).astype(np.uint8)
-        return np.where(np.isfinite(self.activation.decode(table)), table, self.activation.zero_code).astype(np.uint8)
+        return np.where(np.isfinite(self.activation.decode(table)), table, self.activation.zero_code).astype(
+            np.uint8
+        )
 
     def pool(self, x, kernel, stride, pads):
         h, w, c = self.tensors[x].shape
@@ -87,7 +94,8 @@ def random_graph(seed: int, weight: Format, activation: Format) -> QuantizedGrap
         pads = (pick(0, 1), pick(0, 1), pick(0, 1), pick(0, 1))
         stride = (pick(1, 2), pick(1, 2))
         groups = int(rng.choice([g for g in range(1, c + 1) if c % g == 0])) if rng.random() < 0.3 else 1
-        x = b.conv(x, groups * pick(1, max(1, 24 // groups)), kernel, stride, pads, dilation, groups, table=rng.random() < 0.2)
+        out = groups * pick(1, max(1, 24 // groups))
+        x = b.conv(x, out, kernel, stride, pads, dilation, groups, table=rng.random() < 0.2)
         kind = rng.random()
         h, w, c = b.tensors[x].shape
         if kind < 0.3:

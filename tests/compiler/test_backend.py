@@ -9,7 +9,7 @@ from random_graph import random_graph
 from sateen.compiler.backend import generate
 from sateen.compiler.order import add_tokens
 from sateen.compiler.quantize import accumulator_bits
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import preset
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.hw.isa import Engine, Opcode
