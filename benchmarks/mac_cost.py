@@ -24,7 +24,7 @@ from sateen.fpga.synthesis import synthesize, tool_version
 
 
 def measure(fmt: Format, family: Family) -> dict[str, Any]:
-    """Fixed-point operands if one DSP takes their product, else significands and a shifter."""
+    """The multiplier with fewer LUTs, of those that need no more than one DSP."""
     found = []
     for multiplier in ("fixed",) if isinstance(fmt, Integer) else ("fixed", "shift"):
         verilog = mac_verilog(fmt, multiplier)
@@ -37,7 +37,7 @@ def measure(fmt: Format, family: Family) -> dict[str, Any]:
                 "multiplier": multiplier,
             }
         )
-    best = next((c for c in found if c["dsp"] <= 1), found[-1])
+    best = min(found, key=lambda c: (c["dsp"] > 1, c["lut"], c["ff"]))
     return {**best, "lut_without_dsp": min(c["lut_without_dsp"] for c in found)}
 
 
