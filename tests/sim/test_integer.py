@@ -13,7 +13,8 @@ from sateen.sim.integer import FLOAT32_EXACT, FLOAT64_EXACT, INT64_EXACT, Convol
 def slow(x, weight, stride=(1, 1), dilation=(1, 1), pads=(0, 0, 0, 0), groups=1, padding=0):
     """Python integers, one element at a time."""
     top, left, bottom, right = pads
-    x = np.pad(x.astype(object), ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=int(padding))
+    # objects only after padding, which would put np.int64 among the Python integers
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=padding).astype(object)
     o, kh, kw, i = weight.shape
     oh = (x.shape[1] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (x.shape[2] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
