@@ -104,8 +104,9 @@ def _stdout_kept_clean() -> Iterator[None]:
     saved = None
     before = sys.stdout
     with contextlib.suppress(Exception):
-        if before is not None and before is sys.__stdout__ and before.fileno() == 1:
-            before.flush()
+        real = sys.__stdout__
+        if real is not None and before is real and real.fileno() == 1:
+            real.flush()
             saved = os.dup(1)
             os.dup2(2, 1)
     try:
