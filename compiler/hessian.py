@@ -91,9 +91,20 @@ def column_norms(conv: Conv, x: np.ndarray) -> np.ndarray:
     return np.sqrt(sum(np.einsum("rk,rk->k", part, part) for part in columns(conv, x)))
 
 
-def hessian(conv: Conv, x: np.ndarray, group: int = 0) -> np.ndarray:
-    """X^T X of the layer's input (N, H, W, C), float64 (K, K)."""
-    return sum(part.T @ part for part in columns(conv, x, group))
+def column_means(conv: Conv, x: np.ndarray, group: int = 0) -> np.ndarray:
+    """Mean of every column of the im2col matrix, (KH * KW * I / groups,)."""
+    sums = [(part.sum(axis=0), len(part)) for part in columns(conv, x, group)]
+    return sum(s for s, _ in sums) / sum(n for _, n in sums)
+
+
+def hessian(conv: Conv, x: np.ndarray, group: int = 0, *, center: np.ndarray | None = None) -> np.ndarray:
+    """X^T X of the layer's input (N, H, W, C), float64 (K, K).
+
+    center : what is taken off X's columns, (K,); with their means H is that of the error which is left when the
+        bias makes up for the mean error
+    """
+    shift = 0.0 if center is None else center
+    return sum((part - shift).T @ (part - shift) for part in columns(conv, x, group))
 
 
 def inverse_factor(matrix: np.ndarray, damping: float = DAMPING) -> np.ndarray:

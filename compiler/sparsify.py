@@ -11,11 +11,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.compiler.hessian import column_norms, compensate, hessian, inverse_factor, rewrite_layers
+from sateen.compiler.hessian import (
+    column_means,
+    column_norms,
+    compensate,
+    hessian,
+    inverse_factor,
+    rewrite_layers,
+)
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Conv, Graph, Node
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
@@ -40,6 +47,7 @@ def sparsify(
     samples: Mapping[str, np.ndarray] | None = None,
     layers: Mapping[str, SparsityPattern] | None = None,
     keep_dense: Iterable[str] | None = None,
+    correct_bias: bool = True,
 ) -> tuple[Graph, list[LayerSparsity]]:
     """The network with its weights pruned to `pattern`, and what became of each Conv in order.
 
@@ -51,6 +59,7 @@ def sparsify(
     samples : calibration inputs (N, *shape) by name, which "wanda" and "sparsegpt" need
     layers : patterns of single Convs by name, before all else
     keep_dense : Convs that stay dense; by default those that no Conv comes before, and those none comes after
+    correct_bias : with "wanda" and "sparsegpt", let biases make up for the mean error over the samples
 
     Convs with groups stay dense. Weights that obey the pattern already are kept as they are.
 
@@ -68,14 +77,17 @@ def sparsify(
 
     def rewrite(conv: Conv, x: np.ndarray | None) -> Conv:
         wanted, reason = plan[conv.name]
-        weight = conv.weight
+        weight, bias = conv.weight, conv.bias
         if not wanted.dense:
             if check_pattern(weight, wanted) is None:
                 reason = f"already {wanted}"
             else:
-                weight = _pruned(conv, wanted, method, x)
+                means = column_means(conv, x) if x is not None and correct_bias else None
+                weight = _pruned(conv, wanted, method, x, means)
+                if means is not None:
+                    bias = bias - (weight - conv.weight).reshape(len(weight), -1) @ means
         report[conv.name] = _entry(conv, weight, wanted, reason)
-        return replace(conv, weight=weight, sparsity=DENSE if wanted.dense else wanted)
+        return replace(conv, weight=weight, bias=bias, sparsity=DENSE if wanted.dense else wanted)
 
     work = any(not p.dense for p, _ in plan.values())
     if method == "magnitude" or not work:
@@ -169,7 +181,10 @@ def keep_largest(score: np.ndarray, weight: np.ndarray, pattern: SparsityPattern
 # -- one layer ---------------------------------------------------------------------------------------------
 
 
-def _pruned(conv: Conv, pattern: SparsityPattern, method: str, x: np.ndarray | None) -> np.ndarray:
+def _pruned(
+    conv: Conv, pattern: SparsityPattern, method: str, x: np.ndarray | None, means: np.ndarray | None
+) -> np.ndarray:
+    """The new weights; `means` of the input's columns if the bias takes the mean error."""
     weight = conv.weight
     if not np.isfinite(weight).all():
         raise ModelError(f"Conv '{conv.name}': weights hold NaN or infinity; repair the model")
@@ -191,7 +206,7 @@ def _pruned(conv: Conv, pattern: SparsityPattern, method: str, x: np.ndarray | N
         for start in range(0, depth, pattern.m)
     ]
     flat = weight.reshape(len(weight), -1)
-    factor = inverse_factor(hessian(conv, x))
+    factor = inverse_factor(hessian(conv, x, center=means))
     return compensate(flat, factor, groups=groups, choose=choose).reshape(weight.shape)
 
 
@@ -249,18 +264,25 @@ def _plan(
 
 
 def _ends(graph: Graph) -> dict[str, str]:
-    """Convs that no Conv comes before ("first layer"), and those that none comes after ("last layer")."""
+    """Convs that no Conv comes before ("first layer"), and those that none comes after ("last layer").
+
+    Convs with groups do not count: a scaling of the input is one.
+    """
+
+    def counts(node: Node) -> bool:
+        return isinstance(node, Conv) and node.groups == 1
+
     behind: dict[str, bool] = {p.name: False for p in graph.inputs}  # tensor -> a Conv lies before it
     ends: dict[str, str] = {}
     for node in graph.nodes:
-        behind[node.output] = isinstance(node, Conv) or any(behind[i] for i in node.inputs)
-        if isinstance(node, Conv) and not behind[node.input]:
+        behind[node.output] = counts(node) or any(behind[i] for i in node.inputs)
+        if counts(node) and not any(behind[i] for i in node.inputs):
             ends[node.name] = "first layer"
     ahead: dict[str, bool] = {}  # tensor -> a Conv reads it, or what is made of it
     for node in reversed(graph.nodes):
         after = ahead.get(node.output, False)
-        if isinstance(node, Conv) and not after:
+        if counts(node) and not after:
             ends.setdefault(node.name, "last layer")
         for i in node.inputs:
-            ahead[i] = ahead.get(i, False) or after or isinstance(node, Conv)
+            ahead[i] = ahead.get(i, False) or after or counts(node)
     return ends

@@ -112,6 +112,19 @@ def test_wanda_weighs_inputs():
     )
 
 
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_biases_take_the_mean_error(method):
+    b, graph = chain()
+    samples = b.samples(8)
+    result, _ = sparsify(graph, P28, method=method, samples=samples)
+    conv = convs(graph)[1]  # its input is the same before and after
+    dense, sparse = (run_float(g, samples)[conv.output] for g in (graph, result))
+    assert np.allclose(sparse.mean((0, 1, 2)), dense.mean((0, 1, 2)), atol=1e-9)
+    plain, _ = sparsify(graph, P28, method=method, samples=samples, correct_bias=False)
+    assert all(np.array_equal(p.bias, q.bias) for p, q in zip(convs(plain), convs(graph), strict=True))
+    assert np.mean((sparse - dense) ** 2) < np.mean((run_float(plain, samples)[conv.output] - dense) ** 2)
+
+
 def test_second_order_beats_magnitude_at_the_output():
     b, graph = chain()
     samples = b.samples(32)
