@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from sateen.models.data import digits_split
 from torch import nn
+
+from sateen.models.data import digits_split
 
 OPSET = 17
 SEED = 7
@@ -71,6 +72,8 @@ class DigitsResnet(nn.Module):
 
 
 MODELS: dict[str, type[nn.Module]] = {"digits_cnn": DigitsCnn, "digits_resnet": DigitsResnet}
+POSITIONS = {"digits_cnn": {"classifier.1": 4}}
+"""For each Linear that follows a Flatten, the pixels of the plane that it reads."""
 
 
 def train(model: nn.Module, epochs: int = EPOCHS) -> float:
@@ -84,11 +87,9 @@ def train(model: nn.Module, epochs: int = EPOCHS) -> float:
     for epoch in range(epochs):
         model.train()
         for batch in torch.randperm(len(x), generator=generator).split(BATCH):
-            dy, dx = (int(v) for v in torch.randint(-1, 2, (2,), generator=generator))
+            images = augment(x[batch], generator)
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(
-                model(_shifted(x[batch], dy, dx)), y[batch], label_smoothing=0.05
-            )
+            loss = nn.functional.cross_entropy(model(images), y[batch], label_smoothing=0.05)
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -100,20 +101,21 @@ def train(model: nn.Module, epochs: int = EPOCHS) -> float:
     return float(np.mean(guess == digits.y_test))
 
 
-def _shifted(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """(N, 1, H, W) moved by (dy, dx) pixels, zeros moving in."""
+def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(N, 1, H, W) moved by up to one pixel each way, the same for all, zeros moving in."""
+    dy, dx = (int(v) for v in torch.randint(-1, 2, (2,), generator=generator))
     padded = nn.functional.pad(x, (1, 1, 1, 1))
     h, w = x.shape[2:]
     return padded[:, :, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
 
 
-def export(model: nn.Module, path: Path) -> None:
-    """Write ONNX, float32, input "input" (1, 1, 8, 8), output "logits" (1, 10); BatchNormalization stays."""
+def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8)) -> None:
+    """Write ONNX, float32, input "input" of `shape`, output "logits" (1, 10); BatchNormalization stays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package announces its end
         torch.onnx.export(
             model.eval(),
-            (torch.zeros(1, 1, 8, 8),),
+            (torch.zeros(shape),),
             str(path),
             input_names=["input"],
             output_names=["logits"],

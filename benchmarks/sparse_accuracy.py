@@ -1,0 +1,254 @@
+"""Accuracy of N:M sparse networks: every pattern, by four methods, in four formats, on the bit-exact reference.
+
+    python benchmarks/sparse_accuracy.py                                          (the two digits networks)
+    python benchmarks/sparse_accuracy.py --model resnet8.onnx --data FOLDER       (cifar10_train.zip, cifar10_test.zip)
+
+Writes docs/results/sparse_accuracy.json, .md and .png; a run replaces its own networks there and keeps the others.
+Needs the `train` extra, matplotlib, and Pillow for CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sateen.compiler.calibrate import calibrate
+from sateen.compiler.float_executor import float_outputs, run_float
+from sateen.compiler.importer import import_model
+from sateen.compiler.quantize import quantize
+from sateen.compiler.sparsify import METHODS, sparsify
+from sateen.formats import PATTERNS, SparsityPattern
+from sateen.formats.sparsity import DENSE
+from sateen.ir.graph import Graph
+from sateen.models import cifar, digits
+from sateen.models.data import CALIBRATION, digits_split
+from sateen.models.graph_net import GraphNet
+from sateen.models.sparse import Augment, fine_tune, harden, make_sparse
+from sateen.sim.reference import run_reference
+
+ROOT = Path(__file__).parent.parent
+FORMATS = ("int8", "int4", "e3m2", "e2m1")
+FINE_TUNED = "fine-tuned"
+BATCH = 100
+LABELS = {"as given": "dense", "magnitude": "magnitude", "wanda": "Wanda", "sparsegpt": "SparseGPT"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network with its data; images (N, *ONNX shape) float32."""
+
+    name: str
+    graph: Graph
+    calibration: np.ndarray
+    test: tuple[np.ndarray, np.ndarray]
+    train: tuple[np.ndarray, np.ndarray]
+    augment: Augment
+    view: nn.Module  # images as stored for training, to what the network reads
+    scale: float  # of an input that trains well
+    epochs: int
+    rate: float
+
+
+class Pixels(nn.Module):
+    """(N, 3, H, W) 0 to 1, to (N, H, W, 3) 0 to 255."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 255 * x.permute(0, 2, 3, 1)
+
+
+def networks(args: argparse.Namespace) -> Iterator[Network]:
+    if args.data is None:
+        data = digits_split()
+        for name in args.networks:
+            graph = import_model(ROOT / "models" / f"{name}.onnx")
+            yield Network(
+                name, graph, data.x_train[:CALIBRATION], (data.x_test, data.y_test), (data.x_train, data.y_train),
+                digits.augment, nn.Identity(), 1.0, args.epochs or 15, args.rate or 0.1,
+            )  # fmt: skip
+        return
+    train = cifar.load(args.data / "cifar10_train.zip", args.train_images)
+    images, labels = cifar.load(args.data / "cifar10_test.zip", args.images)
+    hwc = [x.transpose(0, 2, 3, 1).astype(np.float32) for x in (train[0][:CALIBRATION], images)]
+    yield Network(
+        "resnet8_cifar10", import_model(args.model), hwc[0], (hwc[1], labels), train,
+        cifar.augment, Pixels(), 255.0, args.epochs or 4, args.rate or 0.05,
+    )  # fmt: skip
+
+
+def fine_tuned(network: Network, pattern: SparsityPattern) -> Graph:
+    """SR-STE from the dense weights, and normalization folded again; layers as `sparsify` chooses them."""
+    torch.manual_seed(0)
+    _, report = sparsify(network.graph, pattern)
+    net = GraphNet(network.graph, network.scale)
+    net.normalize(torch.from_numpy(network.calibration))
+    names = net.names()
+    if not pattern.dense:
+        make_sparse(net, pattern, "sr-ste", keep_dense={names[e.name] for e in report if e.pattern.dense})
+    x, y = (torch.from_numpy(v) for v in network.train)
+    fine_tune(
+        nn.Sequential(network.view, net),
+        x,
+        y,
+        epochs=network.epochs,
+        rate=network.rate,
+        augment=network.augment,
+    )
+    harden(net)
+    return net.to_graph({e.name: e.pattern for e in report})
+
+
+def accuracy(network: Network, logits: list[np.ndarray]) -> float:
+    guess = np.concatenate(logits).reshape(len(network.test[1]), -1).argmax(1)
+    return round(float((guess == network.test[1]).mean()), 4)
+
+
+def measure(network: Network, graph: Graph, formats: list[str]) -> dict[str, float]:
+    """Accuracy of the float network, and of the quantized one for each format of weights and activations."""
+    (port,), (output,) = graph.inputs, graph.outputs
+    images = network.test[0]
+    parts = [{port.name: images[i : i + BATCH]} for i in range(0, len(images), BATCH)]
+    found = {
+        "float": accuracy(
+            network, [float_outputs(graph, run_float(graph, p))[output.port.name] for p in parts]
+        )
+    }
+    statistics = calibrate(graph, {port.name: network.calibration})
+    for fmt in formats:
+        quantized = quantize(graph, statistics, weight_format=fmt, activation_format=fmt)
+        found[fmt] = accuracy(network, [run_reference(quantized, {port.name: images})[output.port.name]])
+    return found
+
+
+def rows(network: Network, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    calibration = {network.graph.inputs[0].name: network.calibration}
+    patterns = [DENSE] + [PATTERNS[p] for p in args.patterns]
+    for pattern in patterns:
+        for method in ["as given"] if pattern.dense else METHODS:
+            graph = network.graph
+            if not pattern.dense:
+                graph, _ = sparsify(graph, pattern, method=method, samples=calibration)
+            yield {"pattern": pattern.name, "method": method} | measure(network, graph, args.formats)
+        if network.epochs > 0:
+            graph = fine_tuned(network, pattern)
+            yield {"pattern": pattern.name, "method": FINE_TUNED} | measure(network, graph, args.formats)
+
+
+# -- results -----------------------------------------------------------------------------------------------
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: a table for each network."""
+    lines = [
+        "# Accuracy of N:M sparse networks",
+        "",
+        "Test accuracy in percent. The formats are measured with the bit-exact reference engine, weights and",
+        "activations both in the format, in all layers; *float* is the same pruned network in floating point. First and",
+        "last layers are dense. Magnitude, Wanda and SparseGPT are one-shot; *fine-tuned* is SR-STE from the dense",
+        "weights, quantized after training without further tuning, and *dense, fine-tuned* the same training without a",
+        "pattern. Command: `python benchmarks/sparse_accuracy.py`, for ResNet8 with `--model` and `--data`.",
+    ]
+    for name, entry in results.items():
+        columns = ["float", *entry["formats"]]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{entry['test_images']} test images, {entry['calibration_images']} to calibrate; fine-tuning: "
+            f"{entry['epochs']} epochs of {entry['train_images']} images, rate {entry['rate']}.",
+            "",
+            f"| pattern | method | {' | '.join(columns)} |",
+            "|---|---|" + "--:|" * len(columns),
+        ]
+        for row in entry["rows"]:
+            values = " | ".join(f"{100 * row[c]:.1f}" for c in columns)
+            lines.append(f"| {row['pattern']} | {LABELS.get(row['method'], row['method'])} | {values} |")
+    return "\n".join([*lines, "", "![accuracy by pattern](sparse_accuracy.png)", ""])
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """A row of panels for each network, a panel for each format: accuracy by pattern, a line for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    order = sorted(PATTERNS.values(), key=lambda p: (-p.density, p.m))
+    styles = {
+        "magnitude": ("#8c8c8c", "o"), "wanda": ("#e69f00", "s"), "sparsegpt": ("#0072b2", "^"),
+        FINE_TUNED: ("#009e73", "D"),
+    }  # fmt: skip
+    width = max(len(e["formats"]) for e in results.values())
+    figure, axes = pyplot.subplots(
+        len(results), width, figsize=(3.1 * width, 2.5 * len(results) + 0.6), squeeze=False, sharey="row"
+    )  # fmt: skip
+    for (name, entry), line in zip(results.items(), axes, strict=True):
+        for fmt, panel in zip(entry["formats"], line, strict=False):
+            cell = {(r["pattern"], r["method"]): 100 * r[fmt] for r in entry["rows"]}
+            shown = [p.name for p in order if any(key[0] == p.name for key in cell) and not p.dense]
+            panel.axhline(cell["dense", "as given"], color="black", lw=1, ls="--", label="dense, as given")
+            for method, (color, marker) in styles.items():
+                points = [(i, cell[p, method]) for i, p in enumerate(shown) if (p, method) in cell]
+                if points:
+                    panel.plot(*zip(*points, strict=True), color=color, marker=marker, ms=4, lw=1.2,
+                               label=LABELS.get(method, method))  # fmt: skip
+            panel.set_xticks(range(len(shown)), shown, fontsize=8)
+            panel.set_title(f"{name}, {fmt}", fontsize=9)
+            panel.grid(axis="y", color="#dddddd", lw=0.6)
+            panel.set_axisbelow(True)
+        line[0].set_ylabel("test accuracy, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--networks", nargs="*", default=["digits_cnn", "digits_resnet"], choices=[*digits.MODELS]
+    )
+    parser.add_argument("--model", type=Path, help="ResNet8 for CIFAR-10, ONNX, NHWC, 0 to 255")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10's zip files")
+    parser.add_argument("--images", type=int, default=1000, help="of CIFAR-10's test set")
+    parser.add_argument("--train-images", type=int, default=10_000, help="of CIFAR-10's training set")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning (15, CIFAR-10: 4); -1 leaves it out")
+    parser.add_argument("--rate", type=float, help="of fine-tuning (0.1, CIFAR-10: 0.05)")
+    parser.add_argument("--patterns", nargs="*", default=[p for p in PATTERNS if p != DENSE.name])
+    parser.add_argument("--formats", nargs="*", default=list(FORMATS))
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    args = parser.parse_args()
+    if (args.model is None) != (args.data is None):
+        parser.error("--model and --data go together")
+    torch.set_num_threads(1)  # the order of float additions must not depend on the machine
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "sparse_accuracy.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for network in networks(args):
+        start = time.perf_counter()
+        entry = results[network.name] = {
+            "test_images": len(network.test[1]), "calibration_images": len(network.calibration),
+            "train_images": len(network.train[1]), "epochs": max(network.epochs, 0), "rate": network.rate,
+            "formats": args.formats, "rows": [],
+        }  # fmt: skip
+        for row in rows(network, args):
+            entry["rows"].append(row)
+            print(f"{time.perf_counter() - start:6.0f} s  {network.name}  {json.dumps(row)}", flush=True)
+        results = dict(sorted(results.items()))
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        (args.out / "sparse_accuracy.md").write_text(table(results))
+        plot(results, args.out / "sparse_accuracy.png")
+
+
+if __name__ == "__main__":
+    main()
