@@ -58,7 +58,7 @@ class GraphWriter:
     def typed(self, name: str, kind: int, codes: np.ndarray, bits: int) -> str:
         """A constant of a small type from uint8 codes of any shape, packed low bits first."""
         name = self.unique(name)
-        flat = codes.reshape(-1)
+        flat: np.ndarray = codes.reshape(-1)
         if bits < 8:
             per_byte = 8 // bits
             flat = np.append(flat, np.zeros(-len(flat) % per_byte, np.uint8)).reshape(-1, per_byte)

@@ -80,7 +80,7 @@ class View:
     def layout(self, shape: Sequence[int]) -> Layout | None:
         """Of the ONNX tensor, batch left out."""
         dims = axis_dims(self.hwc)
-        return reshape([dims[self.axes.index(p)] for p in range(3)], shape)
+        return reshape(tuple(dims[self.axes.index(p)] for p in range(3)), shape)
 
 
 @dataclass(slots=True)

@@ -110,7 +110,7 @@ def cast(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 def shape(walk: Walk, node: OnnxNode) -> Sequence[np.ndarray]:
     sizes = walk.value(node).shape
-    return [np.array(sizes[slice(node.integer("start", 0), node.attributes.get("end"))], np.int64)]
+    return [np.array(sizes[slice(node.integer("start", 0), node.integer("end", len(sizes)))], np.int64)]
 
 
 def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
