@@ -151,10 +151,12 @@ def table(results: dict[str, Any]) -> str:
         "# Accuracy of N:M sparse networks",
         "",
         "Test accuracy in percent. The formats are measured with the bit-exact reference engine, weights and",
-        "activations both in the format, in all layers; *float* is the same pruned network in floating point. First and",
-        "last layers are dense. Magnitude, Wanda and SparseGPT are one-shot; *fine-tuned* is SR-STE from the dense",
-        "weights, quantized after training without further tuning, and *dense, fine-tuned* the same training without a",
-        "pattern. Command: `python benchmarks/sparse_accuracy.py`, for ResNet8 with `--model` and `--data`.",
+        "activations both in the format, in all layers; *float* is the same pruned network in floating point.",
+        "The first and the last layer are dense. Magnitude, Wanda and SparseGPT are one-shot; *fine-tuned* is",
+        "SR-STE from the dense weights, quantized after training without further tuning; *dense, fine-tuned* is",
+        "the same training without a pattern.",
+        "",
+        "Command: `python benchmarks/sparse_accuracy.py`, for ResNet8 with `--model` and `--data`.",
     ]
     for name, entry in results.items():
         columns = ["float", *entry["formats"]]
