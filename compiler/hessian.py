@@ -103,8 +103,12 @@ def hessian(conv: Conv, x: np.ndarray, group: int = 0, *, center: np.ndarray | N
     center : what is taken off X's columns, (K,); with their means H is that of the error which is left when the
         bias makes up for the mean error
     """
-    shift = 0.0 if center is None else center
-    return sum((part - shift).T @ (part - shift) for part in columns(conv, x, group))
+    size = conv.weight[0].size
+    total = np.zeros((size, size))
+    for part in columns(conv, x, group):
+        centered = part if center is None else part - center
+        total += centered.T @ centered
+    return total
 
 
 def inverse_factor(matrix: np.ndarray, damping: float = DAMPING) -> np.ndarray:

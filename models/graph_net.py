@@ -76,10 +76,14 @@ class GraphNet(nn.Module):
                 mean, variance = found[i]
                 norm = nn.BatchNorm2d(len(mean))
                 with torch.no_grad():
-                    norm.running_mean.copy_(mean)
-                    norm.running_var.copy_(variance)
-                    norm.weight.copy_((variance + norm.eps).sqrt())
-                    norm.bias.copy_(mean)
+                    for target, value in (
+                        (norm.running_mean, mean),
+                        (norm.running_var, variance),
+                        (norm.weight, (variance + norm.eps).sqrt()),
+                        (norm.bias, mean),
+                    ):
+                        assert target is not None
+                        target.copy_(value)
                 self.norms[str(i)] = norm
 
     def _run(self, index: int, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -128,6 +132,7 @@ def _layer(conv: Conv, factor: float) -> nn.Conv2d:
     layer = nn.Conv2d(depth * conv.groups, out, (kh, kw), conv.stride, 0, conv.dilation, conv.groups)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(conv.weight.transpose(0, 3, 1, 2) * factor))
+        assert layer.bias is not None
         layer.bias.copy_(torch.from_numpy(conv.bias))
     return layer
 
@@ -137,13 +142,12 @@ def _padded(x: torch.Tensor, pads: tuple[int, int, int, int], value: float) -> t
     return nn.functional.pad(x, (left, right, top, bottom), value=value) if any(pads) else x
 
 
-def _folded(layer: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[np.ndarray, np.ndarray]:
+def _folded(layer: nn.Module, norm: nn.Module | None) -> tuple[np.ndarray, np.ndarray]:
     """Weight (O, I, KH, KW) and bias (O,), float64, with the normalization that follows; zeros stay zeros."""
-    weight, bias = (v.detach().double() for v in (layer.weight, layer.bias))
-    if norm is not None:
-        gain = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-        weight, bias = (
-            weight * gain[:, None, None, None],
-            (bias - norm.running_mean.double()) * gain + norm.bias.detach().double(),
-        )
-    return weight.numpy(), bias.numpy().copy()
+    weight, bias = (v.detach().double().numpy() for v in (layer.weight, layer.bias))
+    if norm is None:
+        return weight, bias.copy()
+    found = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    scale, offset, mean, variance = (v.detach().double().numpy() for v in found)
+    gain = scale / np.sqrt(variance + norm.eps)
+    return weight * gain[:, None, None, None], (bias - mean) * gain + offset

@@ -22,6 +22,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 from torch.autograd import Function
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from sateen.errors import DataError
 from sateen.formats import PATTERNS, SparsityPattern, parse_sparsity
@@ -117,8 +118,8 @@ class BidirectionalConv(Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         x, back = ctx.saved_tensors
         (g,) = gradients
-        dx = torch.nn.grad.conv2d_input(x.shape, back, g, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        return dx, torch.nn.grad.conv2d_weight(x, back.shape, g, *ctx.geometry), None, None
+        dx = conv2d_input(x.shape, back, g, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        return dx, conv2d_weight(x, back.shape, g, *ctx.geometry), None, None
 
 
 class _Sparse:
@@ -150,7 +151,7 @@ class _Sparse:
 
 class SparseConv2d(_Sparse, nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        geometry: tuple[Any, ...] = (self.stride, self.padding, self.dilation, self.groups)
         if self.method == "bdwp":
             y = BidirectionalConv.apply(x, self.effective(), self.backward_weight(), geometry)
             return y if self.bias is None else y + self.bias[:, None, None]
