@@ -56,7 +56,7 @@ def compile(
     weights: str | None = None,
     activations: str | None = None,
     sparsity: str = "dense",
-    sparsity_method: str = "magnitude",
+    sparsity_method: str = "sparsegpt",
     scales: str = "mse",
     power_of_two: bool = False,
     progress: Progress | None = None,

@@ -95,8 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sparsity-method",
         choices=SPARSITY_METHODS,
-        default="magnitude",
-        help="how weights are chosen; keep prunes nothing and refuses weights that break the pattern",
+        default="sparsegpt",
+        help="how weights are chosen (default sparsegpt; magnitude is the quickest); keep prunes nothing and refuses weights that break the pattern",
     )
     p.add_argument(
         "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"

@@ -48,9 +48,9 @@ def test_wrong_options(sateen, args):
         (["--activations", "e9m9"], "e9m9"),
         (["--preset", "huge"], "presets are tiny"),
         (["--config", "none.toml"], "cannot be read"),
-        (["--sparsity", "2:8"], "not yet supported; dense is"),
-        (["--sparsity", "8:2"], "is no pattern"),
-        (["--sparsity", "half"], "is no pattern"),
+        (["--sparsity", "8:2"], "unknown sparsity '8:2'; patterns are dense, 1:2"),
+        (["--sparsity", "half"], "unknown sparsity 'half'; patterns are dense, 1:2"),
+        (["--preset", "mac256", "--sparsity", "2:8"], "'mac256' is built for dense; use --preset sat256"),
     ],
 )
 def test_wrong_compile_options(sateen, model, data, tmp_path, options, message):
