@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 FORMATS = ("int8", "int4", "e3m2", "e2m1")
 FINE_TUNED = "fine-tuned"
 BATCH = 100
-LABELS = {"as given": "dense", "magnitude": "magnitude", "wanda": "Wanda", "sparsegpt": "SparseGPT"}
+LABELS = {"wanda": "Wanda", "sparsegpt": "SparseGPT"}
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,10 @@ def table(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """A row of panels for each network, a panel for each format: accuracy by pattern, a line for each method."""
+    """A row of panels for each network, a panel for each format: accuracy by pattern, a line for each method.
+
+    Dotted lines part patterns of different density.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -203,6 +206,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
                     panel.plot(*zip(*points, strict=True), color=color, marker=marker, ms=4, lw=1.2,
                                label=LABELS.get(method, method))  # fmt: skip
             panel.set_xticks(range(len(shown)), shown, fontsize=8)
+            for i in range(1, len(shown)):
+                if PATTERNS[shown[i]].density != PATTERNS[shown[i - 1]].density:
+                    panel.axvline(i - 0.5, color="#bbbbbb", lw=0.6, ls=":")
             panel.set_title(f"{name}, {fmt}", fontsize=9)
             panel.grid(axis="y", color="#dddddd", lw=0.6)
             panel.set_axisbelow(True)
