@@ -7,9 +7,9 @@ index stored with its weight, or its own where the group has as many elements as
 from amaranth.hdl import Array, Module, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from sateen.hw.decode import Operand, operand_shape
 
 from sateen.formats import Format
+from sateen.hw.decode import Operand, operand_shape
 
 
 def weight_layout(weight: Format, multiplier: str, index_bits: int) -> data.StructLayout:

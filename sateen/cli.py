@@ -96,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--sparsity-method",
         choices=SPARSITY_METHODS,
         default="sparsegpt",
-        help="how weights are chosen (default sparsegpt; magnitude is the quickest); keep prunes nothing and refuses weights that break the pattern",
+        help="how weights are chosen (default sparsegpt; magnitude is the quickest); keep prunes nothing and refuses "
+        "weights that break the pattern",
     )
     p.add_argument(
         "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"

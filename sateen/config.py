@@ -271,7 +271,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             queue_depth=2,
             burst_beats=16,
             outstanding=2,
-        ),  # fmt: skip
+        ),
         AcceleratorConfig(
             name="mac256",
             rows=8,
@@ -288,7 +288,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             queue_depth=8,
             burst_beats=64,
             outstanding=8,
-        ),  # fmt: skip
+        ),
         AcceleratorConfig(
             name="sat256",
             rows=4,
@@ -306,7 +306,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             queue_depth=8,
             burst_beats=64,
             outstanding=8,
-        ),  # fmt: skip
+        ),
     )
 }
 

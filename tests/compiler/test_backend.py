@@ -93,7 +93,7 @@ def test_streaming_spills():
 
 @pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8", "1:4", "2:8", "1:8"])
 def test_sparse_weights_take_fewer_passes_and_change_no_bit(pattern):
-    """A pattern with n * group/m nonzeros in a group takes that many over the lanes in passes, packed and multiplied."""
+    """A pattern with n * group/m nonzeros in a group takes that many over the lanes in passes."""
     n, m = map(int, pattern.split(":"))
     config = TINY.replace(
         rows=4, cols=4, lanes=2, group=8, patterns=("dense", pattern), acc_bits=40, table=True

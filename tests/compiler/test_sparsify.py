@@ -145,8 +145,9 @@ def problem(k=12, rows=60):
     return x, rng.normal(size=(5, k))
 
 
-def test_inverse_factor():
-    x, _ = problem()
+@pytest.mark.parametrize("size", [12, 600])
+def test_inverse_factor(size):
+    x, _ = problem(size, 2 * size)
     h = x.T @ x
     u = inverse_factor(h, 0.01)
     assert np.array_equal(u, np.triu(u)) and (np.diag(u) > 0).all()

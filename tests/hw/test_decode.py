@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from sateen.hw.decode import Decoder, Operand, operand_shape
 
 from sateen.formats import Minifloat, all_formats, parse_format
+from sateen.hw.decode import Decoder, Operand, operand_shape
 
 FORMATS = [*all_formats(), parse_format("e2m1b5"), parse_format("e5m2")]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.sim import Simulator
-from sateen.hw.decode import decode
-from sateen.hw.pe import PE
 
 from sateen.formats import parse_format
+from sateen.hw.decode import decode
+from sateen.hw.pe import PE
 
 
 def wrap(acc, bits):

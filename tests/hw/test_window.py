@@ -7,6 +7,7 @@ import random
 import pytest
 from amaranth.hdl import Module, Signal, unsigned
 from amaranth.sim import Simulator
+
 from sateen.hw import isa
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, NestedCounter, Sum, Window
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from sateen.models.data import CALIBRATION, digits_split, write_digits_npz
 
 NETWORKS = ["digits_cnn", "digits_resnet"]

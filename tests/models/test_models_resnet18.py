@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from sateen.models.resnet18 import MACS, resnet18
 
 
