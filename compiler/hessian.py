@@ -120,7 +120,8 @@ def inverse_factor(matrix: np.ndarray, damping: float = DAMPING) -> np.ndarray:
     mean = float(np.mean(np.diag(matrix)))
     damped = matrix + (damping * mean if mean > 0 else 1.0) * np.eye(len(matrix))
     # H = R R^T with R upper triangular: the Cholesky factor of H with its order reversed. U is its inverse.
-    return _inverse_upper(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1])
+    factor = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    return _inverse_upper(np.ascontiguousarray(factor))  # BLAS takes no negative strides
 
 
 def _inverse_upper(r: np.ndarray, size: int = 256) -> np.ndarray:
