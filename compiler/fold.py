@@ -49,7 +49,7 @@ def _candidates(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig):  
     o, kh, kw, c = op.weight.shape
     tiles = -(-o // config.cols)
     pixels = oh_ow[0] * oh_ow[1]
-    beats_per_word = max(1, config.act_word_bytes // config.beat_bytes)
+    beats_per_word = max(1.0, config.act_word_bytes / config.beat_bytes)
 
     def cost(kernel_words: int, stored_words: int) -> float:
         compute = pixels * kernel_words * tiles * config.dense_passes

@@ -33,7 +33,7 @@ PAGE = 4096
 
 Access = tuple[
     str, int, int
-]  # (space, first, past the last) in "act", "weight", "param", "table", "acc", "data"
+]  # (space, first, past the last) in "act", "weight", "index", "param", "table", "acc", "data"
 
 
 @dataclass(slots=True)
@@ -296,7 +296,7 @@ class Lowering:
         tiles = output_tiles(channels, config)
         half, quarter = config.weight_depth // 2, config.weight_depth // 4
         packed = [[(t, pack_tile(d, config), w0) for t, d, w0 in self._sources(op, j)] for j in range(tiles)]
-        sizes = [sum(p.shape[0] * p.shape[1] * p.shape[2] * p.shape[3] for _, p, _ in per) for per in packed]
+        sizes = [sum(p.size for _, p, _ in per) for per in packed]
         needed = [n // config.rows for n in sizes]
         stripe_rows = self.placement.stripes[self.layer].rows
         tile_h, tile_w = self._tile_shape(stripe_rows, w_out, max(needed))
@@ -313,6 +313,9 @@ class Lowering:
             mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
         parts = [[c for t, p, w0 in per for c in chunks(t, p, w0, limit, config)] for per in packed]
         sources = [[self.constant(c.words.tobytes()) for c in per] for per in parts]
+        index_sources = [
+            [0 if c.indices is None else self.constant(c.indices.tobytes()) for c in per] for per in parts
+        ]
         bases: dict[tuple[int, int], int] = {}
         if mode == "resident":
             start = self.weights.take(sum(sizes))
@@ -329,6 +332,8 @@ class Lowering:
                 if mode != "resident":
                     bases[j, k] = self.weights.take(c.size)
                 self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, sources[j][k])
+                if c.indices is not None:
+                    self.load_constant(Target.INDEX, "index", bases[j, k], c.size, index_sources[j][k])
                 if mode != "chunk":
                     resident.add((j, k))
             return bases[j, k]
@@ -403,13 +408,17 @@ class Lowering:
         left = x0 * stride[1] - pads[1] + c.kx0 * dilation[1]
         window = self._window(v, top, left, w_in, h_in, stride, dilation)
         window["base"] = (window["base"] + c.c0) % self.config.act_depth
+        indexed = c.indices is not None
+        tiles: list[Access] = [
+            (space, weight_base, weight_base + c.size) for space in ("weight", "index")[: 1 + indexed]
+        ]
         self.emit(
             Opcode.MATRIX,
-            [v.rows(low, high), ("weight", weight_base, weight_base + c.size)],
+            [v.rows(low, high), *tiles],
             [bank],
             **window,
             kernel_w=c.kx1 - c.kx0, kernel_h=c.ky1 - c.ky0, channel_words=c.c1 - c.c0,
-            out_w=x1 - x0, out_h=y1 - y0, passes=c.passes, weight_base=weight_base,
+            out_w=x1 - x0, out_h=y1 - y0, passes=c.passes, weight_base=weight_base, indexed=int(indexed),
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
         )  # fmt: skip
 

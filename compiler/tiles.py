@@ -8,7 +8,7 @@ import numpy as np
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, ModelError
-from sateen.hw.packing import tile_words
+from sateen.hw.packing import index_words, tile_words
 from sateen.ir.quantized import Concat, Linear, QuantizedGraph
 
 
@@ -25,10 +25,24 @@ class Chunk:
     c1: int
     passes: int
     words: np.ndarray  # (rows_of_tiles, weight_word_bytes) bytes
+    indices: np.ndarray | None  # (rows_of_tiles, index_word_bytes) bytes, if the layer has them
 
     @property
     def size(self) -> int:
         return len(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """All weights of one output tile: bytes (KH, KW, words, passes * rows, ...)."""
+
+    words: np.ndarray  # ... weight_word_bytes
+    indices: np.ndarray | None  # ... index_word_bytes; None where the passes take the elements in order
+
+    @property
+    def size(self) -> int:
+        """In words of the weight buffer."""
+        return self.words.size // self.words.shape[-1]
 
 
 def identity_code(config: AcceleratorConfig) -> int:
@@ -90,45 +104,55 @@ def concat_tile(
     return out
 
 
-def pack_tile(dense: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
-    """(KH, KW, words * elements, cols) codes to (KH, KW, words, passes * rows, weight_word_bytes) bytes.
+def pack_tile(dense: np.ndarray, config: AcceleratorConfig) -> Packed:
+    """Pack (KH, KW, words * elements, cols) codes.
 
     With indices, each group keeps its nonzeros alone: pass p holds the p-th run of `lanes` of them. The fullest group
-    sets the passes, so that an N:M pattern with n * group/m <= lanes takes one, and a dense group takes group/lanes.
+    sets the passes, so that an N:M pattern with n * group/m <= lanes takes one. Where the elements in order, up to
+    the last one that is used, take no more passes, there are no indices.
     """
     kh, kw, elements, cols = dense.shape
     words = elements // config.elements
     split = dense.reshape(kh, kw, words, config.rows, config.group, cols)
-    if config.index_bits:
-        zero = config.weight.fixed(split) == 0
-        passes = max(1, -(-int((~zero).sum(4).max(initial=0)) // config.lanes))
-        indices = np.argsort(zero, axis=4, kind="stable")[:, :, :, :, : passes * config.lanes].astype(
-            np.uint8
-        )
-        split = np.take_along_axis(split, indices.astype(np.int64), axis=4)
+    nonzero = config.weight.fixed(split) != 0
+    used = np.flatnonzero(nonzero.any((0, 1, 2, 3, 5)))
+    passes = max(1, -(-int(used.max(initial=-1) + 1) // config.lanes))
+    fullest = max(1, -(-int(nonzero.sum(4).max(initial=0)) // config.lanes))
+    indices = None
+    if config.indexed and fullest < passes:
+        passes = fullest
+        indices = np.argsort(~nonzero, axis=4, kind="stable")[:, :, :, :, : passes * config.lanes]
+        split = np.take_along_axis(split, indices, axis=4)
     else:
-        passes, indices = 1, None
+        split = split[:, :, :, :, : passes * config.lanes]
 
     def arrange(fields: np.ndarray) -> np.ndarray:
         """To (kh, kw, word, pass, row, col, lane), as the array takes them."""
         parts = fields.reshape(kh, kw, words, config.rows, passes, config.lanes, cols)
         return parts.transpose(0, 1, 2, 4, 3, 6, 5)
 
-    packed = tile_words(arrange(split), arrange(indices) if indices is not None else None, config)
-    return packed.reshape(kh, kw, words, passes * config.rows, -1)
+    shape = (kh, kw, words, passes * config.rows, -1)
+    codes = tile_words(arrange(split), config).reshape(shape)
+    if indices is None:
+        return Packed(codes, None)
+    return Packed(codes, index_words(arrange(indices.astype(np.uint8)), config).reshape(shape))
 
 
-def chunks(input: str, packed: np.ndarray, word0: int, limit: int, config: AcceleratorConfig) -> list[Chunk]:
+def chunks(input: str, packed: Packed, word0: int, limit: int, config: AcceleratorConfig) -> list[Chunk]:
     """Cut one output tile's weights into chunks of at most `limit` words: by kernel rows, then columns, then words."""
-    kh, kw, words, rows, _ = packed.shape
+    kh, kw, words, rows, _ = packed.words.shape
     if rows > limit:
         raise ConfigError(
             f"weight buffer: one tile takes {rows} words, half the buffer has {limit}; raise weight_depth"
         )
 
     def chunk(ky0: int, ky1: int, kx0: int, kx1: int, c0: int, c1: int) -> Chunk:
-        part = packed[ky0:ky1, kx0:kx1, c0:c1].reshape(-1, packed.shape[-1])
-        return Chunk(input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, rows // config.rows, part)
+        def part(tiles: np.ndarray) -> np.ndarray:
+            return tiles[ky0:ky1, kx0:kx1, c0:c1].reshape(-1, tiles.shape[-1])
+
+        indices = None if packed.indices is None else part(packed.indices)
+        passes = rows // config.rows
+        return Chunk(input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, passes, part(packed.words), indices)
 
     out = []
     if kw * words * rows <= limit:

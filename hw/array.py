@@ -9,7 +9,7 @@ without a second set of registers in the elements, and passes may follow one ano
 docs/adr/0010-weight-wave.md).
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from sateen.hw.decode import decode, operand_shape
@@ -32,21 +32,30 @@ class SystolicArray(wiring.Component):
         tile meets the activation words from the next cycle on. At most every `rows` cycles.
     i_weight : In(weight_word_bits)
         See docs/isa.md for the layout.
+    i_index : In(index_word_bits)
+        Its indices. Only if `config.indexed`.
+    i_indexed : In(1)
+        With `i_weight`: take `i_index`, else count the lanes from `i_pass` on. Only if `config.indexed`.
+    i_pass : In(range(dense_passes))
+        With `i_weight`: lane l takes element i_pass*lanes + l. Only if there is more than one pass.
     o_psum : Out
         `cols` sums of acc_bits, kept until the next.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        super().__init__(
-            {
-                "i_valid": In(1),
-                "i_activation": In(config.act_word_bits),
-                "i_load": In(1),
-                "i_weight": In(config.weight_word_bits),
-                "o_psum": Out(data.ArrayLayout(signed(config.acc_bits), config.cols)),
-            }
-        )
+        members = {
+            "i_valid": In(1),
+            "i_activation": In(config.act_word_bits),
+            "i_load": In(1),
+            "i_weight": In(config.weight_word_bits),
+            "o_psum": Out(data.ArrayLayout(signed(config.acc_bits), config.cols)),
+        }
+        if config.dense_passes > 1:
+            members["i_pass"] = In(range(config.dense_passes))
+        if config.indexed:
+            members |= {"i_index": In(config.index_word_bits), "i_indexed": In(1)}
+        super().__init__(members)
 
     @property
     def latency(self) -> int:
@@ -105,24 +114,33 @@ class SystolicArray(wiring.Component):
     def _weights(self, m: Module, load: Value) -> list[Value]:
         """The decoded weight row, one value per column, in the cycle after `i_weight`."""
         c = self.config
-        entry_bits = c.weight.bits + c.index_bits
         columns = []
         for col in range(c.cols):
             lanes = []
             for lane in range(c.lanes):
-                entry = self.i_weight.word_select(col * c.lanes + lane, entry_bits)
+                code = self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)
                 operand = Signal(
                     operand_shape(c.weight, c.multiplier), name=f"weight_{col}_{lane}", reset_less=True
                 )
                 index = Signal(c.index_bits, name=f"index_{col}_{lane}", reset_less=True)
                 with m.If(load[: c.rows].any()):
                     m.d.sync += [
-                        Value.cast(operand).eq(decode(c.weight, c.multiplier, entry[: c.weight.bits])),
-                        index.eq(entry[c.weight.bits :]),
+                        Value.cast(operand).eq(decode(c.weight, c.multiplier, code)),
+                        index.eq(self._index(col, lane)),
                     ]
                 lanes += [operand, index]
             columns.append(Cat(lanes))
         return columns
+
+    def _index(self, col: int, lane: int) -> Value:
+        """Which element of the group the lane multiplies."""
+        c = self.config
+        if not c.index_bits:
+            return Const(0, 0)
+        counted = Cat(Const(lane, c.index_bits - len(self.i_pass)), self.i_pass)  # lanes is a power of two
+        if not c.indexed:
+            return counted
+        return Mux(self.i_indexed, self.i_index.word_select(col * c.lanes + lane, c.index_bits), counted)
 
     def _activations(self, m: Module, row: int, valid: Value) -> Value:
         """The row's group, decoded, `row` + 1 cycles after `i_activation`; codes wait, being narrower."""

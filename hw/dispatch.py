@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.isa import Engine, Opcode
+from sateen.hw.load import targets
 
 
 def instruction_bits(engine: Engine) -> int:
@@ -167,7 +168,7 @@ class Sequencer(wiring.Component):
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
         self.width = instruction_bits(engine)
-        self.table = config.table
+        self.targets = targets(config)
         super().__init__(
             {
                 "lane": In(self.beats),
@@ -249,8 +250,7 @@ class Sequencer(wiring.Component):
     def _illegal(self, instruction) -> Value:
         if self.kind is Engine.LOAD:
             load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
-            targets = [t for t in isa.Target if t is not isa.Target.TABLE or self.table]
-            return (load.words == 0) | ~Cat(load.target == t for t in targets).any()
+            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any()
         if self.kind is Engine.STORE:
             return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
         return Const(0)

@@ -49,6 +49,7 @@ class Target(enum.IntEnum, shape=unsigned(3)):
     PARAMETER = 2
     TABLE = 3
     INSTRUCTION = 4
+    INDEX = 5
 
 
 _HEADER = {
@@ -109,6 +110,9 @@ MATRIX = data.StructLayout(
     | {
         "passes": unsigned(6),  # weight tiles per activation word: group/lanes if dense, ceil(n/lanes) if N:M
         "weight_base": unsigned(24),  # first row of the first weight tile
+        "indexed": unsigned(
+            1
+        ),  # 1: lanes pick by stored indices; 0: lane l of pass p has element p*lanes + l
         "acc_base": unsigned(16),
         "accumulate": unsigned(1),  # 0: the first weight tile overwrites; 1: it adds too
         "padding": unsigned(8),  # the activation code that padding reads
@@ -125,7 +129,9 @@ DRAIN = data.StructLayout(
         "base": unsigned(24),
         "step_x": unsigned(24),
         "step_y": unsigned(24),
-        "slice": unsigned(6),  # which run of `cols` elements of the word is written (and read from the residual)
+        "slice": unsigned(
+            6
+        ),  # which run of `cols` elements of the word is written (and read from the residual)
         "residual": unsigned(1),
         "residual_base": unsigned(24),
         "residual_step_x": unsigned(24),

@@ -1,12 +1,15 @@
 """The load engine: memory to the on-chip buffers, in bursts (see docs/isa.md, LOAD and "Memory timing")."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+import math
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Read, Burst
+from sateen.hw.gearbox import below, times
 from sateen.hw.ports import WritePort
 from sateen.hw.requests import BurstRequests, log2
 
@@ -17,21 +20,29 @@ WRITE_LATENCY = 1
 
 
 def word_bytes(target: isa.Target, config: AcceleratorConfig) -> int:
-    """Bytes that a word of `target` takes in memory. An instruction is passed on beat by beat."""
+    """Bytes that a word of `target` takes in memory."""
     return {
         isa.Target.ACTIVATION: config.act_word_bytes,
         isa.Target.WEIGHT: config.weight_word_bytes,
         isa.Target.PARAMETER: config.parameter_word_bytes,
         isa.Target.TABLE: 1,
         isa.Target.INSTRUCTION: isa.INSTRUCTION_BYTES,
+        isa.Target.INDEX: config.index_word_bytes,
     }[target]
 
 
-class LoadEngine(wiring.Component):
-    """Copies consecutive words from memory to a buffer, gathered from beats, or several from each beat.
+def targets(config: AcceleratorConfig) -> list[isa.Target]:
+    """Those that the machine has."""
+    absent = {isa.Target.TABLE: not config.table, isa.Target.INDEX: not config.indexed}
+    return [t for t in isa.Target if not absent.get(t)]
 
-    `done` comes with the last write, so that a read in the next cycle sees it. RREADY is low only while a
-    beat is being split. A read error is reported and the instruction still takes all its beats.
+
+class LoadEngine(wiring.Component):
+    """Copies consecutive words from memory, where they lie one after the other, to a buffer.
+
+    A word is gathered from beats, or several come from one, or it begins in one and ends in the next. `done`
+    comes with the last write, so that a read in the next cycle sees it. RREADY is low only while a beat has
+    more words to give. A read error is reported and the instruction still takes all its beats.
 
     Members
     -------
@@ -40,9 +51,9 @@ class LoadEngine(wiring.Component):
     base : In(64)
         Address that `source` counts from, a multiple of 4096; stable while the engine runs.
     axi : Out(AXI4Read)
-    activation, weight, parameter, table : Out(WritePort)
+    activation, weight, parameter, table, index : Out(WritePort)
         The buffers. A parameter word is `vector_lanes` × `parameter_bits`, without the gaps it has in memory.
-        `table` exists if `config.table`.
+        `table` exists if `config.table`, `index` if `config.indexed`.
     instruction_valid, instruction_data : Out(1), Out(bus_bits)
         A beat of an INSTRUCTION load; always accepted.
     error : Out(1)
@@ -72,26 +83,23 @@ class LoadEngine(wiring.Component):
         }
         if config.table:
             members["table"] = Out(WritePort(config.activation.bits, 8))
+        if config.indexed:
+            members["index"] = Out(WritePort(log2(config.weight_depth), config.index_word_bits))
         super().__init__(members)
 
     def elaborate(self, platform) -> Module:
         m = Module()
         config, axi = self.config, self.axi
-        targets = [t for t in isa.Target if t is not isa.Target.TABLE or config.table]
         load = data.View(isa.LOAD, self.instruction[: isa.LOAD.size])
-
-        # log2 of beats that make a word, and of words that a beat makes; instructions pass beat by beat
-        gather = {t: max(0, log2(word_bytes(t, config)) - log2(config.beat_bytes)) for t in targets}
-        split = {t: max(0, log2(config.beat_bytes) - log2(word_bytes(t, config))) for t in targets}
-        instruction_shift = gather.pop(isa.Target.INSTRUCTION)
-        gather[isa.Target.INSTRUCTION] = 0
-        max_gather, max_split = max(gather.values()), max(split.values())
+        size = {t: word_bytes(t, config) for t in targets(config)}
+        instruction_beats = size[isa.Target.INSTRUCTION] // config.beat_bytes
+        size[isa.Target.INSTRUCTION] = config.beat_bytes  # passed on beat by beat
+        unit = {t: math.gcd(n, config.beat_bytes) for t, n in size.items()}  # bytes
+        grain = min(unit.values())  # bytes: what the level of the stream counts
 
         target = Signal(isa.Target)
         address = Signal(24)
-        writes_left = Signal(24 + instruction_shift)  # minus 1
-        gather_last = Signal(max_gather)  # beats of a word, minus 1
-        split_last = Signal(max_split)  # words of a beat, minus 1
+        writes_left = Signal(24 + log2(instruction_beats))  # minus 1
 
         # -- addresses --------------------------------------------------------------------------------
         m.submodules.requests = requests = BurstRequests(config=config)
@@ -111,74 +119,77 @@ class LoadEngine(wiring.Component):
             axi.arburst.eq(Burst.INCR),
             axi.arcache.eq(0b0011),  # normal, non-cacheable, bufferable
         ]
-        with m.Switch(load.target):
-            for t in targets:
-                with m.Case(t):
-                    words = load.words << instruction_shift if t is isa.Target.INSTRUCTION else load.words
-                    partial = (1 << split[t]) - 1  # round up: the rest of the last beat is dropped
-                    m.d.comb += requests.beats.eq(((words << gather[t]) + partial) >> split[t])
-                    with m.If(self.start):
-                        m.d.sync += [
-                            writes_left.eq(words - 1),
-                            gather_last.eq((1 << gather[t]) - 1),
-                            split_last.eq((1 << split[t]) - 1),
-                        ]
 
         # -- beats to words ---------------------------------------------------------------------------
-        beats = Signal(data.ArrayLayout(config.bus_bits, 1 << max_gather), reset_less=True)
-        gather_index = Signal(max_gather)
-        split_index = Signal(max_split)
-        writing = Signal()  # `beats` holds a word (or the words of a beat) still to be written
-        beat_split, final, running = Signal(), Signal(), Signal()
+        # The last beats, the newest highest. A word has `over` more bytes above it than it needs.
+        stream = Signal(8 * max(size[t] + config.beat_bytes - unit[t] for t in size), reset_less=True)
+        level = signed(1 + (max(*size.values(), config.beat_bytes) // grain).bit_length())
+        over = Signal(
+            level, init=-1
+        )  # bytes of the stream beyond the next word, in grains; negative: missing
+        after = Signal(level)  # as `over`, when the word that is there is written
+        word_size = Signal(level)  # in grains
+        writing, final, running = Signal(), Signal(), Signal()
         m.d.comb += [
-            beat_split.eq(split_index == split_last),
+            writing.eq(over >= 0),
             final.eq(writes_left == 0),
-            axi.rready.eq(~writing | beat_split),
+            after.eq(over - Mux(writing, word_size, 0)),
+            axi.rready.eq(after < 0),
             self.done.eq(writing & final),
             self.beat.eq(beat),
             self.stall.eq(running & axi.rready & ~axi.rvalid & ~self.done),
             self.error.eq(beat & axi.rresp.any()),
         ]
+        m.d.sync += over.eq(after + Mux(beat, config.beat_bytes // grain, 0))
+        with m.If(beat):
+            m.d.sync += stream.eq(Cat(stream, axi.rdata)[config.bus_bits :])
         with m.If(writing):
             m.d.sync += [address.eq(address + 1), writes_left.eq(writes_left - 1)]
-            with m.If(beat_split | final):
-                m.d.sync += [writing.eq(0), split_index.eq(0)]
-            with m.Else():
-                m.d.sync += split_index.eq(split_index + 1)
-        with m.If(beat):
-            m.d.sync += gather_index.eq(Mux(gather_index == gather_last, 0, gather_index + 1))
-            with m.If(gather_index == gather_last):
-                m.d.sync += writing.eq(1)
-            for i in range(1 << max_gather):
-                with m.If(gather_index == i):
-                    m.d.sync += beats[i].eq(axi.rdata)
         with m.If(self.done):
-            m.d.sync += running.eq(0)
+            m.d.sync += [running.eq(0), over.eq(-1)]  # the rest of the last beat is dropped
+        with m.Switch(load.target):
+            for t in size:
+                with m.Case(t):
+                    words = (
+                        times(load.words, instruction_beats) if t is isa.Target.INSTRUCTION else load.words
+                    )
+                    units = times(words, size[t] // unit[t])
+                    per_beat = config.beat_bytes // unit[t]
+                    m.d.comb += requests.beats.eq((units + per_beat - 1) >> log2(per_beat))
+                    with m.If(self.start):
+                        m.d.sync += [
+                            writes_left.eq(words - 1),
+                            word_size.eq(size[t] // grain),
+                            over.eq(-size[t] // grain),
+                        ]
         with m.If(self.start):
             m.d.sync += [target.eq(load.target), address.eq(load.destination), running.eq(1)]
 
         # -- to the target ----------------------------------------------------------------------------
-        def word(t: isa.Target) -> Value:
-            """The memory word of `t` that is being written."""
-            bits = 8 * word_bytes(t, config)
-            if not split[t]:
-                return Value.cast(beats)[:bits]
-            return Value.cast(beats)[: config.bus_bits].word_select(split_index[: split[t]], bits)
+        def word(n: int) -> Value:
+            """The word of n bytes that is being written."""
+            least = math.gcd(n, config.beat_bytes)
+            return below(
+                stream, over[log2(least // grain) : log2(config.beat_bytes // grain)], 8 * least, 8 * n
+            )
 
+        words_of = {n: word(n) for n in set(size.values())}  # one selection for all targets of the same size
         for t, port in (
             (isa.Target.ACTIVATION, self.activation),
             (isa.Target.WEIGHT, self.weight),
             (isa.Target.PARAMETER, self.parameter),
             *([(isa.Target.TABLE, self.table)] if config.table else []),
+            *([(isa.Target.INDEX, self.index)] if config.indexed else []),
         ):
+            word = words_of[size[t]]
             m.d.comb += [
                 port.en.eq(writing & (target == t)),
                 port.addr.eq(address),
-                port.data.eq(self._without_gaps(word(t)) if t is isa.Target.PARAMETER else word(t)),
+                port.data.eq(self._without_gaps(word) if t is isa.Target.PARAMETER else word),
             ]
         m.d.comb += [
             self.instruction_valid.eq(writing & (target == isa.Target.INSTRUCTION)),
-            self.instruction_data.eq(beats[0]),
+            self.instruction_data.eq(stream[-config.bus_bits :]),
         ]
         return m
 

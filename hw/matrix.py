@@ -63,6 +63,8 @@ class MatrixEngine(wiring.Component):
         Activation words, latency ACTIVATION_LATENCY. Padding is not read.
     weight_read : Out(ReadPort)
         Weight rows, latency WEIGHT_LATENCY.
+    index_read : Out(ReadPort)
+        Their indices, likewise, read if the instruction is `indexed`. Only if `config.indexed`.
     acc_read : In(ReadPort)
         The accumulators, for the vector engine; latency Accumulator.read_latency. The top bit of the address
         is the bank.
@@ -74,17 +76,18 @@ class MatrixEngine(wiring.Component):
         self.config = config
         act_bits = (config.act_depth - 1).bit_length()
         weight_bits = (config.weight_depth - 1).bit_length()
-        super().__init__(
-            {
-                "start": In(1),
-                "instruction": In(isa.INSTRUCTION_BITS),
-                "done": Out(1),
-                "act_read": Out(ReadPort(act_bits, config.act_word_bits)),
-                "weight_read": Out(ReadPort(weight_bits, config.weight_word_bits)),
-                "acc_read": In(ReadPort(address_bits(config), config.cols * config.acc_bits)),
-                "acc_conflict": Out(1),
-            }
-        )
+        members = {
+            "start": In(1),
+            "instruction": In(isa.INSTRUCTION_BITS),
+            "done": Out(1),
+            "act_read": Out(ReadPort(act_bits, config.act_word_bits)),
+            "weight_read": Out(ReadPort(weight_bits, config.weight_word_bits)),
+            "acc_read": In(ReadPort(address_bits(config), config.cols * config.acc_bits)),
+            "acc_conflict": Out(1),
+        }
+        if config.indexed:
+            members["index_read"] = Out(ReadPort(weight_bits, config.index_word_bits))
+        super().__init__(members)
 
     @property
     def latency(self) -> int:
@@ -149,7 +152,41 @@ class MatrixEngine(wiring.Component):
             array.i_load.eq(_delay(m, pass_start, WEIGHT_LATENCY, "load")),
             array.i_weight.eq(self.weight_read.data),
         ]
+        if self.config.dense_passes > 1:
+            self._indices(m, fields, window, read, pass_start, array)
         return Value.cast(array.o_psum)
+
+    def _indices(
+        self,
+        m: Module,
+        fields: data.View,
+        window: Window,
+        read: Signal,
+        pass_start: Signal,
+        array: SystolicArray,
+    ) -> None:
+        """Tell the array which elements the weights belong to: count the passes of a word, or read the indices."""
+        current = Signal.like(array.i_pass)  # of the word that is read
+        loading = Signal.like(
+            array.i_pass
+        )  # of the weights that come: words may be over before their rows are
+        with m.If(self.start):
+            m.d.sync += current.eq(0)
+        with m.Elif(read & window.last.oy):
+            m.d.sync += current.eq(Mux(window.last.p, 0, current + 1))
+        with m.If(pass_start):
+            m.d.sync += loading.eq(current)
+        m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start
+        if self.config.indexed:
+            indexed = Signal()
+            with m.If(self.start):
+                m.d.sync += indexed.eq(fields.indexed)
+            m.d.comb += [
+                self.index_read.en.eq(self.weight_read.en & indexed),
+                self.index_read.addr.eq(self.weight_read.addr),
+                array.i_index.eq(self.index_read.data),
+                array.i_indexed.eq(indexed),
+            ]
 
     def _collect(self, m: Module, fields: data.View, window: Window, read: Signal, psums: Value) -> None:
         """Address the accumulators; the flags of a word travel as long as the word does."""

@@ -1,5 +1,7 @@
 """How codes, weights and parameters lie in memory (docs/isa.md, "Data"). NumPy only; all little endian."""
 
+import math
+
 import numpy as np
 
 from sateen.config import AcceleratorConfig
@@ -32,7 +34,7 @@ def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
 def row_words(width: int, channels: int, config: AcceleratorConfig) -> int:
     """Words of one row of a tensor, filled up to whole bus beats so that every row can be transferred alone."""
     words = width * -(-channels // config.elements)
-    unit = max(1, config.beat_bytes // config.act_word_bytes)
+    unit = config.beat_bytes // math.gcd(config.beat_bytes, config.act_word_bytes)
     return -(-words // unit) * unit
 
 
@@ -58,25 +60,19 @@ def unpack_activations(
     return codes[:, :, : w * cw * config.elements].reshape(len(data), h, w, -1)[..., :c]
 
 
-def tile_words(weights: np.ndarray, indices: np.ndarray | None, config: AcceleratorConfig) -> np.ndarray:
-    """Weight tiles (T, rows, cols, lanes) of codes, and of indices where there are any, to (T*rows, word_bytes)."""
-    bits = config.weight.bits + config.index_bits
-    fields = weights.astype(np.uint32)
-    if config.index_bits:
-        assert indices is not None
-        fields |= indices.astype(np.uint32) << config.weight.bits
-    flat = fields.reshape(-1, config.cols * config.lanes)
-    return pack(flat, bits, config.weight_word_bytes)
+def tile_words(weights: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Codes of weight tiles (T, rows, cols, lanes) to (T*rows, weight_word_bytes)."""
+    return pack(weights.reshape(-1, config.cols * config.lanes), config.weight.bits, config.weight_word_bytes)
 
 
-def split_tile_words(words: np.ndarray, config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(n, word_bytes) to codes and indices, both (n, cols, lanes)."""
-    bits = config.weight.bits + config.index_bits
-    fields = unpack(words, bits, config.cols * config.lanes).reshape(len(words), config.cols, config.lanes)
-    codes = (fields & (2**config.weight.bits - 1)).astype(np.uint8)
-    if config.index_bits:
-        return codes, (fields >> config.weight.bits).astype(np.uint8)
-    return codes, np.broadcast_to(np.arange(config.lanes, dtype=np.uint8), codes.shape)
+def index_words(indices: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Their indices, (T, rows, cols, lanes), to (T*rows, index_word_bytes)."""
+    return pack(indices.reshape(-1, config.cols * config.lanes), config.index_bits, config.index_word_bytes)
+
+
+def split_words(words: np.ndarray, bits: int, config: AcceleratorConfig) -> np.ndarray:
+    """The inverse of both: (n, bytes) to n array rows (n, cols, lanes) of codes or indices of `bits` bits."""
+    return unpack(words, bits, config.cols * config.lanes).reshape(len(words), config.cols, config.lanes)
 
 
 def pack_parameters(

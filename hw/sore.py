@@ -49,7 +49,7 @@ def any_of(conditions: Iterable[Value]) -> Value:
 
 
 def entry_layout(fmt: Format, index_bits: int) -> data.StructLayout:
-    """A stored element as in weight words (docs/isa.md): the code, above it its index in the group."""
+    """A kept element: the code, above it its index in the group; weight and index words have them apart."""
     return data.StructLayout({"code": unsigned(fmt.bits), "index": unsigned(index_bits)})
 
 

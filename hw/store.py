@@ -1,30 +1,33 @@
 """The store engine: activation buffer to memory, in bursts (see docs/isa.md, STORE and "Memory timing")."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, unsigned
+import math
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Write, Burst
+from sateen.hw.gearbox import below, times
 from sateen.hw.ports import ReadPort
 from sateen.hw.requests import BurstRequests, log2
 
 READ_LATENCY = 2
 """Of the activation buffer, in cycles."""
 DATA_LATENCY = 2 + READ_LATENCY
-"""Cycles from `start` to the first word moving from the queue into a beat."""
+"""Cycles from `start` to the first word moving from the queue to the beats."""
 DONE_LATENCY = 1
 """Cycles from the last response to `done`."""
 
 
 class StoreEngine(wiring.Component):
-    """Copies consecutive words from the activation buffer to memory. Words are packed into beats, or split.
+    """Copies consecutive words from the activation buffer to memory, where they lie one after the other.
 
     Words are read ahead into a queue, so that a slow bus stops the reading and loses nothing; where a word
-    makes at most one beat the engine reads, and sends what it read, one word a cycle. Above `act_word_bits`
-    a word in memory is zero. Bytes of the last beat that no word fills are not written. A burst's address
-    goes ahead of its data, and `done` comes after the last response.
+    makes at most one beat the engine reads, and sends what it read, one word a cycle. Bytes of the last beat
+    that no word fills are not written. A burst's address goes ahead of its data, and `done` comes after the
+    last response.
 
     Members
     -------
@@ -61,8 +64,9 @@ class StoreEngine(wiring.Component):
         m = Module()
         config, axi = self.config, self.axi
         store = data.View(isa.STORE, self.instruction[: isa.STORE.size])
-        split = max(0, log2(config.act_word_bytes) - log2(config.beat_bytes))  # log2 of beats of a word
-        pack = max(0, log2(config.beat_bytes) - log2(config.act_word_bytes))  # log2 of words of a beat
+        unit = math.gcd(config.act_word_bytes, config.beat_bytes)  # bytes
+        word_units, beat_units = config.act_word_bytes // unit, config.beat_bytes // unit
+        beats = times(store.words, word_units) + beat_units - 1 >> log2(beat_units)
 
         # -- addresses --------------------------------------------------------------------------------
         m.submodules.requests = requests = BurstRequests(config=config)
@@ -72,7 +76,7 @@ class StoreEngine(wiring.Component):
             requests.base.eq(self.base),
             requests.start.eq(self.start),
             requests.source.eq(store.destination),
-            requests.beats.eq(((store.words << split) + ((1 << pack) - 1)) >> pack),
+            requests.beats.eq(beats),
             requests.release.eq(response),
             axi.awvalid.eq(requests.valid),
             requests.ready.eq(axi.awready),
@@ -86,7 +90,7 @@ class StoreEngine(wiring.Component):
 
         # -- words, read ahead into a queue -----------------------------------------------------------
         # A freed place holds a new word READ_LATENCY + 2 cycles later; the other places last until then.
-        depth = 4 if split <= 1 else 2
+        depth = 4 if word_units <= 2 * beat_units else 2
         queue = Array(Signal(config.act_word_bits, name=f"queue_{i}", reset_less=True) for i in range(depth))
         pop, arrived = Signal(), Signal()
         reads_left = Signal(24)
@@ -113,70 +117,57 @@ class StoreEngine(wiring.Component):
             m.d.sync += read_place.eq(read_place + 1)
 
         # -- words to beats ---------------------------------------------------------------------------
-        # `fill` moves a word, or one beat of it, into WDATA.
-        fill, complete = Signal(), Signal()
-        words_left = Signal(24)  # minus 1, not yet in a beat
-        beat_index = Signal(split)  # of the word
-        word_index = Signal(pack)  # of the beat
+        # The last words, the newest highest, and which units hold one: after the last word the beat is filled up.
+        units = word_units + beat_units - 1
+        stream = Signal(8 * unit * units, reset_less=True)
+        strobes = Signal(units, reset_less=True)
+        level = signed(1 + max(word_units, beat_units).bit_length())
+        over = Signal(level, init=-1)  # units of the stream beyond the next beat; negative: missing
+        after = Signal(level)  # as `over`, when the beat that is there has left
+        fill, empty, active, running = Signal(), Signal(), Signal(), Signal()
+        beats_left = Signal(len(requests.beats))  # minus 1
         position = Signal(log2(config.burst_beats))  # of the beat, counted from the burst boundary
+        issued = Signal()
         opened = Signal(range(config.outstanding + 1))  # bursts whose address is out and whose data is not
-        final, filling, running = Signal(), Signal(), Signal()
-        burst_end = Signal()
         m.d.comb += [
-            fill.eq(filled.any() & opened.any() & (~axi.wvalid | axi.wready)),
-            pop.eq(fill & (beat_index == (1 << split) - 1)),
-            final.eq((words_left == 0) & (beat_index == (1 << split) - 1)),
-            complete.eq(final | (word_index == (1 << pack) - 1)),
-            burst_end.eq(final | (position == config.burst_beats - 1)),
+            empty.eq(~reads_left.any() & ~used.any()),
+            axi.wvalid.eq((over >= 0) & opened.any()),
+            axi.wlast.eq((beats_left == 0) | (position == config.burst_beats - 1)),
             self.beat.eq(axi.wvalid & axi.wready),
+            after.eq(over - Mux(self.beat, beat_units, 0)),
+            fill.eq(active & (filled.any() | empty) & (after < 0)),
+            pop.eq(fill & filled.any()),
         ]
-        m.d.sync += opened.eq(opened + requests.issued - (fill & complete & burst_end))
-        with m.If(axi.wready):
-            m.d.sync += axi.wvalid.eq(0)
-        word = Signal(8 * config.act_word_bytes)  # zero above act_word_bits
-        m.d.comb += word.eq(queue[read_place])
+        place = over[: (word_units - 1).bit_length()]
+        used_units = Cat(bit.replicate(unit) for bit in below(strobes, place, 1, beat_units))
+        m.d.comb += [
+            axi.wdata.eq(below(stream, place, 8 * unit, config.bus_bits)),
+            axi.wstrb.eq(used_units),
+        ]
+        m.d.sync += [
+            issued.eq(requests.issued),
+            opened.eq(opened + issued - (self.beat & axi.wlast)),
+            over.eq(after + Mux(fill, word_units, 0)),
+        ]
         with m.If(fill):
+            word = Signal(8 * config.act_word_bytes)  # zero above act_word_bits
+            m.d.comb += word.eq(queue[read_place])
             m.d.sync += [
-                axi.wvalid.eq(complete),
-                axi.wlast.eq(burst_end),
-                beat_index.eq(beat_index + 1),
-                word_index.eq(Mux(final, 0, word_index + 1)),
+                stream.eq(Cat(stream, word)[len(word) :]),
+                strobes.eq(Cat(strobes, pop.replicate(word_units))[word_units:]),
             ]
-            with m.If(complete):
-                m.d.sync += position.eq(position + 1)
-            with m.If(pop):
-                m.d.sync += words_left.eq(words_left - 1)
-            with m.If(pop & (words_left == 0)):
-                m.d.sync += filling.eq(0)
-            if pack:
-                bits, strobes = 8 * config.act_word_bytes, config.act_word_bytes
-                for i in range(1 << pack):
-                    with m.If(word_index == i):
-                        m.d.sync += axi.wdata[i * bits : (i + 1) * bits].eq(word)
-                    m.d.sync += axi.wstrb[i * strobes : (i + 1) * strobes].eq(
-                        Mux(word_index >= i, (1 << strobes) - 1, 0)
-                    )
-            else:
-                m.d.sync += [
-                    axi.wdata.eq(word.word_select(beat_index, config.bus_bits)),
-                    axi.wstrb.eq((1 << config.beat_bytes) - 1),
-                ]
+        with m.If(self.beat):
+            m.d.sync += [beats_left.eq(beats_left - 1), position.eq(position + 1)]
+            with m.If(beats_left == 0):
+                m.d.sync += active.eq(0)
 
         # -- end --------------------------------------------------------------------------------------
         last_response = Signal()
-        m.d.comb += last_response.eq(response & ~filling & ~axi.wvalid & (requests.opened == 1))
+        m.d.comb += last_response.eq(response & ~active & (requests.opened == 1))
         m.d.sync += self.done.eq(last_response)
         m.d.comb += [
             self.error.eq(response & axi.bresp.any()),
-            self.stall.eq(
-                running
-                & ~last_response
-                & (
-                    (axi.wvalid & ~axi.wready)
-                    | (filling & filled.any() & ~opened.any())
-                    | (~filling & ~axi.wvalid)
-                )
-            ),
+            self.stall.eq(running & ~last_response & (((over >= 0) & ~self.beat) | ~active)),
         ]
         with m.If(last_response):
             m.d.sync += running.eq(0)
@@ -184,9 +175,10 @@ class StoreEngine(wiring.Component):
             m.d.sync += [
                 self.activation.addr.eq(store.source),
                 reads_left.eq(store.words),
-                words_left.eq(store.words - 1),
+                beats_left.eq(beats - 1),
+                over.eq(-beat_units),
                 position.eq(store.destination >> log2(config.beat_bytes)),
-                filling.eq(1),
+                active.eq(1),
                 running.eq(1),
             ]
         return m

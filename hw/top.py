@@ -43,6 +43,10 @@ class Accelerator(wiring.Component):
         m.submodules.control = control = Control(config=config)
         m.submodules.activations = activations = ActivationBuffer(config=config)
         m.submodules.weights = weights = Buffer(depth=config.weight_depth, width=config.weight_word_bits)
+        if config.indexed:  # as deep as the weights: a word of indices for each of them
+            m.submodules.indices = indices = Buffer(depth=config.weight_depth, width=config.index_word_bits)
+            wiring.connect(m, load.index, indices.write)
+            wiring.connect(m, matrix.index_read, indices.read)
         m.submodules.parameters = parameters = Buffer(
             depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
         )

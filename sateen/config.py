@@ -178,6 +178,11 @@ class AcceleratorConfig:
         return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
 
     @property
+    def indexed(self) -> bool:
+        """Whether the machine stores indices; one that is built for dense layers alone counts them."""
+        return any(not parse_sparsity(p).dense for p in self.patterns)
+
+    @property
     def act_depth(self) -> int:
         """Words in all banks; bank b holds words b*act_bank_depth and on."""
         return self.act_banks * self.act_bank_depth
@@ -188,26 +193,35 @@ class AcceleratorConfig:
 
     @property
     def weight_word_bits(self) -> int:
-        """One array row of one weight tile: cols × lanes × (code, index), column-major, lane 0 lowest."""
-        return self.cols * self.lanes * (self.weight.bits + self.index_bits)
+        """One array row of one weight tile: cols × lanes codes, column-major, lane 0 lowest."""
+        return self.cols * self.lanes * self.weight.bits
+
+    @property
+    def index_word_bits(self) -> int:
+        """The indices of a weight word, in the same order."""
+        return self.cols * self.lanes * self.index_bits
 
     @property
     def parameter_bits(self) -> int:
         """One channel's (bias, multiplier, shift), see isa.parameter_layout."""
         return self.acc_bits + 16 + 7
 
-    # Bytes that a word takes in memory: a power of two, so that words and bus beats divide each other.
+    # Bytes that a word takes in memory: none are wasted, a word of less than 8 fields is filled up to a byte.
     @property
     def act_word_bytes(self) -> int:
-        return _next_power_of_two(-(-self.act_word_bits // 8))
+        return -(-self.act_word_bits // 8)
 
     @property
     def weight_word_bytes(self) -> int:
-        return _next_power_of_two(-(-self.weight_word_bits // 8))
+        return -(-self.weight_word_bits // 8)
+
+    @property
+    def index_word_bytes(self) -> int:
+        return -(-self.index_word_bits // 8)
 
     @property
     def parameter_bytes(self) -> int:
-        """Of one channel; a parameter word holds vector_lanes of them."""
+        """Of one channel, a power of two; a parameter word holds vector_lanes of them."""
         return _next_power_of_two(-(-self.parameter_bits // 8))
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -77,79 +79,98 @@ def _shape(config: AcceleratorConfig, target: isa.Target) -> _Shape:
     return _Shape(word_bytes(target, config), config.beat_bytes, config.burst_beats, config.outstanding)
 
 
+class _Pace:
+    """Cycles from beat to beat, where beat b moves `moved(b)` words, one a cycle; they repeat after `period` beats."""
+
+    def __init__(self, moved: Callable[[int], int], period: int, interval: int) -> None:
+        self.moved, self.period = moved, period
+        self.sums = [0]  # up to one period
+        for b in range(period):
+            self.sums.append(self.sums[-1] + max(interval, self.gap(b)))
+
+    def gap(self, b: int) -> int:
+        """What the engine needs after or before beat b, however fast memory is."""
+        return max(1, self.moved(b))
+
+    def between(self, first: int, last: int) -> int:
+        """Sum over beats first to last - 1, with what memory needs."""
+        return self._sum(last) - self._sum(first)
+
+    def _sum(self, b: int) -> int:
+        periods, rest = divmod(b, self.period)
+        return periods * self.sums[-1] + self.sums[rest]
+
+
+@lru_cache(maxsize=256)
+def _pace(word_bytes: int, beat_bytes: int, interval: int, store: bool) -> _Pace:
+    unit = math.gcd(word_bytes, beat_bytes)
+    word, beat = word_bytes // unit, beat_bytes // unit
+    if store:  # words that have to be there for beats 0 to b, rounded up
+        return _Pace(lambda b: -(-(b + 1) * beat // word) - -(-b * beat // word), word, interval)
+    return _Pace(lambda b: (b + 1) * beat // word - b * beat // word, word, interval)
+
+
 @lru_cache(maxsize=65536)
 def _load(
     first_beat: int, words: int, target: int, shape: _Shape, latency: int, interval: int
 ) -> tuple[int, tuple[int, ...]]:
     """`LoadTiming` for start = 0, burst by burst."""
-    split = max(1, shape.beat_bytes // shape.word_bytes)
-    beats = -(-words * shape.word_bytes // shape.beat_bytes)
-    step = max(interval, split)  # cycles from beat to beat within a burst
     keep = target == isa.Target.INSTRUCTION
+    beats = -(-words * shape.word_bytes // shape.beat_bytes)
+    # an instruction is passed on beat by beat
+    pace = _pace(shape.beat_bytes if keep else shape.word_bytes, shape.beat_bytes, interval, store=False)
     arrivals: list[int] = []
     outstanding, burst_beats = shape.outstanding, shape.burst_beats
     lasts = [0] * outstanding  # transfer of the last beat, of the last `outstanding` bursts
     slot = 0
-    left, burst = beats, burst_beats - first_beat
+    done, burst = 0, burst_beats - first_beat  # beats
     address = ADDRESS_LATENCY - 1
     last = -1
-    while left:
-        if burst > left:
-            burst = left
+    while done < beats:
+        burst = min(burst, beats - done)
         # One address a cycle, and the burst that held the slot is closed the cycle before.
-        address += 1
-        if lasts[slot] + 1 > address:
-            address = lasts[slot] + 1
+        address = max(address + 1, lasts[slot] + 1)
         first = address + latency
         if last >= 0:
             # A memory that has no burst open when the address comes has forgotten its last beat.
-            if last >= address and last + interval > first:
-                first = last + interval
-            if last + split > first:
-                first = last + split
-        last = first + (burst - 1) * step
+            if last >= address:
+                first = max(first, last + interval)
+            first = max(first, last + pace.gap(done - 1))
+        last = first + pace.between(done, done + burst - 1)
         if keep:
-            arrivals.extend(range(first + WRITE_LATENCY, last + WRITE_LATENCY + 1, step))
+            arrivals.extend(range(first + WRITE_LATENCY, last + WRITE_LATENCY + 1, interval))
         lasts[slot] = last
         slot = slot + 1 if slot + 1 < outstanding else 0
-        left -= burst
+        done += burst
         burst = burst_beats
-    words_of_last_beat = (words - 1) % split + 1
-    return last + WRITE_LATENCY + words_of_last_beat - 1, tuple(arrivals)
+    if keep:
+        return last + WRITE_LATENCY, tuple(arrivals)
+    words_before = (beats - 1) * shape.beat_bytes // shape.word_bytes
+    return last + WRITE_LATENCY + words - words_before - 1, ()
 
 
 @lru_cache(maxsize=65536)
 def _store(first_beat: int, words: int, shape: _Shape, latency: int, interval: int) -> int:
     """Cycles from start to done, burst by burst."""
-    pack = max(1, shape.beat_bytes // shape.word_bytes)  # words of a beat, put into it one a cycle
     beats = -(-words * shape.word_bytes // shape.beat_bytes)
-    words_of_last_beat = (words - 1) % pack + 1
-    step = max(interval, pack)
+    pace = _pace(shape.word_bytes, shape.beat_bytes, interval, store=True)
     outstanding, burst_beats = shape.outstanding, shape.burst_beats
     responses = [0] * outstanding
     slot = 0
-    left, burst = beats, burst_beats - first_beat
+    done, burst = 0, burst_beats - first_beat  # beats
     address = ADDRESS_LATENCY - 1
     last = response = -1
-    while left:
-        if burst > left:
-            burst = left
-        final = burst == left
-        address += 1
-        if responses[slot] + 1 > address:
-            address = responses[slot] + 1
-        fill = words_of_last_beat if final and burst == 1 else pack
-        # The first word enters the beat when data is there, the address is out and the beat before has left.
-        first = max(DATA_LATENCY, address, last) + fill
-        if last >= 0:
+    while done < beats:
+        burst = min(burst, beats - done)
+        address = max(address + 1, responses[slot] + 1)
+        # A beat is on the bus when its words are there, one a cycle from the beat before on, and after its address.
+        first = max((last if done else DATA_LATENCY) + pace.gap(done), address + 1)
+        if done:
             first = max(first, min(last + interval, response + 1))
-        last = first
-        if burst > 1:
-            last += (burst - 2) * step
-            last += max(interval, words_of_last_beat) if final else step
+        last = first + pace.between(done + 1, done + burst)
         response = last + latency
         responses[slot] = response
         slot = slot + 1 if slot + 1 < outstanding else 0
-        left -= burst
+        done += burst
         burst = burst_beats
     return response + DONE_LATENCY

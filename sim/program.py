@@ -15,7 +15,7 @@ from sateen.errors import BuildError
 from sateen.formats.requantize import requantize
 from sateen.hw.assembler import Instruction, decode
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
-from sateen.hw.packing import pack, split_tile_words, unpack, unpack_parameters
+from sateen.hw.packing import pack, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
 
 
@@ -102,7 +102,10 @@ class Interpreter:
             self.act[:, to : to + n] = unpack(words, c.activation.bits, c.elements)
         elif i.target == Target.WEIGHT:
             words = self._read(i.source, n * c.weight_word_bytes)[0].reshape(n, -1)
-            self.weight_codes[to : to + n], self.weight_indices[to : to + n] = split_tile_words(words, c)
+            self.weight_codes[to : to + n] = split_words(words, c.weight.bits, c)
+        elif i.target == Target.INDEX:
+            words = self._read(i.source, n * c.index_word_bytes)[0].reshape(n, -1)
+            self.weight_indices[to : to + n] = split_words(words, c.index_bits, c)
         elif i.target == Target.PARAMETER:
             words = self._read(i.source, n * c.parameter_word_bytes)[0].reshape(n, -1)
             bias, multiplier, shift = unpack_parameters(words, c)
@@ -149,7 +152,11 @@ class Interpreter:
         tiles, rows = taps * i.passes, c.rows
         span = slice(i.weight_base, i.weight_base + tiles * rows)
         fixed = self.weight_fixed[self.weight_codes[span]].reshape(taps, i.passes, rows, c.cols, c.lanes)
-        index = self.weight_indices[span].reshape(fixed.shape)
+        if i.indexed:
+            index = self.weight_indices[span].reshape(fixed.shape)
+        else:
+            index = np.arange(i.passes)[:, None, None, None] % c.dense_passes * c.lanes + np.arange(c.lanes)
+            index = np.broadcast_to(index, fixed.shape)
         element = np.arange(rows)[:, None, None] * c.group + index
         weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
         tap = np.arange(taps)[:, None, None, None, None]

@@ -12,7 +12,7 @@ from sateen.compiler.quantize import accumulator_bits
 from sateen.config import preset
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
-from sateen.hw.isa import Engine, Opcode
+from sateen.hw.isa import Engine, Opcode, Target
 from sateen.ir.quantized import Linear
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.program import Interpreter
@@ -100,15 +100,20 @@ def test_sparse_weights_take_fewer_passes_and_change_no_bit(pattern):
     )
     graph = random_graph(8, parse_format("int8"), parse_format("int8"))
     ops = []
+    rng = np.random.default_rng(0)
     for op in graph.ops:
         if isinstance(op, Linear):
-            keep = np.arange(op.weight.shape[3]) % m < n
+            o, kh, kw, c = op.weight.shape
+            rank = rng.random((o, kh, kw, -(-c // m), m)).argsort(-1).argsort(-1)
+            keep = rank.reshape(o, kh, kw, -1)[..., :c] < n
             op = replace(op, weight=np.where(keep, op.weight, 0).astype(np.uint8))
         ops.append(op)
     program, found, wanted = run_program(replace(graph, ops=tuple(ops)), config)
     assert all(np.array_equal(found[t].astype(object), wanted[t].astype(object)) for t in found)
     passes = {i.passes for i in program.instructions if i.opcode == Opcode.MATRIX}
     assert max(passes) == max(1, 8 // m * n // 2)
+    loads = [i for i in program.instructions if i.opcode == Opcode.LOAD and i.target == Target.INDEX]
+    assert loads and any(i.indexed for i in program.instructions if i.opcode == Opcode.MATRIX)
 
 
 def test_too_small_buffer_names_layer_and_remedy():

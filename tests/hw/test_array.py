@@ -14,11 +14,13 @@ CONFIGS = {
     "dense int8": dict(rows=4, cols=4, lanes=2, group=2),
     "one element": dict(rows=1, cols=1, lanes=1, group=1),
     "one row": dict(rows=1, cols=4, lanes=1, group=4),
+    "one row, indexed": dict(rows=1, cols=4, lanes=1, group=4, patterns=("dense", "1:4")),
     "flat, group above lanes": dict(rows=2, cols=8, lanes=2, group=8, weight_format="int4"),
+    "flat, indexed": dict(rows=2, cols=8, lanes=2, group=8, patterns=("dense", "2:8"), weight_format="int4"),
     "e3m2 fixed": dict(rows=4, cols=2, weight_format="e3m2", activation_format="e3m2"),
     "e4m3fn shift": dict(
         rows=2, cols=2, group=4, weight_format="e4m3fn", activation_format="e4m3fn", multiplier="shift",
-        acc_bits=50,
+        acc_bits=50, patterns=("dense", "2:4"),
     ),
     "mixed shift": dict(
         rows=4, cols=2, weight_format="e2m1", activation_format="uint8", multiplier="shift", acc_bits=24
@@ -32,8 +34,10 @@ def random_codes(fmt, rng, shape):
 
 
 def ref_array(tile, words, config):
-    """Sums (n, cols) for a tile of (codes, indices), both (rows, cols, lanes), and words (n, rows, group)."""
+    """Sums (n, cols) for a tile of (codes, indices or pass), (rows, cols, lanes), and words (n, rows, group)."""
     codes, indices = tile
+    if isinstance(indices, int):
+        indices = np.broadcast_to(indices * config.lanes + np.arange(config.lanes), codes.shape)
     a = config.activation.fixed(words).astype(object)
     w = config.weight.fixed(codes).astype(object)
     sums = np.zeros((len(words), config.cols), object)
@@ -54,11 +58,13 @@ def rtl_array(passes, config, gap, seed=0):
     expected_at = []
     cycle = 1
     for (codes, indices), words in passes:
-        entries = codes.astype(np.int64) | (indices << config.weight.bits if config.index_bits else 0)
         for r in range(config.rows):
-            schedule.setdefault(cycle + r, {}).update(
-                weight=pack(entries[r], config.weight.bits + config.index_bits), load=r == 0
-            )
+            event = schedule.setdefault(cycle + r, {})
+            event |= {"weight": pack(codes[r], config.weight.bits), "load": r == 0}
+            if isinstance(indices, int):
+                event["pass"] = indices
+            else:
+                event["index"] = pack(indices[r], config.index_bits)
         at = cycle
         for word in words:
             at += 1
@@ -76,6 +82,11 @@ def rtl_array(passes, config, gap, seed=0):
             ctx.set(array.i_load, event.get("load", 0))
             ctx.set(array.i_activation, event.get("activation", rng.getrandbits(config.act_word_bits)))
             ctx.set(array.i_weight, event.get("weight", rng.getrandbits(config.weight_word_bits)))
+            if config.dense_passes > 1:
+                ctx.set(array.i_pass, event.get("pass", rng.randrange(config.dense_passes)))
+            if config.indexed:
+                ctx.set(array.i_index, event.get("index", rng.getrandbits(config.index_word_bits)))
+                ctx.set(array.i_indexed, "index" in event)
             if expected_at[len(result)] == now:
                 result.append([ctx.get(array.o_psum[c]) for c in range(config.cols)])
             await ctx.tick()
@@ -95,11 +106,9 @@ def test_passes(changes, gap):
     passes = []
     for count in (1, 7, 1, 2, config.rows, config.rows + 1, 1, 1):
         shape = (config.rows, config.cols, config.lanes)
-        indices = (
-            rng.integers(0, config.group, shape)
-            if config.index_bits
-            else np.broadcast_to(np.arange(config.lanes), shape)
-        )
+        indices = int(rng.integers(0, config.dense_passes))  # of a dense tile: which pass
+        if config.indexed and count != 2:
+            indices = rng.integers(0, config.group, shape)
         words = random_codes(config.activation, rng, (count, config.rows, config.group))
         passes.append(((random_codes(config.weight, rng, shape), indices), words))
     want = np.concatenate([ref_array(tile, words, config) for tile, words in passes])

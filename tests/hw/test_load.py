@@ -8,12 +8,11 @@ from axi_memory import READ_CHANNEL, Memory, settle
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.load import LoadEngine, word_bytes
+from sateen.hw.load import LoadEngine, targets, word_bytes
 from sateen.hw.requests import log2
 from sateen.sim.memory_timing import MemoryTiming, load_timing
 
 BASE = 0x3_0000_0000
-TARGETS = list(isa.Target)
 
 CONFIGS = {
     # words: activation 4 bytes, weight 4, parameter 8
@@ -21,7 +20,7 @@ CONFIGS = {
         rows=2, cols=2, lanes=2, group=2, vector_lanes=1, act_bank_depth=64, weight_depth=64, bus_bits=32,
         burst_beats=4, outstanding=2,
     ),
-    # activation 16, weight 16 (10 used), parameter 32: gathers on 64 bits
+    # activation 14 bytes, weight 5, parameter 32, on beats of 8
     "gather": AcceleratorConfig(
         rows=8, cols=4, lanes=2, group=2, weight_format="int5", activation_format="uint7", act_bank_depth=64,
         weight_depth=64, burst_beats=8, outstanding=3,
@@ -34,7 +33,30 @@ CONFIGS = {
         rows=8, cols=4, act_bank_depth=64, weight_depth=64, bus_bits=32, burst_beats=1, outstanding=1,
         acc_bits=20,
     ),
+    # values and indices apart; activation 24 bytes, weight 12, index 6, on beats of 16
+    "indexed": AcceleratorConfig(
+        rows=4, cols=8, lanes=2, group=8, patterns=("dense", "2:8"), weight_format="e3m2",
+        activation_format="e3m2", act_bank_depth=64, weight_depth=64, bus_bits=128, burst_beats=8, outstanding=3,
+        vector_lanes=2,
+    ),
 }  # fmt: skip
+# Words of `bits` units, elements of 3 to 8 bits, against beats of every width: longer, shorter, equal.
+GEARS = {
+    f"{bits} bits on {bus}": AcceleratorConfig(
+        rows=rows, cols=4, lanes=2, group=2, weight_format=f"int{bits}", activation_format=f"uint{bits}",
+        act_bank_depth=64, weight_depth=64, bus_bits=bus, burst_beats=8, outstanding=2, vector_lanes=1,
+    )
+    for bits in range(3, 9) for bus in (32, 64, 128, 256, 512) for rows in ((2, 16) if bus <= 128 else (4,))
+}  # fmt: skip
+NARROW_WORDS = AcceleratorConfig(  # of 10 bits, filled up to 2 bytes, and of 20, to 3
+    rows=1, cols=2, lanes=2, group=2, weight_format="int5", activation_format="uint5", act_bank_depth=64,
+    weight_depth=64, bus_bits=64, burst_beats=8, outstanding=2, vector_lanes=1,
+)  # fmt: skip
+CONFIGS |= GEARS | {"filled up": NARROW_WORDS}
+
+
+MEMORIES = [(1, 1), (5, 1), (2, 3), (20, 1), (1, 9), (40, 2), (3, 2)]
+"""(latency, interval). Their number and that of the gears' bus widths have no common divisor."""
 
 
 def words_of(
@@ -49,6 +71,8 @@ def words_of(
             word &= (1 << config.act_word_bits) - 1
         elif target is isa.Target.WEIGHT:
             word &= (1 << config.weight_word_bits) - 1
+        elif target is isa.Target.INDEX:
+            word &= (1 << config.index_word_bits) - 1
         elif target is isa.Target.PARAMETER:
             mask = (1 << config.parameter_bits) - 1
             word = sum(
@@ -70,7 +94,7 @@ def run_loads(config, loads, memory):
         isa.Target.WEIGHT: dut.weight,
         isa.Target.PARAMETER: dut.parameter,
         isa.Target.TABLE: dut.table,
-    }
+    } | ({isa.Target.INDEX: dut.index} if config.indexed else {})
     results = []
 
     async def bench(ctx):
@@ -127,7 +151,7 @@ def run_loads(config, loads, memory):
 def random_loads(config, rng, count):
     loads = []
     for i in range(count):
-        target = TARGETS[i % len(TARGETS)]
+        target = targets(config)[i % len(targets(config))]
         limit = {isa.Target.TABLE: 150, isa.Target.INSTRUCTION: 20}.get(target, 40)
         words = rng.choice([1, 2, 3, rng.randint(1, limit)])
         if target is isa.Target.INSTRUCTION:
@@ -144,6 +168,7 @@ def check(config, loads, memory, results):
         isa.Target.WEIGHT: config.weight_depth,
         isa.Target.PARAMETER: config.parameter_depth,
         isa.Target.TABLE: 1 << config.activation.bits,
+        isa.Target.INDEX: config.weight_depth,
     }
     for (target, source, destination, words), (_, done, writes, *_) in zip(loads, results, strict=True):
         if target is isa.Target.INSTRUCTION:
@@ -156,8 +181,7 @@ def check(config, loads, memory, results):
         assert writes[-1][0] == done, "done comes with the last write"
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name, seed", [(n, s) for n in CONFIGS for s in range(1 if n in GEARS else 2)])
 def test_random_stalls(name, seed):
     config, rng = CONFIGS[name], random.Random(seed)
     memory = Memory(
@@ -167,8 +191,11 @@ def test_random_stalls(name, seed):
     check(config, loads, memory, run_loads(config, loads, memory))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("latency, interval", [(1, 1), (5, 1), (20, 1), (2, 3), (1, 9), (40, 2)])
+@pytest.mark.parametrize(
+    "name, latency, interval",
+    [(n, *m) for n in CONFIGS for m in MEMORIES if n not in GEARS]
+    + [(n, *MEMORIES[k % len(MEMORIES)]) for k, n in enumerate(GEARS)],
+)
 def test_timing(name, latency, interval):
     config, rng = CONFIGS[name], random.Random(f"{name}{latency}{interval}")
     memory = Memory(
@@ -193,12 +220,12 @@ def test_timing(name, latency, interval):
 
 
 def test_full_bandwidth():
-    """With enough bursts open, a long load takes one cycle a beat."""
+    """With enough bursts open, a long load takes one cycle a beat, also of words that begin anywhere in a beat."""
     config = CONFIGS["gather"].replace(outstanding=4, burst_beats=16)
     memory = Memory(bytearray(8192), 8, 16, 4, latency=20)
-    [(start, done, *_, beats, stalls)] = run_loads(config, [(isa.Target.ACTIVATION, 0, 0, 250)], memory)
-    assert beats == 500
-    assert done - start == 500 + 2 + 20
+    [(start, done, *_, beats, stalls)] = run_loads(config, [(isa.Target.ACTIVATION, 0, 0, 252)], memory)
+    assert beats == 252 * 14 / 8
+    assert done - start == beats + 2 + 20
     assert stalls == 21  # everything but the beats and the last write
     assert memory.most_open > 1
 
@@ -206,7 +233,9 @@ def test_full_bandwidth():
 def test_error_is_reported_and_the_load_ends():
     config = CONFIGS["gather"]
     memory = Memory(bytearray(8192), 8, 8, 3, errors=frozenset([64, 128]))
-    results = run_loads(config, [(isa.Target.WEIGHT, 0, 0, 20), (isa.Target.WEIGHT, 1024, 0, 5)], memory)
+    results = run_loads(
+        config, [(isa.Target.ACTIVATION, 0, 0, 20), (isa.Target.ACTIVATION, 1024, 0, 5)], memory
+    )
     assert [(r[3], len(r[2])) for r in results] == [(2, 20), (0, 5)]
 
 

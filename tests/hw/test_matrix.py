@@ -30,7 +30,7 @@ BASE = AcceleratorConfig(
 LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
-    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0,
+    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, indexed=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -39,9 +39,7 @@ def memories(config, seed):
     """Random activation codes (act_depth, elements), weight codes and indices (weight_depth, cols, lanes)."""
     rng = np.random.default_rng(seed)
     shape = (config.weight_depth, config.cols, config.lanes)
-    indices = np.broadcast_to(np.arange(config.lanes), shape)
-    if config.index_bits:
-        indices = rng.integers(0, config.group, shape)
+    indices = rng.integers(0, config.group, shape)
     words = random_codes(config.activation, rng, (config.act_depth, config.elements))
     return words, random_codes(config.weight, rng, shape), indices
 
@@ -58,7 +56,7 @@ def ref_matrix(fields, config, memory, acc):
     acc = acc.copy()
     row = f["weight_base"]
     loops = itertools.product(*(range(f[k]) for k in ("kernel_h", "kernel_w", "channel_words", "passes")))
-    for tile, (ky, kx, c, _) in enumerate(loops):
+    for tile, (ky, kx, c, p) in enumerate(loops):
         tile_rows = (row + tile * config.rows + np.arange(config.rows)) % config.weight_depth
         w = config.weight.fixed(weights[tile_rows]).astype(object)  # (rows, cols, lanes)
         for oy, ox in itertools.product(range(f["out_h"]), range(f["out_w"])):
@@ -70,7 +68,9 @@ def ref_matrix(fields, config, memory, acc):
                 words[word % config.act_depth] if inside else np.full(config.elements, f["padding"], np.uint8)
             )
             a = config.activation.fixed(codes).reshape(config.rows, config.group).astype(object)
-            picked = a[np.arange(config.rows)[:, None, None], indices[tile_rows]]  # (rows, cols, lanes)
+            counted = p % config.dense_passes * config.lanes + np.arange(config.lanes)
+            index = indices[tile_rows] if f["indexed"] else np.broadcast_to(counted, w.shape)
+            picked = a[np.arange(config.rows)[:, None, None], index]  # (rows, cols, lanes)
             sums = (picked * w).sum((0, 2))
             address = f["acc_base"] + oy * f["out_w"] + ox
             acc[address] = sums + (acc[address] if f["accumulate"] or tile else 0)
@@ -81,20 +81,22 @@ def rtl_matrix(programs, config, memory):
     """Run instructions one after the other; return the accumulators after each, and each one's cycles."""
     words, weights, indices = memory
     word_of = [pack(w, config.activation.bits) for w in words]
-    entries = weights.astype(np.int64) | (
-        indices.astype(np.int64) << config.weight.bits if config.index_bits else 0
-    )
-    row_of = [pack(e.reshape(-1), config.weight.bits + config.index_bits) for e in entries]
+    row_of = [pack(e.reshape(-1), config.weight.bits) for e in weights]
+    indices_of = [pack(e.reshape(-1), config.index_bits) for e in indices]
     engine = MatrixEngine(config=config)
     results = []
 
     async def buffers(ctx):
         a, w = engine.act_read, engine.weight_read
+        index = engine.index_read if config.indexed else w
         answers = deque([-1] * (ACTIVATION_LATENCY - 1))  # words on their way; -1 is not a word
-        async for _, _, a_en, a_addr, w_en, w_addr in ctx.tick().sample(a.en, a.addr, w.en, w.addr):
+        sampled = [s for port in (a, w, index) for s in (port.en, port.addr)]
+        async for _, _, a_en, a_addr, w_en, w_addr, i_en, i_addr in ctx.tick().sample(*sampled):
             answers.append(word_of[a_addr] if a_en else -1)
             ctx.set(a.data, answers.popleft())
             ctx.set(w.data, row_of[w_addr] if w_en else -1)
+            if config.indexed:
+                ctx.set(index.data, indices_of[i_addr] if i_en else -1)
 
     async def bench(ctx):
         rng = random.Random(0)
@@ -187,6 +189,10 @@ CONFIGS = {
     "group of 8 on 2 lanes, shift": dict(
         rows=2, cols=4, group=8, weight_format="e2m1", activation_format="e4m3fn", multiplier="shift"
     ),
+    "indexed": dict(rows=2, cols=8, lanes=2, group=8, patterns=("dense", "2:8")),
+    "indexed, one lane": dict(
+        rows=4, cols=4, lanes=1, group=4, patterns=("dense", "1:4"), weight_format="int3"
+    ),
 }
 
 
@@ -197,8 +203,9 @@ def test_configurations(changes):
         config,
         [
             CONV3 | dict(padding=config.activation.zero_code, passes=config.dense_passes % 6),
-            dict(channel_words=3, acc_base=20, out_w=2, weight_base=7),
-            dict(channel_words=2, acc_base=20, out_w=2, accumulate=1),
+            dict(channel_words=3, acc_base=20, out_w=2, weight_base=7, indexed=config.indexed),
+            dict(channel_words=2, passes=config.dense_passes, acc_base=20, out_w=2, accumulate=1),
+            dict(channel_words=2, passes=2, acc_base=20, out_w=5, indexed=config.indexed),
         ],
     )
 

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from sateen.config import AcceleratorConfig
 from sateen.errors import DataError
 from sateen.formats import PATTERNS, SparsityPattern, all_formats, parse_format
-from sateen.hw.packing import tile_words
+from sateen.hw.packing import index_words, pack, tile_words
 from sateen.hw.sore import SORE
 from sateen.sim.sore import entries, select
 
@@ -204,22 +204,22 @@ def test_latency_and_interval():
     assert SORE(fmt=fmt, patterns=CATALOGUE).initiation_interval == 16
 
 
-def test_output_is_a_weight_word():
-    """A lane for each column, n = the array's lanes: `o` carries words of the weight buffer as they are."""
+def test_output_is_a_weight_word_and_an_index_word():
+    """A lane for each column, n = the array's lanes: `o` carries a word of each buffer, its fields in their order."""
     config = AcceleratorConfig(rows=2, cols=4, lanes=2, group=8, weight_format="e3m2")
     rng, fmt, pattern = random.Random(0), config.weight, SparsityPattern(config.lanes, config.group)
     dense = random_codes(rng, fmt, 20, config.cols, config.group)
     got, _, _ = rtl_sore([(pattern, codes) for codes in dense], fmt, (pattern,))
-    width = fmt.bits + config.index_bits
-    words = [
-        sum(e << (col * config.lanes + k) * width for col, lane in enumerate(g) for k, e in enumerate(lane))
-        for g in got
-    ]
+    entries = np.array(got).reshape(len(got), -1)
     codes, indices = (
         x[:, :, 0].reshape(-1, config.rows, config.cols, config.lanes) for x in select(dense, pattern, fmt)
     )
-    packed = tile_words(codes, indices, config)
-    assert words == [int.from_bytes(word.tobytes(), "little") for word in packed]
+    np.testing.assert_array_equal(
+        pack(entries & 2**fmt.bits - 1, fmt.bits, config.weight_word_bytes), tile_words(codes, config)
+    )
+    np.testing.assert_array_equal(
+        pack(entries >> fmt.bits, config.index_bits, config.index_word_bytes), index_words(indices, config)
+    )
 
 
 def test_parameters_are_checked():

@@ -17,11 +17,12 @@ BASE = 0x12_0000_0000
 
 
 def config_of(word_bytes: int, beat_bytes: int, **more) -> AcceleratorConfig:
-    """Words of 7-bit elements, so that every word has gaps in memory."""
-    return AcceleratorConfig(
-        rows=word_bytes // 2, cols=2, lanes=2, group=2, vector_lanes=1, activation_format="uint7",
-        act_bank_depth=64, weight_depth=256, bus_bits=8 * beat_bytes, **more,
-    )  # fmt: skip
+    """Words of `word_bytes` elements of 8 bits, if not said otherwise."""
+    sizes = {
+        "rows": word_bytes // 2, "cols": 2, "lanes": 2, "group": 2, "vector_lanes": 1,
+        "act_bank_depth": 64, "weight_depth": 256, "bus_bits": 8 * beat_bytes,
+    }  # fmt: skip
+    return AcceleratorConfig(**sizes | more)
 
 
 CONFIGS = {
@@ -33,7 +34,20 @@ CONFIGS = {
     "pack16": config_of(4, 64, burst_beats=2, outstanding=2),
     "page": config_of(4, 64, burst_beats=64, outstanding=1),
     "single": config_of(8, 8, burst_beats=1, outstanding=1),
+    "filled up": config_of(2, 8, activation_format="uint5", burst_beats=8, outstanding=2),
 }
+# Words of `bits` units, elements of 3 to 8 bits, against beats of every width: longer, shorter, equal.
+GEARS = {
+    f"{bits} bits, {elements} on {bus}": config_of(
+        elements, bus // 8, activation_format=f"uint{bits}", burst_beats=8, outstanding=2
+    )
+    for bits in range(3, 9)
+    for bus in (32, 64, 128, 256, 512)
+    for elements in ((4, 32) if bus <= 128 else (8,))
+}
+CONFIGS |= GEARS
+MEMORIES = [(1, 1), (5, 1), (2, 3), (20, 1), (1, 9), (30, 2), (3, 30)]
+"""(latency, interval). Their number and that of the gears' bus widths have no common divisor."""
 
 
 def run_stores(config, stores, memory, words):
@@ -124,8 +138,7 @@ def make(config, rng, **more):
     return words, memory
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name, seed", [(n, s) for n in CONFIGS for s in range(1 if n in GEARS else 2)])
 def test_random_stalls(name, seed):
     config, rng = CONFIGS[name], random.Random(seed)
     words, memory = make(config, rng, seed=seed)
@@ -135,8 +148,11 @@ def test_random_stalls(name, seed):
     assert memory.contents == expected
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("latency, interval", [(1, 1), (5, 1), (20, 1), (2, 3), (1, 9), (30, 2), (3, 30)])
+@pytest.mark.parametrize(
+    "name, latency, interval",
+    [(n, *m) for n in CONFIGS for m in MEMORIES if n not in GEARS]
+    + [(n, *MEMORIES[k % len(MEMORIES)]) for k, n in enumerate(GEARS)],
+)
 def test_timing(name, latency, interval):
     config, rng = CONFIGS[name], random.Random(f"{name}{latency}{interval}")
     words, memory = make(config, rng, latency=latency, interval=interval)

@@ -52,6 +52,12 @@ class Layer:
         out = (acc + self.bias) * np.array(self.multiplier) / 2.0 ** np.array(self.shift)  # exact below 2**53
         return np.clip(np.rint(out), -128, 127).astype(np.int64)
 
+    def tile_bytes(self) -> int:
+        """Of the weights of one output tile, filled up to whole beats."""
+        c = self.config
+        size = KERNEL * KERNEL * c.rows * c.dense_passes * c.weight_word_bytes
+        return -(-size // c.beat_bytes) * c.beat_bytes
+
     def program(self) -> list[Instruction]:
         c = self.config
         half = c.act_bank_depth  # the output goes to the second half of the buffer
@@ -72,7 +78,7 @@ class Layer:
             body += [
                 Instruction(
                     Opcode.LOAD,
-                    {"target": Target.WEIGHT, "source": WEIGHTS + tile * rows * c.weight_word_bytes, "words": rows},
+                    {"target": Target.WEIGHT, "source": WEIGHTS + tile * self.tile_bytes(), "words": rows},
                     wait=on(Engine.MATRIX) if tile else 0,
                     signal=on(Engine.MATRIX),
                 ),
@@ -120,13 +126,13 @@ class Layer:
                     taps = self.w[ky, kx][:, columns].reshape(c.rows, c.dense_passes, c.lanes, c.cols)
                     tiles += [taps[:, p].transpose(0, 2, 1) for p in range(c.dense_passes)]
         weights = (np.stack(tiles) & 0xFF).astype(np.uint8)
-        passes = np.arange(len(weights)) % c.dense_passes
-        indices = passes[:, None, None, None] * c.lanes + np.arange(c.lanes)  # element of the group
-        indices = np.broadcast_to(indices, weights.shape)
         for offset, data in (
             (PROGRAM, program),
             (INPUT, pack_activations(codes[None], c)[0].tobytes()),
-            (WEIGHTS, tile_words(weights, indices, c).tobytes()),
+            *(
+                (WEIGHTS + k * self.tile_bytes(), tile_words(w, c).tobytes())
+                for k, w in enumerate(np.split(weights, c.slices))
+            ),
             (PARAMETERS, pack_parameters(self.bias, self.multiplier, self.shift, c)),
         ):
             image[offset : offset + len(data)] = data
