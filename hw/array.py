@@ -12,10 +12,10 @@ docs/adr/0010-weight-wave.md).
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from sateen.hw.decode import decode, operand_shape
-from sateen.hw.pe import PE
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.decode import decode, operand_shape
+from sateen.hw.pe import PE
 
 
 class SystolicArray(wiring.Component):

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.ports import ReadPort
 from sateen.hw.window import MATRIX_ORDER, Window
-
-from sateen.config import AcceleratorConfig
 
 ACTIVATION_LATENCY = 2
 WEIGHT_LATENCY = 1

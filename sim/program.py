@@ -152,12 +152,9 @@ class Interpreter:
         tiles, rows = taps * i.passes, c.rows
         span = slice(i.weight_base, i.weight_base + tiles * rows)
         fixed = self.weight_fixed[self.weight_codes[span]].reshape(taps, i.passes, rows, c.cols, c.lanes)
-        if i.indexed:
-            index = self.weight_indices[span].reshape(fixed.shape)
-        else:
-            index = np.arange(i.passes)[:, None, None, None] % c.dense_passes * c.lanes + np.arange(c.lanes)
-            index = np.broadcast_to(index, fixed.shape)
-        element = np.arange(rows)[:, None, None] * c.group + index
+        counted = np.arange(i.passes)[:, None, None, None] % c.dense_passes * c.lanes + np.arange(c.lanes)
+        index = self.weight_indices[span].reshape(fixed.shape) if i.indexed else counted
+        element = np.broadcast_to(np.arange(rows)[:, None, None] * c.group + index, fixed.shape)
         weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
         tap = np.arange(taps)[:, None, None, None, None]
         column = np.arange(c.cols)[:, None]

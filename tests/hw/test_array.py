@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from sateen.hw.array import SystolicArray, array_latency
 
 from sateen.config import AcceleratorConfig
+from sateen.hw.array import SystolicArray, array_latency
 
 CONFIGS = {
     "dense int8": dict(rows=4, cols=4, lanes=2, group=2),

@@ -11,10 +11,10 @@ import pytest
 from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sateen.hw import isa
-from sateen.hw.matrix import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
 
 from sateen.config import AcceleratorConfig
+from sateen.hw import isa
+from sateen.hw.matrix import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
 
 BASE = AcceleratorConfig(
     rows=4,
