@@ -165,7 +165,8 @@ def table(results: dict[str, Any]) -> str:
             f"## {name}",
             "",
             f"{entry['test_images']} test images, {entry['calibration_images']} to calibrate; fine-tuning: "
-            f"{entry['epochs']} epochs of {entry['train_images']} images, rate {entry['rate']}.",
+            f"{entry['epochs']} epochs of {entry['train_images']} images, rate {entry['rate']}."
+            + (" Images are JPEG files, in training and test." if "cifar" in name else ""),
             "",
             f"| pattern | method | {' | '.join(columns)} |",
             "|---|---|" + "--:|" * len(columns),
@@ -200,6 +201,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
             cell = {(r["pattern"], r["method"]): 100 * r[fmt] for r in entry["rows"]}
             shown = [p.name for p in order if any(key[0] == p.name for key in cell) and not p.dense]
             panel.axhline(cell["dense", "as given"], color="black", lw=1, ls="--", label="dense, as given")
+            if ("dense", FINE_TUNED) in cell:
+                panel.axhline(
+                    cell["dense", FINE_TUNED], color="#009e73", lw=1, ls="--", label="dense, fine-tuned"
+                )
             for method, (color, marker) in styles.items():
                 points = [(i, cell[p, method]) for i, p in enumerate(shown) if (p, method) in cell]
                 if points:
