@@ -20,6 +20,9 @@ KEPT = 1 << 16
 
 _BATCH_ELEMENTS = 1 << 24  # of all tensors of a batch together
 
+LARGEST = 1e30
+"""Values whose squares, which errors are made of, still fit float64 by far."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStatistics:
@@ -81,10 +84,10 @@ def calibrate(
             sums[name] = sums.get(name, 0.0) + x.sum(axis=(0, 1, 2))
             x = x.reshape(len(x), -1)
             least, most = float(x.min()), float(x.max())
-            if not (np.isfinite(least) and np.isfinite(most)):
+            if not max(-least, most) <= LARGEST:  # NaN too
                 raise DataError(
-                    f"calibration: tensor '{name}' becomes NaN or infinite on samples {start} to "
-                    f"{start + len(x) - 1}; check the samples' scale and the model"
+                    f"calibration: tensor '{name}' becomes NaN, infinite or larger than {LARGEST:g} on samples "
+                    f"{start} to {start + len(x) - 1}; check the samples' scale and the model"
                 )
             low[name], high[name] = min(low.get(name, least), least), max(high.get(name, most), most)
             gathered.setdefault(name, []).append(drawn.setdefault(name, _Draw(name))(x, quota))

@@ -493,18 +493,17 @@ class Lowering:
             [int(v) for v in values] + [empty] * (n - len(values))
             for values, empty in ((bias, 0), (multiplier, 0), (shift, fill))
         ]
-        source = self.constant(pack_parameters(columns[0], columns[1], columns[2], config))
-        size = words * config.parameter_word_bytes
         if tiles * words <= config.parameter_depth:
             base = self.parameters.take(tiles * words)
+            source = self.constant(pack_parameters(columns[0], columns[1], columns[2], config))
             self.load_constant(Target.PARAMETER, "param", base, tiles * words, source)
             return lambda j: base + j * words
+        spans = [slice(j * config.cols, (j + 1) * config.cols) for j in range(tiles)]
+        sources = [self.constant(pack_parameters(*(c[s] for c in columns), config)) for s in spans]
 
         def load(j: int) -> int:
             base = self.parameters.take(words)
-            at, short = source + j * size, (source + j * size) % config.beat_bytes
-            assert not short, "a parameter tile is a whole number of beats"
-            self.load_constant(Target.PARAMETER, "param", base, words, at)
+            self.load_constant(Target.PARAMETER, "param", base, words, sources[j])
             return base
 
         return load

@@ -68,7 +68,7 @@ def compile_model(
     ------
     SateenError
     """
-    build = Path(build)
+    build = Path(build).resolve()  # a link stays a link, to the new build
     _check_target(build)
 
     def step(name: str, fraction: float) -> None:
@@ -77,6 +77,7 @@ def compile_model(
 
     step("import", 0.0)
     graph = import_model(model_path)
+    _check_ports(graph)
     graph = _sparse(graph, config, sparsity, sparsity_method, calibration)
     step("calibrate", 0.1)
     statistics = calibrate(graph, calibration)
@@ -106,6 +107,14 @@ def compile_model(
     _write(build, files | {MANIFEST: _json(manifest)})
     step("done", 1.0)
     return manifest
+
+
+def _check_ports(graph: Graph) -> None:
+    same = {p.name for p in graph.inputs} & {o.port.name for o in graph.outputs}
+    if same:
+        raise ModelError(
+            f"graph output '{min(same)}' is the graph's input itself; there is nothing to compute for it"
+        )
 
 
 def _sparse(
@@ -188,6 +197,8 @@ def _json(value: Any) -> bytes:
 
 def _check_target(build: Path) -> None:
     if build.is_dir():
+        if build == Path.cwd():
+            raise BuildError(f"{build} is the current folder, and -o is replaced as a whole; name another")
         if any(build.iterdir()) and not (build / MANIFEST).exists():
             raise BuildError(f"{build} is not empty and not a build folder; choose another -o, or empty it")
     elif build.exists():
@@ -196,12 +207,12 @@ def _check_target(build: Path) -> None:
 
 def _write(build: Path, files: dict[str, bytes]) -> None:
     """All files or none: they are written beside the build folder, then put in its place."""
-    parent = build.absolute().parent
+    remedy = "choose another -o, or free some space; nothing was changed"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{build.name}-", dir=parent))
+        build.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".sateen-", dir=build.parent))
     except OSError as e:
-        raise BuildError(f"{parent}: cannot be written ({e.strerror})") from None
+        raise BuildError(f"{build.parent}: no folder can be made there ({e.strerror}); {remedy}") from None
     try:
         fresh = scratch / "build"
         fresh.mkdir()
@@ -211,8 +222,8 @@ def _write(build: Path, files: dict[str, bytes]) -> None:
             build.rename(scratch / "old")
         fresh.rename(build)
     except OSError as e:
+        raise BuildError(f"{build}: cannot be written ({e.strerror}); {remedy}") from None
+    finally:  # an interrupt too may come between the two renames
         if not build.exists() and (scratch / "old").exists():
             (scratch / "old").rename(build)
-        raise BuildError(f"{build}: cannot be written ({e.strerror}); nothing was changed") from None
-    finally:
         shutil.rmtree(scratch, ignore_errors=True)

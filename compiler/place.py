@@ -97,7 +97,7 @@ def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
             if not candidates:
                 raise ConfigError(
                     f"{type(op).__name__} '{op.name}': one output row takes {found} words of the activation buffer, "
-                    f"which has {config.act_depth}; raise act_bank_depth or narrow the layer"
+                    f"which has {config.act_depth}; raise act_bank_depth or act_banks, or narrow the layer"
                 )
             spilled.append(_victim(blocks, i, i, keep=None).name)
             break
@@ -170,29 +170,28 @@ def _stripes(
     if not streamed:
         return Stripes(height)
     alive = [b for b in blocks if b.first <= index <= b.last]
-    need = 0
-    for parts in sorted({-(-height // r) for r in range(1, height + 1)}):
-        rows = -(-height // parts)
-        slots: dict[str, list[int]] = {}
+
+    def attempt(rows: int, count: int) -> Stripes | None:
+        """`count` slots for each streamed tensor, if there is room."""
+        slots: dict[str, tuple[int, ...]] = {}
         taken: list[Block] = []
         for t in streamed:
-            size = _stripe_words(t, op, rows, graph, config, sizes)
-            slots[t] = []
-            for _ in range(1 if parts == 1 else 2):
-                scratch = Block(f"{op.name}:{t}", size, index, index)
+            for _ in range(count):
+                scratch = Block(t, _stripe_words(t, op, rows, graph, config, sizes), index, index)
                 base = _best_base(scratch, alive + taken, graph, config)
                 if base is None:
-                    break
+                    return None
                 scratch.base = base
                 taken.append(scratch)
-                slots[t].append(base)
-        need = sum(_stripe_words(t, op, rows, graph, config, sizes) for t in streamed)
-        # one slot is enough to be correct; two overlap transfers with computing
-        if all(len(s) == (1 if parts == 1 else 2) for s in slots.values()) or (
-            rows == 1 and all(slots.values())
-        ):
-            return Stripes(rows, {t: tuple(s) for t, s in slots.items()})
-    return need
+                slots[t] = (*slots.get(t, ()), base)
+        return Stripes(rows, slots)
+
+    # one slot is enough to be correct; two overlap transfers with computing
+    for parts in sorted({-(-height // r) for r in range(1, height + 1)}):
+        if found := attempt(-(-height // parts), 1 if parts == 1 else 2):
+            return found
+    single = attempt(1, 1)
+    return single or sum(_stripe_words(t, op, 1, graph, config, sizes) for t in streamed)
 
 
 def _stripe_words(

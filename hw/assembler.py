@@ -55,7 +55,11 @@ class Instruction:
         return word.to_bytes(isa.INSTRUCTION_BYTES, "little")
 
 
+_COUNTS = {"words", "out_w", "out_h", "kernel_w", "kernel_h", "channel_words", "passes"}
+
+
 def decode(data: bytes) -> Instruction:
+    """The inverse of `encode`; ValueError for an unknown opcode, or a count of 0, for which no engine is defined."""
     word = int.from_bytes(data, "little")
     opcode = isa.Opcode(word & 15)
     values = {}
@@ -63,6 +67,9 @@ def decode(data: bytes) -> Instruction:
         value = word >> offset & ((1 << width) - 1)
         values[name] = value - (1 << width) if signed and value >> (width - 1) else value
     values.pop("opcode")
+    for name in _COUNTS & values.keys():
+        if not values[name]:
+            raise ValueError(f"{opcode.name}.{name} = 0")
     wait, signal = values.pop("wait"), values.pop("signal")
     return Instruction(opcode, values, wait=wait, signal=signal)
 

@@ -140,17 +140,17 @@ class Registers(wiring.Component):
             return lambda bits, mask: m.d.sync.__iadd__(target.eq((target & ~mask) | bits))
 
         def aligned(bits, unit):
-            return ~self.busy & ~bits[: (unit - 1).bit_length()].any()
+            return self.ready & ~bits[: (unit - 1).bit_length()].any()
 
         self._write(
             m,
             {  # register: (allowed, what it does), both given the bits written, zero where not strobed
-                Register.CTRL: (lambda b: ~b[0] | self.ready, lambda b, mask: ctrl(b)),
+                Register.CTRL: (lambda b: ~b[0] | (self.ready & ~b[1]), lambda b, mask: ctrl(b)),
                 Register.INTERRUPT: (lambda b: C(1), interrupt),
                 Register.BASE_LOW: (lambda b: aligned(b, BASE_ALIGN), store(base_low)),
-                Register.BASE_HIGH: (lambda b: ~self.busy, store(base_high)),
+                Register.BASE_HIGH: (lambda b: self.ready, store(base_high)),
                 Register.PROGRAM: (lambda b: aligned(b, self.config.beat_bytes), store(self.program)),
-                Register.WATCHDOG: (lambda b: ~self.busy, store(watchdog)),
+                Register.WATCHDOG: (lambda b: self.ready, store(watchdog)),
             },
         )
         # Last, so that an interrupt in the cycle in which the previous one is cleared is not lost.

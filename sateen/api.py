@@ -36,6 +36,7 @@ ENGINES = ("reference", "program", "model", "rtl")
 SCALES = ("mse", "minmax", "percentile")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
+MANIFEST_VERSION = 1
 SPARSE_PRESET = "sat256"
 
 
@@ -161,6 +162,17 @@ def read_manifest(build: Path) -> dict[str, Any]:
         raise BuildError(f"build {build}: manifest.json cannot be read ({e}); compile again") from None
     if not isinstance(manifest, dict) or not {"config", "inputs", "outputs"} <= set(manifest):
         raise BuildError(f"build {build}: manifest.json lacks config, inputs or outputs; compile again")
+    if manifest.get("version") != MANIFEST_VERSION:
+        raise BuildError(
+            f"build {build}: manifest.json has version {manifest.get('version')!r}, this Sateen reads "
+            f"{MANIFEST_VERSION}; compile again"
+        )
+    ports = [manifest["inputs"], manifest["outputs"]]
+    if not all(
+        isinstance(p, list) and p and all(isinstance(q, dict) and {"name", "shape"} <= set(q) for q in p)
+        for p in ports
+    ):
+        raise BuildError(f"build {build}: manifest.json is damaged (inputs or outputs); compile again")
     return manifest
 
 

@@ -158,10 +158,8 @@ def describe(e: BaseException) -> str:
     if isinstance(e, OSError) and e.errno in _OS_REMEDY:
         where = f" ({e.filename})" if e.filename else ""
         return f"{_OS_REMEDY[e.errno]}{where}"
-    if isinstance(
-        e, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError | FileExistsError
-    ):
-        return f"{e.filename}: {e.strerror or type(e).__name__}"
+    if isinstance(e, OSError):
+        return f"{e.filename or 'a file'}: {e.strerror or type(e).__name__}; choose another file or folder"
     if isinstance(e, MemoryError):
         return "out of memory; use a smaller batch or a smaller configuration, or free memory"
     log = _log(e)

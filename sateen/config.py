@@ -120,10 +120,11 @@ class AcceleratorConfig:
             "act_bank_depth",
             "2**23 words in all banks at most",
         )
+        tile = self.rows * self.dense_passes
         need(
-            self.weight_depth <= 1 << 23 and self.weight_depth >= 2 * self.rows,
+            2 * tile <= self.weight_depth <= 1 << 23,
             "weight_depth",
-            "from 2*rows to 2**23",
+            f"from {2 * tile} (two weight tiles of rows*group/lanes words) to 2**23",
         )
         need(16 <= self.acc_depth <= 1 << 14, "acc_depth", "16 to 16384")
         need(self.parameter_depth <= 1 << 15, "parameter_depth", "at most 32768")

@@ -61,7 +61,10 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
         following = None
         for slot in range(CHUNK):
             at = chunk - program_offset + slot * INSTRUCTION_BYTES
-            instruction = decode(program[at : at + INSTRUCTION_BYTES])
+            try:
+                instruction = decode(program[at : at + INSTRUCTION_BYTES])
+            except ValueError as e:
+                raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
             arrived = arrivals[slot * beats : (slot + 1) * beats]
             first = max(handed + 1, arrived[0] + DISPATCH_LATENCY)
             if instruction.opcode == Opcode.END:

@@ -56,7 +56,7 @@ BAD = [
     ({"x": np.full((1, 1, 12, 12), None)}, "calibration: input 'x': type object"),
     (
         {"x": np.full((1, 1, 12, 12), 1e308)},
-        "calibration: tensor '.*' becomes NaN or infinite on samples 0 to 0",
+        "calibration: tensor '.*' becomes NaN, infinite or larger than 1e.30 on samples 0 to 0",
     ),
 ]
 

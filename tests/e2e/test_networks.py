@@ -41,3 +41,19 @@ def test_rtl_equals_reference(formats):
             )
 
     run()
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+def test_sparse_rtl_equals_reference():
+    """One machine with indices, layers of every density on it."""
+    patterns = ("dense", "2:4", "2:8", "1:8")
+    config = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=patterns)
+
+    @settings(max_examples=8, **COMMON)
+    @given(networks(), st.sampled_from(patterns))
+    def run(network, sparsity):
+        with tempfile.TemporaryDirectory() as folder:
+            check(network.model, network.samples(8), config, Path(folder), sparsity=sparsity)
+
+    run()

@@ -112,7 +112,7 @@ def test_config_word_tells_configurations_apart():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_writes(seed):
-    """Every writable register under byte strobes, alignment and busy, against a dictionary."""
+    """Every writable register under byte strobes, alignment and readiness, against a dictionary."""
     align = {Register.BASE_LOW: 4096, Register.PROGRAM: CONFIG.beat_bytes}
     plain = [Register.BASE_LOW, Register.BASE_HIGH, Register.PROGRAM, Register.WATCHDOG]
 
@@ -121,20 +121,20 @@ def test_random_writes(seed):
         model = dict.fromkeys(plain, 0)
         for _ in range(60):
             register = rng.choice(plain)
-            busy = rng.random() < 0.3
-            ctx.set(dut.busy, busy)
+            ready = rng.random() < 0.7
+            ctx.set(dut.ready, ready)
             value, strobe = rng.getrandbits(32), rng.choice([15, rng.randrange(16)])
             if rng.random() < 0.5:
                 value &= ~0xFFF
             mask = sum(0xFF << 8 * i for i in range(4) if strobe >> i & 1)
-            allowed = not busy and (value & mask) % align.get(register, 1) == 0
+            allowed = ready and (value & mask) % align.get(register, 1) == 0
             response = await host.write(register, value, strobe)
             assert response == (Response.OKAY if allowed else Response.SLVERR)
             if allowed:
                 model[register] = model[register] & ~mask | value & mask
             for r, v in model.items():
                 assert await host.value(r) == v
-            ctx.set(dut.busy, 0)
+            ctx.set(dut.ready, 1)
             assert ctx.get(dut.base) == model[Register.BASE_HIGH] << 32 | model[Register.BASE_LOW]
             assert ctx.get(dut.program) == model[Register.PROGRAM]
 
@@ -155,6 +155,9 @@ def test_refused_accesses():
         assert await host.write(Register.CTRL, 1) == Response.SLVERR
         assert await host.write(Register.CTRL, 1, strobe=0b1110) == Response.OKAY  # bit 0 is not written
         assert await host.write(Register.CTRL, 2) == Response.OKAY  # a soft reset always is
+        ctx.set(dut.ready, 1)
+        assert await host.write(Register.CTRL, 3) == Response.SLVERR  # but not together with start
+        ctx.set(dut.ready, 0)
 
     simulate(bench)
 
