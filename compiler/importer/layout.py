@@ -20,6 +20,15 @@ Layout = tuple[Dim, ...]
 BATCH_STRIDE = 0
 
 
+class Unsupported(Exception):
+    """A node that cannot be imported: why, and what the user can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
 def normal(factors: Iterable[Factor]) -> Dim:
     """Without factors of size 1, neighbours merged."""
     out: list[Factor] = []
@@ -80,7 +89,7 @@ def axis_dims(hwc: Sequence[int]) -> Layout:
 def split_axes(dim: Dim, hwc: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     """Cut the factors where the axes of (H, W, C) meet: (size, stride, axis), axis -1 for the batch.
 
-    Raises ValueError if a factor straddles an axis without a whole cut (cannot happen for reshapes that fit).
+    Raises Unsupported if a factor straddles an axis without a whole cut (a reshape that mixes pixels and channels).
     """
     _, w, c = hwc
     starts = ((1, 2), (c, 1), (w * c, 0))  # the stride where each axis begins
@@ -90,13 +99,17 @@ def split_axes(dim: Dim, hwc: Sequence[int]) -> tuple[tuple[int, int, int], ...]
             out.append((size, stride, -1))
             continue
         pieces = []
-        for k, (_, axis) in enumerate(starts):
+        for k, (begin, axis) in enumerate(starts):
             end = starts[k + 1][0] if k + 1 < len(starts) else None
             if size == 1 or (end is not None and stride >= end):
                 continue
             inside = size if end is None else min(size, -(-end // stride))
-            if size % inside or (inside < size and inside * stride != end):
-                raise ValueError("a factor straddles two axes")
+            whole = end is None or (inside * stride == end if inside < size else inside * stride <= end)
+            if size % inside or stride % begin or not whole:
+                raise Unsupported(
+                    f"its elements run across rows, columns and channels of {tuple(hwc)}",
+                    "remove the Reshape or Transpose before it",
+                )
             pieces.append((inside, stride, axis))
             size, stride = size // inside, stride * inside
         out.extend(reversed(pieces))

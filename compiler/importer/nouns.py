@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from sateen.compiler.importer.layout import Dim, Layout, axis_dims, reshape, shape_of
+from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims, reshape, shape_of
 from sateen.ir.graph import Shape
 
 FLOAT_TYPES = frozenset(
@@ -17,15 +17,6 @@ FLOAT_TYPES = frozenset(
 PORTS = ("graph input", "graph output")
 """What a finding that is not about a node has as its `op_type`."""
 NOT_CHECKED = "not checked: it depends on a node that is not supported"
-
-
-class Unsupported(Exception):
-    """A node that cannot be imported: why, and what the user can do."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(f"{reason}; {remedy}")
-        self.reason = reason
-        self.remedy = remedy
 
 
 class Undecided(Unsupported):
