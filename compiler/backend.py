@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sateen.compiler.emitter import PAGE, Step
 from sateen.compiler.fold import fold_inputs
-from sateen.compiler.lower import PAGE, Lowering, Step
+from sateen.compiler.lower import Lowering
 from sateen.compiler.order import add_tokens, cut_chunks, hoist_loads
 from sateen.compiler.place import Placement, place
 from sateen.config import AcceleratorConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sateen.compiler.lower import Access, Step
+from sateen.compiler.emitter import Access, Step
 from sateen.config import AcceleratorConfig
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
