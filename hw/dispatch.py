@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
+from sateen.hw.buffers import memory_of
 from sateen.hw.isa import Engine, Opcode
 from sateen.hw.load import targets
 
@@ -74,7 +75,8 @@ class Dispatcher(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.buffer = buffer = memory.Memory(shape=self.bus_bits, depth=self.depth, init=[])
+        # `fetched` reaches `written` only when empty, so no beat is read in the cycle in which it is written.
+        m.submodules.buffer = buffer = memory_of(shape=self.bus_bits, depth=self.depth)
         write, read = buffer.write_port(), buffer.read_port()
 
         # One bit more than the address: equal pointers mean empty.

@@ -115,6 +115,7 @@ class AcceleratorConfig:
         ):
             need(_power_of_two(getattr(self, name)), name, "a power of two")
         need(2 <= self.act_banks <= 16, "act_banks", "2 to 16")
+        need(self.act_bank_depth >= 2, "act_bank_depth", "at least 2")
         need(
             self.act_banks * self.act_bank_depth <= 1 << 23,
             "act_bank_depth",
