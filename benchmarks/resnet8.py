@@ -10,11 +10,11 @@ import json
 import tempfile
 from pathlib import Path
 
-import cifar10
 import numpy as np
 import onnxruntime
 
 import sateen
+from sateen.models.images import load
 
 
 def main() -> None:
@@ -30,8 +30,10 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    calibration, _ = cifar10.load(args.data / "cifar10_train.zip", 200)
-    images, labels = cifar10.load(args.data / "cifar10_test.zip", max(args.accuracy_images, args.images))
+    calibration, _ = load(args.data / "cifar10_train.zip", 200)
+    images, labels = load(args.data / "cifar10_test.zip", max(args.accuracy_images, args.images))
+    # as the network takes them: NHWC, 0 to 255
+    calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
     session = onnxruntime.InferenceSession(args.model)
     name = session.get_inputs()[0].name
     logits = np.concatenate([session.run(None, {name: x[None]})[0] for x in images[: args.accuracy_images]])

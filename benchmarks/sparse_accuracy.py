@@ -32,6 +32,7 @@ from sateen.ir.graph import Graph
 from sateen.models import cifar, digits
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.graph_net import GraphNet
+from sateen.models.images import load as load_images
 from sateen.models.sparse import Augment, fine_tune, harden, make_sparse
 from sateen.sim.reference import run_reference
 
@@ -75,8 +76,8 @@ def networks(args: argparse.Namespace) -> Iterator[Network]:
                 digits.augment, nn.Identity(), 1.0, args.epochs or 15, args.rate or 0.1,
             )  # fmt: skip
         return
-    train = cifar.load(args.data / "cifar10_train.zip", args.train_images)
-    images, labels = cifar.load(args.data / "cifar10_test.zip", args.images)
+    train = load_images(args.data / "cifar10_train.zip", args.train_images)
+    images, labels = load_images(args.data / "cifar10_test.zip", args.images)
     hwc = [x.transpose(0, 2, 3, 1).astype(np.float32) for x in (train[0][:CALIBRATION], images)]
     yield Network(
         "resnet8_cifar10", import_model(args.model), hwc[0], (hwc[1], labels), train,

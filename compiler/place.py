@@ -85,7 +85,7 @@ def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
         blocks = [Block(t, sizes[t], first[t], last[t]) for t in first if t not in spilled]
         failed = _fit(blocks, graph, config)
         if failed is not None:
-            spilled.append(_victim(blocks, failed.first, failed.last, keep=None).name)
+            spilled.append(_victim(blocks, failed.first, failed.last).name)
             continue
         stripes: list[Stripes] = []
         for i, op in enumerate(ops):
@@ -99,17 +99,15 @@ def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
                     f"{type(op).__name__} '{op.name}': one output row takes {found} words of the activation buffer, "
                     f"which has {config.act_depth}; raise act_bank_depth or act_banks, or narrow the layer"
                 )
-            spilled.append(_victim(blocks, i, i, keep=None).name)
+            spilled.append(_victim(blocks, i, i).name)
             break
         else:
-            return Placement(
-                {b.name: b.base for b in blocks if b.first >= 0 and b.name in first}, stripes, spilled
-            )
+            return Placement({b.name: b.base for b in blocks}, stripes, spilled)
 
 
-def _victim(blocks: list[Block], first: int, last: int, keep: str | None) -> Block:
+def _victim(blocks: list[Block], first: int, last: int) -> Block:
     """The largest, then the longest-lived tensor that is there between ops `first` and `last`."""
-    alive = [b for b in blocks if b.first <= last and first <= b.last and b.name != keep]
+    alive = [b for b in blocks if b.first <= last and first <= b.last]
     return max(alive, key=lambda b: (b.size, b.last - b.first, b.name))
 
 

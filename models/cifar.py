@@ -1,16 +1,10 @@
-"""CIFAR-10 from JPEG folders in zip files, and MLPerf Tiny's ResNet8 for it. Needs PyTorch and Pillow."""
+"""MLPerf Tiny's ResNet8 for CIFAR-10 and the images' augmentation. Needs PyTorch."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import nn
 
-from sateen.errors import DataError
 from sateen.models.digits import Block, _conv
 
 NAME = "resnet8_cifar10"
@@ -33,32 +27,6 @@ class Resnet8(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.adaptive_avg_pool2d(self.blocks(self.stem(x)), 1)
         return self.classifier(torch.flatten(x, 1))
-
-
-def load(path: str | Path, count: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) int64: a seeded random choice of `count`, or all.
-
-    The zip holds one folder of JPEG files for each class. Raises DataError when it cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.endswith(".jpg"))
-            classes = sorted({n.rsplit("/", 2)[-2] for n in names})
-            if count is not None and count < len(names):
-                names = [
-                    names[i] for i in np.sort(np.random.default_rng(seed).permutation(len(names))[:count])
-                ]
-            images = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names]
-    except (OSError, zipfile.BadZipFile) as e:
-        raise DataError(
-            f"{path}: cannot be read ({e}); give a zip of JPEG files in one folder per class"
-        ) from None
-    if not images:
-        raise DataError(f"{path}: holds no JPEG files; give a zip of them in one folder per class")
-    labels = np.array([classes.index(n.rsplit("/", 2)[-2]) for n in names], np.int64)
-    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)), labels
 
 
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

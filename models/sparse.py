@@ -283,7 +283,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from sateen.models import cifar, digits
+    from sateen.models import cifar, digits, images
     from sateen.models.data import digits_split
 
     parser = argparse.ArgumentParser(
@@ -307,8 +307,8 @@ def main(arguments: list[str] | None = None) -> int:
             if options.data is None:
                 raise DataError(f"--model {cifar.NAME} needs --data, the folder of its images")
             model: nn.Module = cifar.Resnet8()
-            train = cifar.load(options.data / "cifar10_train.zip", options.images)
-            test = cifar.load(options.data / "cifar10_test.zip")
+            train = images.load(options.data / "cifar10_train.zip", options.images)
+            test = images.load(options.data / "cifar10_test.zip")
             (x, y), (xt, yt) = ((torch.from_numpy(v) for v in pair) for pair in (train, test))
             augment, shape, positions = cifar.augment, (1, 3, 32, 32), {}
             start = options.start

@@ -237,7 +237,7 @@ def test_graph_net_refuses():
 
 def test_cifar(tmp_path):
     image = pytest.importorskip("PIL.Image")
-    from sateen.models import cifar
+    from sateen.models import cifar, images
 
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as z:
         for label, color in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
@@ -245,10 +245,10 @@ def test_cifar(tmp_path):
                 data = io.BytesIO()
                 image.new("RGB", (32, 32), color).save(data, "JPEG")
                 z.writestr(f"{label}/{i}.jpg", data.getvalue())
-    x, y = cifar.load(tmp_path / "c.zip")
+    x, y = images.load(tmp_path / "c.zip")
     assert x.shape == (6, 3, 32, 32) and x.dtype == np.uint8 and y.tolist() == [0, 0, 0, 1, 1, 1]
     assert abs(int(x[0, 2].min()) - 250) < 5 and abs(int(x[5, 0].min()) - 250) < 5
-    assert len(cifar.load(tmp_path / "c.zip", 4)[1]) == 4
+    assert len(images.load(tmp_path / "c.zip", 4)[1]) == 4
     moved = cifar.augment(torch.from_numpy(x).float(), torch.Generator().manual_seed(0))
     assert moved.shape == x.shape
     net = cifar.Resnet8()
@@ -259,8 +259,8 @@ def test_cifar(tmp_path):
     export(net, tmp_path / "resnet8.onnx", (1, 3, 32, 32))
     (tmp_path / "bad.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="cannot be read"):
-        cifar.load(tmp_path / "bad.zip")
+        images.load(tmp_path / "bad.zip")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     with pytest.raises(DataError, match="holds no JPEG"):
-        cifar.load(tmp_path / "empty.zip")
+        images.load(tmp_path / "empty.zip")
