@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sateen.compiler.emitter import PAGE, Step
+from sateen.compiler.emitter import PAGE, Choice, Step
 from sateen.compiler.fold import fold_inputs
 from sateen.compiler.lower import Lowering
 from sateen.compiler.order import add_tokens, cut_chunks, hoist_loads
@@ -36,6 +37,8 @@ class Program:
     data_size: int
     inputs: tuple[Region, ...]
     outputs: tuple[Region, ...]
+    choices: dict[int, Choice]
+    """For each layer that the array computes."""
 
     @property
     def code(self) -> bytes:
@@ -68,11 +71,16 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
     return config
 
 
-def generate(graph: QuantizedGraph, config: AcceleratorConfig) -> Program:
-    """Fold, place, lower, order. ConfigError where the machine is too small for the model."""
+def generate(
+    graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None
+) -> Program:
+    """Fold, place, lower, order. ConfigError where the machine is too small for the model.
+
+    `dataflows` are those of the machine's that each layer may choose from; all of them if not given.
+    """
     folded, folds = fold_inputs(graph, config)
     placement = place(folded, config)
-    lowered = Lowering(folded, placement, config, folds).result()
+    lowered = Lowering(folded, placement, config, folds, dataflows).result()
     steps = hoist_loads(lowered.steps, lookahead=2 * config.queue_depth)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
@@ -102,6 +110,7 @@ def generate(graph: QuantizedGraph, config: AcceleratorConfig) -> Program:
         data_size=lowered.data_size,
         inputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.inputs),
         outputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.outputs),
+        choices=lowered.choices,
     )
 
 

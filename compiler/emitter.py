@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sateen.compiler.place import Placement, planes_of
@@ -61,6 +62,10 @@ class Ring:
         return base
 
 
+Choice = tuple[str, dict[str, int]]
+"""A layer's dataflow, and the cycles of its MATRIX instructions in each that the machine has."""
+
+
 @dataclass(slots=True)
 class Lowered:
     steps: list[Step]
@@ -68,15 +73,23 @@ class Lowered:
     inputs: list[Region]  # offsets relative to "data"
     outputs: list[Region]
     data_size: int
+    choices: dict[int, Choice]
 
 
 class Emitter:
     """Instructions with what they touch, constants, and where tensors are; what to compute is `lower.Lowering`'s."""
 
     def __init__(
-        self, graph: QuantizedGraph, placement: Placement, config: AcceleratorConfig, folds: dict[str, Fold]
+        self,
+        graph: QuantizedGraph,
+        placement: Placement,
+        config: AcceleratorConfig,
+        folds: dict[str, Fold],
+        dataflows: Sequence[str] | None = None,
     ) -> None:
         self.graph, self.placement, self.config = graph, placement, config
+        self.dataflows = dataflows or config.dataflows
+        self.choices: dict[int, Choice] = {}
         self.steps: list[Step] = []
         self.constants = bytearray()
         self.data_size = 0

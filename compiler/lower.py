@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sateen.compiler.dataflow import Plan, Source, plan
 from sateen.compiler.emitter import Access, Emitter, Lowered, View
 from sateen.compiler.place import planes_of, rows_needed
 from sateen.compiler.tiles import (
     Chunk,
-    chunks,
+    Packed,
     concat_tile,
     identity_code,
     linear_tile,
@@ -41,7 +42,9 @@ class Lowering(Emitter):
                     t in o.inputs for o in self.graph.ops[self.layer + 1 :]
                 ):
                     self.bring(t, self.view(t, 0, 0, 0), self.graph.tensors[t].shape[0])
-        return Lowered(self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size)
+        return Lowered(
+            self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size, self.choices
+        )
 
     def _must_store(self, tensor: str) -> bool:
         return tensor in self.memory
@@ -114,41 +117,36 @@ class Lowering(Emitter):
             "dilation_y": dilation[0],
         }
 
-    def _sources(self, op: Linear | Concat, tile: int) -> list[tuple[str, np.ndarray, int]]:
+    def _sources(self, op: Linear | Concat, tile: int) -> list[Source]:
         if isinstance(op, Linear):
             dense, word0 = linear_tile(op, tile, self.config)
-            return [(op.input, dense, word0)]
-        return concat_tile(op, self.graph, tile, self.config)
+            return [Source.of(op.input, dense, word0, self.config)]
+        return [
+            Source.of(t, d, w0, self.config) for t, d, w0 in concat_tile(op, self.graph, tile, self.config)
+        ]
+
+    def _plan(self, op: Linear | Concat, sources: list[list[Source]]) -> Plan:
+        """In the faster dataflow of those that the machine has; the first of equals, weight-stationary."""
+        height, width, _ = self.graph.tensors[op.output].shape
+        rows = self.placement.stripes[self.layer].rows
+        stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
+        plans = [plan(sources, stripes, width, self.config, d) for d in self.dataflows]
+        chosen = min(plans, key=lambda p: p.cycles)
+        self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
+        return chosen
 
     def _matrix_op(self, op: Linear | Concat) -> None:
         config = self.config
         _, w_out, channels = self.graph.tensors[op.output].shape
         tiles = output_tiles(channels, config)
-        half, quarter = config.weight_depth // 2, config.weight_depth // 4
-        packed = [[(t, pack_tile(d, config), w0) for t, d, w0 in self._sources(op, j)] for j in range(tiles)]
-        sizes = [sum(p.size for _, p, _ in per) for per in packed]
-        needed = [n // config.rows for n in sizes]
-        stripe_rows = self.placement.stripes[self.layer].rows
-        tile_h, tile_w = self._tile_shape(stripe_rows, w_out, max(needed))
-        once = (
-            stripe_rows >= self.graph.tensors[op.output].shape[0]
-            and tile_h >= stripe_rows
-            and tile_w >= w_out
-        )
-        if sum(sizes) <= config.weight_depth and not once:
-            mode, limit = "resident", half
-        elif max(sizes) <= half and not once:
-            mode, limit = "tile", half
-        else:
-            mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
-        parts = [[c for t, p, w0 in per for c in chunks(t, p, w0, limit, config)] for per in packed]
-        sources = [[self.constant(c.words.tobytes()) for c in per] for per in parts]
-        index_sources = [
-            [0 if c.indices is None else self.constant(c.indices.tobytes()) for c in per] for per in parts
-        ]
+        origin = [self._sources(op, j) for j in range(tiles)]
+        layer = self._plan(op, origin)
+        mode, parts = layer.mode, layer.chunks
+        packed = [[pack_tile(s.dense, s.shape, config, layer.dataflow) for s in per] for per in origin]
+        sources = [[self._weights(c, packed[j][c.source]) for c in per] for j, per in enumerate(parts)]
         bases: dict[tuple[int, int], int] = {}
         if mode == "resident":
-            start = self.weights.take(sum(sizes))
+            start = self.weights.take(layer.size)
             for j, per in enumerate(parts):
                 for k, c in enumerate(per):
                     bases[j, k] = start
@@ -161,9 +159,10 @@ class Lowering(Emitter):
             if (j, k) not in resident:
                 if mode != "resident":
                     bases[j, k] = self.weights.take(c.size)
-                self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, sources[j][k])
-                if c.indices is not None:
-                    self.load_constant(Target.INDEX, "index", bases[j, k], c.size, index_sources[j][k])
+                weights, indices = sources[j][k]
+                self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
+                if indices is not None:
+                    self.load_constant(Target.INDEX, "index", bases[j, k], c.size, indices)
                 if mode != "chunk":
                     resident.add((j, k))
             return bases[j, k]
@@ -182,11 +181,7 @@ class Lowering(Emitter):
         for r0, r1, views in self._stripe_views(op):
             if mode == "tile":
                 resident.clear()
-            spans = [
-                (y, min(y + tile_h, r1), x, min(x + tile_w, w_out))
-                for y in range(r0, r1, tile_h)
-                for x in range(0, w_out, tile_w)
-            ]
+            spans = layer.spans(r0, r1, w_out)
             if mode == "resident":
                 for y0, y1, x0, x1 in spans:
                     for j in range(tiles):
@@ -200,27 +195,11 @@ class Lowering(Emitter):
                 if self._must_store(op.output):
                     self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
 
-    def _tile_shape(self, rows: int, width: int, tiles: int) -> tuple[int, int]:
-        """Rows and columns of an accumulator tile: few tiles waste few start-ups, small ones drain sooner.
-
-        `tiles` weight tiles pass over each pixel.
-        """
-        c = self.config
-        if width > c.acc_depth:
-            return 1, -(-width // -(-width // c.acc_depth))
-        overhead = c.rows + 12  # cycles of a MATRIX beside its passes
-        tallest = min(rows, c.acc_depth // width)
-        best = None
-        for parts in range(-(-rows // tallest), rows + 1):
-            h = -(-rows // parts)
-            pixels = h * width
-            matrix = tiles * max(pixels, c.rows) + overhead
-            drain = pixels * (c.cols // c.vector_lanes) + 12
-            cost = -(-rows // h) * max(matrix, drain) + drain
-            if best is None or cost < best[0]:
-                best = (cost, h)
-        assert best is not None
-        return best[1], width
+    def _weights(self, c: Chunk, packed: Packed) -> tuple[int, int | None]:
+        """Where a chunk's weights and indices are in memory."""
+        words, indices = packed
+        weights = self.constant(c.part(words))
+        return weights, None if indices is None else self.constant(c.part(indices))
 
     def _matrix(
         self, op: Linear | Concat, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
@@ -238,7 +217,7 @@ class Lowering(Emitter):
         left = x0 * stride[1] - pads[1] + c.kx0 * dilation[1]
         window = self._window(v, top, left, w_in, h_in, stride, dilation)
         window["base"] = (window["base"] + c.c0) % self.config.act_depth
-        indexed = c.indices is not None
+        indexed = c.shape.indexed
         tiles: list[Access] = [
             (space, weight_base, weight_base + c.size) for space in ("weight", "index")[: 1 + indexed]
         ]
@@ -247,8 +226,8 @@ class Lowering(Emitter):
             [v.rows(low, high), *tiles],
             [bank],
             **window,
-            kernel_w=c.kx1 - c.kx0, kernel_h=c.ky1 - c.ky0, channel_words=c.c1 - c.c0,
-            out_w=x1 - x0, out_h=y1 - y0, passes=c.passes, weight_base=weight_base, indexed=int(indexed),
+            **c.fields(y1 - y0, x1 - x0, self.config),
+            weight_base=weight_base, indexed=int(indexed),
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
         )  # fmt: skip
 

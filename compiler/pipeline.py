@@ -21,7 +21,7 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.quantize import accumulator_bits, quantize
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import dense_macs, needed_macs, schedule
-from sateen.config import AcceleratorConfig
+from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import BuildError, ConfigError, ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
@@ -39,6 +39,7 @@ DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
 MANIFEST = "manifest.json"
 
 KEEP = "keep"
+AUTO = "auto"
 
 
 def compile_model(
@@ -51,6 +52,7 @@ def compile_model(
     power_of_two: bool = False,
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
+    dataflow: str = AUTO,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest. On any error an earlier build there is left as it was.
@@ -62,6 +64,7 @@ def compile_model(
     power_of_two : all scales are powers of two
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
+    dataflow : one of the machine's for all layers; "auto" chooses the faster for each
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -98,7 +101,7 @@ def compile_model(
         )
     config = specialise(config, quantized, bits)
     step("schedule", 0.5)
-    program = generate(quantized, config)
+    program = generate(quantized, config, _dataflows(config, dataflow))
     step("Verilog", 0.7)
     verilog = emit_verilog(config)
     step("write", 0.95)
@@ -142,6 +145,19 @@ def _sparse(
         if conv.groups == 1 and (broken := violation(conv, pattern)):
             raise ModelError(f"{broken}; prune it with --sparsity-method {', '.join(METHODS)}")
     return found
+
+
+def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:
+    if dataflow == AUTO:
+        return config.dataflows
+    if dataflow not in DATAFLOWS:
+        raise ConfigError(f"dataflow '{dataflow}' is unknown; it must be {AUTO}, {' or '.join(DATAFLOWS)}")
+    if dataflow not in config.dataflows:
+        raise ConfigError(
+            f"dataflow {dataflow}: configuration '{config.name}' is built for {', '.join(config.dataflows)}; "
+            "add it to the configuration's dataflows"
+        )
+    return (dataflow,)
 
 
 def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:

@@ -85,6 +85,7 @@ def _layer(
     start = min((e.start for e in events), default=previous_end)
     end = max((e.done + 1 for e in events), default=previous_end)
     cycles = max(0, end - previous_end)
+    dataflow, choice = program.choices.get(index, (None, {}))
     shapes = graph.tensors
     tensors = {
         t: ("on chip" if t in program.placement.on_chip else "memory") for t in (*op.inputs, op.output)
@@ -102,6 +103,8 @@ def _layer(
         "macs": macs,
         "dense_macs": dense_macs(op, graph),
         "cycles": cycles,
+        "dataflow": dataflow,
+        "dataflow_cycles": choice,
         "start": start,
         "end": end,
         "matrix_cycles": busy(Engine.MATRIX),

@@ -6,16 +6,47 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sateen.config import AcceleratorConfig
+from sateen.config import OUTPUT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError, ModelError
 from sateen.hw.packing import index_words, tile_words
 from sateen.ir.quantized import Concat, Linear, QuantizedGraph
+
+Packed = tuple[np.ndarray, np.ndarray | None]
+"""Weight words and index words, (KH, KW, words of a tap, bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one output tile's weights take: (kh, kw, words) array tiles of `passes`, in either dataflow."""
+
+    kh: int
+    kw: int
+    words: int
+    passes: int
+    last_groups: int
+    """Groups of the last channel word that hold any weight; output-stationary leaves the others out."""
+    indexed: bool
+
+    def word_rows(self, config: AcceleratorConfig) -> int:
+        """Weight words of a tap's channel word."""
+        return config.rows * self.passes
+
+    def tap_rows(self, config: AcceleratorConfig, dataflow: str) -> int:
+        """Weight words of a tap."""
+        spare = config.rows - self.last_groups if dataflow == OUTPUT_STATIONARY else 0
+        return self.words * self.word_rows(config) - spare * self.passes
+
+    def size(self, config: AcceleratorConfig, dataflow: str) -> int:
+        """Words of the weight buffer."""
+        return self.kh * self.kw * self.tap_rows(config, dataflow)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A part of one output tile's reduction: kernel rows [ky0, ky1), columns [kx0, kx1), channel words [c0, c1)."""
 
+    source: int
+    """Which of the inputs that reach into the output tile, and its name."""
     input: str
     ky0: int
     ky1: int
@@ -23,26 +54,35 @@ class Chunk:
     kx1: int
     c0: int
     c1: int
-    passes: int
-    words: np.ndarray  # (rows_of_tiles, weight_word_bytes) bytes
-    indices: np.ndarray | None  # (rows_of_tiles, index_word_bytes) bytes, if the layer has them
+    tap: slice
+    """Of a tap's weight words."""
+    shape: Shape
+    dataflow: str
 
     @property
     def size(self) -> int:
-        return len(self.words)
+        """Words of the weight buffer."""
+        return (self.ky1 - self.ky0) * (self.kx1 - self.kx0) * (self.tap.stop - self.tap.start)
 
+    def fields(self, out_h: int, out_w: int, config: AcceleratorConfig) -> dict[str, int]:
+        """Those fields of its MATRIX that set the time it takes."""
+        stationary = self.dataflow == OUTPUT_STATIONARY
+        words = self.c1 - self.c0
+        last = self.tap.stop - self.tap.start - (words - 1) * self.shape.word_rows(config)
+        return {
+            "kernel_h": self.ky1 - self.ky0,
+            "kernel_w": self.kx1 - self.kx0,
+            "channel_words": words,
+            "passes": self.shape.passes,
+            "out_h": out_h,
+            "out_w": out_w,
+            "output_stationary": int(stationary),
+            "last_steps": last if stationary else 0,
+        }
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """All weights of one output tile: bytes (KH, KW, words, passes * rows, ...)."""
-
-    words: np.ndarray  # ... weight_word_bytes
-    indices: np.ndarray | None  # ... index_word_bytes; None where the passes take the elements in order
-
-    @property
-    def size(self) -> int:
-        """In words of the weight buffer."""
-        return self.words.size // self.words.shape[-1]
+    def part(self, words: np.ndarray) -> bytes:
+        """Its own of an output tile's packed words (KH, KW, tap_rows, bytes)."""
+        return words[self.ky0 : self.ky1, self.kx0 : self.kx1, self.tap].tobytes()
 
 
 def identity_code(config: AcceleratorConfig) -> int:
@@ -104,72 +144,91 @@ def concat_tile(
     return out
 
 
-def pack_tile(dense: np.ndarray, config: AcceleratorConfig) -> Packed:
-    """Pack (KH, KW, words * elements, cols) codes.
+def tile_shape(dense: np.ndarray, config: AcceleratorConfig) -> Shape:
+    """What (KH, KW, words * elements, cols) codes take.
 
     With indices, each group keeps its nonzeros alone: pass p holds the p-th run of `lanes` of them. The fullest group
     sets the passes, so that an N:M pattern with n * group/m <= lanes takes one. Where the elements in order, up to
     the last one that is used, take no more passes, there are no indices.
     """
-    kh, kw, elements, cols = dense.shape
-    words = elements // config.elements
-    split = dense.reshape(kh, kw, words, config.rows, config.group, cols)
-    nonzero = config.weight.fixed(split) != 0
+    nonzero = _grouped(dense, config)
+    kh, kw, words, *_ = nonzero.shape
     used = np.flatnonzero(nonzero.any((0, 1, 2, 3, 5)))
-    passes = max(1, -(-int(used.max(initial=-1) + 1) // config.lanes))
+    in_order = max(1, -(-int(used.max(initial=-1) + 1) // config.lanes))
     fullest = max(1, -(-int(nonzero.sum(4).max(initial=0)) // config.lanes))
+    indexed = config.indexed and fullest < in_order
+    last = np.flatnonzero(nonzero[:, :, -1].any((0, 1, 3, 4)))
+    return Shape(kh, kw, words, fullest if indexed else in_order, int(last.max(initial=0)) + 1, indexed)
+
+
+def pack_tile(dense: np.ndarray, shape: Shape, config: AcceleratorConfig, dataflow: str) -> Packed:
+    """Weight words and index words, both (KH, KW, tap_rows, bytes), of (KH, KW, words * elements, cols) codes."""
+    nonzero = _grouped(dense, config)
+    split = dense.reshape(nonzero.shape)
+    picked = shape.passes * config.lanes
     indices = None
-    if config.indexed and fullest < passes:
-        passes = fullest
-        indices = np.argsort(~nonzero, axis=4, kind="stable")[:, :, :, :, : passes * config.lanes]
+    if shape.indexed:
+        indices = np.argsort(~nonzero, axis=4, kind="stable")[:, :, :, :, :picked]
         split = np.take_along_axis(split, indices, axis=4)
     else:
-        split = split[:, :, :, :, : passes * config.lanes]
+        split = split[:, :, :, :, :picked]
 
     def arrange(fields: np.ndarray) -> np.ndarray:
-        """To (kh, kw, word, pass, row, col, lane), as the array takes them."""
-        parts = fields.reshape(kh, kw, words, config.rows, passes, config.lanes, cols)
-        return parts.transpose(0, 1, 2, 4, 3, 6, 5)
+        """To (kh * kw, weight words of a tap, col, lane), as the array takes them."""
+        parts = fields.reshape(-1, shape.words, config.rows, shape.passes, config.lanes, config.cols)
+        order = (0, 1, 2, 3, 5, 4) if dataflow == OUTPUT_STATIONARY else (0, 1, 3, 2, 5, 4)
+        rows = parts.transpose(order).reshape(len(parts), -1, config.cols, config.lanes)
+        return rows[:, : shape.tap_rows(config, dataflow)]
 
-    shape = (kh, kw, words, passes * config.rows, -1)
-    codes = tile_words(arrange(split), config).reshape(shape)
+    lead = (shape.kh, shape.kw, shape.tap_rows(config, dataflow), -1)
+    codes = tile_words(arrange(split), config).reshape(lead)
     if indices is None:
-        return Packed(codes, None)
-    return Packed(codes, index_words(arrange(indices.astype(np.uint8)), config).reshape(shape))
+        return codes, None
+    return codes, index_words(arrange(indices.astype(np.uint8)), config).reshape(lead)
 
 
-def chunks(input: str, packed: Packed, word0: int, limit: int, config: AcceleratorConfig) -> list[Chunk]:
-    """Cut one output tile's weights into chunks of at most `limit` words: by kernel rows, then columns, then words."""
-    kh, kw, words, rows, _ = packed.words.shape
+def _grouped(dense: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Which codes are not zero, as (KH, KW, words, rows, group, cols)."""
+    kh, kw, elements, cols = dense.shape
+    shape = (kh, kw, elements // config.elements, config.rows, config.group, cols)
+    return (config.weight.fixed(dense) != 0).reshape(shape)
+
+
+def chunks(
+    source: int, input: str, shape: Shape, word0: int, limit: int, config: AcceleratorConfig, dataflow: str
+) -> list[Chunk]:
+    """Cut one output tile's weights on one input into chunks of at most `limit` words.
+
+    By kernel rows if that is enough, else by columns, else by channel words.
+    """
+    kh, kw, words = shape.kh, shape.kw, shape.words
+    rows, tap = shape.word_rows(config), shape.tap_rows(config, dataflow)
     if rows > limit:
         raise ConfigError(
             f"weight buffer: one tile takes {rows} words, half the buffer has {limit}; raise weight_depth"
         )
 
     def chunk(ky0: int, ky1: int, kx0: int, kx1: int, c0: int, c1: int) -> Chunk:
-        def part(tiles: np.ndarray) -> np.ndarray:
-            return tiles[ky0:ky1, kx0:kx1, c0:c1].reshape(-1, tiles.shape[-1])
+        part = slice(c0 * rows, min(c1 * rows, tap))
+        return Chunk(source, input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, part, shape, dataflow)
 
-        indices = None if packed.indices is None else part(packed.indices)
-        passes = rows // config.rows
-        return Chunk(input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, passes, part(packed.words), indices)
-
-    out = []
-    if kw * words * rows <= limit:
-        step = limit // (kw * words * rows)
-        step = -(-kh // -(-kh // step))  # even chunks
-        out = [chunk(y, min(y + step, kh), 0, kw, 0, words) for y in range(0, kh, step)]
-    elif words * rows <= limit:
-        step = limit // (words * rows)
-        step = -(-kw // -(-kw // step))
-        out = [chunk(y, y + 1, x, min(x + step, kw), 0, words) for y in range(kh) for x in range(0, kw, step)]
-    else:
-        step = limit // rows
-        step = -(-words // -(-words // step))
-        out = [
-            chunk(y, y + 1, x, x + 1, c, min(c + step, words))
-            for y in range(kh)
-            for x in range(kw)
-            for c in range(0, words, step)
+    if kw * tap <= limit:
+        step = _even(kh, limit // (kw * tap))
+        return [chunk(y, min(y + step, kh), 0, kw, 0, words) for y in range(0, kh, step)]
+    if tap <= limit:
+        step = _even(kw, limit // tap)
+        return [
+            chunk(y, y + 1, x, min(x + step, kw), 0, words) for y in range(kh) for x in range(0, kw, step)
         ]
-    return out
+    step = _even(words, limit // rows)
+    return [
+        chunk(y, y + 1, x, x + 1, c, min(c + step, words))
+        for y in range(kh)
+        for x in range(kw)
+        for c in range(0, words, step)
+    ]
+
+
+def _even(n: int, most: int) -> int:
+    """The size of chunks of n, as few as `most` allows and then as even."""
+    return -(-n // -(-n // most))

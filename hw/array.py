@@ -1,12 +1,16 @@
-"""The systolic array: rows × cols processing elements, weight-stationary.
+"""The systolic array: rows × cols processing elements.
 
-Activations are broadcast along a row and enter row r r cycles late; partial sums move down the columns, a row
-a cycle, so all columns of an activation word leave together. Codes are decoded once, at the edge.
+Weight-stationary: activations are broadcast along a row and enter row r r cycles late; partial sums move down the
+columns, a row a cycle, so all columns of an activation word leave together. A tile's weights enter in the same
+wave, one row a cycle, each row just ahead of its first activation: the old weights are in use up to the cycle in
+which the new ones are taken. So loading hides behind the wave itself, without a second set of registers in the
+elements, and passes may follow one another every `rows` cycles (see docs/adr/0010-weight-wave.md).
 
-A tile's weights enter in the same wave, one row a cycle, each row just ahead of its first activation: the old
-weights are in use up to the cycle in which the new ones are taken. So loading hides behind the wave itself,
-without a second set of registers in the elements, and passes may follow one another every `rows` cycles (see
-docs/adr/0010-weight-wave.md).
+Output-stationary, where the configuration has it: each row has a pixel of its own, all rows meet the same weights
+in the same cycle, an element adds to its own sum, and complete sums move down the columns
+(docs/adr/0013-two-dataflows.md).
+
+Codes are decoded once, at the edge.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -40,7 +44,26 @@ class SystolicArray(wiring.Component):
         With `i_weight`: lane l takes element i_pass*lanes + l. Only if there is more than one pass.
     o_psum : Out
         `cols` sums of acc_bits, kept until the next.
+
+    Only if `config.output_stationary`:
+
+    i_stationary : In(1)
+        The dataflow; constant while words, steps or sums are under way. If 1, `i_load` is 0, and `i_valid` marks a
+        pixel's word, those of row 0, 1, … in consecutive cycles.
+    i_capture : In(1)
+        With the last row's word: steps from this cycle on are on these words, beginning with group 0.
+    i_step : In(1)
+        `i_weight` meets the current group of every row.
+    i_next : In(1)
+        Belongs to `i_step`: the next step is on the next group.
+    i_first, i_last : In(1)
+        Belong to `i_step`: it begins new sums; it completes them. Those of the last row come on `o_psum`
+        `step_latency` cycles later, those of the row above in the next cycle, and so on: the next `i_first`
+        must be `rows` cycles later at least.
     """
+
+    step_latency = 1 + 1 + PE.latency
+    """Cycles from a step's weights to the last row's sums: the edge's register, the element's, and its own two."""
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
@@ -55,6 +78,9 @@ class SystolicArray(wiring.Component):
             members["i_pass"] = In(range(config.dense_passes))
         if config.indexed:
             members |= {"i_index": In(config.index_word_bits), "i_indexed": In(1)}
+        if config.output_stationary:
+            names = ("i_stationary", "i_capture", "i_step", "i_next", "i_first", "i_last")
+            members |= {name: In(1) for name in names}
         super().__init__(members)
 
     @property
@@ -70,19 +96,34 @@ class SystolicArray(wiring.Component):
         m = Module()
         rows, cols = self.config.rows, self.config.cols
         valid, load = self._waves(m)
+        switch = {}
+        if self.config.output_stationary:
+            switch, (stepping, loading, multiplying) = self._switch(m)
+            # all rows step at once
+            enter = [Mux(self.i_stationary, stepping, valid[r]) for r in range(rows)]
+            take = [Mux(self.i_stationary, loading, load[r + 1]) for r in range(rows)]
+            multiply = [Mux(self.i_stationary, multiplying, valid[r + 1]) for r in range(rows)]
+            accumulate = [self.i_stationary | valid[r + 2] for r in range(rows)]
+        else:
+            enter = [valid[r] for r in range(rows)]
+            take = [load[r + 1] for r in range(rows)]
+            multiply = [valid[r + 1] for r in range(rows)]
+            accumulate = [valid[r + 2] for r in range(rows)]
         weights = self._weights(m, load)
+        groups = self._groups(m, valid)
         psums = [Const(0, signed(self.config.acc_bits))] * cols
         for row in range(rows):
-            activations = self._activations(m, row, valid)
+            activations = self._operands(m, row, groups[row], enter[row])
             for col in range(cols):
                 m.submodules[f"pe_{row}_{col}"] = pe = self._pe()
                 m.d.comb += [
                     Value.cast(pe.activations).eq(activations),
                     Value.cast(pe.weights).eq(weights[col]),
-                    pe.load.eq(load[row + 1]),
-                    pe.multiply.eq(valid[row + 1]),
-                    pe.accumulate.eq(valid[row + 2]),
+                    pe.load.eq(take[row]),
+                    pe.multiply.eq(multiply[row]),
+                    pe.accumulate.eq(accumulate[row]),
                     pe.psum_in.eq(psums[col]),
+                    *(getattr(pe, name).eq(value) for name, value in switch.items()),
                 ]
                 psums[col] = pe.psum
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
@@ -97,6 +138,7 @@ class SystolicArray(wiring.Component):
             weight=c.weight,
             multiplier=c.multiplier,
             acc_bits=c.acc_bits,
+            output_stationary=c.output_stationary,
         )
 
     def _waves(self, m: Module) -> tuple[Value, Value]:
@@ -111,9 +153,37 @@ class SystolicArray(wiring.Component):
             waves.append(Cat(source, wave))
         return waves[0], waves[1]
 
+    def _switch(self, m: Module) -> tuple[dict[str, Value], tuple[Signal, Signal, Signal]]:
+        """What tells an element where its sum goes on, and a step in the cycles after `i_step`."""
+        rows = self.config.rows
+        step = Signal(3)  # by age, from 1 on
+        first = Signal(3)
+        last = Signal(3)
+        m.d.sync += [
+            step.eq(Cat(self.i_step, step)),
+            first.eq(Cat(self.i_first & self.i_step, first)),
+            last.eq(Cat(self.i_last & self.i_step, last)),
+        ]
+        moving = Signal(range(max(rows, 2)))  # steps that complete sums still have to go down
+        with m.If(last[2]):
+            m.d.sync += moving.eq(rows - 1)
+        with m.Elif(moving.any()):
+            m.d.sync += moving.eq(moving - 1)
+        own = Signal()
+        m.d.sync += own.eq(self.i_stationary & ~Mux(last[2], rows > 1, moving > 1))
+        switch = {
+            "discard": self.i_stationary,
+            "own": own,
+            "fresh": first[2],
+        }
+        return switch, (step[0], step[0], step[1])
+
     def _weights(self, m: Module, load: Value) -> list[Value]:
         """The decoded weight row, one value per column, in the cycle after `i_weight`."""
         c = self.config
+        coming = load[: c.rows].any()
+        if c.output_stationary:
+            coming = coming | self.i_step
         columns = []
         for col in range(c.cols):
             lanes = []
@@ -123,7 +193,7 @@ class SystolicArray(wiring.Component):
                     operand_shape(c.weight, c.multiplier), name=f"weight_{col}_{lane}", reset_less=True
                 )
                 index = Signal(c.index_bits, name=f"index_{col}_{lane}", reset_less=True)
-                with m.If(load[: c.rows].any()):
+                with m.If(coming):
                     m.d.sync += [
                         Value.cast(operand).eq(decode(c.weight, c.multiplier, code)),
                         index.eq(self._index(col, lane)),
@@ -142,21 +212,61 @@ class SystolicArray(wiring.Component):
             return counted
         return Mux(self.i_indexed, self.i_index.word_select(col * c.lanes + lane, c.index_bits), counted)
 
-    def _activations(self, m: Module, row: int, valid: Value) -> Value:
-        """The row's group, decoded, `row` + 1 cycles after `i_activation`; codes wait, being narrower."""
+    def _groups(self, m: Module, valid: Value) -> list[Value]:
+        """Each row's group of codes: r cycles late in row r, or of the row's own pixel."""
         c = self.config
-        codes = self.i_activation.word_select(row, c.group * c.activation.bits)
-        for age in range(row):
-            late = Signal(codes.shape(), name=f"codes_{row}_{age}", reset_less=True)
-            with m.If(valid[age]):
-                m.d.sync += late.eq(codes)
-            codes = late
+        width = c.group * c.activation.bits
+        if not c.output_stationary:
+            groups = []
+            for row in range(c.rows):
+                codes = self.i_activation.word_select(row, width)
+                for age in range(row):
+                    late = Signal(width, name=f"codes_{row}_{age}", reset_less=True)
+                    with m.If(valid[age]):
+                        m.d.sync += late.eq(codes)
+                    codes = late
+                groups.append(codes)
+            return groups
+
+        # Words for all rows but the last wait until its comes, the first one deepest.
+        staged = []
+        word = self.i_activation
+        for k in range(c.rows - 1):
+            stage = Signal(c.act_word_bits, name=f"staged_{k}", reset_less=True)
+            with m.If(self.i_valid):
+                m.d.sync += stage.eq(word)
+            staged.append(stage)
+            word = stage
+        words = [*reversed(staged), self.i_activation]
+        advance = Signal()  # the step of the cycle before was the last on its group
+        m.d.sync += advance.eq(self.i_step & self.i_next)
+        return [self._row(m, row, words[row], advance) for row in range(c.rows)]
+
+    def _row(self, m: Module, row: int, word: Value, advance: Signal) -> Value:
+        """One shift register of groups for both: it holds the row's pixel, or delays the row by its number."""
+        c = self.config
+        width = c.group * c.activation.bits
+        mine = self.i_activation.word_select(row, width)
+        held = [Signal(width, name=f"held_{row}_{k}", reset_less=True) for k in range(c.rows)]
+        with m.If(self.i_stationary & self.i_capture):
+            m.d.sync += Cat(held).eq(word)
+        with m.Elif(self.i_stationary & advance):
+            m.d.sync += Cat(held[:-1]).eq(Cat(held[1:]))
+        if row == 0:
+            return Mux(self.i_stationary, held[0], mine)
+        with m.Elif(~self.i_stationary):
+            m.d.sync += Cat(held[:row]).eq(Cat(*held[1:row], mine))
+        return held[0]
+
+    def _operands(self, m: Module, row: int, codes: Value, enter: Value) -> Value:
+        """The row's group, decoded."""
+        c = self.config
         operands = []
         for k in range(c.group):
             operand = Signal(
                 operand_shape(c.activation, c.multiplier), name=f"activation_{row}_{k}", reset_less=True
             )
-            with m.If(valid[row]):
+            with m.If(enter):
                 m.d.sync += Value.cast(operand).eq(
                     decode(c.activation, c.multiplier, codes.word_select(k, c.activation.bits))
                 )

@@ -116,6 +116,10 @@ MATRIX = data.StructLayout(
         "acc_base": unsigned(16),
         "accumulate": unsigned(1),  # 0: the first weight tile overwrites; 1: it adds too
         "padding": unsigned(8),  # the activation code that padding reads
+        "output_stationary": unsigned(
+            1
+        ),  # 1: a row of the array computes a pixel, else a part of the reduction
+        "last_steps": unsigned(12),  # weight words of a tap's last channel word, if output_stationary
     }
 )
 

@@ -1,21 +1,25 @@
-"""The matrix engine executes MATRIX: passes of activation words through the array into the accumulators.
+"""The matrix engine executes MATRIX: activation words and weights through the array into the accumulators.
 
-Each pass reads its tile's weights and its words in one wave (see hw/array.py), so passes follow one another
-without a gap, or every `pass_interval` cycles where a pass has fewer words than that.
+Weight-stationary: each pass reads its tile's weights and its words in one wave (see hw/array.py), so passes follow
+one another without a gap, or every `pass_interval` cycles where a pass has fewer words than that.
+Output-stationary: see hw/steps.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.ports import ReadPort
-from sateen.hw.window import MATRIX_ORDER, Window
+from sateen.hw.steps import STEP_BITS, Results, Run, Steps
+from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Window
 
 ACTIVATION_LATENCY = 2
 WEIGHT_LATENCY = 1
@@ -36,9 +40,15 @@ def matrix_cycles(fields, config: AcceleratorConfig) -> int:
         The fields of isa.MATRIX as integers.
     """
     get = fields.__getitem__ if isinstance(fields, Mapping) else lambda name: getattr(fields, name)
-    words = int(get("out_h")) * int(get("out_w"))
-    passes = int(get("kernel_h")) * int(get("kernel_w")) * int(get("channel_words")) * int(get("passes"))
-    return (passes - 1) * pass_interval(words, config) + words + _drain(config)
+    taps, words = int(get("kernel_h")) * int(get("kernel_w")), int(get("channel_words"))
+    if get("output_stationary"):
+        rows, last_steps = config.rows, int(get("last_steps"))
+        runs = int(get("out_h")) * -(-int(get("out_w")) // rows)
+        turns = taps * (words - 1) * rows * int(get("passes")) + (taps - 1) * max(rows, last_steps)
+        return runs * (turns + last_steps + rows - 1) + 1 + _drain(config)
+    pixels = int(get("out_h")) * int(get("out_w"))
+    passes = taps * words * int(get("passes"))
+    return (passes - 1) * pass_interval(pixels, config) + pixels + _drain(config)
 
 
 def _announce(config: AcceleratorConfig) -> int:
@@ -47,8 +57,27 @@ def _announce(config: AcceleratorConfig) -> int:
 
 
 def _drain(config: AcceleratorConfig) -> int:
-    """Cycles from the read of the last word to its sums being written: `done` comes with the write."""
+    """Cycles from the read of the last word to its sums being written: `done` comes with the write.
+
+    As many as from the read of the last step's weights, where the rows leave the array one after another.
+    """
     return _announce(config) + Accumulator.latency - 1
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """What happens in this cycle."""
+
+    read: Signal
+    """An activation word is read."""
+    pass_start: Signal
+    """It is a pass's first; not if output-stationary."""
+    end: Value
+    """It is the last, or, if output-stationary, the last weights are read."""
+    stationary: Value
+    """The instruction is output-stationary."""
+    steps: Steps | None
+    """Only if the machine has both dataflows."""
 
 
 class MatrixEngine(wiring.Component):
@@ -96,52 +125,113 @@ class MatrixEngine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.window = window = Window(order=MATRIX_ORDER, addr_bits=len(self.act_read.addr))
         fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])
-        read, pass_start = self._sequence(m, fields, window)
-        psums = self._compute(m, fields, window, read, pass_start)
-        self._collect(m, fields, window, read, psums)
+        m.submodules.window = window = Window(
+            order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
+            addr_bits=len(self.act_read.addr),
+            tile_width=self.config.rows,
+        )
+        m.submodules.array = array = SystolicArray(config=self.config)
+        m.submodules.accumulator = accumulator = Accumulator(config=self.config)
+        sequence = self._sequence(m, fields, window)
+        self._compute(m, fields, window, sequence, array)
+        self._collect(m, fields, window, sequence, array, accumulator)
         return m
 
-    def _sequence(self, m: Module, fields: data.View, window: Window) -> tuple[Signal, Signal]:
-        """Step through the window and read the buffers; return "a word is read", "it is a pass's first"."""
+    def _sequence(self, m: Module, fields: data.View, window: Window) -> _Sequence:
+        """Step through the window and read the buffers."""
+        rows = self.config.rows
         interval = pass_interval(1, self.config)
         running = Signal()
         read = Signal()
         pass_start = Signal()
-        wait = Signal(range(interval))  # cycles until the next pass may begin
+        wait = Signal(range(interval))  # cycles until the next pass, or turn, may begin
+        stationary: Value = Const(0)
+        steps = None
+        counts: dict[str, Value] = {}
+        on_chip: Value = window.inside
+        if self.config.output_stationary:
+            wait = Signal(STEP_BITS)
+            stationary = Signal()
+            with m.If(self.start):
+                m.d.sync += stationary.eq(fields.output_stationary)
+            os = fields.output_stationary
+            counts = {
+                "tile_y": Mux(os, fields.out_h, 1),
+                "tile_x": Mux(os, (fields.out_w + rows - 1) >> exact_log2(rows), 1),
+                "p": Mux(os, 1, fields.passes),
+                "oy": Mux(os, 1, fields.out_h),
+                "ox": Mux(os, rows, fields.out_w),
+            }
+        end = read & window.last[next(iter(window.levels))]
         m.d.comb += [
-            *window.set(fields),
+            *window.set(fields, **counts),
             window.load.eq(self.start),
             read.eq(running & ~(window.first.oy & wait.any())),
-            pass_start.eq(read & window.first.oy),
+            pass_start.eq(read & window.first.oy & ~stationary),
             window.step.eq(read),
-            self.act_read.en.eq(read & window.inside),
             self.act_read.addr.eq(window.addr),
-            # a row in each of the first `rows` cycles of the pass
-            self.weight_read.en.eq(pass_start | (wait > interval - self.config.rows)),
         ]
-        with m.If(pass_start):
-            m.d.sync += wait.eq(interval - 1)
-        with m.Elif(wait.any()):
-            m.d.sync += wait.eq(wait - 1)
+        # a row in each of the first `rows` cycles of the pass
+        weights = pass_start | (~stationary & (wait > interval - rows))
 
         weight_addr = self.weight_read.addr
         with m.If(self.start):
             m.d.sync += [running.eq(1), weight_addr.eq(fields.weight_base)]
         with m.Else():
-            with m.If(read & window.last[MATRIX_ORDER[0]]):
+            with m.If(end):
                 m.d.sync += running.eq(0)
             with m.If(self.weight_read.en):
                 m.d.sync += weight_addr.eq(weight_addr + 1)  # wraps at the buffer's size
-        return read, pass_start
+        with m.If(pass_start):
+            m.d.sync += wait.eq(interval - 1)
+        with m.Elif(wait.any()):
+            m.d.sync += wait.eq(wait - 1)
+
+        if self.config.output_stationary:
+            steps, row_used = self._turns(m, fields, window, read & stationary, weight_addr, wait)
+            on_chip = window.inside & (row_used | ~stationary)
+            weights = weights | steps.step
+            end = Mux(stationary, steps.end, end)
+        m.d.comb += [self.act_read.en.eq(read & on_chip), self.weight_read.en.eq(weights)]
+        return _Sequence(read, pass_start, end, stationary, steps)
+
+    def _turns(
+        self, m: Module, fields: data.View, window: Window, read: Value, weight_addr: Signal, wait: Signal
+    ) -> tuple[Steps, Value]:
+        """The steps of each turn's words; also "the word that is read is of a pixel that there is"."""
+        rows = self.config.rows
+        m.submodules.steps = steps = Steps(config=self.config)
+        m.submodules.run = run = Run(rows=rows)
+        row = Signal(range(rows))
+        weight_base = Signal.like(weight_addr, reset_less=True)
+        with m.If(self.start):
+            m.d.sync += weight_base.eq(fields.weight_base)
+        m.d.comb += [
+            steps.start.eq(self.start),
+            steps.passes.eq(fields.passes),
+            steps.last_steps.eq(fields.last_steps),
+            steps.turn.eq(read & window.last.oy),
+            steps.last_word.eq(window.last.c),
+            steps.last_turn.eq(window.last.ky),
+            steps.last_tile.eq(window.last.tile_y),
+            run.load.eq(self.start),
+            run.width.eq(fields.out_w),
+            run.step.eq(steps.turn & steps.last_turn),
+        ]
+        with m.If(read):
+            m.d.sync += row.eq(row + 1)  # wraps: rows is a power of two
+        with m.If(steps.turn):
+            m.d.sync += wait.eq(steps.rest)
+        with m.If(steps.rewind):
+            m.d.sync += weight_addr.eq(weight_base)
+        return steps, row < run.pixels
 
     def _compute(
-        self, m: Module, fields: data.View, window: Window, read: Signal, pass_start: Signal
-    ) -> Value:
-        """Hand what the buffers answer to the array, padding where the tap was outside; return the sums."""
-        m.submodules.array = array = SystolicArray(config=self.config)
-        valid = _delay(m, read, ACTIVATION_LATENCY, "valid")
+        self, m: Module, fields: data.View, window: Window, sequence: _Sequence, array: SystolicArray
+    ) -> None:
+        """Hand what the buffers answer to the array, padding where the tap was outside."""
+        valid = _delay(m, sequence.read, ACTIVATION_LATENCY, "valid")
         outside = _delay(m, ~window.inside, ACTIVATION_LATENCY, "outside")
         padding = Signal(self.config.activation.bits, reset_less=True)
         with m.If(self.start):
@@ -149,21 +239,23 @@ class MatrixEngine(wiring.Component):
         m.d.comb += [
             array.i_valid.eq(valid),
             array.i_activation.eq(Mux(outside, Cat([padding] * self.config.elements), self.act_read.data)),
-            array.i_load.eq(_delay(m, pass_start, WEIGHT_LATENCY, "load")),
+            array.i_load.eq(_delay(m, sequence.pass_start, WEIGHT_LATENCY, "load")),
             array.i_weight.eq(self.weight_read.data),
         ]
+        if steps := sequence.steps:
+            m.d.comb += [
+                array.i_stationary.eq(sequence.stationary),
+                array.i_capture.eq(_delay(m, steps.turn, ACTIVATION_LATENCY, "capture")),
+                *(
+                    getattr(array, f"i_{name}").eq(_delay(m, getattr(steps, name), WEIGHT_LATENCY, name))
+                    for name in ("step", "next", "first", "last")
+                ),
+            ]
         if self.config.dense_passes > 1:
-            self._indices(m, fields, window, read, pass_start, array)
-        return Value.cast(array.o_psum)
+            self._indices(m, fields, window, sequence, array)
 
     def _indices(
-        self,
-        m: Module,
-        fields: data.View,
-        window: Window,
-        read: Signal,
-        pass_start: Signal,
-        array: SystolicArray,
+        self, m: Module, fields: data.View, window: Window, sequence: _Sequence, array: SystolicArray
     ) -> None:
         """Tell the array which elements the weights belong to: count the passes of a word, or read the indices."""
         current = Signal.like(array.i_pass)  # of the word that is read
@@ -172,11 +264,14 @@ class MatrixEngine(wiring.Component):
         )  # of the weights that come: words may be over before their rows are
         with m.If(self.start):
             m.d.sync += current.eq(0)
-        with m.Elif(read & window.last.oy):
+        with m.Elif(sequence.read & window.last.oy):
             m.d.sync += current.eq(Mux(window.last.p, 0, current + 1))
-        with m.If(pass_start):
+        with m.If(sequence.pass_start):
             m.d.sync += loading.eq(current)
-        m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start
+        if sequence.steps:
+            with m.If(sequence.stationary):
+                m.d.sync += loading.eq(sequence.steps.pass_index)
+        m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start, or the step
         if self.config.indexed:
             indexed = Signal()
             with m.If(self.start):
@@ -188,12 +283,19 @@ class MatrixEngine(wiring.Component):
                 array.i_indexed.eq(indexed),
             ]
 
-    def _collect(self, m: Module, fields: data.View, window: Window, read: Signal, psums: Value) -> None:
+    def _collect(
+        self,
+        m: Module,
+        fields: data.View,
+        window: Window,
+        sequence: _Sequence,
+        array: SystolicArray,
+        accumulator: Accumulator,
+    ) -> None:
         """Address the accumulators; the flags of a word travel as long as the word does."""
-        m.submodules.accumulator = accumulator = Accumulator(config=self.config)
-        valid = _delay(m, read, _announce(self.config), "announced")
-        pass_end = _delay(m, read & window.last.oy, _announce(self.config), "pass_end")
-        end = read & window.last[MATRIX_ORDER[0]]
+        passing = sequence.read & ~sequence.stationary
+        valid = _delay(m, passing, _announce(self.config), "announced")
+        pass_end = _delay(m, passing & window.last.oy, _announce(self.config), "pass_end")
         base = Signal(accumulator.addr_bits, reset_less=True)
         addr = Signal(accumulator.addr_bits, reset_less=True)
         add = Signal(reset_less=True)
@@ -205,13 +307,24 @@ class MatrixEngine(wiring.Component):
             accumulator.i_valid.eq(valid),
             accumulator.i_addr.eq(addr),
             accumulator.i_add.eq(add),
-            Value.cast(accumulator.i_psum).eq(psums),
+            Value.cast(accumulator.i_psum).eq(Value.cast(array.o_psum)),
             accumulator.read.en.eq(self.acc_read.en),
             accumulator.read.addr.eq(self.acc_read.addr),
             self.acc_read.data.eq(accumulator.read.data),
             self.acc_conflict.eq(accumulator.conflict),
-            self.done.eq(_delay(m, end, _drain(self.config), "end")),
+            self.done.eq(_delay(m, sequence.end, _drain(self.config), "end")),
         ]
+        if steps := sequence.steps:
+            m.submodules.results = results = Results(rows=self.config.rows, addr_bits=accumulator.addr_bits)
+            lead = WEIGHT_LATENCY + array.step_latency - Results.lead
+            m.d.comb += [
+                results.load.eq(self.start),
+                results.base.eq(fields.acc_base),
+                results.width.eq(fields.out_w),
+                results.come.eq(_delay(m, steps.last, lead, "complete")),
+            ]
+            with m.If(sequence.stationary):
+                m.d.comb += [accumulator.i_valid.eq(results.valid), accumulator.i_addr.eq(results.addr)]
 
 
 def _delay(m: Module, source: Value, cycles: int, name: str) -> Value:

@@ -4,7 +4,7 @@ A row's group of activations is common to all its elements; each lane multiplies
 index stored with its weight, or its own where the group has as many elements as there are lanes.
 """
 
-from amaranth.hdl import Array, Module, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,7 +22,7 @@ def index_bits(lanes: int, group: int) -> int:
 
 
 class PE(wiring.Component):
-    """One processing element of a weight-stationary column.
+    """One processing element: of a weight-stationary column, or one that keeps a sum of its own.
 
     Parameters
     ----------
@@ -34,6 +34,8 @@ class PE(wiring.Component):
         multiplied, and the product is shifted by the sum of the exponents.
     acc_bits : int
         Width of the partial sum. Sums wrap there, so they are exact if the final sum fits.
+    output_stationary : bool
+        Build the switch that lets the element add to its own sum.
 
     Members
     -------
@@ -44,12 +46,15 @@ class PE(wiring.Component):
         old ones.
     load : In(1)
     multiply : In(1)
-        Take the products in this cycle. They are kept otherwise.
+        Take the products in this cycle. They are kept otherwise, and zero with `discard`.
     accumulate : In(1)
         Take psum_in + the products of the cycle before. `psum` is kept otherwise.
     psum_in : In(signed(acc_bits))
         Belongs to `accumulate`: one cycle after the activations.
     psum : Out(signed(acc_bits))
+    discard, own, fresh : In(1)
+        Only if `output_stationary`. With `accumulate`, take `psum` in the place of `psum_in` (`own`), or zero
+        (`fresh`).
     """
 
     latency = 2
@@ -57,7 +62,15 @@ class PE(wiring.Component):
     initiation_interval = 1
 
     def __init__(
-        self, *, lanes: int, group: int, activation: Format, weight: Format, multiplier: str, acc_bits: int
+        self,
+        *,
+        lanes: int,
+        group: int,
+        activation: Format,
+        weight: Format,
+        multiplier: str,
+        acc_bits: int,
+        output_stationary: bool = False,
     ):
         if lanes < 1 or group < lanes or group % lanes:
             raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
@@ -66,7 +79,9 @@ class PE(wiring.Component):
         self.a = Operand.of(activation, multiplier)
         self.w = Operand.of(weight, multiplier)
         self.acc_bits = acc_bits
+        self.output_stationary = output_stationary
         entry = weight_layout(weight, multiplier, index_bits(lanes, group))
+        switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if output_stationary else {}
         super().__init__(
             {
                 "activations": In(data.ArrayLayout(operand_shape(activation, multiplier), group)),
@@ -77,6 +92,7 @@ class PE(wiring.Component):
                 "psum_in": In(signed(acc_bits)),
                 "psum": Out(signed(acc_bits)),
             }
+            | switch
         )
 
     def elaborate(self, platform):
@@ -85,8 +101,11 @@ class PE(wiring.Component):
         total = products[0]
         for product in products[1:]:
             total = total + product
+        addend = self.psum_in
+        if self.output_stationary:
+            addend = Mux(self.fresh, 0, Mux(self.own, self.psum, self.psum_in))
         with m.If(self.accumulate):
-            m.d.sync += self.psum.eq(self.psum_in + total)  # back to acc_bits: exact modulo 2**acc_bits
+            m.d.sync += self.psum.eq(addend + total)  # back to acc_bits: exact modulo 2**acc_bits
         return m
 
     def _product(self, m: Module, lane: int) -> Value:
@@ -102,6 +121,9 @@ class PE(wiring.Component):
         product = Signal(signed(bits), name=f"product_{lane}", reset_less=True)
         with m.If(self.multiply):
             m.d.sync += product.eq(a_significand * w_significand)
+        if self.output_stationary:
+            with m.Elif(self.discard):
+                m.d.sync += product.eq(0)
         top = self.a.max_exponent + self.w.max_exponent
         if top == 0:
             return product

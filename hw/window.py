@@ -15,15 +15,20 @@ is the end of the walk; `first.NAME` likewise.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 MATRIX_ORDER = ("ky", "kx", "c", "p", "oy", "ox")
+TILED_ORDER = ("tile_y", "tile_x", *MATRIX_ORDER)
+"""Either dataflow: MATRIX_ORDER if there is one tile; else a run of `ox` pixels at a time, and oy and p are 1."""
 POOL_ORDER = ("oy", "ox", "c", "ky", "kx")
 
 # y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
 _POSITION = signed(20)
+_STRIDE_Y = {"ky": unsigned(8), "oy": unsigned(6), "tile_y": unsigned(6)}
+_STRIDE_X = {"kx": unsigned(8), "ox": unsigned(6)}
 
 
 @dataclass(frozen=True)
@@ -175,9 +180,12 @@ class Window(wiring.Component):
     Parameters
     ----------
     order : tuple of str
-        The loops, outermost first: a permutation of ky, kx, c, oy, ox, and p where there are passes.
+        The loops, outermost first: a permutation of ky, kx, c, oy, ox, and p where there are passes; tile_y and
+        tile_x step as oy does, and as `tile_width` times ox.
     addr_bits : int
         Width of `addr`; addresses wrap there.
+    tile_width : int
+        A power of two.
 
     Members
     -------
@@ -192,16 +200,24 @@ class Window(wiring.Component):
     latency = 1
     initiation_interval = 1
 
-    def __init__(self, *, order: tuple[str, ...], addr_bits: int):
-        widths = {"ky": 9, "kx": 9, "c": 12, "p": 6, "oy": 12, "ox": 12}
-        if set(order) - {"p"} != set(widths) - {"p"} or len(order) != len(set(order)):
-            raise ValueError(f"order must hold each of ky, kx, c, oy, ox (and p) once, not {order!r}")
+    def __init__(self, *, order: tuple[str, ...], addr_bits: int, tile_width: int = 1):
+        widths = {"ky": 9, "kx": 9, "c": 12, "p": 6, "oy": 12, "ox": 12, "tile_y": 12, "tile_x": 12}
+        optional = {"p", "tile_y", "tile_x"}
+        if set(order) - optional != set(widths) - optional or len(order) != len(set(order)):
+            raise ValueError(
+                f"order must hold each of ky, kx, c, oy, ox (and p, tile_y, tile_x) once, not {order!r}"
+            )
         address = unsigned(addr_bits)
         self.levels = {name: widths[name] for name in order}
+        self.tile_width = tile_width
         self.sums = {
-            "addr": Sum(address, {"ky": address, "kx": address, "c": 1, "oy": address, "ox": address}),
-            "y": Sum(_POSITION, {"ky": unsigned(8), "oy": unsigned(6)}),
-            "x": Sum(_POSITION, {"kx": unsigned(8), "ox": unsigned(6)}),
+            "addr": Sum(address, {name: 1 if name == "c" else address for name in order if name != "p"}),
+            "y": Sum(_POSITION, {k: _STRIDE_Y[k] for k in order if k in _STRIDE_Y}),
+            "x": Sum(
+                _POSITION,
+                {k: _STRIDE_X[k] for k in order if k in _STRIDE_X}
+                | ({"tile_x": unsigned(6 + exact_log2(tile_width))} if "tile_x" in order else {}),
+            ),
         }
         nest = nest_layout(self.levels, self.sums)
         self.layout = data.StructLayout({"nest": nest, "in_h": unsigned(14), "in_w": unsigned(14)})
@@ -218,10 +234,13 @@ class Window(wiring.Component):
             }
         )
 
-    def set(self, view: data.View) -> list:
-        """Assignments that take `parameters` from a view with the window fields of isa.MATRIX or isa.POOL."""
+    def set(self, view: data.View, **counts: Value) -> list:
+        """Assignments that take `parameters` from a view with the window fields of isa.MATRIX or isa.POOL.
+
+        `counts` gives the count of a level in the place of the view's; it must for tile_y and tile_x.
+        """
         nest = self.parameters.nest
-        counts = {
+        fields = {
             "ky": "kernel_h",
             "kx": "kernel_w",
             "c": "channel_words",
@@ -229,8 +248,21 @@ class Window(wiring.Component):
             "oy": "out_h",
             "ox": "out_w",
         }
+        tile = []
+        if "tile_x" in self.levels:
+            shift = exact_log2(self.tile_width)
+            tile = [
+                nest.step.addr.tile_y.eq(view.step_y),
+                nest.step.addr.tile_x.eq(view.step_x << shift),
+                nest.step.y.tile_y.eq(view.stride_y),
+                nest.step.x.tile_x.eq(view.stride_x << shift),
+            ]
         return [
-            *(nest.count[level].eq(view[counts[level]]) for level in self.levels),
+            *(
+                nest.count[level].eq(counts[level] if level in counts else view[fields[level]])
+                for level in self.levels
+            ),
+            *tile,
             nest.start.addr.eq(view.base),
             nest.start.y.eq(view.y0),
             nest.start.x.eq(view.x0),

@@ -60,12 +60,14 @@ def compile(
     sparsity_method: str = "sparsegpt",
     scales: str = "mse",
     power_of_two: bool = False,
+    dataflow: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
 
     `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256", or "sat256"
     with an N:M `sparsity`, to which all layers but the first and the last are pruned).
+    `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
     """
@@ -93,6 +95,7 @@ def compile(
         power_of_two=power_of_two,
         sparsity=pattern,
         sparsity_method=sparsity_method,
+        dataflow=dataflow,
         progress=progress,
     )
 

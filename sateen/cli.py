@@ -13,7 +13,7 @@ from typing import NoReturn
 from sateen import __version__
 from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
 from sateen.cli_io import guarded
-from sateen.config import PRESETS
+from sateen.config import DATAFLOWS, PRESETS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -106,6 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     p.add_argument(
         "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
+    )
+
+    p.add_argument(
+        "--dataflow",
+        choices=("auto", *DATAFLOWS),
+        default="auto",
+        help="of all layers; auto (the default) chooses the faster one that the machine has for each layer",
     )
 
     p = add("run", "run a build with one of the four engines")

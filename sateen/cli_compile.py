@@ -75,6 +75,7 @@ def compile(args: argparse.Namespace) -> int:
             sparsity_method=args.sparsity_method,
             scales=args.scales,
             power_of_two=args.power_of_two,
+            dataflow=args.dataflow,
             progress=report,
         )
     if args.json:

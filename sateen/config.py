@@ -21,6 +21,9 @@ def _next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
+
+
 @dataclass(frozen=True, slots=True)
 class AcceleratorConfig:
     """One machine. Depths count words, per bank where there are banks; all depths are powers of two.
@@ -36,6 +39,8 @@ class AcceleratorConfig:
     group: int = 2
     patterns: tuple[str, ...] = ("dense",)
     """The N:M patterns that the elements have indices for. A layer may use any of them; m divides `group`."""
+    dataflows: tuple[str, ...] = (WEIGHT_STATIONARY,)
+    """How the array may be used: with "output_stationary" too, the compiler chooses for each layer."""
     weight_format: str = "int8"
     activation_format: str = "int8"
     acc_bits: int = 32
@@ -84,6 +89,13 @@ class AcceleratorConfig:
             isinstance(self.patterns, tuple) and "dense" in self.patterns,
             "patterns",
             'a list with "dense" in it',
+        )
+        need(
+            isinstance(self.dataflows, tuple)
+            and WEIGHT_STATIONARY in self.dataflows
+            and set(self.dataflows) <= set(DATAFLOWS),
+            "dataflows",
+            'a list with "weight_stationary" and perhaps "output_stationary" in it',
         )
         for pattern in map(parse_sparsity, self.patterns):
             indexed = self.group > self.lanes and self.group % pattern.m == 0
@@ -185,6 +197,10 @@ class AcceleratorConfig:
         return any(not parse_sparsity(p).dense for p in self.patterns)
 
     @property
+    def output_stationary(self) -> bool:
+        return OUTPUT_STATIONARY in self.dataflows
+
+    @property
     def act_depth(self) -> int:
         """Words in all banks; bank b holds words b*act_bank_depth and on."""
         return self.act_banks * self.act_bank_depth
@@ -248,8 +264,10 @@ class AcceleratorConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"{source}: unknown field '{unknown[0]}'; known are {', '.join(sorted(known))}")
-        if isinstance(values.get("patterns"), list):
-            values = values | {"patterns": tuple(values["patterns"])}
+        lists = {
+            k: tuple(v) for k, v in values.items() if k in ("patterns", "dataflows") and isinstance(v, list)
+        }
+        values = values | lists
         return cls(**values)
 
     @classmethod

@@ -149,16 +149,7 @@ class Interpreter:
         codes[:, ~inside.T] = i.padding
         activations = self.act_fixed[codes].reshape(len(codes), pixels, taps * c.elements)
 
-        tiles, rows = taps * i.passes, c.rows
-        span = slice(i.weight_base, i.weight_base + tiles * rows)
-        fixed = self.weight_fixed[self.weight_codes[span]].reshape(taps, i.passes, rows, c.cols, c.lanes)
-        counted = np.arange(i.passes)[:, None, None, None] % c.dense_passes * c.lanes + np.arange(c.lanes)
-        index = self.weight_indices[span].reshape(fixed.shape) if i.indexed else counted
-        element = np.broadcast_to(np.arange(rows)[:, None, None] * c.group + index, fixed.shape)
-        weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
-        tap = np.arange(taps)[:, None, None, None, None]
-        column = np.arange(c.cols)[:, None]
-        np.add.at(weights, (tap, element, column), fixed)
+        weights = self._weights(i, taps)
         kernel = np.moveaxis(weights, 2, 0).reshape(c.cols, 1, 1, -1)
         product = Convolution(kernel, int(np.abs(self.act_fixed).max()))
         psum = product(activations[:, :, None]).reshape(len(codes), pixels, c.cols)
@@ -169,6 +160,29 @@ class Interpreter:
             target += psum.astype(target.dtype)
         else:
             target[...] = psum
+
+    def _weights(self, i: Instruction, taps: int) -> np.ndarray:
+        """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
+        c = self.config
+        if i.output_stationary:  # tap, word, row, pass; the last word of a tap may have less
+            full = c.rows * i.passes
+            steps = (i.channel_words - 1) * full + i.last_steps
+            tap, step = np.divmod(np.arange(taps // i.channel_words * steps), steps)
+            tap = tap * i.channel_words + step // full
+            row, index = np.divmod(step % full, i.passes)
+        else:  # tap, word, pass, row
+            tap, step = np.divmod(np.arange(taps * i.passes * c.rows), i.passes * c.rows)
+            index, row = np.divmod(step, c.rows)
+        span = slice(i.weight_base, i.weight_base + len(tap))
+        fixed = self.weight_fixed[self.weight_codes[span]]
+        if i.indexed:
+            lane_index = self.weight_indices[span].astype(np.int64)
+        else:
+            lane_index = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
+        element = np.broadcast_to(row[:, None, None] * c.group + lane_index, fixed.shape)
+        weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
+        np.add.at(weights, (tap[:, None, None], element, np.arange(c.cols)[:, None]), fixed)
+        return weights
 
     def drain(self, i: Instruction) -> None:
         c = self.config

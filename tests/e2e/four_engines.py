@@ -37,12 +37,15 @@ def check(
     latency: int = 32,
     interval: int = 1,
     sparsity: str = "dense",
+    dataflow: str = "auto",
 ) -> dict[str, RunResult]:
     """Results by engine; AssertionError where two engines differ."""
     path, build = folder / "model.onnx", folder / "build"
     onnx.save(model, path)
     name = model.graph.input[0].name
-    sateen.compile(path, build, calibration={name: samples}, config=config, sparsity=sparsity)
+    sateen.compile(
+        path, build, calibration={name: samples}, config=config, sparsity=sparsity, dataflow=dataflow
+    )
     inputs = {name: samples[:batch]}
     engines = ("reference", "program", "model", "rtl") if rtl else ("reference", "program", "model")
     found = {e: sateen.run(build, inputs, e, latency=latency, interval=interval) for e in engines}

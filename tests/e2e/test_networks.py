@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_network import FORMATS, networks
 
+from sateen.config import DATAFLOWS
+
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
 
 
@@ -46,14 +48,21 @@ def test_rtl_equals_reference(formats):
 @pytest.mark.rtl
 @pytest.mark.slow
 def test_sparse_rtl_equals_reference():
-    """One machine with indices, layers of every density on it."""
+    """One machine with indices, layers of every density on it, in either dataflow."""
     patterns = ("dense", "2:4", "2:8", "1:8")
-    config = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=patterns)
+    config = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=patterns, dataflows=DATAFLOWS)
 
-    @settings(max_examples=8, **COMMON)
-    @given(networks(), st.sampled_from(patterns))
-    def run(network, sparsity):
+    @settings(max_examples=12, **COMMON)
+    @given(networks(), st.sampled_from(patterns), st.sampled_from(("auto", *DATAFLOWS)))
+    def run(network, sparsity, dataflow):
         with tempfile.TemporaryDirectory() as folder:
-            check(network.model, network.samples(8), config, Path(folder), sparsity=sparsity)
+            check(
+                network.model,
+                network.samples(8),
+                config,
+                Path(folder),
+                sparsity=sparsity,
+                dataflow=dataflow,
+            )
 
     run()

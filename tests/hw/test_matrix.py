@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sateen.config import AcceleratorConfig
+from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.matrix import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
 
@@ -30,7 +30,8 @@ BASE = AcceleratorConfig(
 LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
-    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, indexed=0,
+    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, indexed=0, output_stationary=0,
+    last_steps=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -58,7 +59,23 @@ def ref_matrix(fields, config, memory, acc):
     loops = itertools.product(*(range(f[k]) for k in ("kernel_h", "kernel_w", "channel_words", "passes")))
     for tile, (ky, kx, c, p) in enumerate(loops):
         tile_rows = (row + tile * config.rows + np.arange(config.rows)) % config.weight_depth
-        w = config.weight.fixed(weights[tile_rows]).astype(object)  # (rows, cols, lanes)
+        if f["output_stationary"]:
+            # a tap's words, a word's groups, a group's passes; fewer groups in the last word
+            full, last = f["passes"] * config.rows, f["last_steps"]
+            tap = f["kernel_w"] * ky + kx
+            step = (
+                tap * ((f["channel_words"] - 1) * full + last)
+                + c * full
+                + np.arange(config.rows) * f["passes"]
+                + p
+            )
+            tile_rows = (row + step) % config.weight_depth
+            there = np.arange(config.rows) * f["passes"] + p < (last if c == f["channel_words"] - 1 else full)
+        else:
+            there = np.ones(config.rows, bool)
+        w = (
+            config.weight.fixed(weights[tile_rows]).astype(object) * there[:, None, None]
+        )  # (rows, cols, lanes)
         for oy, ox in itertools.product(range(f["out_h"]), range(f["out_w"])):
             y = f["y0"] + oy * f["stride_y"] + ky * f["dilation_y"]
             x = f["x0"] + ox * f["stride_x"] + kx * f["dilation_x"]
@@ -213,11 +230,12 @@ def test_configurations(changes):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 def test_random_fields(data):
-    """Any window, any number of words against `rows`, one instruction after another."""
+    """Any window, any number of words against `rows`, one instruction after another, in either dataflow."""
 
     def number(low, high):
         return data.draw(st.integers(low, high))
 
+    config = BASE.replace(dataflows=DATAFLOWS, group=data.draw(st.sampled_from((2, 4))))
     programs = []
     for _ in range(2):
         out_w = number(1, 5)
@@ -230,8 +248,31 @@ def test_random_fields(data):
             ("accumulate", 0, 1), ("padding", 0, 255),
         ):  # fmt: skip
             program[name] = number(low, high)
+        program["output_stationary"] = number(0, 1)
+        program["last_steps"] = number(1, config.rows * program["passes"])
         programs.append(program)
-    check(BASE, programs)
+    check(config, programs)
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_output_stationary(changes):
+    """Whole and short runs of pixels, taps, last words of any number of groups, and the dataflows in turn."""
+    config = AcceleratorConfig(**SMALL | changes | dict(dataflows=DATAFLOWS))
+    stationary = dict(output_stationary=1)
+    passes = config.dense_passes
+    check(
+        config,
+        [
+            stationary | CONV3 | dict(padding=config.activation.zero_code, passes=passes, last_steps=passes),
+            stationary | dict(last_steps=config.rows, out_w=7, out_h=2, acc_base=18, indexed=config.indexed),
+            CONV3 | dict(acc_base=1, accumulate=1),
+            stationary
+            | dict(channel_words=2, passes=passes, last_steps=passes * config.rows, acc_base=20, out_w=2)
+            | dict(accumulate=1, weight_base=60, kernel_w=2),
+            dict(channel_words=2, passes=2, acc_base=20, out_w=5, indexed=config.indexed),
+            stationary | dict(last_steps=1, acc_base=5),
+        ],
+    )
 
 
 def test_cycle_formula():
