@@ -56,7 +56,7 @@ class Plan:
 
 def plan(
     sources: Sequence[Sequence[Source]], stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig,
-    dataflow: str,
+    dataflow: str, slide: bool,
 ) -> Plan:  # fmt: skip
     """Cut a layer for one dataflow.
 
@@ -65,6 +65,7 @@ def plan(
     sources : for each output tile, one for each input
     stripes : output rows [low, high) that are computed before the next ones
     width : output columns
+    slide : a tap is the neighbouring pixel's next (stride and dilation are equal)
     """
     sizes = [sum(s.shape.size(config, dataflow) for s in per) for per in sources]
     rows = stripes[0][1] - stripes[0][0]
@@ -84,7 +85,7 @@ def plan(
     ]
     layer = Plan(dataflow, tile_h, tile_w, mode, cut, 0)
     cycles = sum(
-        matrix_cycles(c.fields(y1 - y0, x1 - x0, config), config)
+        matrix_cycles(c.fields(y1 - y0, x1 - x0, slide), config)
         for low, high in stripes
         for y0, y1, x0, x1 in layer.spans(low, high, width)
         for per in cut

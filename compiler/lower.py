@@ -130,7 +130,8 @@ class Lowering(Emitter):
         height, width, _ = self.graph.tensors[op.output].shape
         rows = self.placement.stripes[self.layer].rows
         stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
-        plans = [plan(sources, stripes, width, self.config, d) for d in self.dataflows]
+        slide = isinstance(op, Concat) or op.stride[1] == op.dilation[1]
+        plans = [plan(sources, stripes, width, self.config, d, slide) for d in self.dataflows]
         chosen = min(plans, key=lambda p: p.cycles)
         self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
         return chosen
@@ -226,7 +227,7 @@ class Lowering(Emitter):
             [v.rows(low, high), *tiles],
             [bank],
             **window,
-            **c.fields(y1 - y0, x1 - x0, self.config),
+            **c.fields(y1 - y0, x1 - x0, stride[1] == dilation[1]),
             weight_base=weight_base, indexed=int(indexed),
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
         )  # fmt: skip

@@ -56,6 +56,8 @@ class Chunk:
     c1: int
     tap: slice
     """Of a tap's weight words."""
+    rows: int
+    """Of a channel word."""
     shape: Shape
     dataflow: str
 
@@ -64,11 +66,11 @@ class Chunk:
         """Words of the weight buffer."""
         return (self.ky1 - self.ky0) * (self.kx1 - self.kx0) * (self.tap.stop - self.tap.start)
 
-    def fields(self, out_h: int, out_w: int, config: AcceleratorConfig) -> dict[str, int]:
+    def fields(self, out_h: int, out_w: int, slide: bool) -> dict[str, int]:
         """Those fields of its MATRIX that set the time it takes."""
         stationary = self.dataflow == OUTPUT_STATIONARY
         words = self.c1 - self.c0
-        last = self.tap.stop - self.tap.start - (words - 1) * self.shape.word_rows(config)
+        last = self.tap.stop - self.tap.start - (words - 1) * self.rows
         return {
             "kernel_h": self.ky1 - self.ky0,
             "kernel_w": self.kx1 - self.kx0,
@@ -77,12 +79,17 @@ class Chunk:
             "out_h": out_h,
             "out_w": out_w,
             "output_stationary": int(stationary),
+            "slide": int(slide and stationary),
             "last_steps": last if stationary else 0,
         }
 
     def part(self, words: np.ndarray) -> bytes:
-        """Its own of an output tile's packed words (KH, KW, tap_rows, bytes)."""
-        return words[self.ky0 : self.ky1, self.kx0 : self.kx1, self.tap].tobytes()
+        """Its own of an output tile's packed words (KH, KW, tap_rows, bytes): by kernel row, channel word, tap."""
+        box = words[self.ky0 : self.ky1, self.kx0 : self.kx1, self.tap]
+        kh, kw, rows, size = box.shape
+        whole = (self.c1 - self.c0 - (rows % self.rows > 0)) * self.rows
+        full = box[:, :, :whole].reshape(kh, kw, -1, self.rows * size).swapaxes(1, 2)
+        return np.concatenate([full.reshape(kh, -1), box[:, :, whole:].reshape(kh, -1)], axis=1).tobytes()
 
 
 def identity_code(config: AcceleratorConfig) -> int:
@@ -210,7 +217,7 @@ def chunks(
 
     def chunk(ky0: int, ky1: int, kx0: int, kx1: int, c0: int, c1: int) -> Chunk:
         part = slice(c0 * rows, min(c1 * rows, tap))
-        return Chunk(source, input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, part, shape, dataflow)
+        return Chunk(source, input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, part, rows, shape, dataflow)
 
     if kw * tap <= limit:
         step = _even(kh, limit // (kw * tap))

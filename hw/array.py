@@ -172,7 +172,7 @@ class SystolicArray(wiring.Component):
         own = Signal()
         m.d.sync += own.eq(self.i_stationary & ~Mux(last[2], rows > 1, moving > 1))
         switch = {
-            "discard": self.i_stationary,
+            "discard": self.i_stationary & ~step[1],
             "own": own,
             "fresh": first[2],
         }

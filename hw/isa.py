@@ -119,6 +119,9 @@ MATRIX = data.StructLayout(
         "output_stationary": unsigned(
             1
         ),  # 1: a row of the array computes a pixel, else a part of the reduction
+        "slide": unsigned(
+            1
+        ),  # 1: a pixel's tap is its neighbour's next (stride_x = dilation_x), so each is read once
         "last_steps": unsigned(12),  # weight words of a tap's last channel word, if output_stationary
     }
 )

@@ -42,10 +42,14 @@ def matrix_cycles(fields, config: AcceleratorConfig) -> int:
     get = fields.__getitem__ if isinstance(fields, Mapping) else lambda name: getattr(fields, name)
     taps, words = int(get("kernel_h")) * int(get("kernel_w")), int(get("channel_words"))
     if get("output_stationary"):
-        rows, last_steps = config.rows, int(get("last_steps"))
+        rows, steps, last_steps = config.rows, config.rows * int(get("passes")), int(get("last_steps"))
         runs = int(get("out_h")) * -(-int(get("out_w")) // rows)
-        turns = taps * (words - 1) * rows * int(get("passes")) + (taps - 1) * max(rows, last_steps)
-        return runs * (turns + last_steps + rows - 1) + 1 + _drain(config)
+        # a turn is followed by one that reads one word if it slides, or `rows`
+        turns = int(get("kernel_w")) if get("slide") else 1
+        taps //= turns
+        word = (turns - 1) * last_steps + max(rows, last_steps)
+        total = taps * ((words - 1) * turns * steps + word) - max(rows, last_steps)
+        return runs * (total + last_steps + rows - 1) + 1 + _drain(config)
     pixels = int(get("out_h")) * int(get("out_w"))
     passes = taps * words * int(get("passes"))
     return (passes - 1) * pass_interval(pixels, config) + pixels + _drain(config)
@@ -148,6 +152,7 @@ class MatrixEngine(wiring.Component):
         wait = Signal(range(interval))  # cycles until the next pass, or turn, may begin
         stationary: Value = Const(0)
         steps = None
+        turn_start: Value = window.first.oy
         counts: dict[str, Value] = {}
         on_chip: Value = window.inside
         if self.config.output_stationary:
@@ -156,18 +161,19 @@ class MatrixEngine(wiring.Component):
             with m.If(self.start):
                 m.d.sync += stationary.eq(fields.output_stationary)
             os = fields.output_stationary
+            turns = Mux(fields.slide, fields.kernel_w, 1)
             counts = {
+                "kx": Mux(os & fields.slide, 1, fields.kernel_w),
                 "tile_y": Mux(os, fields.out_h, 1),
                 "tile_x": Mux(os, (fields.out_w + rows - 1) >> exact_log2(rows), 1),
                 "p": Mux(os, 1, fields.passes),
                 "oy": Mux(os, 1, fields.out_h),
-                "ox": Mux(os, rows, fields.out_w),
+                "ox": Mux(os, rows - 1 + turns, fields.out_w),
             }
         end = read & window.last[next(iter(window.levels))]
         m.d.comb += [
             *window.set(fields, **counts),
             window.load.eq(self.start),
-            read.eq(running & ~(window.first.oy & wait.any())),
             pass_start.eq(read & window.first.oy & ~stationary),
             window.step.eq(read),
             self.act_read.addr.eq(window.addr),
@@ -189,43 +195,62 @@ class MatrixEngine(wiring.Component):
             m.d.sync += wait.eq(wait - 1)
 
         if self.config.output_stationary:
-            steps, row_used = self._turns(m, fields, window, read & stationary, weight_addr, wait)
-            on_chip = window.inside & (row_used | ~stationary)
+            steps, used, again = self._turns(m, fields, window, read & stationary, weight_addr, wait)
+            turn_start = window.first.oy | again
+            on_chip = window.inside & (used | ~stationary)
             weights = weights | steps.step
             end = Mux(stationary, steps.end, end)
-        m.d.comb += [self.act_read.en.eq(read & on_chip), self.weight_read.en.eq(weights)]
+        m.d.comb += [
+            read.eq(running & ~(turn_start & wait.any())),
+            self.act_read.en.eq(read & on_chip),
+            self.weight_read.en.eq(weights),
+        ]
         return _Sequence(read, pass_start, end, stationary, steps)
 
     def _turns(
         self, m: Module, fields: data.View, window: Window, read: Value, weight_addr: Signal, wait: Signal
-    ) -> tuple[Steps, Value]:
-        """The steps of each turn's words; also "the word that is read is of a pixel that there is"."""
+    ) -> tuple[Steps, Value, Value]:
+        """The steps of each turn's words; "the word is one that a pixel needs"; "it makes a turn by itself"."""
         rows = self.config.rows
         m.submodules.steps = steps = Steps(config=self.config)
         m.submodules.run = run = Run(rows=rows)
-        row = Signal(range(rows))
+        ready = Signal(init=rows == 1)  # the words of the rows but the last are there
+        again = Signal()
+        row = Signal(range(max(2, rows)))
+        word = Signal(STEP_BITS)
+        needed = Signal(STEP_BITS)  # words of the run's pixels; at least one, so it may come a cycle late
+        more = Signal(STEP_BITS, reset_less=True)  # than pixels
         weight_base = Signal.like(weight_addr, reset_less=True)
         with m.If(self.start):
-            m.d.sync += weight_base.eq(fields.weight_base)
+            m.d.sync += [
+                weight_base.eq(fields.weight_base),
+                more.eq(Mux(fields.slide, fields.kernel_w - 1, 0)),
+            ]
+        m.d.sync += needed.eq(run.pixels + more)
         m.d.comb += [
             steps.start.eq(self.start),
             steps.passes.eq(fields.passes),
             steps.last_steps.eq(fields.last_steps),
-            steps.turn.eq(read & window.last.oy),
-            steps.last_word.eq(window.last.c),
+            steps.turn.eq(read & ready),
+            steps.last_word.eq(window.final.c),
             steps.last_turn.eq(window.last.ky),
             steps.last_tile.eq(window.last.tile_y),
+            steps.slide.eq(~window.last.oy),
             run.load.eq(self.start),
             run.width.eq(fields.out_w),
             run.step.eq(steps.turn & steps.last_turn),
         ]
         with m.If(read):
-            m.d.sync += row.eq(row + 1)  # wraps: rows is a power of two
+            m.d.sync += [word.eq(word + 1), again.eq(ready & ~window.last.oy)]
+            if rows > 1:
+                m.d.sync += [row.eq(row + 1), ready.eq(ready | (row == rows - 2))]
+            with m.If(window.last.oy):
+                m.d.sync += [word.eq(0), row.eq(0), ready.eq(rows == 1)]
         with m.If(steps.turn):
             m.d.sync += wait.eq(steps.rest)
         with m.If(steps.rewind):
             m.d.sync += weight_addr.eq(weight_base)
-        return steps, row < run.pixels
+        return steps, word < needed, again
 
     def _compute(
         self, m: Module, fields: data.View, window: Window, sequence: _Sequence, array: SystolicArray

@@ -46,14 +46,14 @@ class PE(wiring.Component):
         old ones.
     load : In(1)
     multiply : In(1)
-        Take the products in this cycle. They are kept otherwise, and zero with `discard`.
+        Take the products in this cycle. They are kept otherwise, and zero after `discard`.
     accumulate : In(1)
         Take psum_in + the products of the cycle before. `psum` is kept otherwise.
     psum_in : In(signed(acc_bits))
         Belongs to `accumulate`: one cycle after the activations.
     psum : Out(signed(acc_bits))
     discard, own, fresh : In(1)
-        Only if `output_stationary`. With `accumulate`, take `psum` in the place of `psum_in` (`own`), or zero
+        Only if `output_stationary`; never `discard` with `multiply`. With `accumulate`, take `psum` in the place of `psum_in` (`own`), or zero
         (`fresh`).
     """
 
@@ -122,7 +122,7 @@ class PE(wiring.Component):
         with m.If(self.multiply):
             m.d.sync += product.eq(a_significand * w_significand)
         if self.output_stationary:
-            with m.Elif(self.discard):
+            with m.If(self.discard):  # last, as a reset of the flip-flops
                 m.d.sync += product.eq(0)
         top = self.a.max_exponent + self.w.max_exponent
         if top == 0:

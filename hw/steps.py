@@ -1,7 +1,8 @@
 """The output-stationary order of the matrix engine: which weights meet which words, and where the sums go.
 
-The window (hw/window.py, TILED_ORDER) reads the words of `rows` neighbouring pixels for one tap and channel word
+The window (hw/window.py, TILED_ORDER) reads the words of `rows` neighbouring pixels for one channel word and tap
 (docs/isa.md calls that a turn); the weights of the turn follow, a step each, while the next turn's words are read.
+Where the pixels are as far apart as the taps of a kernel row, the next tap's words are the same but for one.
 """
 
 from amaranth.hdl import Module, Mux, Signal, unsigned
@@ -35,7 +36,7 @@ class Run(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         width = Signal(12, reset_less=True)
-        left = Signal(12, reset_less=True)
+        left = Signal(12, init=1)  # so that `pixels` is never 0
         last = Signal()
         m.d.comb += [last.eq(left <= self.rows), self.pixels.eq(Mux(last, left, self.rows))]
         with m.If(self.load):
@@ -58,8 +59,9 @@ class Steps(wiring.Component):
         Steps of the turns on a pixel's last channel word; the others have rows*passes.
     turn : In(1)
         All words of a turn are read with this cycle.
-    last_word, last_turn, last_tile : In(1)
-        Belong to `turn`: it is on the last channel word; it completes its pixels' sums; those are the last.
+    last_word, last_turn, last_tile, slide : In(1)
+        Belong to `turn`: it is on the last channel word; it completes its pixels' sums; those are the last; the
+        next turn has one word to read.
     rest : Out
         Belongs to `turn`: cycles after this one before the next turn's words may be read.
     step : Out(1)
@@ -84,6 +86,7 @@ class Steps(wiring.Component):
                 "last_word": In(1),
                 "last_turn": In(1),
                 "last_tile": In(1),
+                "slide": In(1),
                 "rest": Out(STEP_BITS),
                 "pass_index": Out(6),
                 **{name: Out(1) for name in flags},
@@ -95,26 +98,25 @@ class Steps(wiring.Component):
         rows = self.config.rows
         last_pass = Signal(6, reset_less=True)
         steps, last_steps = Signal(STEP_BITS, reset_less=True), Signal(STEP_BITS, reset_less=True)
-        # A turn takes as long as its steps or the reading of its words, whichever is longer; the last of a
-        # tile as long as its steps and the rows-1 moves that clear the array of sums.
-        rest, last_rest = Signal(STEP_BITS, reset_less=True), Signal(STEP_BITS, reset_less=True)
+        coming = Signal(STEP_BITS)
         with m.If(self.start):
             m.d.sync += [
                 last_pass.eq(self.passes - 1),
                 steps.eq(self.passes << exact_log2(rows)),
                 last_steps.eq(self.last_steps),
-                rest.eq((self.passes - 1) << exact_log2(rows)),
-                last_rest.eq(Mux(self.last_steps > rows, self.last_steps - rows, 0)),
             ]
-        m.d.comb += self.rest.eq(Mux(self.last_turn, last_steps - 1, Mux(self.last_word, last_rest, rest)))
+        # A turn takes as long as its steps, or the reading of the next one's words if that is longer; the last of a
+        # tile as long as its steps, the rows-1 moves that clear the array of sums, and one more read.
+        m.d.comb += [
+            coming.eq(Mux(self.last_word, last_steps, steps)),
+            self.rest.eq(Mux(self.last_turn | self.slide, coming - 1, Mux(coming > rows, coming - rows, 0))),
+        ]
 
         left = Signal(STEP_BITS)  # steps of the turn, this one included
         more = Signal()  # left != 0
         final = Signal()  # left == 1
         fresh, completes, ends = Signal(init=1), Signal(), Signal()
-        coming = Signal(STEP_BITS)
         m.d.comb += [
-            coming.eq(Mux(self.last_word, last_steps, steps)),
             self.step.eq(more),
             self.rewind.eq(self.turn & fresh),
             self.last.eq(more & final & completes),

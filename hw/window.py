@@ -20,9 +20,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-MATRIX_ORDER = ("ky", "kx", "c", "p", "oy", "ox")
+MATRIX_ORDER = ("ky", "c", "kx", "p", "oy", "ox")
 TILED_ORDER = ("tile_y", "tile_x", *MATRIX_ORDER)
-"""Either dataflow: MATRIX_ORDER if there is one tile; else a run of `ox` pixels at a time, and oy and p are 1."""
+"""Either dataflow: MATRIX_ORDER if there is one tile; else runs of neighbouring pixels, and oy and p are 1."""
 POOL_ORDER = ("oy", "ox", "c", "ky", "kx")
 
 # y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
@@ -82,6 +82,8 @@ class NestedCounter(wiring.Component):
         `value.<sum>` of this iteration.
     first, last : Out
         One bit for each level: it and all levels inside it are in their first (last) iteration.
+    final : Out
+        One bit for each level: it is in its last iteration, wherever those inside it are.
     """
 
     latency = 1
@@ -106,6 +108,7 @@ class NestedCounter(wiring.Component):
                 "value": Out(data.StructLayout({name: total.shape for name, total in sums.items()})),
                 "first": Out(flags),
                 "last": Out(flags),
+                "final": Out(flags),
             }
         )
 
@@ -140,7 +143,11 @@ class NestedCounter(wiring.Component):
                     m.d.sync += left.eq(Mux(here, limit, left - 1))
                     m.d.sync += here.eq(Mux(here, limit == 0, left == 1))
             advance[name] = Signal(name=f"{name}_advance")
-            m.d.comb += [self.last[name].eq(inner_last & here), advance[name].eq(wraps & ~here)]
+            m.d.comb += [
+                self.final[name].eq(here),
+                self.last[name].eq(inner_last & here),
+                advance[name].eq(wraps & ~here),
+            ]
             inner_last = self.last[name]
         return advance
 
@@ -189,7 +196,7 @@ class Window(wiring.Component):
 
     Members
     -------
-    load, parameters, step, first, last
+    load, parameters, step, first, last, final
         As in `NestedCounter`; `set(view)` wires `parameters` from a view of an instruction.
     addr : Out(addr_bits)
         Word of this iteration.
@@ -231,6 +238,7 @@ class Window(wiring.Component):
                 "inside": Out(1),
                 "first": Out(flags),
                 "last": Out(flags),
+                "final": Out(flags),
             }
         )
 
@@ -294,5 +302,6 @@ class Window(wiring.Component):
             self.inside.eq((nest.value.y.as_unsigned() < in_h) & (nest.value.x.as_unsigned() < in_w)),
             Cat(self.first).eq(Cat(nest.first)),
             Cat(self.last).eq(Cat(nest.last)),
+            Cat(self.final).eq(Cat(nest.final)),
         ]
         return m

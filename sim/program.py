@@ -164,14 +164,19 @@ class Interpreter:
     def _weights(self, i: Instruction, taps: int) -> np.ndarray:
         """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
         c = self.config
-        if i.output_stationary:  # tap, word, row, pass; the last word of a tap may have less
-            full = c.rows * i.passes
-            steps = (i.channel_words - 1) * full + i.last_steps
-            tap, step = np.divmod(np.arange(taps // i.channel_words * steps), steps)
-            tap = tap * i.channel_words + step // full
-            row, index = np.divmod(step % full, i.passes)
-        else:  # tap, word, pass, row
-            tap, step = np.divmod(np.arange(taps * i.passes * c.rows), i.passes * c.rows)
+        if i.slide and (i.stride_x, i.step_x) != (i.dilation_x, i.step_kx):
+            raise BuildError(
+                "program.bin: MATRIX slides, but its taps are not its pixels' neighbours; compile again"
+            )
+        last = i.last_steps if i.output_stationary else c.rows * i.passes
+        steps = [c.rows * i.passes] * (i.channel_words - 1) + [last]  # of each word of a tap
+        kernel = np.arange(taps).reshape(i.kernel_h, i.kernel_w, i.channel_words).swapaxes(1, 2)  # ky, c, kx
+        count = np.broadcast_to(np.array(steps)[:, None], kernel.shape).ravel()
+        tap = np.repeat(kernel.ravel(), count)
+        step = np.arange(len(tap)) - np.repeat(np.cumsum(count) - count, count)
+        if i.output_stationary:
+            row, index = np.divmod(step, i.passes)
+        else:
             index, row = np.divmod(step, c.rows)
         span = slice(i.weight_base, i.weight_base + len(tap))
         fixed = self.weight_fixed[self.weight_codes[span]]

@@ -31,7 +31,7 @@ LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
     out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, indexed=0, output_stationary=0,
-    last_steps=0,
+    last_steps=0, slide=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -56,21 +56,18 @@ def ref_matrix(fields, config, memory, acc):
     words, weights, indices = memory
     acc = acc.copy()
     row = f["weight_base"]
-    loops = itertools.product(*(range(f[k]) for k in ("kernel_h", "kernel_w", "channel_words", "passes")))
-    for tile, (ky, kx, c, p) in enumerate(loops):
+    loops = itertools.product(*(range(f[k]) for k in ("kernel_h", "channel_words", "kernel_w", "passes")))
+    for tile, (ky, c, kx, p) in enumerate(loops):
         tile_rows = (row + tile * config.rows + np.arange(config.rows)) % config.weight_depth
         if f["output_stationary"]:
-            # a tap's words, a word's groups, a group's passes; fewer groups in the last word
+            # a channel word's taps, a tap's groups, a group's passes; fewer groups in the last word
             full, last = f["passes"] * config.rows, f["last_steps"]
-            tap = f["kernel_w"] * ky + kx
-            step = (
-                tap * ((f["channel_words"] - 1) * full + last)
-                + c * full
-                + np.arange(config.rows) * f["passes"]
-                + p
-            )
+            here = last if c == f["channel_words"] - 1 else full
+            step = f["kernel_w"] * (ky * ((f["channel_words"] - 1) * full + last) + c * full) + kx * here
+            group = np.arange(config.rows) * f["passes"] + p
+            there = group < here
+            step = step + group
             tile_rows = (row + step) % config.weight_depth
-            there = np.arange(config.rows) * f["passes"] + p < (last if c == f["channel_words"] - 1 else full)
         else:
             there = np.ones(config.rows, bool)
         w = (
@@ -250,6 +247,8 @@ def test_random_fields(data):
             program[name] = number(low, high)
         program["output_stationary"] = number(0, 1)
         program["last_steps"] = number(1, config.rows * program["passes"])
+        if program["output_stationary"] and number(0, 1):
+            program |= dict(slide=1, dilation_x=program["stride_x"], step_kx=program["step_x"])
         programs.append(program)
     check(config, programs)
 
@@ -263,6 +262,7 @@ def test_output_stationary(changes):
     check(
         config,
         [
+            stationary | dict(last_steps=1, out_w=3, kernel_w=2, slide=1),
             stationary | CONV3 | dict(padding=config.activation.zero_code, passes=passes, last_steps=passes),
             stationary | dict(last_steps=config.rows, out_w=7, out_h=2, acc_base=18, indexed=config.indexed),
             CONV3 | dict(acc_base=1, accumulate=1),
@@ -271,6 +271,8 @@ def test_output_stationary(changes):
             | dict(accumulate=1, weight_base=60, kernel_w=2),
             dict(channel_words=2, passes=2, acc_base=20, out_w=5, indexed=config.indexed),
             stationary | dict(last_steps=1, acc_base=5),
+            stationary | CONV3 | dict(slide=1, passes=passes, last_steps=1, out_w=5, channel_words=2),
+            stationary | CONV3 | dict(slide=1, passes=passes, last_steps=passes * config.rows, accumulate=1),
         ],
     )
 
