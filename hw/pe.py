@@ -53,8 +53,8 @@ class PE(wiring.Component):
         Belongs to `accumulate`: one cycle after the activations.
     psum : Out(signed(acc_bits))
     discard, own, fresh : In(1)
-        Only if `output_stationary`; never `discard` with `multiply`. With `accumulate`, take `psum` in the place of `psum_in` (`own`), or zero
-        (`fresh`).
+        Only if `output_stationary`; never `discard` with `multiply`. With `accumulate`, take `psum` in the place of
+        `psum_in` (`own`), or zero (`fresh`).
     """
 
     latency = 2
