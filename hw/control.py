@@ -40,7 +40,7 @@ class Tokens(wiring.Component):
     available : Out(16), bit 4*t + g
         Engine t has one from engine g.
     overflow : Out(1)
-        A counter was full.
+        In the cycle before, a counter was full and given one more.
     """
 
     give: In(len(Engine) ** 2)
@@ -56,10 +56,13 @@ class Tokens(wiring.Component):
             for giver in Engine:
                 count = Signal(TOKEN_BITS, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
                 give, take = self.give[n * giver + taker], self.take[n * taker + giver]
-                m.d.comb += self.available[n * taker + giver].eq(count != 0)
-                m.d.sync += count.eq(count + give - take)
+                available = self.available[n * taker + giver]  # count != 0, as a register
+                with m.If(give & ~take):
+                    m.d.sync += [count.eq(count + 1), available.eq(1)]
+                with m.Elif(take & ~give):
+                    m.d.sync += [count.eq(count - 1), available.eq(count != 1)]
                 overflows.append(give & ~take & count.all())
-        m.d.comb += self.overflow.eq(Cat(overflows).any())
+        m.d.sync += self.overflow.eq(Cat(overflows).any())
         return m
 
 
