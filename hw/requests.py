@@ -64,6 +64,7 @@ class BurstRequests(wiring.Component):
         shift = log2(config.beat_bytes)
         offset = Signal(self.beat_bits)  # of the next burst, in beats
         left = Signal(self.beat_bits)  # beats not issued
+        more = Signal()  # left != 0, as a register
         room = Signal(burst_bits + 1)  # beats up to the boundary
         burst = Signal(burst_bits + 1)
         issue = Signal()
@@ -71,7 +72,7 @@ class BurstRequests(wiring.Component):
             room.eq(config.burst_beats - offset[:burst_bits]),
             burst.eq(Mux(left < room, left, room)),
             issue.eq(
-                left.any() & (~self.valid | self.ready) & ((self.opened != config.outstanding) | self.release)
+                more & (~self.valid | self.ready) & ((self.opened != config.outstanding) | self.release)
             ),
             self.issued.eq(issue),
         ]
@@ -85,7 +86,8 @@ class BurstRequests(wiring.Component):
                 self.length.eq(burst - 1),
                 offset.eq(offset + burst),
                 left.eq(left - burst),
+                more.eq(left > room),
             ]
         with m.If(self.start):
-            m.d.sync += [offset.eq(self.source >> shift), left.eq(self.beats)]
+            m.d.sync += [offset.eq(self.source >> shift), left.eq(self.beats), more.eq(1)]
         return m
