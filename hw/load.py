@@ -132,7 +132,6 @@ class LoadEngine(wiring.Component):
         writing, final, running = Signal(), Signal(), Signal()
         m.d.comb += [
             writing.eq(over >= 0),
-            final.eq(writes_left == 0),
             after.eq(over - Mux(writing, word_size, 0)),
             axi.rready.eq(after < 0),
             self.done.eq(writing & final),
@@ -140,7 +139,12 @@ class LoadEngine(wiring.Component):
             self.stall.eq(running & axi.rready & ~axi.rvalid & ~self.done),
             self.error.eq(beat & axi.rresp.any()),
         ]
-        m.d.sync += over.eq(after + Mux(beat, config.beat_bytes // grain, 0))
+        m.d.sync += [
+            over.eq(after + Mux(beat, config.beat_bytes // grain, 0)),
+            final.eq(
+                Mux(writing, writes_left == 1, writes_left == 0)
+            ),  # a register, long set by the first write
+        ]
         with m.If(beat):
             m.d.sync += stream.eq(Cat(stream, axi.rdata)[config.bus_bits :])
         with m.If(writing):
