@@ -128,8 +128,11 @@ class Registers(wiring.Component):
             },
         )
 
+        # Registers, as they reset all engines. No write can come in between: the next takes two cycles.
+        m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
+
         def ctrl(bits):
-            m.d.comb += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
+            m.d.sync += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
 
         def interrupt(bits, mask):
             with m.If(mask[0]):
