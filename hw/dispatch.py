@@ -235,17 +235,17 @@ class Sequencer(wiring.Component):
 
         signal = Signal(len(Engine))
         start = self.engine.start
-        ready = Signal()
+        startable = Signal()
         m.d.comb += [
             self.pending.eq(waiting),
-            ready.eq(self.run & ~self.executing & waiting & ((wait & ~self.available) == 0)),
-            start.eq(ready & ~illegal),
+            startable.eq(waiting & ((wait & ~self.available) == 0)),
+            start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
             self.engine.instruction.eq(read.data[: self.width]),
             self.take.eq(Mux(pop, wait, 0)),
             self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
         ]
-        m.d.sync += self.illegal.eq(ready & illegal)
+        m.d.sync += self.illegal.eq(self.run & ~self.executing & startable & illegal)
         with m.If(start):
             m.d.sync += [self.executing.eq(1), signal.eq(signal_next)]
         with m.Elif(self.engine.done):
@@ -253,10 +253,10 @@ class Sequencer(wiring.Component):
 
         if self.kind is Engine.LOAD:
             fetch = data.View(isa.LOAD, self.engine.instruction[: isa.LOAD.size])
+            m.d.comb += start.eq(self.run & ~self.executing & (self.boot | (startable & ~illegal)))
             with m.If(self.boot):
                 m.d.comb += [
                     self.pending.eq(1),
-                    start.eq(self.run & ~self.executing),
                     pop.eq(0),
                     self.engine.instruction.eq(0),
                     fetch.opcode.eq(Opcode.LOAD),
