@@ -1,6 +1,6 @@
 """The accumulators: two banks of `acc_depth` words of `cols` sums, one filled while the other is drained.
 
-The matrix side reads, adds and writes a word each cycle in a pipeline of three; the same word may come again
+The matrix side reads, keeps, adds and writes a word each cycle in a pipeline of four; the same word may come again
 after `min_interval` cycles. The other side is a read port. Both may be busy in every cycle, each in its bank.
 """
 
@@ -26,22 +26,22 @@ class Accumulator(wiring.Component):
     Members
     -------
     i_valid : In(1)
-        A word of sums comes in the next cycle, for address `i_addr`.
+        A word of sums comes in two cycles, for address `i_addr`.
     i_addr : In(addr_bits)
         Counts through both banks, the bank on top.
     i_add : In(1)
         Belongs to `i_valid`: add to the word; overwrite it otherwise.
     i_psum : In
-        `cols` sums, one cycle after `i_valid`.
+        `cols` sums, two cycles after `i_valid`.
     read : In(ReadPort)
         Latency `read_latency`.
     conflict : Out(1)
         Both sides want to read one bank; `read` then gets a wrong word. Programs never do this.
     """
 
-    latency = 3
+    latency = 4
     """Cycles from `i_valid` to the first in which a read of the word, by either side, gives the sum."""
-    min_interval = 3
+    min_interval = 4
     """Cycles from one `i_valid` to the next for the same address."""
     initiation_interval = 1
     read_latency = 1
@@ -69,17 +69,20 @@ class Accumulator(wiring.Component):
         fetch = self.i_valid & self.i_add
         m.d.comb += self.conflict.eq(self.read.en & fetch & (bank == read_bank))
 
-        # stage 1, adding: the sums and the old word are here; stage 2, writing: the new word is
-        adding = Signal()
+        # stage 1, keeping: the old word comes out of its bank, too late in the cycle to be added to at once;
+        # stage 2, adding: the sums are here, too; stage 3, writing: the new word is
+        keeping, adding, writing = Signal(), Signal(), Signal()
         add = Signal()
-        add_addr = Signal(self.addr_bits, reset_less=True)
-        writing = Signal()
-        write_addr = Signal(self.addr_bits, reset_less=True)
+        keep_addr, add_addr, write_addr = (
+            Signal(self.addr_bits, name=name, reset_less=True)
+            for name in ("keep_addr", "add_addr", "write_addr")
+        )
+        old = Signal(self.word, reset_less=True)
         sums = Signal(self.word, reset_less=True)
         answering = Signal()  # bank of `read` in the cycle before
-        m.d.sync += [adding.eq(self.i_valid), writing.eq(adding)]
+        m.d.sync += [keeping.eq(self.i_valid), adding.eq(keeping), writing.eq(adding)]
         with m.If(self.i_valid):
-            m.d.sync += [add.eq(self.i_add), add_addr.eq(self.i_addr)]
+            m.d.sync += [add.eq(self.i_add), keep_addr.eq(self.i_addr)]
         with m.If(self.read.en):
             m.d.sync += answering.eq(read_bank)
 
@@ -99,14 +102,15 @@ class Accumulator(wiring.Component):
             words.append(read.data)
         m.d.comb += self.read.data.eq(Mux(answering, words[1], words[0]))
 
-        old = data.View(self.word, Mux(add_addr[-1], words[1], words[0]))
+        with m.If(keeping):
+            m.d.sync += [
+                add_addr.eq(keep_addr),
+                Value.cast(old).eq(Mux(add, Mux(keep_addr[-1], words[1], words[0]), 0)),
+            ]
         with m.If(adding):
             m.d.sync += write_addr.eq(add_addr)
             # the sum fits acc_bits by the configuration's choice of acc_bits
             m.d.sync += Value.cast(sums).eq(
-                Cat(
-                    (Mux(add, old[c], 0) + self.i_psum[c])[: self.config.acc_bits]
-                    for c in range(self.config.cols)
-                )
+                Cat((old[c] + self.i_psum[c])[: self.config.acc_bits] for c in range(self.config.cols))
             )
         return m

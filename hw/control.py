@@ -40,7 +40,7 @@ class Tokens(wiring.Component):
     available : Out(16), bit 4*t + g
         Engine t has one from engine g.
     overflow : Out(1)
-        A counter was full.
+        In the cycle before, a counter was full and given one more.
     """
 
     give: In(len(Engine) ** 2)
@@ -56,10 +56,13 @@ class Tokens(wiring.Component):
             for giver in Engine:
                 count = Signal(TOKEN_BITS, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
                 give, take = self.give[n * giver + taker], self.take[n * taker + giver]
-                m.d.comb += self.available[n * taker + giver].eq(count != 0)
-                m.d.sync += count.eq(count + give - take)
+                available = self.available[n * taker + giver]  # count != 0, as a register
+                with m.If(give & ~take):
+                    m.d.sync += [count.eq(count + 1), available.eq(1)]
+                with m.Elif(take & ~give):
+                    m.d.sync += [count.eq(count - 1), available.eq(count != 1)]
                 overflows.append(give & ~take & count.all())
-        m.d.comb += self.overflow.eq(Cat(overflows).any())
+        m.d.sync += self.overflow.eq(Cat(overflows).any())
         return m
 
 
@@ -126,7 +129,7 @@ class Control(wiring.Component):
         sequencers = [Sequencer(config=self.config, engine=e) for e in Engine]
         m.submodules.dispatcher = ResetInserter(self.clear)(dispatcher)
         m.submodules.tokens = ResetInserter(self.clear)(tokens)
-        run = Signal()
+        run = Signal()  # the state is RUN; a register of its own, as every start depends on it
         m.d.comb += [
             dispatcher.i_valid.eq(self.i_valid),
             dispatcher.i_data.eq(self.i_data),
@@ -180,7 +183,7 @@ class Control(wiring.Component):
     def _run(self, m: Module, run: Signal, boot: Signal, ended, bus_idle: Signal, errors) -> None:
         def finish(next_state: str) -> None:
             m.d.comb += self.finish.eq(1)
-            m.d.sync += self.done.eq(1)
+            m.d.sync += [self.done.eq(1), run.eq(0)]
             m.next = next_state
 
         def clear() -> None:
@@ -194,16 +197,18 @@ class Control(wiring.Component):
                     clear()
                 with m.Elif(self.start):
                     clear()
-                    m.d.sync += boot.eq(1)
+                    m.d.sync += [boot.eq(1), run.eq(1)]
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [self.busy.eq(1), run.eq(1)]
+                m.d.comb += self.busy.eq(1)
                 with m.If(self.soft_reset):
+                    m.d.sync += run.eq(0)
                     m.next = "ABANDON"
                 with m.Elif(Cat(condition for _, condition in errors).any()):
                     for code, condition in reversed(errors):
                         with m.If(condition):
                             m.d.sync += self.error.eq(code)
+                    m.d.sync += run.eq(0)
                     m.next = "HALT"
                 with m.Elif(ended):
                     finish("IDLE")

@@ -3,6 +3,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
@@ -51,7 +52,7 @@ class Dispatcher(wiring.Component):
     end : Out(1)
         END is at the head.
     illegal : Out(1)
-        An unknown opcode is at the head, or beats arrive that have no room.
+        In the cycle before, an unknown opcode was at the head, or beats arrived that had no room.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
@@ -101,41 +102,49 @@ class Dispatcher(wiring.Component):
         with m.Elif(consume):
             m.d.sync += valid.eq(0)
 
-        header = data.View(isa.HEADER, read.data[: isa.HEADER.size])
-        engine = Signal(len(Engine))  # one-hot, of the instruction that the head belongs to
         if self.beats == 1:
             first = Const(1)
             m.d.comb += self.lane.eq(1)
-            engine_held = Const(0, len(Engine))
         else:
             lane = Signal(self.beats, init=1)
             first = lane[0]
             m.d.comb += self.lane.eq(lane)
             with m.If(consume):
                 m.d.sync += lane.eq(lane.rotate_left(1))
-            engine_held = Signal(len(Engine))
-            with m.If(first):
-                m.d.sync += engine_held.eq(engine)
 
-        known = Signal()
-        with m.If(first), m.Switch(header.opcode):
-            for opcode, e in isa.ENGINE_OF.items():
-                with m.Case(opcode):
-                    m.d.comb += [engine.eq(1 << e), known.eq(1)]
-            with m.Case(Opcode.END):
-                m.d.comb += known.eq(1)
-        with m.Else():
-            m.d.comb += [engine.eq(engine_held), known.eq(1)]
-
+        engine, end = self._kinds(m, written, fetched, read.en)
         m.d.comb += [
             self.data.eq(read.data),
             consume.eq(valid & self.run & engine.any() & ~(first & (engine & self.full).any())),
             self.write.eq(Mux(consume, engine, 0)),
             self.push.eq(Mux(self.lane[-1], self.write, 0)),
-            self.end.eq(valid & first & (header.opcode == Opcode.END)),
-            self.illegal.eq((valid & ~known) | overrun),
+            self.end.eq(valid & end),
         ]
+        m.d.sync += self.illegal.eq((valid & ~(engine.any() | end)) | overrun)
         return m
+
+    def _kinds(self, m: Module, written: Signal, fetched: Signal, read_en: Signal) -> tuple[Value, Value]:
+        """Engine (one-hot) and "it is END" of the instruction that the head belongs to; all 0 if unknown.
+
+        Decoded when its first beat arrives, as block RAM answers too late in a cycle, and kept beside it.
+        """
+        lane_bits = exact_log2(self.beats)
+        header = data.View(isa.HEADER, self.i_data[: isa.HEADER.size])
+        m.submodules.kinds = kinds = memory_of(shape=len(Engine) + 1, depth=2 * isa.CHUNK)
+        write, read = kinds.write_port(), kinds.read_port()
+        with m.Switch(header.opcode):
+            for opcode, e in isa.ENGINE_OF.items():
+                with m.Case(opcode):
+                    m.d.comb += write.data.eq(1 << e)
+            with m.Case(Opcode.END):
+                m.d.comb += write.data.eq(1 << len(Engine))
+        m.d.comb += [
+            write.en.eq(self.i_valid & (written[:lane_bits] == 0)),
+            write.addr.eq(written[lane_bits:-1]),
+            read.en.eq(read_en),
+            read.addr.eq(fetched[lane_bits:-1]),
+        ]
+        return read.data[: len(Engine)], read.data[len(Engine)]
 
 
 class Sequencer(wiring.Component):
@@ -161,7 +170,8 @@ class Sequencer(wiring.Component):
     executing : Out(1)
         From the cycle after `start` to that of `done`.
     illegal : Out(1)
-        LOAD and STORE: the head has no words or no target; an engine would never end it.
+        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target; an
+        engine would never end it.
     """
 
     def __init__(self, *, config: AcceleratorConfig, engine: Engine):
@@ -200,53 +210,63 @@ class Sequencer(wiring.Component):
         read = entries.read_port(domain="comb")
 
         level = Signal(range(self.depth + 1))
+        waiting = Signal()  # level != 0; this and `full` are registers, for speed
         pop = Signal()
         m.d.comb += [
             write.data.eq(Cat(self.data[:beat] for _ in range(kept))),
             write.en.eq(Mux(self.write, self.lane[:kept], 0)),
-            self.full.eq(level == self.depth),
         ]
         m.d.sync += level.eq(level + self.push - pop)
+        with m.If(self.push & ~pop):
+            m.d.sync += [waiting.eq(1), self.full.eq(level == self.depth - 1)]
+        with m.Elif(pop & ~self.push):
+            m.d.sync += [waiting.eq(level != 1), self.full.eq(0)]
         if self.depth > 1:
             tail, head = Signal(range(self.depth)), Signal(range(self.depth))
             m.d.comb += [write.addr.eq(tail), read.addr.eq(head)]
             m.d.sync += [tail.eq(tail + self.push), head.eq(head + pop)]
 
-        header = data.View(isa.HEADER, read.data[: isa.HEADER.size])
+        # What decides on the start of the head, from registers: its beats are in the queue a cycle before it can
+        # start, but for an instruction of one beat that enters an empty queue; and an instruction takes a cycle.
+        entry = read.data if self.beats > 1 else Mux(waiting, read.data, self.data[: kept * beat])
+        header = data.View(isa.HEADER, entry[: isa.HEADER.size])
+        wait, signal_next, illegal = Signal(len(Engine)), Signal(len(Engine)), Signal()
+        m.d.sync += [wait.eq(header.wait), signal_next.eq(header.signal), illegal.eq(self._illegal(entry))]
+
         signal = Signal(len(Engine))
         start = self.engine.start
-        ready = Signal()
+        startable = Signal()
         m.d.comb += [
-            self.pending.eq(level != 0),
-            ready.eq(self.run & ~self.executing & (level != 0) & ((header.wait & ~self.available) == 0)),
-            start.eq(ready & ~self._illegal(read.data)),
-            self.illegal.eq(ready & ~start),
+            self.pending.eq(waiting),
+            startable.eq(waiting & ((wait & ~self.available) == 0)),
+            start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
             self.engine.instruction.eq(read.data[: self.width]),
-            self.take.eq(Mux(pop, header.wait, 0)),
+            self.take.eq(Mux(pop, wait, 0)),
             self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
         ]
+        m.d.sync += self.illegal.eq(self.run & ~self.executing & startable & illegal)
         with m.If(start):
-            m.d.sync += [self.executing.eq(1), signal.eq(header.signal)]
+            m.d.sync += [self.executing.eq(1), signal.eq(signal_next)]
         with m.Elif(self.engine.done):
             m.d.sync += self.executing.eq(0)
 
         if self.kind is Engine.LOAD:
             fetch = data.View(isa.LOAD, self.engine.instruction[: isa.LOAD.size])
+            m.d.comb += start.eq(self.run & ~self.executing & (self.boot | (startable & ~illegal)))
             with m.If(self.boot):
                 m.d.comb += [
                     self.pending.eq(1),
-                    start.eq(self.run & ~self.executing),
                     pop.eq(0),
-                    self.illegal.eq(0),
                     self.engine.instruction.eq(0),
                     fetch.opcode.eq(Opcode.LOAD),
                     fetch.target.eq(isa.Target.INSTRUCTION),
                     fetch.source.eq(self.program),
                     fetch.words.eq(isa.CHUNK),
                 ]
-            with m.If(self.boot & start):
-                m.d.sync += signal.eq(0)
+                m.d.sync += self.illegal.eq(0)
+                with m.If(start):
+                    m.d.sync += signal.eq(0)
         return m
 
     def _illegal(self, instruction) -> Value:

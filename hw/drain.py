@@ -20,7 +20,7 @@ from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter
 
 READ_LATENCY = 2
-"""Cycles from a residual's address to its data; the accumulators and parameters are read a cycle later."""
+"""Cycles from a residual's address to its data; what is read of accumulators and parameters waits in a register."""
 
 
 def steps_per_pixel(config: AcceleratorConfig) -> int:
@@ -78,8 +78,8 @@ class Drain(wiring.Component):
         )
         control, part = self._control(m), self._slice(m)
         valid, step, last = self._issue(m, control)
-        m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid)]
-        self._feed(m, requantizer, Cat(step, part), step)
+        m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid[-1])]
+        self._feed(m, requantizer, part, valid, step)
         codes_valid, codes = requantizer.o_valid, requantizer.o_code
         if self.config.table:
             codes_valid, codes = self._look_up(m, codes_valid, codes)
@@ -111,17 +111,15 @@ class Drain(wiring.Component):
         ]
         return control
 
-    def _issue(self, m: Module, control) -> tuple[Value, Value, Value]:
-        """Read addresses. Returns, in the cycle of their data: there is a step, and which of its pixel; and, in
-        the cycle of the residual's address: the pixel is the last of its row, and of all."""
+    def _issue(self, m: Module, control) -> tuple[Value, list[Value], Value]:
+        """Read addresses. Returns whether there is a step, 1 to READ_LATENCY cycles after its addresses, and which
+        of its pixel, 0 to READ_LATENCY cycles after; with them: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction
         step_bits = exact_log2(steps_per_pixel(config))
         m.submodules.nest = nest = NestedCounter(levels={"y": 12, "x": 12}, sums={})
         m.submodules.residual = residual = Walk(addr_bits=len(self.read.addr))
         active, pixel_end = Signal(), Signal()
-        # the step of its pixel that a cycle belongs to, from the residual's address to the data
         step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
-        acc = Signal(len(self.acc.addr), reset_less=True)  # pixels lie one after another there
         m.d.comb += [
             pixel_end.eq(active & (step[0] == (1 << step_bits) - 1)),
             nest.load.eq(self.start),
@@ -137,9 +135,9 @@ class Drain(wiring.Component):
             residual.row_end.eq(nest.last.x),
         ]
         with m.If(self.start):
-            m.d.sync += [acc.eq(i.acc_base), active.eq(1)]
-        with m.Elif(pixel_end):
-            m.d.sync += [acc.eq(acc + 1), active.eq(~nest.last.y)]
+            m.d.sync += [self.acc.addr.eq(i.acc_base), active.eq(1)]
+        with m.Elif(pixel_end):  # pixels lie one after another there
+            m.d.sync += [self.acc.addr.eq(self.acc.addr + 1), active.eq(~nest.last.y)]
         with m.If(active):
             m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
         valid = Signal(READ_LATENCY)
@@ -147,15 +145,14 @@ class Drain(wiring.Component):
         parameter_base = Signal(len(self.parameter.addr), reset_less=True)
         with m.If(self.start):
             m.d.sync += parameter_base.eq(i.parameter_base)
-        m.d.sync += self.acc.addr.eq(acc)
         m.d.comb += [
             self.read.en.eq(active & control.residual),
             self.read.addr.eq(residual.addr),
-            self.acc.en.eq(valid[0]),
-            self.parameter.en.eq(valid[0]),
-            self.parameter.addr.eq(parameter_base + step[1]),
+            self.acc.en.eq(active),
+            self.parameter.en.eq(active),
+            self.parameter.addr.eq(parameter_base + step[0]),
         ]
-        return valid[-1], step[-1], Cat(nest.last.x, nest.last.y)
+        return valid, step, Cat(nest.last.x, nest.last.y)
 
     def _delay(self, m: Module, value: Value, cycles: int) -> Value:
         """`value`, so many cycles later."""
@@ -165,8 +162,10 @@ class Drain(wiring.Component):
             value = register
         return value
 
-    def _feed(self, m: Module, requantizer: Requantizer, run: Value, step: Value) -> None:
-        """The columns of `step`, which in the residual's word are `run`."""
+    def _feed(
+        self, m: Module, requantizer: Requantizer, part: Value, valid: Value, step: list[Value]
+    ) -> None:
+        """The columns of the step, of which slice `part` of the residual's word has the residual."""
         config, lanes = self.config, self.config.vector_lanes
 
         def pick(word: Value, index: Value, lane: int, bits: int) -> Value:
@@ -177,9 +176,16 @@ class Drain(wiring.Component):
             return choices[0]
 
         for k in range(lanes):
-            parameter = self.parameter.data[k * config.parameter_bits : (k + 1) * config.parameter_bits]
+            acc = Signal.like(requantizer.i_acc[k], name=f"acc_{k}", reset_less=True)
+            parameter = Signal(config.parameter_bits, name=f"parameter_{k}", reset_less=True)
+            with m.If(valid[0]):
+                m.d.sync += [
+                    acc.eq(pick(self.acc.data, step[1], k, config.acc_bits)),
+                    parameter.eq(self.parameter.data.word_select(k, config.parameter_bits)),
+                ]
+            run = Cat(step[-1], part)
             m.d.comb += [
-                requantizer.i_acc[k].eq(pick(self.acc.data, step, k, config.acc_bits)),
+                requantizer.i_acc[k].eq(acc),
                 Value.cast(requantizer.i_parameter[k]).eq(parameter),
                 requantizer.i_residual[k].eq(pick(self.read.data, run, k, config.activation.bits)),
             ]

@@ -99,7 +99,8 @@ class LoadEngine(wiring.Component):
 
         target = Signal(isa.Target)
         address = Signal(24)
-        writes_left = Signal(24 + log2(instruction_beats))  # minus 1
+        writes_left = Signal(24 + log2(instruction_beats))  # minus 1; in the cycle after `start`, the words
+        begun = Signal()  # it is the cycle after `start`
 
         # -- addresses --------------------------------------------------------------------------------
         m.submodules.requests = requests = BurstRequests(config=config)
@@ -132,7 +133,6 @@ class LoadEngine(wiring.Component):
         writing, final, running = Signal(), Signal(), Signal()
         m.d.comb += [
             writing.eq(over >= 0),
-            final.eq(writes_left == 0),
             after.eq(over - Mux(writing, word_size, 0)),
             axi.rready.eq(after < 0),
             self.done.eq(writing & final),
@@ -140,11 +140,20 @@ class LoadEngine(wiring.Component):
             self.stall.eq(running & axi.rready & ~axi.rvalid & ~self.done),
             self.error.eq(beat & axi.rresp.any()),
         ]
-        m.d.sync += over.eq(after + Mux(beat, config.beat_bytes // grain, 0))
+        m.d.sync += [
+            over.eq(after + Mux(beat, config.beat_bytes // grain, 0)),
+            final.eq(
+                Mux(writing, writes_left == 1, writes_left == 0)
+            ),  # a register, long set by the first write
+        ]
         with m.If(beat):
             m.d.sync += stream.eq(Cat(stream, axi.rdata)[config.bus_bits :])
         with m.If(writing):
             m.d.sync += [address.eq(address + 1), writes_left.eq(writes_left - 1)]
+        m.d.sync += begun.eq(self.start)
+        with m.If(begun):
+            writes = Mux(target == isa.Target.INSTRUCTION, times(writes_left, instruction_beats), writes_left)
+            m.d.sync += writes_left.eq(writes - 1)
         with m.If(self.done):
             m.d.sync += [running.eq(0), over.eq(-1)]  # the rest of the last beat is dropped
         with m.Switch(load.target):
@@ -158,12 +167,16 @@ class LoadEngine(wiring.Component):
                     m.d.comb += requests.beats.eq((units + per_beat - 1) >> log2(per_beat))
                     with m.If(self.start):
                         m.d.sync += [
-                            writes_left.eq(words - 1),
                             word_size.eq(size[t] // grain),
                             over.eq(-size[t] // grain),
                         ]
         with m.If(self.start):
-            m.d.sync += [target.eq(load.target), address.eq(load.destination), running.eq(1)]
+            m.d.sync += [
+                writes_left.eq(load.words),
+                target.eq(load.target),
+                address.eq(load.destination),
+                running.eq(1),
+            ]
 
         # -- to the target ----------------------------------------------------------------------------
         def word(n: int) -> Value:

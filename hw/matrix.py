@@ -56,8 +56,8 @@ def matrix_cycles(fields, config: AcceleratorConfig) -> int:
 
 
 def _announce(config: AcceleratorConfig) -> int:
-    """Cycles from the read of an activation word until its sums are announced, which is one ahead of them."""
-    return ACTIVATION_LATENCY + array_latency(config) - 1
+    """Cycles from the read of an activation word until its sums are announced, which is two ahead of them."""
+    return ACTIVATION_LATENCY + array_latency(config) - 2
 
 
 def _drain(config: AcceleratorConfig) -> int:

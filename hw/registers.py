@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from amaranth.hdl import C, Cat, Module, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -49,7 +49,8 @@ def config_word(config: AcceleratorConfig) -> int:
 
 
 class Registers(wiring.Component):
-    """AXI4-Lite registers: one read and one write at a time, each answered in the cycle after it is complete.
+    """AXI4-Lite registers: one read and one write at a time, a write answered one cycle after it is complete, a
+    read two.
 
     Address and data of a write come in any order. A refused access changes nothing and is answered SLVERR.
 
@@ -103,7 +104,7 @@ class Registers(wiring.Component):
             self.base.eq(Cat(base_low, base_high)),
         ]
         cycles, counters = self._counters(m)
-        self._watch(m, cycles, watchdog)
+        self._watch(m, watchdog)
 
         status = Cat(self.busy, self.done, self.ready, C(0, 5), self.error)
         kept = Signal(32)  # high word of CYCLES when the low one was read
@@ -127,8 +128,11 @@ class Registers(wiring.Component):
             },
         )
 
+        # Registers, as they reset all engines. No write can come in between: the next takes two cycles.
+        m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
+
         def ctrl(bits):
-            m.d.comb += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
+            m.d.sync += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
 
         def interrupt(bits, mask):
             with m.If(mask[0]):
@@ -159,7 +163,10 @@ class Registers(wiring.Component):
         return m
 
     def _counters(self, m: Module) -> tuple[Signal, dict[int, Signal]]:
-        """CYCLES and {address: counter}; all start at 0 and count while busy."""
+        """CYCLES and {address: counter}; all start at 0 and count while busy.
+
+        What happens in a cycle is counted in the next, and `_read` looks a cycle after it was asked.
+        """
         cycles = Signal(64)
         events = {}
         for e in Engine:
@@ -172,29 +179,41 @@ class Registers(wiring.Component):
             }
         events |= {Register.BEATS_READ: self.beats[0], Register.BEATS_WRITTEN: self.beats[1]}
         counters = {address: Signal(32, name=f"counter_{address:02x}") for address in events}
+        counting = Signal()
+        happened = {address: Signal(name=f"happened_{address:02x}") for address in events}
+        m.d.sync += counting.eq(self.busy)
+        m.d.sync += [happened[address].eq(self.busy & event) for address, event in events.items()]
         with m.If(self.start):
             m.d.sync += [cycles.eq(0), *(c.eq(0) for c in counters.values())]
-        with m.Elif(self.busy):
-            m.d.sync += cycles.eq(cycles + 1)
-            m.d.sync += [c.eq(c + events[address]) for address, c in counters.items()]
+        with m.Else():
+            m.d.sync += cycles.eq(cycles + counting)
+            m.d.sync += [c.eq(c + happened[address]) for address, c in counters.items()]
         return cycles, counters
 
-    def _watch(self, m: Module, cycles: Signal, watchdog: Signal) -> None:
+    def _watch(self, m: Module, watchdog: Signal) -> None:
         """A run that started in s has `timeout` in s + 1 + WATCHDOG, `expired` WATCHDOG cycles later."""
-        armed = self.busy & watchdog.any()
-        m.d.comb += [
-            self.timeout.eq(armed & (cycles == watchdog)),
-            self.expired.eq(armed & (cycles == watchdog << 1)),
-        ]
+        left = Signal(32)  # cycles of the period, this one included; 0: it does not run
+        late = Signal()  # the first period is over
+        end = Signal()
+        m.d.comb += end.eq(self.busy & (left == 1))
+        m.d.sync += [self.timeout.eq(end & ~late), self.expired.eq(end & late)]
+        with m.If(self.start):
+            m.d.sync += [left.eq(watchdog), late.eq(0)]
+        with m.Elif(end):
+            m.d.sync += [left.eq(Mux(late, 0, watchdog)), late.eq(1)]
+        with m.Elif(self.busy & left.any()):
+            m.d.sync += left.eq(left - 1)
 
     def _read(self, m: Module, kept: Signal, cycles: Signal, values: dict) -> None:
         bus = self.bus
-        m.d.comb += bus.arready.eq(~bus.rvalid)
+        address, asked = Signal(6), Signal()
+        m.d.comb += bus.arready.eq(~asked & ~bus.rvalid)
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(bus.arvalid & bus.arready):
+        m.d.sync += [asked.eq(bus.arvalid & bus.arready), address.eq(bus.araddr[2:])]
+        with m.If(asked):
             m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
-            with m.Switch(bus.araddr[2:]):
+            with m.Switch(address):
                 for address, value in values.items():
                     with m.Case(address >> 2):
                         m.d.sync += [bus.rdata.eq(value), bus.rresp.eq(Response.OKAY)]

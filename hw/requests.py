@@ -1,6 +1,6 @@
 """Burst addresses for one transfer: what the load and the store engine put on AR and AW."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -64,14 +64,15 @@ class BurstRequests(wiring.Component):
         shift = log2(config.beat_bytes)
         offset = Signal(self.beat_bits)  # of the next burst, in beats
         left = Signal(self.beat_bits)  # beats not issued
+        more = Signal()  # there are some, as a register
         room = Signal(burst_bits + 1)  # beats up to the boundary
-        burst = Signal(burst_bits + 1)
+        last = Signal()  # left <= room
         issue = Signal()
         m.d.comb += [
             room.eq(config.burst_beats - offset[:burst_bits]),
-            burst.eq(Mux(left < room, left, room)),
+            last.eq(~left[burst_bits + 1 :].any() & (left[: burst_bits + 1] <= room)),
             issue.eq(
-                left.any() & (~self.valid | self.ready) & ((self.opened != config.outstanding) | self.release)
+                more & (~self.valid | self.ready) & ((self.opened != config.outstanding) | self.release)
             ),
             self.issued.eq(issue),
         ]
@@ -82,10 +83,13 @@ class BurstRequests(wiring.Component):
             m.d.sync += [
                 self.valid.eq(1),
                 self.address.eq(self.base + (offset << shift)),
-                self.length.eq(burst - 1),
-                offset.eq(offset + burst),
-                left.eq(left - burst),
+                # room - 1 = ~offset
+                self.length.eq(Mux(last, (left - 1)[:burst_bits], ~offset[:burst_bits])),
+                # After the last burst neither counts; before it the next one begins at a boundary.
+                offset.eq(Cat(Const(0, burst_bits), offset[burst_bits:] + 1)),
+                left.eq(left - room),
+                more.eq(~last),
             ]
         with m.If(self.start):
-            m.d.sync += [offset.eq(self.source >> shift), left.eq(self.beats)]
+            m.d.sync += [offset.eq(self.source >> shift), left.eq(self.beats), more.eq(1)]
         return m

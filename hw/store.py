@@ -94,6 +94,7 @@ class StoreEngine(wiring.Component):
         queue = Array(Signal(config.act_word_bits, name=f"queue_{i}", reset_less=True) for i in range(depth))
         pop, arrived = Signal(), Signal()
         reads_left = Signal(24)
+        reading = Signal()  # reads_left != 0, as a register
         used = Signal(range(depth + 1))  # places that hold a word or wait for one
         filled = Signal(range(depth + 1))
         write_place = Signal(range(depth))
@@ -101,7 +102,7 @@ class StoreEngine(wiring.Component):
         pipeline = Signal(READ_LATENCY)
         read = self.activation.en
         m.d.comb += [
-            read.eq(reads_left.any() & (used != depth)),
+            read.eq(reading & (used != depth)),
             arrived.eq(pipeline[-1]),
         ]
         m.d.sync += [
@@ -110,7 +111,11 @@ class StoreEngine(wiring.Component):
             filled.eq(filled + arrived - pop),
         ]
         with m.If(read):
-            m.d.sync += [self.activation.addr.eq(self.activation.addr + 1), reads_left.eq(reads_left - 1)]
+            m.d.sync += [
+                self.activation.addr.eq(self.activation.addr + 1),
+                reads_left.eq(reads_left - 1),
+                reading.eq(reads_left != 1),
+            ]
         with m.If(arrived):
             m.d.sync += [queue[write_place].eq(self.activation.data), write_place.eq(write_place + 1)]
         with m.If(pop):
@@ -126,13 +131,14 @@ class StoreEngine(wiring.Component):
         after = Signal(level)  # as `over`, when the beat that is there has left
         fill, empty, active, running = Signal(), Signal(), Signal(), Signal()
         beats_left = Signal(len(requests.beats))  # minus 1
+        final = Signal()  # beats_left == 0, a register long set by the first beat
         position = Signal(log2(config.burst_beats))  # of the beat, counted from the burst boundary
         issued = Signal()
         opened = Signal(range(config.outstanding + 1))  # bursts whose address is out and whose data is not
         m.d.comb += [
-            empty.eq(~reads_left.any() & ~used.any()),
+            empty.eq(~reading & ~used.any()),
             axi.wvalid.eq((over >= 0) & opened.any()),
-            axi.wlast.eq((beats_left == 0) | (position == config.burst_beats - 1)),
+            axi.wlast.eq(final | (position == config.burst_beats - 1)),
             self.beat.eq(axi.wvalid & axi.wready),
             after.eq(over - Mux(self.beat, beat_units, 0)),
             fill.eq(active & (filled.any() | empty) & (after < 0)),
@@ -148,6 +154,7 @@ class StoreEngine(wiring.Component):
             issued.eq(requests.issued),
             opened.eq(opened + issued - (self.beat & axi.wlast)),
             over.eq(after + Mux(fill, word_units, 0)),
+            final.eq(Mux(self.beat, beats_left == 1, beats_left == 0)),
         ]
         with m.If(fill):
             word = Signal(8 * config.act_word_bytes)  # zero above act_word_bits
@@ -158,7 +165,7 @@ class StoreEngine(wiring.Component):
             ]
         with m.If(self.beat):
             m.d.sync += [beats_left.eq(beats_left - 1), position.eq(position + 1)]
-            with m.If(beats_left == 0):
+            with m.If(final):
                 m.d.sync += active.eq(0)
 
         # -- end --------------------------------------------------------------------------------------
@@ -175,6 +182,7 @@ class StoreEngine(wiring.Component):
             m.d.sync += [
                 self.activation.addr.eq(store.source),
                 reads_left.eq(store.words),
+                reading.eq(1),
                 beats_left.eq(beats - 1),
                 over.eq(-beat_units),
                 position.eq(store.destination >> log2(config.beat_bytes)),

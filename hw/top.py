@@ -90,11 +90,12 @@ class Accelerator(wiring.Component):
             control.i_data.eq(load.instruction_data),
             control.read_error.eq(load.error),
             control.write_error.eq(store.error),
-            control.bank_conflict.eq(activations.conflict | matrix.acc_conflict),
             registers.stall[Engine.LOAD].eq(load.stall),
             registers.stall[Engine.STORE].eq(store.stall),
             registers.beats.eq(Cat(load.beat, store.beat)),
         ]
+        # A cycle late, for speed; what does the conflicting access is not done before.
+        m.d.sync += control.bank_conflict.eq(activations.conflict | matrix.acc_conflict)
         for name in ("start", "soft_reset", "program", "timeout", "expired"):
             m.d.comb += getattr(control, name).eq(getattr(registers, name))
         for name in ("ready", "busy", "done", "error", "finish", "executing", "pending"):

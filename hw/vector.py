@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -79,6 +79,9 @@ class VectorEngine(wiring.Component):
         m.submodules.drain = drain = self.drain
         m.submodules.pool = pool = self.pool
         opcode = data.View(isa.HEADER, self.instruction[: isa.HEADER.size]).opcode
+        pooling = Signal()  # the last start was a POOL; settled before any access
+        with m.If(self.start):
+            m.d.sync += pooling.eq(opcode == Opcode.POOL)
         m.d.comb += [
             drain.instruction.eq(self.instruction[: isa.DRAIN.size]),
             drain.start.eq(self.start & (opcode == Opcode.DRAIN)),
@@ -88,13 +91,13 @@ class VectorEngine(wiring.Component):
             drain.read.data.eq(self.read.data),
             pool.read.data.eq(self.read.data),
             self.read.en.eq(drain.read.en | pool.read.en),
-            self.read.addr.eq(Mux(pool.read.en, pool.read.addr, drain.read.addr)),
+            self.read.addr.eq(Mux(pooling, pool.read.addr, drain.read.addr)),
             self.write.en.eq(drain.write.en | pool.write.en),
-            self.write.addr.eq(Mux(pool.write.en, pool.write.addr, drain.write.addr)),
-            self.write.data.eq(Mux(pool.write.en, pool.write.data, drain.write.data)),
+            self.write.addr.eq(Mux(pooling, pool.write.addr, drain.write.addr)),
+            self.write.data.eq(Mux(pooling, pool.write.data, drain.write.data)),
         ]
         if self.config.slices > 1:
-            m.d.comb += self.write.mask.eq(Mux(pool.write.en, pool.write.mask, drain.write.mask))
+            m.d.comb += self.write.mask.eq(Mux(pooling, pool.write.mask, drain.write.mask))
         wiring.connect(m, wiring.flipped(self.acc), drain.acc)
         wiring.connect(m, wiring.flipped(self.parameter), drain.parameter)
         if self.config.table:

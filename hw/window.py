@@ -160,8 +160,6 @@ class NestedCounter(wiring.Component):
             k: Signal(total.shape, name=f"{name}_{k}", reset_less=True) for k in levels if k in total.steps
         }
         home = Signal(total.shape, name=f"{name}_start", reset_less=True)
-        with m.If(self.load):
-            m.d.sync += [home.eq(start), *(v.eq(start) for v in value.values())]
         outside = home
         for position, level in enumerate(levels):
             moved = outside
@@ -174,10 +172,12 @@ class NestedCounter(wiring.Component):
                     step = latched
                 outside = value[level]
                 moved = value[level] + step
-            with m.If(~self.load & advance[level]):
+            with m.If(advance[level]):
                 m.d.sync += [
                     value[k].eq(moved) for k in levels[position:] if k in value
                 ]  # wraps at the sum's width
+        with m.If(self.load):  # last, as `load` comes late in a cycle
+            m.d.sync += [home.eq(start), *(v.eq(start) for v in value.values())]
         m.d.comb += self.value[name].eq(outside)
 
 

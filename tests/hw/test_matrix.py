@@ -279,8 +279,8 @@ def test_output_stationary(changes):
 
 def test_cycle_formula():
     config = BASE  # four rows
-    assert pass_interval(1, config) == 4
-    assert pass_interval(1, AcceleratorConfig(rows=1, cols=1, vector_lanes=1)) == 3
+    assert pass_interval(1, config) == 4 and pass_interval(5, config) == 5
+    assert pass_interval(1, AcceleratorConfig(rows=1, cols=1, vector_lanes=1)) == 4
     many = LAYER | dict(out_w=10, out_h=5, kernel_w=3, kernel_h=3, channel_words=2)
     assert matrix_cycles(many, config) == 18 * 50 + config.rows + 5
     assert matrix_cycles(SimpleNamespace(**many), config) == matrix_cycles(many, config)

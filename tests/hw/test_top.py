@@ -205,6 +205,7 @@ class System:
         ctx.set(bus.rready, 1)
         await ctx.tick()
         ctx.set(bus.arvalid, 0)
+        await ctx.tick()
         assert ctx.get(bus.rvalid) and not ctx.get(bus.rresp)
         value = ctx.get(bus.rdata)
         await ctx.tick()

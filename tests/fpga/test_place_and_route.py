@@ -1,0 +1,65 @@
+"""Place and route on small parts: utilisation, clock, output, and what is said where it fails."""
+
+import pytest
+
+from sateen.errors import BuildError, ConfigError
+from sateen.fpga.place_and_route import Part, few_pins, netlist, place_and_route
+
+ICE40 = Part("ice40", "hx1k", "tq144")
+ECP5 = Part("ecp5", "12k", "CABGA256", "6")
+GOWIN = Part("gowin", "GW1NR-LV9QN88PC6/I5", options=("--vopt", "family=GW1N-9C"))
+PINS = {"clk": 52, "in": 25, "take": 26, "out": 28}
+
+
+def counter(bits: int) -> str:
+    return f"""
+(* top = 1 *)
+module counter(clk, step, value);
+  input clk;
+  input [3:0] step;
+  output [{bits - 1}:0] value;
+  reg [{bits - 1}:0] value;
+  always @(posedge clk) value <= value + step;
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    "part, cell, constraints",
+    [
+        (ICE40, "ICESTORM_LC", ""),
+        (ICE40, "ICESTORM_LC", "\n".join(f"set_io {name} {pin}" for name, pin in PINS.items())),
+        (ECP5, "TRELLIS_FF", ""),
+        (GOWIN, "DFF", "\n".join(f'IO_LOC "{name}" {pin};' for name, pin in PINS.items())),
+    ],
+    ids=["ice40", "ice40 with pins", "ecp5", "gowin"],
+)
+def test_counter(part, cell, constraints, tmp_path):
+    design, output = tmp_path / "design.json", tmp_path / "routed"
+    netlist(few_pins(counter(16)), part, design)
+    routed = place_and_route(design, part, constraints=constraints, frequency=50, output=output)
+    # 16 bits of the counter and 4 + 16 of the shift registers
+    assert 36 <= routed.used[cell] <= 44 and routed.used[cell] < routed.available[cell]
+    assert len(routed.clocks) == 1 and 50 < routed.fmax < 1000
+    assert routed.tool.startswith("yowasp-nextpnr-") and output.stat().st_size > 1000
+
+
+def test_same_seed_same_result():
+    first, second = (place_and_route(few_pins(counter(9)), ICE40, seed=3) for _ in range(2))
+    assert first.clocks == second.clocks and first.used == second.used
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(BuildError, match=r"does not fit ice40-hx1k-tq144: \d+ ICESTORM_LC of 1280 \(\d+ too"):
+        place_and_route(few_pins(counter(800)), ICE40)
+
+
+def test_messages_of_the_tools():
+    with pytest.raises(BuildError, match=r"nextpnr failed.*does not have a pin named '999'"):
+        place_and_route(counter(8), ICE40, constraints="set_io clk 999")
+    with pytest.raises(BuildError, match=r"Yosys failed for ice40.*ERROR"):
+        place_and_route(counter(8).replace("value + step", "value + )"), ICE40)
+    with pytest.raises(BuildError, match="nextpnr does not choose pins there"):
+        place_and_route(counter(8), GOWIN)
+    with pytest.raises(ConfigError, match="unknown architecture 'spartan'; nextpnr is here for ecp5, ice40"):
+        place_and_route(counter(8), Part("spartan", "6"))
