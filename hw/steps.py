@@ -157,11 +157,11 @@ class Results(wiring.Component):
     come : In(1)
         The last row's sums come in `lead` cycles, and a row's in each cycle after that.
     valid : Out(1)
-        Sums come in the next cycle, for address `addr`; not those of rows without a pixel.
+        Sums come in two cycles, for address `addr`; not those of rows without a pixel.
     addr : Out
     """
 
-    lead = 2
+    lead = 3
 
     def __init__(self, *, rows: int, addr_bits: int):
         self.rows = rows

@@ -330,6 +330,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             lanes=2,
             group=8,
             patterns=("dense", "1:2", "2:4", "4:8", "1:4", "2:8", "1:8"),
+            dataflows=DATAFLOWS,
             act_banks=4,
             act_bank_depth=8192,
             weight_depth=4096,
