@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw.decode import decode, operand_shape
-from sateen.hw.pe import PE
+from sateen.hw.pe import PE, pe_latency
 
 
 class SystolicArray(wiring.Component):
@@ -59,7 +59,7 @@ class SystolicArray(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from `i_activation` to `o_psum`: decoding, a row a cycle, and the PE's first stage."""
+        """Cycles from `i_activation` to `o_psum`: decoding, a row a cycle, and the PE's stages before its sum."""
         return array_latency(self.config)
 
     @property
@@ -81,9 +81,11 @@ class SystolicArray(wiring.Component):
                     Value.cast(pe.weights).eq(weights[col]),
                     pe.load.eq(load[row + 1]),
                     pe.multiply.eq(valid[row + 1]),
-                    pe.accumulate.eq(valid[row + 2]),
+                    pe.accumulate.eq(valid[row + pe.latency]),
                     pe.psum_in.eq(psums[col]),
                 ]
+                if self.config.lanes > 1:
+                    m.d.comb += pe.add.eq(valid[row + 2])
                 psums[col] = pe.psum
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
@@ -103,7 +105,7 @@ class SystolicArray(wiring.Component):
         """`i_valid` and `i_load` by age: bit k is k cycles old."""
         waves = []
         for name, source, length in (
-            ("valid", self.i_valid, self.config.rows + 1),
+            ("valid", self.i_valid, self.config.rows + pe_latency(self.config.lanes) - 1),
             ("load", self.i_load, self.config.rows),
         ):
             wave = Signal(length, name=name)
@@ -166,4 +168,4 @@ class SystolicArray(wiring.Component):
 
 def array_latency(config: AcceleratorConfig) -> int:
     """Cycles from an activation word to its partial sums."""
-    return 1 + config.rows - 1 + PE.latency
+    return 1 + config.rows - 1 + pe_latency(config.lanes)
