@@ -19,7 +19,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw.decode import decode, operand_shape
-from sateen.hw.pe import PE
+from sateen.hw.pe import PE, pe_latency
 
 
 class SystolicArray(wiring.Component):
@@ -62,9 +62,6 @@ class SystolicArray(wiring.Component):
         must be `rows` cycles later at least.
     """
 
-    step_latency = 1 + 1 + PE.latency
-    """Cycles from a step's weights to the last row's sums: the edge's register, the element's, and its own two."""
-
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
         members = {
@@ -85,8 +82,13 @@ class SystolicArray(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from `i_activation` to `o_psum`: decoding, a row a cycle, and the PE's first stage."""
+        """Cycles from `i_activation` to `o_psum`: decoding, a row a cycle, and the PE's stages before its sum."""
         return array_latency(self.config)
+
+    @property
+    def step_latency(self) -> int:
+        """Cycles from a step's weights to the last row's sums: the edge's register, the element's, and its stages."""
+        return 1 + 1 + pe_latency(self.config.lanes)
 
     @property
     def initiation_interval(self) -> int:
@@ -94,7 +96,7 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        rows, cols = self.config.rows, self.config.cols
+        rows, cols, lanes = self.config.rows, self.config.cols, self.config.lanes
         valid, load = self._waves(m)
         switch = {}
         if self.config.output_stationary:
@@ -103,12 +105,14 @@ class SystolicArray(wiring.Component):
             enter = [Mux(self.i_stationary, stepping, valid[r]) for r in range(rows)]
             take = [Mux(self.i_stationary, loading, load[r + 1]) for r in range(rows)]
             multiply = [Mux(self.i_stationary, multiplying, valid[r + 1]) for r in range(rows)]
-            accumulate = [self.i_stationary | valid[r + 2] for r in range(rows)]
+            add = [self.i_stationary | valid[r + 2] for r in range(rows)]
+            accumulate = [self.i_stationary | valid[r + pe_latency(lanes)] for r in range(rows)]
         else:
             enter = [valid[r] for r in range(rows)]
             take = [load[r + 1] for r in range(rows)]
             multiply = [valid[r + 1] for r in range(rows)]
-            accumulate = [valid[r + 2] for r in range(rows)]
+            add = [valid[r + 2] for r in range(rows)]
+            accumulate = [valid[r + pe_latency(lanes)] for r in range(rows)]
         weights = self._weights(m, load)
         groups = self._groups(m, valid)
         psums = [Const(0, signed(self.config.acc_bits))] * cols
@@ -125,6 +129,8 @@ class SystolicArray(wiring.Component):
                     pe.psum_in.eq(psums[col]),
                     *(getattr(pe, name).eq(value) for name, value in switch.items()),
                 ]
+                if lanes > 1:
+                    m.d.comb += pe.add.eq(add[row])
                 psums[col] = pe.psum
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
@@ -145,7 +151,7 @@ class SystolicArray(wiring.Component):
         """`i_valid` and `i_load` by age: bit k is k cycles old."""
         waves = []
         for name, source, length in (
-            ("valid", self.i_valid, self.config.rows + 1),
+            ("valid", self.i_valid, self.config.rows + pe_latency(self.config.lanes) - 1),
             ("load", self.i_load, self.config.rows),
         ):
             wave = Signal(length, name=name)
@@ -156,25 +162,26 @@ class SystolicArray(wiring.Component):
     def _switch(self, m: Module) -> tuple[dict[str, Value], tuple[Signal, Signal, Signal]]:
         """What tells an element where its sum goes on, and a step in the cycles after `i_step`."""
         rows = self.config.rows
-        step = Signal(3)  # by age, from 1 on
-        first = Signal(3)
-        last = Signal(3)
+        ages = 1 + pe_latency(self.config.lanes)  # to the accumulation
+        step = Signal(2)  # by age, from 1 on
+        first = Signal(ages)
+        last = Signal(ages)
         m.d.sync += [
             step.eq(Cat(self.i_step, step)),
             first.eq(Cat(self.i_first & self.i_step, first)),
             last.eq(Cat(self.i_last & self.i_step, last)),
         ]
         moving = Signal(range(max(rows, 2)))  # steps that complete sums still have to go down
-        with m.If(last[2]):
+        with m.If(last[-1]):
             m.d.sync += moving.eq(rows - 1)
         with m.Elif(moving.any()):
             m.d.sync += moving.eq(moving - 1)
         own = Signal()
-        m.d.sync += own.eq(self.i_stationary & ~Mux(last[2], rows > 1, moving > 1))
+        m.d.sync += own.eq(self.i_stationary & ~Mux(last[-1], rows > 1, moving > 1))
         switch = {
             "discard": self.i_stationary & ~step[1],
             "own": own,
-            "fresh": first[2],
+            "fresh": first[-1],
         }
         return switch, (step[0], step[0], step[1])
 
@@ -276,4 +283,4 @@ class SystolicArray(wiring.Component):
 
 def array_latency(config: AcceleratorConfig) -> int:
     """Cycles from an activation word to its partial sums."""
-    return 1 + config.rows - 1 + PE.latency
+    return 1 + config.rows - 1 + pe_latency(config.lanes)

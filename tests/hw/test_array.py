@@ -117,4 +117,4 @@ def test_passes(changes, gap):
 
 def test_latency():
     config = AcceleratorConfig(rows=8)
-    assert SystolicArray(config=config).latency == array_latency(config) == 10
+    assert SystolicArray(config=config).latency == array_latency(config) == 11

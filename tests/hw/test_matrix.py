@@ -282,9 +282,9 @@ def test_cycle_formula():
     assert pass_interval(1, config) == 4 and pass_interval(5, config) == 5
     assert pass_interval(1, AcceleratorConfig(rows=1, cols=1, vector_lanes=1)) == 4
     many = LAYER | dict(out_w=10, out_h=5, kernel_w=3, kernel_h=3, channel_words=2)
-    assert matrix_cycles(many, config) == 18 * 50 + config.rows + 5
+    assert matrix_cycles(many, config) == 18 * 50 + config.rows + 6
     assert matrix_cycles(SimpleNamespace(**many), config) == matrix_cycles(many, config)
-    assert MatrixEngine(config=config).latency == matrix_cycles(LAYER, config) == config.rows + 6
+    assert MatrixEngine(config=config).latency == matrix_cycles(LAYER, config) == config.rows + 7
 
 
 def test_conflict_is_reported():

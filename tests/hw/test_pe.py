@@ -58,28 +58,32 @@ def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=
     result = []
 
     async def bench(ctx):
-        delayed = None  # the psum_in of the step whose product is registered
-        for step in [*steps, None, None]:
+        add = [pe.add] if lanes > 1 else []
+        for now in range(len(steps) + pe.latency - 1):
+            step, before, last = (
+                steps[k] if 0 <= k < len(steps) else None for k in (now, now - 1, now - pe.latency + 1)
+            )
             while rng.random() < stall:
-                for enable in (pe.load, pe.multiply, pe.accumulate):
+                for enable in (pe.load, pe.multiply, pe.accumulate, *add):
                     ctx.set(enable, 0)
                 ctx.set(a_codes, rng.getrandbits(len(a_codes)))
                 ctx.set(w_codes, rng.getrandbits(len(w_codes)))
                 await ctx.tick()
             ctx.set(pe.multiply, step is not None)
             ctx.set(pe.load, step is not None and step[1] is not None)
-            ctx.set(pe.accumulate, delayed is not None)
+            for enable in add:
+                ctx.set(enable, before is not None)
+            ctx.set(pe.accumulate, last is not None)
             if step is not None:
                 ctx.set(a_codes, sum(c << k * activation.bits for k, c in enumerate(step[0])))
                 if step[1] is not None:
                     ctx.set(w_codes, sum(c << k * weight.bits for k, (c, _) in enumerate(step[1])))
                     ctx.set(indices, sum(i << k * index_bits for k, (_, i) in enumerate(step[1])))
-            if delayed is not None:
-                ctx.set(pe.psum_in, delayed)
+            if last is not None:
+                ctx.set(pe.psum_in, last[2])
             await ctx.tick()
-            if delayed is not None:
+            if last is not None:
                 result.append(ctx.get(pe.psum))
-            delayed = step and step[2]
 
     simulator = Simulator(m)
     simulator.add_clock(1e-6)
@@ -155,8 +159,12 @@ def test_sums_wrap_at_acc_bits():
     check(steps, 1, 1, "int8", "int8", "fixed", 16)
 
 
-def test_latency():
-    assert PE.latency == 2  # asserted in effect by rtl_pe: psum two ticks after the activations
+@pytest.mark.parametrize("lanes,cycles", [(1, 2), (2, 3), (4, 3)])
+def test_latency(lanes, cycles):
+    """Asserted in effect by rtl_pe, which puts its steps so far apart."""
+    fmt = parse_format("int8")
+    pe = PE(lanes=lanes, group=lanes, activation=fmt, weight=fmt, multiplier="fixed", acc_bits=32)
+    assert pe.latency == cycles and pe.initiation_interval == 1
 
 
 def test_group_is_a_multiple_of_lanes():
