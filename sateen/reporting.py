@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sateen.api import read_manifest
 from sateen.errors import BuildError
+from sateen.manifest import read_file, read_manifest, verify
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -19,10 +19,9 @@ ENGINES = ("load", "matrix", "vector", "store")
 def write_report(build: Path, output: Path | None = None) -> Path:
     """Write the page, BUILD/report.html if no path is given, and return its path. Raises BuildError, OSError."""
     manifest = read_manifest(build)
-    schedule = _json(build / "schedule.json")
-    if schedule is None:
-        raise BuildError(f"build {build}: has no schedule.json; compile again")
-    page = render(manifest, schedule, _json(build / "cost.json"))
+    verify(build, manifest)
+    schedule = json.loads(read_file(build, manifest, "schedule.json"))
+    page = render(manifest, schedule, _cost(build, manifest))
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -116,13 +115,16 @@ def _bytes(value: float | None) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _cost(build: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What `sateen cost` counted, if it has been asked. Raises BuildError if that was another machine's."""
+    path = build / "cost.json"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["verilog_sha256"] == manifest["files"]["accelerator.v"]:
+            return dict(found)
+        problem = "counts another accelerator.v"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as e:
-        raise BuildError(f"{path}: cannot be read ({e}); compile again") from None
-    if not isinstance(value, dict):
-        raise BuildError(f"{path}: holds no JSON object; compile again")
-    return value
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        problem = f"cannot be read ({e})"
+    raise BuildError(f"{path}: {problem}; run sateen cost {build} again")
