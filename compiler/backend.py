@@ -12,6 +12,7 @@ from sateen.compiler.order import add_tokens, cut_chunks, hoist_loads
 from sateen.compiler.place import Placement, place
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
+from sateen.formats.sparsity import DENSE
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import INSTRUCTION_BYTES, Opcode, Target
 from sateen.ir.quantized import Linear, QuantizedGraph
@@ -112,6 +113,19 @@ def generate(
         outputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.outputs),
         choices=lowered.choices,
     )
+
+
+def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
+    """The program that stores every weight, zeros too; `program` itself if it does, None if there is no room for them.
+
+    `graph` is what `program` was generated for.
+    """
+    if not any(i.opcode == Opcode.MATRIX and i.indexed for i in program.instructions):
+        return program
+    try:
+        return generate(graph, program.config.replace(patterns=(DENSE.name,)))
+    except ConfigError:
+        return None
 
 
 def _link(steps: list[Step], data_offset: int) -> None:

@@ -164,7 +164,7 @@ class Exporter:
 
     def _linear(self, op: Linear) -> str:
         w = self.writer
-        y = self._operand(op.input) if is_identity(op) else self._conv(op)
+        y = self._operand(op.input) if is_identity(op, self._quant(op.input)) else self._conv(op)
         if op.residual:
             y = w.node("Add", [y, self._operand(op.residual.input)], f"{op.name}_sum", w.shape(y))
         if op.raw:
@@ -252,6 +252,10 @@ class Exporter:
         return w.node("Gather", [values, index], f"{name}_value", shape, axis=0)
 
 
-def is_identity(op: Linear) -> bool:
+def is_identity(op: Linear, source: Quant) -> bool:
     """Whether the op carries its input through the array unchanged, for an Add or an activation."""
-    return op.macs == 0 and op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
+    pointwise = op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
+    if op.macs != 0 or not pointwise or op.stride != (1, 1) or any(op.pads):
+        return False
+    weight = op.weight_format.fixed(op.weight).ravel()
+    return bool((weight != 0).all() and (op.bias == -source.zero_point * weight).all())

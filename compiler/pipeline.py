@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 import sateen
-from sateen.compiler.backend import Program, generate, specialise
+from sateen.compiler.backend import Program, generate, specialise, without_indices
 from sateen.compiler.calibrate import calibrate
 from sateen.compiler.export import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize import accumulator_bits, quantize
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
-from sateen.compiler.summary import dense_macs, needed_macs, schedule
+from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import BuildError, ConfigError, ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
@@ -29,6 +29,7 @@ from sateen.hw.verilog import emit_verilog
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import save
+from sateen.manifest import VERSION
 from sateen.sim.memory_timing import MemoryTiming
 
 Progress = Callable[[str, float], None]
@@ -161,7 +162,7 @@ def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:
 
 
 def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:
-    macs = [needed_macs(op, quantized) for op in quantized.ops]
+    dense = without_indices(quantized, program)
     with tempfile.TemporaryDirectory(prefix="sateen-") as scratch:
         path = Path(scratch) / "quantized.bin"
         save(quantized, path)
@@ -172,7 +173,7 @@ def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[st
         "program.bin": program.code,
         "weights.bin": program.constants,
         "accelerator.v": verilog.encode(),
-        "schedule.json": _json(schedule(program, DEFAULT_MEMORY, macs)),
+        "schedule.json": _json(schedule(program, DEFAULT_MEMORY, quantized, dense)),
     }
 
 
@@ -181,16 +182,17 @@ def _manifest(
 ) -> dict[str, Any]:
     predicted = json.loads(files["schedule.json"])
     return {
-        "version": 1,
+        "version": VERSION,
         "sateen": sateen.__version__,
         "model": model.name,
         "name": quantized.name,
         "config": program.config.to_dict(),
         "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],
         "outputs": [{"name": o.port.name, "shape": list(o.port.shape)} for o in quantized.outputs],
-        "macs": sum(needed_macs(op, quantized) for op in quantized.ops),
-        "dense_macs": sum(dense_macs(op, quantized) for op in quantized.ops),
+        "macs": predicted["totals"]["macs"],
+        "dense_macs": predicted["totals"]["dense_macs"],
         "cycles": predicted["cycles"],
+        "totals": predicted["totals"],
         "latency": DEFAULT_MEMORY.latency,
         "interval": DEFAULT_MEMORY.interval,
         "instructions": len(program.instructions),

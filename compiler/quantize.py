@@ -219,7 +219,8 @@ def _linear(
         case Conv() as conv:
             weight, scale = _conv_weight(conv, source, options)
             change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
-            bias, macs = _corrected_bias(conv, change, statistics.tensors[conv.input].mean), None
+            bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
+            macs = 0 if conv.selects else None
             geometry = {
                 "stride": conv.stride,
                 "dilation": conv.dilation,

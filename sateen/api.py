@@ -9,7 +9,6 @@ sateen.report("build")
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ import numpy as np
 from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.config import preset as preset_config
-from sateen.errors import BuildError, ConfigError, DataError, ModelError
+from sateen.errors import ConfigError, DataError, ModelError
 from sateen.formats import parse_sparsity
+from sateen.manifest import read_file, read_manifest
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
@@ -36,7 +36,6 @@ ENGINES = ("reference", "program", "model", "rtl")
 SCALES = ("mse", "minmax", "percentile")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
-MANIFEST_VERSION = 1
 SPARSE_PRESET = "sat256"
 
 
@@ -143,7 +142,9 @@ def cost(build: str | Path, device: str | None = None, *, progress: Progress | N
     """Exact resource counts of the generated Verilog; None counts for all device families. See `fpga.cost`."""
     from sateen.fpga.cost import cost as count
 
-    return count(Path(build), device, progress=progress)
+    folder = Path(build)
+    read_file(folder, read_manifest(folder), "accelerator.v")
+    return count(folder, device, progress=progress)
 
 
 def report(build: str | Path, output: str | Path | None = None) -> Path:
@@ -151,32 +152,6 @@ def report(build: str | Path, output: str | Path | None = None) -> Path:
     from sateen.reporting import write_report
 
     return write_report(Path(build), None if output is None else Path(output))
-
-
-def read_manifest(build: Path) -> dict[str, Any]:
-    """The manifest of a build folder. Raises BuildError."""
-    path = build / "manifest.json"
-    if not path.is_file():
-        state = "is not a build folder (no manifest.json)" if build.exists() else "does not exist"
-        raise BuildError(f"build {build}: {state}; make one with: sateen compile MODEL.onnx -o {build}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
-        raise BuildError(f"build {build}: manifest.json cannot be read ({e}); compile again") from None
-    if not isinstance(manifest, dict) or not {"config", "inputs", "outputs"} <= set(manifest):
-        raise BuildError(f"build {build}: manifest.json lacks config, inputs or outputs; compile again")
-    if manifest.get("version") != MANIFEST_VERSION:
-        raise BuildError(
-            f"build {build}: manifest.json has version {manifest.get('version')!r}, this Sateen reads "
-            f"{MANIFEST_VERSION}; compile again"
-        )
-    ports = [manifest["inputs"], manifest["outputs"]]
-    if not all(
-        isinstance(p, list) and p and all(isinstance(q, dict) and {"name", "shape"} <= set(q) for q in p)
-        for p in ports
-    ):
-        raise BuildError(f"build {build}: manifest.json is damaged (inputs or outputs); compile again")
-    return manifest
 
 
 def choose_config(

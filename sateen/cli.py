@@ -1,19 +1,23 @@
 """The `sateen` command: options, exit codes and what a user sees when something is wrong.
 
-Exit codes: 0 done, 1 the run found a difference or missed a limit, 2 the input or the options are wrong.
+Exit codes: 0 done, 1 the run found a difference or missed a limit, 2 the input or the options are wrong,
+130 interrupted.
+
+Libraries are imported inside functions: loading them takes a while, in which Ctrl-C must end quietly too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from sateen import __version__
-from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
-from sateen.cli_io import guarded
-from sateen.config import DATAFLOWS, PRESETS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -61,6 +65,9 @@ _HOME = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (DESIGN: the command line)."""
+    from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
+    from sateen.config import DATAFLOWS, PRESETS
+
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
     parser.add_argument("--version", action="version", version=f"sateen {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -147,9 +154,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """End at once when interrupted, without a traceback; for what leaves nothing behind to clean up."""
+
+    def end(*_: object) -> NoReturn:
+        os.write(2, b"sateen: error: interrupted\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    else:  # ignored, or the caller's own
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; only --help, --version and wrong options raise SystemExit."""
-    args = build_parser().parse_args(argv)
+    with _interruptible():
+        from sateen.cli_io import guarded
+
+        args = build_parser().parse_args(argv)
     return guarded(lambda: args.function(args), debug=args.debug)
 
 

@@ -101,13 +101,19 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
             f"accumulator {config['acc_bits']} bits",
         ),
     ]
-    macs, cycles = manifest.get("macs"), manifest.get("cycles")
-    if macs is not None:
-        rows.append(("multiplications", f"{macs:,} per sample"))
-    if cycles:
-        rows.append(("cycles", f"{cycles:,} per sample (predicted by the cycle model)"))
-        if macs is not None:
-            rows.append(("utilization", f"{100 * macs / (cycles * multipliers):.1f} %"))
+    totals = manifest["totals"]
+    macs, cycles, weights = totals["macs"], totals["cycles"], totals["weights"]
+    rows += [
+        ("multiplications", f"{macs:,} per sample{_of(totals['dense_macs'], macs)}"),
+        ("cycles", f"{cycles:,} per sample (predicted by the cycle model)"),
+        ("utilization", f"{100 * totals['utilization']:.1f} %"),
+    ]
+    moved, stored = totals["bytes"]["total"], weights["values_bytes"] + weights["index_bytes"]
+    dense = totals["dense"]
+    rows += [
+        ("bytes moved", f"{moved:,} per sample{_of(dense and dense['bytes']['total'], moved)}"),
+        ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
+    ]
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():
@@ -116,3 +122,8 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     emit_table(table)
+
+
+def _of(dense: int | None, value: int) -> str:
+    """What it would be with every weight stored and multiplied, where that is another number."""
+    return "" if dense in (None, value) else f" (dense: {dense:,})"

@@ -12,6 +12,7 @@ from rich.table import Table
 from sateen import api
 from sateen.cli_io import emit, emit_json, emit_table, progress
 from sateen.errors import BuildError
+from sateen.manifest import read_manifest
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def bitstream(args: argparse.Namespace) -> int:
-    api.read_manifest(Path(args.build))
+    read_manifest(Path(args.build))
     raise BuildError(
         f"board '{args.board}': bitstreams are not made yet; {args.build}/accelerator.v is plain Verilog "
         "with AXI4 ports for a flow of your own"

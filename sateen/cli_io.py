@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import json
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -125,18 +127,40 @@ def _stdout_kept_clean() -> Iterator[None]:
             os.close(saved)
 
 
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Raise again an interrupt that came where Python ignores exceptions: in a finalizer or a callback."""
+    before, again = sys.unraisablehook, []
+
+    def hook(ignored: Any) -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            return before(ignored)
+        again.append(
+            threading.Timer(0.02, _thread.interrupt_main)
+        )  # by then this hook, which ignores too, is over
+        again[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in again:
+            timer.cancel()
+
+
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
     """Run a command: its exit code, or one line on standard error and 2 (130 when interrupted)."""
 
     def terminate(*_: object) -> None:
         raise KeyboardInterrupt  # so that temporary files are removed as for Ctrl-C
 
-    with contextlib.suppress(ValueError):  # only the main thread may
-        signal.signal(signal.SIGTERM, terminate)
-    if not debug:
-        warnings.simplefilter("ignore")
     try:
-        with _stdout_kept_clean():
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, terminate)
+        if not debug:
+            warnings.simplefilter("ignore")
+        with _no_interrupt_lost(), _stdout_kept_clean():
             return command()
     except BrokenPipeError:
         _silence_stdout()

@@ -76,6 +76,7 @@ def summary(args: argparse.Namespace, result: RunResult, different: dict[str, in
         "cycles_per_inference": result.cycles_per_inference,
         "macs": result.macs,
         "dense_macs": result.dense_macs,
+        "moved_bytes": result.moved_bytes,
         "utilization": result.utilization,
         "wall_s": result.wall_s,
         "cycles_per_second": result.cycles_per_second,
@@ -114,6 +115,7 @@ def _table(args: argparse.Namespace, result: RunResult, different: dict[str, int
     row("cycles", None if result.cycles is None else f"{result.cycles:,}")
     row("cycles per sample", None if per is None else f"{per:,.0f}")
     row("multiplications", None if result.macs is None else f"{result.macs:,}")
+    row("bytes moved", f"{result.moved_bytes['total']:,}")
     row("utilization", None if result.utilization is None else f"{100 * result.utilization:.1f} %")
     row("time", f"{result.wall_s:.2f} s")
     row("speed", None if not result.cycles_per_second else f"{result.cycles_per_second:,.0f} cycles/s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,7 @@ class AcceleratorConfig:
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, limit: str) -> None:
             if not ok:
-                raise ConfigError(
-                    f"configuration '{self.name}': {field} = {getattr(self, field)!r}; it must be {limit}"
-                )
+                raise _Violation(self, field, limit)
 
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -102,7 +101,7 @@ class AcceleratorConfig:
             need(
                 pattern.dense or indexed,
                 "group",
-                f"above lanes = {self.lanes} and a multiple of {pattern.m} for pattern {pattern}",
+                f"above lanes = {self.lanes} and a multiple of {pattern.m}, for {pattern} of patterns",
             )
         need(self.rows <= 64, "rows", "at most 64")
         need(self.cols <= 256 and _power_of_two(self.cols), "cols", "a power of two, at most 256")
@@ -145,7 +144,7 @@ class AcceleratorConfig:
         need(
             self.parameter_depth >= 2 * self.cols // self.vector_lanes,
             "parameter_depth",
-            "two tiles of cols channels at least",
+            f"at least 2*cols/vector_lanes = {2 * self.cols // self.vector_lanes}",
         )
         need(self.bus_bits in (32, 64, 128, 256, 512), "bus_bits", "32, 64, 128, 256 or 512")
         need(
@@ -153,7 +152,11 @@ class AcceleratorConfig:
             "burst_beats",
             "a power of two, at most 256",
         )
-        need(self.burst_beats * self.bus_bits // 8 <= 4096, "burst_beats", "at most 4096 bytes")
+        need(
+            self.burst_beats * self.bus_bits // 8 <= 4096,
+            "burst_beats",
+            f"at most {4096 * 8 // self.bus_bits}, 4096 bytes with bus_bits = {self.bus_bits}",
+        )
         need(self.outstanding <= 16, "outstanding", "at most 16")
         need(8 <= self.acc_bits <= 127, "acc_bits", "8 to 127")
         need(self.multiplier in ("fixed", "shift"), "multiplier", "'fixed' or 'shift'")
@@ -253,7 +256,10 @@ class AcceleratorConfig:
     # -- text ---------------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> AcceleratorConfig:
-        return dataclasses.replace(self, **changes)
+        try:
+            return dataclasses.replace(self, **changes)
+        except _Violation as e:
+            raise ConfigError(e.explained(set(changes), f"of '{self.name}'")) from None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -267,8 +273,10 @@ class AcceleratorConfig:
         lists = {
             k: tuple(v) for k, v in values.items() if k in ("patterns", "dataflows") and isinstance(v, list)
         }
-        values = values | lists
-        return cls(**values)
+        try:
+            return cls(**(values | lists))
+        except _Violation as e:
+            raise ConfigError(e.explained(set(values), "the default")) from None
 
     @classmethod
     def load(cls, path: str | Path) -> AcceleratorConfig:
@@ -284,6 +292,29 @@ class AcceleratorConfig:
             raise ConfigError(f"configuration {path}: not valid TOML ({e})") from None
         values.setdefault("name", Path(path).stem)
         return cls.from_dict(values, f"configuration {path}")
+
+
+class _Violation(ConfigError):
+    """A limit that does not hold; it may be the value of another field, named in `limit`, that is out of place."""
+
+    def __init__(self, config: AcceleratorConfig, field: str, limit: str) -> None:
+        self.config, self.field, self.limit = config, field, limit
+        fields = dataclasses.fields(config)
+        super().__init__(
+            self.explained({f.name for f in fields if getattr(config, f.name) != f.default}, "the default")
+        )
+
+    def explained(self, given: set[str], rest: str) -> str:
+        """The message, for someone who has set the fields `given`; `rest` says where the others are from."""
+        names = [f.name for f in dataclasses.fields(self.config) if f.name != self.field]
+        others = [name for name in names if re.search(rf"\b{name}\b", self.limit)]
+        mine = [name for name in others if name in given]
+        text = f"configuration '{self.config.name}': {self.field} = {getattr(self.config, self.field)!r}"
+        if self.field in given:
+            alien = [f"{name} = {getattr(self.config, name)!r}" for name in others if name not in given]
+            return f"{text}; it must be {self.limit}" + (f"; {', '.join(alien)}: {rest}" if alien else "")
+        remedy = f"; set {self.field} too, or change {' or '.join(mine)}" if mine else ""
+        return f"{text} ({rest}); it must be {self.limit}{remedy}"
 
 
 PRESETS: dict[str, AcceleratorConfig] = {

@@ -5,24 +5,46 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sateen.api import read_manifest
+from sateen.charts import Slot, columns
 from sateen.errors import BuildError
+from sateen.manifest import read_file, read_manifest, verify
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
+KINDS = {
+    "weights": "weights",
+    "indices": "indices",
+    "parameters": "parameters",
+    "tables": "function tables",
+    "activations_read": "activations in",
+    "activations_written": "activations out",
+}
+"""Bytes moved for a layer, and how they are called."""
+LIMITS = {
+    "matrix": "matrix engine",
+    "vector": "vector engine",
+    "load": "memory (load)",
+    "store": "memory (store)",
+    "program": "instruction fetch",
+}
+
+Bar = tuple[tuple[str, float, str], ...]
+Parts = Callable[[dict[str, Any], str], Bar]
+DECIMAL = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
+BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 
 def write_report(build: Path, output: Path | None = None) -> Path:
     """Write the page, BUILD/report.html if no path is given, and return its path. Raises BuildError, OSError."""
     manifest = read_manifest(build)
-    schedule = _json(build / "schedule.json")
-    if schedule is None:
-        raise BuildError(f"build {build}: has no schedule.json; compile again")
-    page = render(manifest, schedule, _json(build / "cost.json"))
+    verify(build, manifest)
+    schedule = json.loads(read_file(build, manifest, "schedule.json"))
+    page = render(manifest, schedule, _cost(build, manifest))
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -45,52 +67,84 @@ def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, A
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["n"] = _number
-    environment.filters["bytes"] = _bytes
+    filters = {"n": _number, "bytes": _bytes, "percent": _percent, "times": _times}
+    environment.filters.update(filters)
     template = environment.from_string((files("sateen") / "report.html.j2").read_text(encoding="utf-8"))
-    config = manifest["config"]
-    multipliers = schedule["multipliers"]
-    layers = [_layer(layer, multipliers) for layer in schedule["layers"]]
-    stalls = {e: schedule.get("stalls", {}).get(e, {}) for e in ENGINES}
-    macs = manifest.get("macs") or sum(layer["macs"] for layer in layers)
-    cycles = schedule["cycles"]
+    layers = [{**layer, "short": _short(layer["name"])} for layer in schedule["layers"]]
+    cycles, both = schedule["cycles"], schedule["indexed"] and schedule["totals"]["dense"] is not None
     return template.render(
         manifest=manifest,
         title=Path(str(manifest.get("model") or manifest.get("name") or "build")).stem,
-        config=config,
+        config=manifest["config"],
         schedule=schedule,
         layers=layers,
-        longest=max((layer["cycles"] for layer in layers), default=1) or 1,
-        macs=macs,
-        cycles=cycles,
-        multipliers=multipliers,
-        utilization=macs / (cycles * multipliers) if cycles else 0.0,
-        stalls=[_engine(name, counts, cycles) for name, counts in stalls.items()],
+        totals=schedule["totals"],
+        both=both,
+        kinds=KINDS,
+        limits=LIMITS,
+        engines=ENGINES,
+        used=_used(schedule["totals"]),
+        dataflows=_dataflows(layers),
+        stalls=[_engine(name, schedule["stalls"].get(name, {}), cycles) for name in ENGINES],
         timeline=draw(schedule),
+        charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
     )
 
 
-def _layer(layer: dict[str, Any], multipliers: int) -> dict[str, Any]:
-    """A layer with what limits it: the engine that is busy longest while it runs."""
-    busy = {e: layer.get(f"{e}_cycles") or 0 for e in ENGINES}
-    limit = max(busy, key=lambda e: busy[e])
-    cycles = layer["cycles"]
+def _dataflows(layers: list[dict[str, Any]]) -> list[str]:
+    """Those that the layers could choose from; none where there was no choice."""
+    found = list(dict.fromkeys(d for layer in layers for d in layer["dataflow_cycles"]))
+    return found if len(found) > 1 else []
+
+
+def _used(totals: dict[str, Any]) -> set[str]:
+    """Kinds of bytes and limits that occur, dense or sparse."""
+    sides = [side for side in (totals, totals["dense"]) if side]
+    return {k for side in sides for part in ("bytes", "limits") for k, n in side[part].items() if n}
+
+
+def _charts(layers: list[dict[str, Any]], both: bool) -> dict[str, str]:
+    """Cycles, multiplications and bytes of each layer; if `both`, what they would be dense is on the left, pale."""
+
+    def draw_columns(title: str, parts: Parts, units: tuple[tuple[int, str], ...]) -> str:
+        slots = []
+        for layer in layers:
+            bars = [parts(layer, "")]
+            if both:
+                bars.insert(0, parts(layer["dense"], " if dense"))
+            slots.append(Slot(str(layer["index"]), layer["short"], tuple(bars)))
+        return columns(slots, title, units)
+
+    def cycles(f: dict[str, Any], side: str) -> Bar:
+        return tuple(
+            (_css(f"l-{k}", side), f["limits"][k], f"{f['limits'][k]:,} cycles, limit: {text}{side}")
+            for k, text in LIMITS.items()
+        )
+
+    def macs(f: dict[str, Any], side: str) -> Bar:
+        return ((_css("macs", side), f["macs"], f"{f['macs']:,} multiplications{side}"),)
+
+    def moved(f: dict[str, Any], side: str) -> Bar:
+        return tuple(
+            (_css(f"b-{k}", side), f["bytes"][k], f"{text} {_bytes(f['bytes'][k])}{side}")
+            for k, text in KINDS.items()
+        )
+
     return {
-        **layer,
-        "short": _short(layer["name"]),
-        "busy": busy,
-        "limit": limit if busy[limit] else "",
-        "utilization": layer["macs"] / (cycles * multipliers) if cycles else 0.0,
-        "waiting": max(0, cycles - busy["matrix"]),
-        "formats": " × ".join(
-            str(f) for f in (layer.get("weight_format"), layer.get("activation_format")) if f
-        ),
+        "cycles": draw_columns("Cycles of each layer", cycles, DECIMAL),
+        "macs": draw_columns("Multiplications of each layer", macs, DECIMAL),
+        "bytes": draw_columns("Bytes moved for each layer", moved, BINARY),
     }
 
 
+def _css(kind: str, side: str) -> str:
+    return f"{kind} pale" if side else kind
+
+
 def _short(name: str) -> str:
-    """The end of a long path, from a slash on: exporters repeat the whole module path in each name."""
+    """What tells a layer: exporters repeat the whole module path in each name, and join those of merged nodes."""
+    name = name.split(";", 1)[0]
     while len(name) > 28 and "/" in name.strip("/"):
         name = name.strip("/").split("/", 1)[1]
     return name
@@ -106,23 +160,34 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,}".replace(",", "\u2009")
 
 
+def _percent(value: float, whole: float) -> str:
+    return f"{100 * value / whole:.1f}\u2009%" if whole else "–"
+
+
+def _times(value: float, by: float) -> str:
+    return f"{value / by:.2f}\u2009×" if by else "–"
+
+
 def _bytes(value: float | None) -> str:
     if value is None:
         return "–"
     for unit in ("B", "KiB", "MiB"):
-        if value < 1024 or unit == "MiB":
+        if abs(value) < 1024 or unit == "MiB":
             break
         value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+    return f"{value:.0f}\u2009{unit}" if unit == "B" or abs(value) >= 100 else f"{value:.1f}\u2009{unit}"
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _cost(build: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What `sateen cost` counted, if it has been asked. Raises BuildError if that was another machine's."""
+    path = build / "cost.json"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["verilog_sha256"] == manifest["files"]["accelerator.v"]:
+            return dict(found)
+        problem = "counts another accelerator.v"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as e:
-        raise BuildError(f"{path}: cannot be read ({e}); compile again") from None
-    if not isinstance(value, dict):
-        raise BuildError(f"{path}: holds no JSON object; compile again")
-    return value
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        problem = f"cannot be read ({e})"
+    raise BuildError(f"{path}: {problem}; run sateen cost {build} again")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from sateen.errors import BuildError, DataError
 from sateen.hw.control import Error
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import load
+from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -31,7 +30,10 @@ BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """`cycles`, `macs` and `dense_macs` are for the whole batch; None where the engine does not count cycles."""
+    """`cycles`, `macs`, `dense_macs` and `moved_bytes` are for the whole batch; None where the engine does not count.
+
+    `moved_bytes` are those between memory and accelerator, by kind, and their "total".
+    """
 
     outputs: dict[str, np.ndarray] | None
     engine: str
@@ -39,6 +41,7 @@ class RunResult:
     cycles: int | None
     macs: int
     dense_macs: int
+    moved_bytes: dict[str, int]
     utilization: float | None
     wall_s: float
     cycles_per_inference: int | None
@@ -47,20 +50,17 @@ class RunResult:
 
 
 class Build:
-    """A build folder, opened and checked against its manifest's hashes."""
+    """A build folder, opened, every file checked against its manifest's hashes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        verify(self.folder, self.manifest)
         try:
-            self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
             self.config = AcceleratorConfig.from_dict(self.manifest["config"], f"{folder}/manifest.json")
             self.memory = self.manifest["memory"]
             self.inputs = [Region.from_dict(d) for d in self.memory["inputs"]]
             self.outputs = [Region.from_dict(d) for d in self.memory["outputs"]]
-        except OSError as e:
-            raise BuildError(
-                f"{folder}: no build there ({e.strerror}: manifest.json); run sateen compile first"
-            ) from None
         except (ValueError, KeyError, TypeError) as e:
             raise BuildError(
                 f"{folder}/manifest.json: damaged ({type(e).__name__}: {e}); compile again"
@@ -68,15 +68,7 @@ class Build:
 
     def read(self, name: str) -> bytes:
         """A file of the build; BuildError if it is not the one that was compiled."""
-        try:
-            data = (self.folder / name).read_bytes()
-        except OSError as e:
-            raise BuildError(f"{self.folder}/{name}: cannot be read ({e.strerror}); compile again") from None
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"].get(name):
-            raise BuildError(
-                f"{self.folder}/{name}: not the file that was compiled (hash differs); compile again"
-            )
-        return data
+        return read_file(self.folder, self.manifest, name)
 
     def graph(self) -> QuantizedGraph:
         self.read("quantized.bin")
@@ -151,6 +143,7 @@ def _result(
         cycles=cycles,
         macs=macs,
         dense_macs=b.manifest["dense_macs"] * batch,
+        moved_bytes={kind: n * batch for kind, n in b.manifest["totals"]["bytes"].items()},
         utilization=macs / (cycles * b.config.multipliers) if cycles else None,
         wall_s=wall,
         cycles_per_inference=cycles // batch if cycles else None,

@@ -6,6 +6,7 @@ Nothing in the accelerator arbitrates, so the time of every event follows from t
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -17,15 +18,36 @@ from sateen.hw.matrix import matrix_cycles
 from sateen.hw.vector import drain_cycles, pool_cycles
 from sateen.sim.memory_timing import MemoryTiming, load_timing, store_timing
 
+HANDED = -1
+"""`Event.blocker` of an instruction that started as soon as it was handed over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One executed instruction: `ready` when it is at its idle engine's head, `start` when its tokens are there too."""
+    """One executed instruction: `ready` when it is at its idle engine's head, `start` when its tokens are there too.
+
+    `blocker` is the position of the event whose end it waited for last, or HANDED.
+    """
 
     instruction: Instruction
     ready: int
     start: int
     done: int
+    blocker: int = HANDED
+
+
+class Gate(enum.Enum):
+    """What the handing over of an instruction waited for last."""
+
+    PREVIOUS = enum.auto()  # the instruction before
+    FETCH = enum.auto()  # its own beats: the instruction fetch at `position`, -1 being the first of all
+    QUEUE = enum.auto()  # room in its queue: the start of the event at `position`
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    gate: Gate
+    position: int = -1
 
 
 @dataclass(slots=True)
@@ -34,6 +56,7 @@ class Timeline:
 
     cycles: int = 0
     events: list[Event] = field(default_factory=list)
+    handovers: list[Handover] = field(default_factory=list)  # one for each event, then END's
 
     def busy(self, engine: Engine) -> int:
         return sum(e.done - e.start for e in self.events if e.instruction.engine == engine)
@@ -47,36 +70,50 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
     """Times of every instruction of the program in memory at `program_offset`; BuildError if it cannot end."""
     beats = INSTRUCTION_BITS // config.bus_bits
     timeline = Timeline()
+    events = timeline.events
     engine_free = dict.fromkeys(Engine, 0)  # first cycle in which it can start
-    starts: dict[Engine, list[int]] = {e: [] for e in Engine}
+    # positions in `events`
+    queued: dict[Engine, list[int]] = {e: [] for e in Engine}
     tokens: dict[tuple[Engine, Engine], deque[int]] = {(a, b): deque() for a in Engine for b in Engine}
 
     boot = load_timing(BOOT, program_offset, CHUNK, Target.INSTRUCTION, config, memory)
-    arrivals = list(boot.arrivals)
+    arrivals, fetch = list(boot.arrivals), -1
     engine_free[Engine.LOAD] = boot.done + 1
     chunk = program_offset
     handed = 0  # the cycle in which the last beat was handed over
-    position = 0
     while True:
         following = None
         for slot in range(CHUNK):
+            position = len(events)
             at = chunk - program_offset + slot * INSTRUCTION_BYTES
             try:
                 instruction = decode(program[at : at + INSTRUCTION_BYTES])
             except ValueError as e:
                 raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
             arrived = arrivals[slot * beats : (slot + 1) * beats]
-            first = max(handed + 1, arrived[0] + DISPATCH_LATENCY)
+            gate = Handover(Gate.PREVIOUS)
+            if (first := arrived[0] + DISPATCH_LATENCY) > handed + 1:
+                gate = Handover(Gate.FETCH, fetch)
+            first = max(first, handed + 1)
             if instruction.opcode == Opcode.END:
-                timeline.cycles = max([first, boot.done + 1, *(e.done + 1 for e in timeline.events)])
+                timeline.handovers.append(gate)
+                timeline.cycles = max([first, boot.done + 1, *(e.done + 1 for e in events)])
                 return timeline
             engine = instruction.engine
-            if len(starts[engine]) >= config.queue_depth:
-                first = max(first, starts[engine][-config.queue_depth] + 1)
+            if len(queued[engine]) >= config.queue_depth:
+                ahead = queued[engine][-config.queue_depth]
+                if events[ahead].start + 1 > first:
+                    first, gate = events[ahead].start + 1, Handover(Gate.QUEUE, ahead)
             handed = first
             for beat in arrived[1:]:
+                if beat + DISPATCH_LATENCY > handed + 1:
+                    gate = Handover(Gate.FETCH, fetch)
                 handed = max(handed + 1, beat + DISPATCH_LATENCY)
-            start = ready = max(handed + 1, engine_free[engine])
+            timeline.handovers.append(gate)
+            ready, blocker = handed + 1, HANDED
+            if engine_free[engine] >= ready:
+                ready, blocker = engine_free[engine], queued[engine][-1] if queued[engine] else HANDED
+            start = ready
             for giver in Engine:
                 if instruction.wait >> giver & 1:
                     if not tokens[giver, engine]:
@@ -84,21 +121,22 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                             f"program.bin: instruction {position} ({instruction.opcode.name}) waits for a token that "
                             f"the {giver.name.lower()} engine never gives; compile again"
                         )
-                    start = max(start, tokens[giver, engine].popleft() + 1)
+                    given = tokens[giver, engine].popleft()
+                    if events[given].done + 1 > start:
+                        start, blocker = events[given].done + 1, given
             done = start + _duration(instruction, start, config, memory)
             if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
                 timing = load_timing(start, instruction.source, CHUNK, Target.INSTRUCTION, config, memory)
-                done, following = timing.done, (instruction.source, list(timing.arrivals))
+                done, following = timing.done, (instruction.source, list(timing.arrivals), position)
             for taker in Engine:
                 if instruction.signal >> taker & 1:
-                    tokens[engine, taker].append(done)
-            starts[engine].append(start)
+                    tokens[engine, taker].append(position)
+            queued[engine].append(position)
             engine_free[engine] = done + 1
-            timeline.events.append(Event(instruction, ready, start, done))
-            position += 1
+            events.append(Event(instruction, ready, start, done, blocker))
         if following is None:
             raise BuildError("program.bin: ends without END; compile again")
-        chunk, arrivals = following
+        chunk, arrivals, fetch = following
 
 
 def _duration(i: Instruction, start: int, config: AcceleratorConfig, memory: MemoryTiming) -> int:

@@ -62,6 +62,12 @@ class Conv:
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    @property
+    def selects(self) -> bool:
+        """Whether each output is an input element or zero, plus the bias, so that nothing is multiplied."""
+        rows = self.weight.reshape(len(self.weight), -1)
+        return bool(((rows == 0) | (rows == 1)).all() and (np.count_nonzero(rows, axis=1) <= 1).all())
+
 
 @dataclass(frozen=True, slots=True)
 class Add:

@@ -89,8 +89,8 @@ class Linear:
     raw: bool = False
     raw_scale: np.ndarray | None = None  # float64 (O,)
     macs: int | None = None
-    """Multiplications that the network needs here, for one sample; None: those of the convolution. Add and
-    rescale, which are no multiplications of the network, say 0."""
+    """Multiplications that the network needs here, for one sample; None: those of the convolution. Add, rescale, copy
+    and selection, which are no multiplications of the network, say 0."""
     source: tuple[str, ...] = ()  # ONNX nodes fused here
     weight_scale: np.ndarray | None = None  # float64 (O,), what the export writes
     sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis

@@ -157,6 +157,11 @@ def test_rtl(sateen, build, data, tmp_path):
     found = json.loads(out)
     assert found["equal"] and found["cycles_per_second"] > 0
     assert found["cycles"] == json.loads(sateen(*command, "--engine", "model")[1])["cycles"]
+    # all of this build's transfers are whole beats of 4 bytes
+    totals = json.loads((build / "manifest.json").read_text())["totals"]
+    assert found["counters"]["beats_read"] * 4 == totals["bytes_loaded"]
+    assert found["counters"]["beats_written"] * 4 == totals["bytes_stored"]
+    assert found["moved_bytes"]["total"] == 3 * totals["bytes"]["total"]
 
 
 def test_python_interface(model, data, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -156,19 +157,50 @@ def test_no_build_to_count_or_report(sateen, tmp_path, command):
     assert code == 2 and "sateen compile" in one_line(err) and not out
 
 
-def test_damaged_build(sateen, build, data, tmp_path):
-    import shutil
+FILES = ("model.onnx", "quantized.bin", "program.bin", "weights.bin", "accelerator.v", "schedule.json")
 
+
+@pytest.mark.parametrize("damage", ["other content", "missing"])
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_build(sateen, build, data, tmp_path, name, damage):
     copy = tmp_path / "b"
     shutil.copytree(build, copy)
-    for name in ("quantized.bin", "program.bin", "weights.bin", "accelerator.v", "schedule.json"):
-        (copy / name).write_bytes(b"no")
-    for engine in ("reference", "program", "model", "rtl"):
-        code, _, err = sateen("run", copy, "--inputs", data / "inputs.npz", "--engine", engine)
-        assert code == 2
-        one_line(err)
-    code, _, err = sateen("report", copy)
-    assert code == 2 and "schedule.json" in one_line(err)
+    if damage == "missing":
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes((copy / name).read_bytes() + b"\n")
+    inputs = ("--inputs", data / "inputs.npz", "--engine")
+    commands = [
+        ("report", copy),
+        *(("run", copy, *inputs, e) for e in ("reference", "program", "model", "rtl")),
+    ]
+    if name == "accelerator.v":
+        commands.append(("cost", copy))
+    for command in commands:
+        code, out, err = sateen(*command)
+        assert code == 2 and not out
+        assert name in one_line(err) and "compile again" in err
+    assert not (copy / "report.html").exists() and not (copy / "cost.json").exists()
+
+
+def test_cost_of_another_machine(sateen, build, tmp_path):
+    copy = tmp_path / "b"
+    shutil.copytree(build, copy)
+    for content in ("{", "[]", "{}", json.dumps({"verilog_sha256": "00", "devices": {}})):
+        (copy / "cost.json").write_text(content)
+        code, out, err = sateen("report", copy)
+        assert code == 2 and not out and "cost.json" in one_line(err) and "sateen cost" in err
+
+
+def test_manifest_without_hashes(sateen, build, data, tmp_path):
+    shutil.copytree(build, tmp_path / "b")
+    path = tmp_path / "b/manifest.json"
+    manifest = json.loads(path.read_text())
+    for files in (None, [], {"program.bin": 3}):
+        path.write_text(json.dumps(manifest | {"files": files}))
+        for command in (("report", tmp_path / "b"), ("cost", tmp_path / "b")):
+            code, _, err = sateen(*command)
+            assert code == 2 and "hashes" in one_line(err)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x07\x12\x05"])

@@ -1,15 +1,18 @@
 """The HTML page: complete, self-contained, and small even for long programs."""
 
 import json
+import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
+from sateen.charts import LABELS, Slot, columns, ticks
 from sateen.config import preset
-from sateen.reporting import ENGINES, render
-from sateen.timeline import merged, short, ticks
+from sateen.reporting import ENGINES, KINDS, LIMITS, _short, render
+from sateen.timeline import merged, short
 
-VOID = {"meta", "link", "img", "br", "path", "rect"}
+VOID = {"meta", "link", "img", "br", "line"}
 
 
 class Checker(HTMLParser):
@@ -17,7 +20,7 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.text = [], ""
+        self.open, self.text, self.cells = [], "", []
 
     def handle_starttag(self, tag, attrs):
         assert tag not in {"script", "link", "img", "iframe", "object"}
@@ -29,14 +32,58 @@ class Checker(HTMLParser):
         pass
 
     def handle_endtag(self, tag):
-        if tag not in VOID and tag not in {"path", "rect"}:
+        if tag not in VOID:
             assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text += data
+        self.cells += [data.replace("\u2009", " ")] if data.strip() else []
 
 
-def schedule(layers, instructions):
+def figures(cycles, macs, weight_bytes, index_bytes=0):
+    """What schedule.json says of a layer, or of all, on one side."""
+    moved = dict.fromkeys((*KINDS, "instructions"), 0)
+    moved |= {"weights": weight_bytes, "indices": index_bytes, "activations_written": 10}
+    limits = dict.fromkeys(LIMITS, 0) | {"matrix": cycles - cycles // 3, "load": cycles // 3}
+    return {
+        "macs": macs,
+        "cycles": cycles,
+        "utilization": 0.5,
+        "limits": limits,
+        "limited_by": "matrix" if cycles else None,
+        "bytes": moved | {"total": sum(moved.values())},
+    }
+
+
+def sides(cycles, instructions, indexed):
+    """A layer, or all, with what it would be dense."""
+    one = figures(cycles, 500 * instructions, 1000 * instructions, 300 * instructions if indexed else 0)
+    dense = figures(3 * cycles, 2000 * instructions, 4000 * instructions) if indexed else one
+    values, index = one["bytes"]["weights"], one["bytes"]["indices"]
+    whole = dense["bytes"]["weights"]
+    busy = {f"{e}_cycles": cycles for e in ENGINES}
+    return (
+        one
+        | busy
+        | {
+            "dense_macs": dense["macs"],
+            "dense": dense,
+            "weights": {
+                "count": 100,
+                "nonzero": 30,
+                "packed_bytes": 100,
+                "values_bytes": values,
+                "index_bytes": index,
+                "dense_bytes": whole,
+                "zeros_bytes": whole - values,
+                "saved_bytes": whole - values - index,
+                "compression": 1.0,
+            },
+        }
+    )
+
+
+def schedule(layers, instructions, indexed=False):
     """A synthetic schedule: layers one after another, each a chain of load, matrix, vector, store."""
     timeline, rows, t = [], [], 0
     for index in range(layers):
@@ -47,33 +94,21 @@ def schedule(layers, instructions):
                     {"engine": engine, "opcode": "X", "layer": index, "start": t, "done": t + cycles - 1}
                 )
                 t += cycles
-        busy = {f"{e}_cycles": instructions * c for e, c in zip(ENGINES, (7, 90, 20, 3), strict=True)}
-        rows.append(
-            {
-                "index": index,
-                "name": f"/block{index}/<conv> & 'x'",
-                "kind": "Linear",
-                "sources": [f"Conv_{index}", "Relu"],
-                "input_shape": [8, 8, 16],
-                "output_shape": [8, 8, 16],
-                "weight_format": "int8",
-                "activation_format": "uint8",
-                "macs": 60 * instructions * 8 if index else 0,
-                "cycles": t - start,
-                "start": start,
-                "end": t,
-                "utilization": 0.5,
-                "bytes_loaded": 4096 * index,
-                "bytes_stored": 0,
-                "tiles": instructions,
-            }
-            | busy
-        )
+        description = {
+            "index": index,
+            "name": f"/block{index}/<conv> & 'x'",
+            "kind": "Linear",
+            "sources": [f"Conv_{index}", "Relu"],
+            "output_shape": [8, 8, 16],
+            "weight_format": "int8",
+            "sparsity": "2:8" if indexed else "dense",
+        }
+        rows.append(description | sides(t - start, instructions, indexed))
     stalls = {e: {"busy": t // 4, "wait": t // 4, "idle": t // 2} for e in ENGINES}
-    return {"cycles": t, "multipliers": 8, "latency": 32, "interval": 1, "layers": rows} | {
-        "timeline": timeline,
-        "stalls": stalls,
-    }
+    return {
+        "cycles": t, "multipliers": 8, "latency": 32, "interval": 1, "indexed": indexed, "layers": rows,
+        "totals": sides(t, layers * instructions, indexed), "timeline": timeline, "stalls": stalls,
+    }  # fmt: skip
 
 
 MANIFEST = {
@@ -83,7 +118,6 @@ MANIFEST = {
     "config": preset("tiny").to_dict(),
     "inputs": [],
     "outputs": [],
-    "macs": 12345,
     "files": {"program.bin": "00ff"},
 }
 COUNTS = {
@@ -110,17 +144,25 @@ COST = {
 }
 
 
-@pytest.mark.parametrize("cost", [None, COST])
-@pytest.mark.parametrize(("layers", "instructions"), [(0, 0), (1, 1), (3, 10), (40, 100)])
-def test_page(layers, instructions, cost):
-    page = render(MANIFEST, schedule(layers, instructions), cost)
+def text_of(page):
     checker = Checker()
     checker.feed(page)
     assert not checker.open
+    return checker
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("cost", [None, COST])
+@pytest.mark.parametrize(("layers", "instructions"), [(0, 0), (1, 1), (5, 10), (60, 100)])
+def test_page(layers, instructions, cost, indexed):
+    page = render(MANIFEST, schedule(layers, instructions, indexed), cost)
+    checker = text_of(page)
     for text in (
         "Schedule",
         "Engines",
-        "Layers",
+        "Layer by layer",
+        "Cycles and utilisation",
+        "Multiplications and bytes",
         "Cost",
         "<net>",
         "int8",
@@ -131,7 +173,55 @@ def test_page(layers, instructions, cost):
     assert ("measured: yosys" in checker.text) == (cost is not None)
     assert "http" not in page and "url(" not in page and "@import" not in page
     assert "prefers-color-scheme: dark" in page
-    assert len(page) < 20_000 + 4_000 * layers + 300 * 4 * 1100
+    assert len(page) < 30_000 + 8_000 * layers + 300 * 4 * 1100
+    assert ("Dense and sparse" in checker.text) == indexed
+    assert "dataflow" not in checker.text
+
+
+def test_without_a_dense_side():
+    found = schedule(2, 3, indexed=True)
+    for f in (*found["layers"], found["totals"]):
+        f["dense"] = None
+        f["weights"] = {k: f["weights"][k] for k in ("count", "packed_bytes", "values_bytes", "index_bytes")}
+    text = text_of(render(MANIFEST, found, None)).text
+    assert "would not fit this machine" in text and "Dense and sparse" not in text
+
+
+def test_dataflow_columns_are_there_where_a_layer_has_one():
+    found = schedule(2, 3)
+    found["layers"][0] |= {"dataflow": "output_stationary", "alternative_cycles": 98765}
+    found["layers"][1] |= {"dataflow": None, "alternative_cycles": None}
+    text = text_of(render(MANIFEST, found, None)).text
+    assert "dataflow" in text and "output_stationary" in text and "98\u2009765" in text
+
+
+def test_figures_of_a_sparse_build():
+    cells = text_of(render(MANIFEST, schedule(2, 100, indexed=True), None)).cells
+    for row in (
+        ["multiplications", "400 000", "100 000", "300 000", "75.0 %"],
+        ["weights in memory, with indices", "781 KiB", "254 KiB", "527 KiB", "67.5 %"],
+    ):
+        assert any(cells[i : i + len(row)] == row for i in range(len(cells)))
+
+
+@pytest.mark.parametrize("layers", [1, 5, 60, 250])
+def test_columns(layers):
+    slots = [
+        Slot(str(n), "<a>", ((("dense", 2 * n, "x"),), (("a", n, "y"), ("b", 0, "z")))) for n in range(layers)
+    ]
+    svg = columns(slots, "t", ((1 << 10, "KiB"), (1, "B")))
+    text_of(svg)
+    assert svg.count("<rect") == 2 * (layers - 1)
+    numbers = re.findall(r'text-anchor="middle">(\d+)<', svg)
+    assert 1 <= len(numbers) <= LABELS and numbers[0] == "0"
+    edges = [(float(x), float(w)) for x, w in re.findall(r'x="([\d.]+)%" width="([\d.]+)%"', svg)]
+    assert all(x >= 0 and x + w <= 100.01 for x, w in edges)
+    assert all(a + w <= b + 0.02 for (a, w), (b, _) in pairwise(edges))
+
+
+@pytest.mark.parametrize("name", ["/a/very/long/path/of/some/module/conv", "conv", "a;b", "x" * 50, "/"])
+def test_short_names_are_ends_of_the_first(name):
+    assert name.split(";")[0].strip("/").endswith(_short(name).strip("/"))
 
 
 def test_thousands_of_instructions_stay_a_small_page():

@@ -1,0 +1,58 @@
+"""A build folder's manifest, and its files, read only if they are the ones that were compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sateen.errors import BuildError
+
+VERSION = 2
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """The manifest of a build folder. Raises BuildError."""
+    path = build / "manifest.json"
+    if not path.is_file():
+        state = "is not a build folder (no manifest.json)" if build.exists() else "does not exist"
+        raise BuildError(f"build {build}: {state}; make one with: sateen compile MODEL.onnx -o {build}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as e:
+        raise BuildError(f"build {build}: manifest.json cannot be read ({e}); compile again") from None
+    if not isinstance(manifest, dict) or not {"config", "inputs", "outputs"} <= set(manifest):
+        raise BuildError(f"build {build}: manifest.json lacks config, inputs or outputs; compile again")
+    if manifest.get("version") != VERSION:
+        raise BuildError(
+            f"build {build}: manifest.json has version {manifest.get('version')!r}, this Sateen reads "
+            f"{VERSION}; compile again"
+        )
+    ports = [manifest["inputs"], manifest["outputs"]]
+    if not all(
+        isinstance(p, list) and p and all(isinstance(q, dict) and {"name", "shape"} <= set(q) for q in p)
+        for p in ports
+    ):
+        raise BuildError(f"build {build}: manifest.json is damaged (inputs or outputs); compile again")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise BuildError(f"build {build}: manifest.json has no hashes of the files; compile again")
+    return manifest
+
+
+def read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:
+    """A file of the build. Raises BuildError if it is missing or not the one that was compiled."""
+    try:
+        data = (build / name).read_bytes()
+    except OSError as e:
+        raise BuildError(f"{build / name}: cannot be read ({e.strerror}); compile again") from None
+    if hashlib.sha256(data).hexdigest() != manifest["files"].get(name):
+        raise BuildError(f"{build / name}: not the file that was compiled (hash differs); compile again")
+    return data
+
+
+def verify(build: Path, manifest: dict[str, Any]) -> None:
+    """Raises BuildError naming the first file that is missing or not the one that was compiled."""
+    for name in manifest["files"]:
+        read_file(build, manifest, name)

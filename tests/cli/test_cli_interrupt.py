@@ -1,0 +1,54 @@
+"""Ctrl-C at any time: exit code 130 and one line, never a traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+
+from sateen.cli_io import guarded
+
+CHILD = """
+import signal, sys
+import sateen.cli
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(sateen.cli.main(["formats"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["sateen.cli_io", "numpy", "rich.console", "sateen.api", "sateen.cli_formats", "sateen.fpga"]
+)
+def test_while_libraries_are_loaded(module):
+    p = subprocess.run([sys.executable, "-c", CHILD.format(module=module)], capture_output=True, text=True)
+    assert (p.returncode, p.stdout, p.stderr) == (130, "", "sateen: error: interrupted\n")
+
+
+def test_ignored_stays_ignored():
+    """As of a job that a shell without job control started in the background."""
+    child = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + CHILD.format(module="numpy")
+    p = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
+    assert p.returncode == 0 and "int8" in p.stdout
+
+
+def test_in_a_callback_that_ignores_exceptions(capsys):
+    class Thing:
+        pass
+
+    def command():
+        thing = Thing()
+        kept = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        time.sleep(60)
+        return 3 if kept else 0
+
+    assert guarded(command) == 130
+    assert capsys.readouterr().err == "sateen: error: interrupted\n"
