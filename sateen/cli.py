@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sateen import __version__
-from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
+from sateen.api import BOARD, DEFAULT_BAUD, DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
 from sateen.cli_io import guarded
 from sateen.config import PRESETS
 
@@ -25,14 +25,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"sateen: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
-def _at_least_1(text: str) -> int:
+def _at_least_1(text: str, most: int = 1 << 20) -> int:
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if not 1 <= value <= 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {1 << 20}")
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
     return value
+
+
+def _baud(text: str) -> int:
+    return _at_least_1(text, 100_000_000)
 
 
 def _command(name: str) -> Command:
@@ -108,10 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
     )
 
-    p = add("run", "run a build with one of the four engines")
+    p = add("run", "run a build with one of the four engines, or on a board")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
-    p.add_argument("--engine", choices=ENGINES, default="reference", help="default reference")
+    p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
         "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
@@ -123,6 +127,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
     )
     p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
+    p.add_argument("--port", metavar="DEV", help="serial device of the board (engine board)")
+    p.add_argument(
+        "--baud",
+        type=_baud,
+        default=DEFAULT_BAUD,
+        metavar="N",
+        help=f"bits per second that the board's bitstream is made for (default {DEFAULT_BAUD})",
+    )
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys")
     p.add_argument("build", metavar="BUILD")

@@ -23,6 +23,7 @@ CLOCK, BAUD = 4000, 1000
 DIVISOR = CLOCK // BAUD  # as in link_bench.cpp
 SIZE = 4096
 CONFIG = 0x1234_5678
+IMAGE = random.Random(0).randbytes(SIZE)
 BUILD = b"\x01\x23\x45\x67\x89\xab\xcd\xef"
 LONGEST = 3000
 """Cycles from the end of a frame to its answer, at most: a WRITE of 512 bytes takes 1536, the silence 120."""
@@ -47,7 +48,7 @@ class Chip(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.link = link = self.link
-        m.submodules.memory = memory = SocMemory(data_bits=32, size=SIZE, outstanding=1)
+        m.submodules.memory = memory = SocMemory(data_bits=32, size=SIZE, outstanding=1, image=IMAGE)
         m.submodules.registers = registers = Registers(config=preset("tiny"))
         wiring.connect(m, link.memory, memory.host)
         wiring.connect(m, link.control, registers.bus)
@@ -106,7 +107,7 @@ class Line:
         self.levels((1, cycles))
 
     def quiet(self) -> None:
-        """Long enough that the chip has said what it has to say and waits for a frame."""
+        """Long enough that the chip has begun its answer, if it has one, or waits for a frame."""
         self.wait(self.silence + LONGEST)
 
     def send(self, data: bytes, stop: int = 1) -> None:
@@ -152,13 +153,6 @@ class Line:
 
     def write(self, address: int, data: bytes) -> None:
         assert self.good(Command.WRITE, struct.pack("<I", address) + data) == b""
-
-    def fill(self, seed: int) -> bytes:
-        """Random contents of the memory."""
-        image = random.Random(seed).randbytes(SIZE)
-        for a in range(0, SIZE, 512):
-            self.write(a, image[a : a + 512])
-        return image
 
     def contents(self) -> bytes:
         return b"".join(self.read(a, 512) for a in range(0, SIZE, 512))

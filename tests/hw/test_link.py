@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from link_bench import BUILD, CLOCK, CONFIG, SIZE, Line
+from link_bench import BUILD, CLOCK, CONFIG, IMAGE, SIZE, Line
 
 from sateen.hw.frame import MAX_DATA, MAX_PAYLOAD, VERSION, Command, Fault, Frame, Identity
 from sateen.hw.link import Link
@@ -41,7 +41,8 @@ def test_identify(line):
 
 
 def test_memory(line):
-    memory = bytearray(line.fill(0))
+    memory = bytearray(IMAGE)  # at power-up
+    assert line.contents() == memory
     assert line.read(0, 1) == memory[:1]
     assert line.read(SIZE - 1, 1) == memory[-1:]
     assert line.read(SIZE - MAX_DATA, MAX_DATA) == memory[-MAX_DATA:]
@@ -93,7 +94,6 @@ def test_repeated_frames_run_once(line):
 
 
 def test_refusals(line):
-    image = line.fill(1)
     cases = [
         (Command.READ, words(1, SIZE), Fault.OUT_OF_RANGE),
         (Command.READ, words(2, SIZE - 1), Fault.OUT_OF_RANGE),
@@ -120,12 +120,11 @@ def test_refusals(line):
     ]
     for command, payload, fault in cases:
         assert line.refused(command, payload) == fault, (command, payload.hex())
-    assert line.contents() == image
+    assert line.contents() == IMAGE
     assert line.starts == 0
 
 
 def test_wrong_lengths(line):
-    image = line.fill(2)
     for command in Command:
         for size in (0, 1, 3, 4, 5, 7, 8, 9, 12):
             fits = {Command.IDENTIFY: size == 0, Command.RESET: size == 0, Command.WRITE: size > 4}
@@ -133,23 +132,22 @@ def test_wrong_lengths(line):
                 continue
             assert line.refused(command, bytes(size)) == Fault.BAD_LENGTH, (command, size)
     assert line.refused(Command.READ, bytes(MAX_PAYLOAD)) == Fault.BAD_LENGTH
-    assert line.contents() == image
+    assert line.contents() == IMAGE
 
 
 def test_frames_back_to_back_and_too_early(line):
     """The next frame may follow the answer at once; one that comes during the answer is not taken."""
-    image = line.fill(3)
     for sequence in (1, 2):
         line.send(Frame(sequence, Command.READ, words(8, 0)).encode())
         while len(line.received) < 5 + 8 + 4:
             line.wait(1)
-        assert Frame.decode(bytes(line.received)) == Frame(sequence, 0x80 | Command.READ, image[:8])
+        assert Frame.decode(bytes(line.received)) == Frame(sequence, 0x80 | Command.READ, IMAGE[:8])
         line.received.clear()
     both = Frame(3, Command.READ, words(8, 0)).encode() + Frame(4, Command.RUN, words(0, 0)).encode()
     line.send(both)
     assert [f.sequence for f in line.frames()] == [3]
     assert line.starts == 0
-    assert line.read(3, 3) == image[3:6]
+    assert line.read(3, 3) == IMAGE[3:6]
 
 
 def test_parameters():

@@ -108,7 +108,7 @@ def test_timing_and_data_are_those_of_the_contract(data_bits, outstanding, stall
     image = random.Random(seed).randbytes(SIZE)
     dut = SocMemory(data_bits=data_bits, size=SIZE, outstanding=outstanding, image=image)
     oracle = Memory(bytearray(image), beat_bytes, 16, outstanding, latency=LATENCY)
-    master = Master(seed, beat_bytes, outstanding, 40, stall)
+    master = Master(seed, beat_bytes, outstanding, 25, stall)
     compared = ["rvalid", "bvalid"]
 
     async def bench(ctx):
