@@ -1,6 +1,6 @@
 """Frames from and to a serial line, with their CRC (docs/link.md). What they mean is in hw/link.py."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -46,11 +46,11 @@ class SerialCrc(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         # Ref: the catalogue's CRC-32/ISO-HDLC, which is that of Ethernet and zlib; reflected: lowest bit first
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=1).create()
+        crc = CRC32_ISO_HDLC(data_width=1).create()
+        m.submodules.crc = ResetInserter(self.start)(crc)  # its own `start` is a multiplexer at every bit
         bits, left = Signal(8), Signal(range(9))
         m.d.comb += [
             self.busy.eq(left != 0),
-            crc.start.eq(self.start),
             crc.valid.eq(self.busy),
             crc.data.eq(bits[0]),
             self.crc.eq(crc.crc),
@@ -88,7 +88,7 @@ class FrameReceiver(wiring.Component):
     arguments : Out(64)
         The payload's last 8 bytes but those in the buffer, the last one highest.
     data : In(ReadPort(9, 8))
-        The payload of a WRITE from its fifth byte on; latency 1.
+        The payload of a WRITE from its fifth byte on, byte k at k modulo `MAX_DATA`; latency 1.
     release : In(1)
         Wait for the next. If anything has come in the meantime, that is for the next silence.
     """
@@ -120,14 +120,15 @@ class FrameReceiver(wiring.Component):
         write, read = buffer.write_port(), buffer.read_port()
         quiet = Signal(range(self.silence + 1))  # cycles that the line has been high
         silent = Signal()
-        index = Signal(range(ARGUMENT_BYTES))  # of the byte in its part of the frame
-        left = Signal(LENGTH_BITS)  # bytes of the payload to come
+        index = Signal(range(HEADER_BYTES - 1))  # of the byte in the header, in the CRC
+        position = Signal(LENGTH_BITS)  # in the payload
         missed = Signal()  # something came while a frame was held
         m.d.comb += [
             uart.rx.eq(self.rx),
             silent.eq(quiet == self.silence),
             crc.data.eq(uart.data),
             write.data.eq(uart.data),
+            write.addr.eq(position),  # modulo MAX_DATA
             read.en.eq(self.data.en),
             read.addr.eq(self.data.addr),
             self.data.data.eq(read.data),
@@ -157,7 +158,9 @@ class FrameReceiver(wiring.Component):
                     m.next = "HOLD"
             with m.State("IDLE"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [index.eq(0), self.sequence.eq(0), self.fault.eq(0), missed.eq(0)]
+                m.d.sync += [
+                    index.eq(0), position.eq(0), self.sequence.eq(0), self.fault.eq(0), missed.eq(0),
+                ]  # fmt: skip
                 with m.If(uart.valid | uart.error):
                     m.next = "QUIET"
                     with m.If(uart.valid & (uart.data == SYNC)):
@@ -172,24 +175,20 @@ class FrameReceiver(wiring.Component):
                         with m.If(Cat(self.length[:8], uart.data) > MAX_PAYLOAD):
                             drop(Fault.BAD_LENGTH)
                     with m.Case(2):
-                        m.d.sync += [self.sequence.eq(uart.data), left.eq(self.length)]
-                    with m.Case(HEADER_BYTES - 2):
-                        m.d.sync += [self.command.eq(uart.data), index.eq(0), write.addr.eq(0)]
+                        m.d.sync += self.sequence.eq(uart.data)
+                    with m.Case(3):
+                        m.d.sync += self.command.eq(uart.data)
                         m.next = "PAYLOAD"
-                        with m.If(left == 0):
+                        with m.If(self.length == 0):
                             m.next = "CRC"
             with m.State("PAYLOAD"), received():
-                m.d.sync += left.eq(left - 1)
-                with m.If((self.command == Command.WRITE) & (index == ADDRESS_BYTES)):
+                following = (position + 1)[:LENGTH_BITS]
+                m.d.sync += position.eq(following)
+                with m.If((self.command == Command.WRITE) & (position >= ADDRESS_BYTES)):
                     m.d.comb += write.en.eq(1)
-                    m.d.sync += write.addr.eq(write.addr + 1)
                 with m.Else():
-                    m.d.sync += [
-                        self.arguments.eq(Cat(self.arguments, uart.data)[8:]),
-                        index.eq(index + 1),
-                    ]
-                with m.If(left == 1):
-                    m.d.sync += index.eq(0)
+                    m.d.sync += self.arguments.eq(Cat(self.arguments, uart.data)[8:])
+                with m.If(following == self.length):
                     m.next = "CRC"
             with m.State("CRC"), received():
                 m.d.sync += index.eq(index + 1)
@@ -225,8 +224,8 @@ class FrameSender(wiring.Component):
         The line.
     start : In(1)
         Held until `done`, and so are `sequence`, `command` and `length`.
-    i : In(stream.Signature(8))
-        The payload, `length` bytes.
+    i, last : In(stream.Signature(8)), In(1)
+        The payload, and with its last byte `last`. Nothing is taken where `length` is 0.
     done : Out(1)
         Strobe: the line is free for the next frame.
     """
@@ -241,6 +240,7 @@ class FrameSender(wiring.Component):
                 "command": In(8),
                 "length": In(LENGTH_BITS),
                 "i": In(stream.Signature(8)),
+                "last": In(1),
                 "done": Out(1),
             }
         )
@@ -250,7 +250,6 @@ class FrameSender(wiring.Component):
         m.submodules.uart = uart = Transmitter(divisor=self.divisor)
         m.submodules.crc = crc = SerialCrc()
         index = Signal(range(HEADER_BYTES))
-        left = Signal(LENGTH_BITS)
         taken = Signal()
         m.d.comb += [self.tx.eq(uart.tx), crc.data.eq(uart.i.payload), taken.eq(uart.i.valid & uart.i.ready)]
 
@@ -266,7 +265,7 @@ class FrameSender(wiring.Component):
                     crc.valid.eq(taken & (index != 0)),
                 ]
                 with m.If(taken):
-                    m.d.sync += [index.eq(index + 1), left.eq(self.length)]
+                    m.d.sync += index.eq(index + 1)
                     with m.If(index == HEADER_BYTES - 1):
                         m.d.sync += index.eq(0)
                         m.next = "PAYLOAD"
@@ -279,10 +278,8 @@ class FrameSender(wiring.Component):
                     self.i.ready.eq(uart.i.ready),
                     crc.valid.eq(taken),
                 ]
-                with m.If(taken):
-                    m.d.sync += left.eq(left - 1)
-                    with m.If(left == 1):
-                        m.next = "CRC"
+                with m.If(taken & self.last):
+                    m.next = "CRC"
             with m.State("CRC"):
                 m.d.comb += [
                     uart.i.valid.eq(1),

@@ -3,13 +3,13 @@
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from sateen.hw.axi import AXI4Lite
 from sateen.hw.frame import (
     ANSWER,
     ERROR,
     MAX_DATA,
-    MAX_WORDS,
     SILENCE_S,
     VERSION,
     Command,
@@ -27,6 +27,13 @@ MIN_SILENCE_BITS = 30
 """At low rates a silence is longer than `SILENCE_S`: a byte of ones is high for 9 bits."""
 REGISTER_BITS = 8
 """Of a register's address."""
+
+
+def exceeds(value: Value, limit: int) -> Value:
+    """value > limit, where the limit has many zeros at its end."""
+    zeros = (limit & -limit).bit_length() - 1
+    high, least = value[zeros:], limit >> zeros
+    return (high > least) | ((high == least) & value[:zeros].any())
 
 
 class Link(wiring.Component):
@@ -77,16 +84,17 @@ class Link(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        memory, control = self.memory, self.control
+        memory, control, identity = self.memory, self.control, self.identity.encode()
         m.submodules.receiver = frame = FrameReceiver(divisor=self.divisor, silence=self.silence)
         m.submodules.sender = sender = FrameSender(divisor=self.divisor)
         value, argument = Signal(32), Signal(32)  # the two words of a payload, the second alone of a WRITE
         address = Signal(len(memory.address))  # counts on from `argument`
         length = Signal(LENGTH_BITS)  # bytes to be written, then bytes of the answer
-        position = Signal(range(MAX_DATA))  # in the data of a WRITE, in the answer
+        position = Signal(LENGTH_BITS)  # in the payload of a WRITE, bytes of the answer that were fetched
         fault = Signal(Fault)
         byte = Signal(8)  # of the answer
         last, repeatable = Signal(8), Signal()  # sequence number of the frame executed last, if there is one
+        repeated = Signal()  # this one is the same
         step = Signal(range(3))  # of RUN
         sent, sent_data = Signal(), Signal()  # address and data of the access to a register under way
         m.d.comb += [
@@ -99,6 +107,7 @@ class Link(wiring.Component):
             sender.command.eq(Mux(fault.any(), ERROR, frame.command | ANSWER)),
             sender.length.eq(length),
             sender.i.payload.eq(byte),
+            sender.last.eq(position == length),
             memory.address.eq(address),
             memory.write_data.eq(frame.data.data),
             control.araddr.eq(address & ~3),
@@ -107,26 +116,25 @@ class Link(wiring.Component):
         self._register_write(m, frame.command, step, value, argument)
 
         def refuse(why: Fault) -> None:
-            m.d.sync += [fault.eq(why), length.eq(1)]
+            m.d.sync += [fault.eq(why), length.eq(1), position.eq(0)]
             m.next = "FETCH"
+
+        def write_register() -> None:
+            m.d.sync += length.eq(0)
+            m.next = "REGISTER"
+            with m.If(repeated):
+                m.next = "FETCH"
 
         def answer(byte_of: Value) -> None:
             m.d.sync += [byte.eq(byte_of), address.eq(address + 1), position.eq(position + 1)]
             m.next = "SEND"
-
-        is_register = ~argument[:2].any() & ~argument[REGISTER_BITS:].any()
-        words_end = address[2:REGISTER_BITS] + value[: MAX_WORDS.bit_length()]
-
-        def up_to(most: int) -> Value:
-            """Whether `value` is from 1 to `most`, a power of two."""
-            return value.any() & (~value[most.bit_length() - 1 :].any() | (value == most))
 
         with m.FSM() as fsm:
             m.d.comb += sender.start.eq(fsm.ongoing("FETCH") | fsm.ongoing("SEND"))
             with m.State("IDLE"):
                 m.d.sync += [
                     address.eq(argument), position.eq(0), step.eq(0), sent.eq(0), sent_data.eq(0),
-                    fault.eq(frame.fault), length.eq(1),
+                    fault.eq(frame.fault), length.eq(1), repeated.eq(repeatable & (last == frame.sequence)),
                 ]  # fmt: skip
                 with m.If(frame.valid):
                     m.next = "DECODE"
@@ -136,27 +144,26 @@ class Link(wiring.Component):
                 m.d.sync += length.eq(0)
                 with m.Switch(frame.command):
                     with m.Case(Command.IDENTIFY):
-                        m.d.sync += length.eq(len(self.identity.encode()))
+                        m.d.sync += length.eq(len(identity))
                         m.next = "FETCH"
                     with m.Case(Command.READ):
                         m.d.sync += length.eq(value)
                         m.next = "RANGE"
-                        with m.If(~up_to(MAX_DATA)):
+                        with m.If(value[len(length) :].any() | (value[: len(length)] > MAX_DATA)):
                             refuse(Fault.OUT_OF_RANGE)
                     with m.Case(Command.WRITE):
                         m.d.sync += length.eq(frame.length - ADDRESS_BYTES)
                         m.next = "RANGE"
                     with m.Case(Command.GET):
                         m.d.sync += length.eq(value << 2)
-                        m.next = "FETCH"
-                        with m.If(~is_register | ~up_to(MAX_WORDS) | (words_end > MAX_WORDS)):
+                        m.next = "RANGE"
+                        with m.If(value[8:].any()):
                             refuse(Fault.OUT_OF_RANGE)
-                    with m.Case(Command.SET, Command.RUN, Command.RESET):
-                        m.next = "REGISTER"
-                        with m.If((frame.command == Command.SET) & ~is_register):
-                            refuse(Fault.OUT_OF_RANGE)
-                        with m.If(repeatable & (last == frame.sequence)):
-                            m.next = "FETCH"
+                    with m.Case(Command.SET):
+                        m.d.sync += length.eq(4)
+                        m.next = "RANGE"
+                    with m.Case(Command.RUN, Command.RESET):
+                        write_register()
                     with m.Default():
                         refuse(Fault.UNKNOWN_COMMAND)
                 for codes, fits in (
@@ -167,10 +174,21 @@ class Link(wiring.Component):
                     with m.If(frame.command.matches(*codes) & ~fits):
                         refuse(Fault.BAD_LENGTH)
             with m.State("RANGE"):
+                registers = frame.command.matches(Command.GET, Command.SET)
+                end = address + length
+                outside = Mux(registers, exceeds(end, 1 << REGISTER_BITS), exceeds(end, self.memory_bytes))
                 m.next = "FETCH"
                 with m.If(frame.command == Command.WRITE):
+                    m.d.sync += position.eq(ADDRESS_BYTES)
                     m.next = "BUFFER"
-                with m.If(argument[len(address) :].any() | (address + length > self.memory_bytes)):
+                with m.If(frame.command == Command.SET):
+                    write_register()
+                with m.If(
+                    argument[len(address) :].any()
+                    | outside
+                    | (length == 0)
+                    | (registers & argument[:2].any())
+                ):
                     refuse(Fault.OUT_OF_RANGE)
             with m.State("BUFFER"):  # reads the byte at `position`
                 m.next = "WRITE"
@@ -206,7 +224,7 @@ class Link(wiring.Component):
                 with m.Elif(fault.any()):
                     answer(fault)
                 with m.Elif(frame.command == Command.IDENTIFY):
-                    answer(Array(Const(b, 8) for b in self.identity.encode())[position])
+                    answer(Array(Const(b, 8) for b in identity)[position[: bits_for(len(identity) - 1)]])
                 with m.Elif(frame.command == Command.READ):
                     m.d.comb += memory.read.eq(1)
                     with m.If(memory.done):

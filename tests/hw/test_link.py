@@ -2,8 +2,9 @@
 """The link with a faultless line: each command, each refusal, and what a repeated frame does."""
 
 import random
+import re
 import struct
-import zlib
+from pathlib import Path
 
 import pytest
 from link_bench import BUILD, CLOCK, CONFIG, IMAGE, SIZE, Line
@@ -19,17 +20,25 @@ def words(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}I", *values)
 
 
+def test_the_page_names_every_command_and_fault():
+    rows = set(re.findall(r"^\| (\d) \| ([A-Z_]+) \|", PAGE.read_text(), re.M))
+    assert rows == {(str(int(x)), x.name) for x in (*Command, *Fault)}
+
+
 @pytest.fixture
 def line():
     with Line() as line:
         yield line
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "link.md"
+
+
 def test_bytes_of_a_frame():
     """As the page shows it."""
     frame = Frame(7, Command.READ, words(16, 0x1000))
-    body = bytes.fromhex("0800 07 02 10000000 00100000")
-    assert frame.encode() == b"\xa5" + body + zlib.crc32(body).to_bytes(4, "little")
+    (shown,) = re.findall(r"`(a5 [0-9a-f ]+)`", PAGE.read_text())
+    assert frame.encode() == bytes.fromhex(shown)
     assert Frame.decode(frame.encode()) == frame
     for wrong in (b"", b"\xa5", frame.encode()[:-1], frame.encode() + b"\0", b"\xa4" + frame.encode()[1:]):
         assert Frame.decode(wrong) is None
