@@ -1,7 +1,7 @@
 """The generated machine as Verilog text: one file, byte for byte the same for the same configuration.
 
-Ports: `clk`, `rst` (synchronous, active high), `m_axi_*` (AXI4 to memory), `s_axi_*` (AXI4-Lite control) and
-`interrupt`.
+Ports of the accelerator: `clk`, `rst` (synchronous, active high), `m_axi_*` (AXI4 to memory), `s_axi_*` (AXI4-Lite
+control) and `interrupt`. Those of the system on the chip: `clk`, `rst`, `rx` and `tx`.
 """
 
 import re
@@ -18,9 +18,11 @@ from amaranth.lib import wiring
 
 from sateen.config import AcceleratorConfig
 from sateen.hw.registers import config_word
+from sateen.hw.soc import Soc
 from sateen.hw.top import Accelerator
 
 TOP = "accelerator"
+SOC = "soc"
 PREFIXES = {"bus": "m_axi_", "control": "s_axi_"}
 """Of the top's interfaces. Their members have the AXI names already."""
 
@@ -32,6 +34,12 @@ def emit_verilog(config: AcceleratorConfig) -> str:
     return title + text
 
 
+def emit_soc_verilog(soc: Soc) -> str:
+    """The system on the chip with the contents of its memory; its top module is called `soc`."""
+    name, word = _one_line(soc.config.name), config_word(soc.config)
+    return f"// Sateen system on the chip '{name}', configuration {word:08x}\n" + convert(soc, SOC)
+
+
 def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
     """Verilog of any component; the ports of interface `i` are called `prefixes[i]` and the member's name."""
     netlist = build_netlist(
@@ -41,15 +49,13 @@ def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | N
 
 
 def _to_rtlil(netlist: Netlist) -> str:
-    """As amaranth.back.rtlil.convert_fragment, but memories get no contents.
+    """As amaranth.back.rtlil.convert_fragment, but memories of zeros get no contents.
 
     The machine reads no word that it has not written. Listing each word's zero would take most of the time
     and of the Verilog, and some memories of FPGAs cannot have contents.
     """
     for cell in netlist.cells:
-        if isinstance(cell, Memory):
-            if any(cell.init):
-                raise ValueError(f"memory '{cell.name}' has initial contents; only empty ones can be emitted")
+        if isinstance(cell, Memory) and not any(cell.init):
             cell.init = ()
     empty = rtlil.EmptyModuleChecker(netlist)
     design = rtlil.Design(emit_src=False)
@@ -85,6 +91,8 @@ _CELL = re.compile(r"  cell (\\\S+) (\S+)$")
 _CONNECT = re.compile(r"    connect (\\\S+) (.*)$")
 # Without any bits; Verilog would make it two bits wide.
 _EMPTY = re.compile(r"  wire width 0 | {0,2}connect \\\S+ \{ +\}$")
+
+_NO_CONTENTS = re.compile(r"    connect \\DATA \{ +\}$")
 
 
 @dataclass
@@ -170,14 +178,16 @@ def _parse(il: str) -> list[_Module]:
 
 def _without_contents(body: list[str]) -> list[str]:
     """The lines, without the empty contents of memories."""
-    out = []
-    skip = False
+    out: list[str] = []
+    begin = None  # of the contents that are being read
     for line in body:
-        skip = skip or line.startswith("  cell $meminit_v2 ")
-        if not skip:
-            out.append(line)
-        elif line == "  end":
-            skip = False
+        if line.startswith("  cell $meminit_v2 "):
+            begin = len(out)
+        out.append(line)
+        if line == "  end" and begin is not None:
+            if any(_NO_CONTENTS.match(entry) for entry in out[begin:]):
+                del out[begin:]
+            begin = None
     return out
 
 

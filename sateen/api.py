@@ -33,6 +33,9 @@ Arrays = str | Path | Mapping[str, np.ndarray]
 """A file's path, or one array per graph input, batch first."""
 
 ENGINES = ("reference", "program", "model", "rtl")
+BOARD = "board"
+"""Not an engine of its own: the RTL, on a chip."""
+DEFAULT_BAUD = 115200
 SCALES = ("mse", "minmax", "percentile")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
@@ -107,16 +110,27 @@ def run(
     latency: int = 32,
     interval: int = 1,
     trace: str | Path | None = None,
+    port: str | None = None,
+    baud: int = DEFAULT_BAUD,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a build on inputs with one engine. `latency` and `interval` are the memory's, in cycles (docs/isa.md).
 
-    Raises BuildError, DataError.
+    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own.
+
+    Raises BuildError, DataError, LinkError.
     """
+    from sateen.board import run_on_board
     from sateen.sim.engines import run_build
 
-    if engine not in ENGINES:
-        raise DataError(f"unknown engine '{engine}'; choose one of {', '.join(ENGINES)}")
+    if engine not in (*ENGINES, BOARD):
+        raise DataError(f"unknown engine '{engine}'; choose one of {', '.join((*ENGINES, BOARD))}")
+    if (engine == BOARD) != (port is not None):
+        raise DataError(
+            "engine 'board' needs the serial device that the board is on; give it with --port"
+            if port is None
+            else f"a port is for engine 'board', not '{engine}'; use --engine board or leave --port out"
+        )
     for name, value in (("latency", latency), ("interval", interval)):
         if value < 1:
             raise DataError(f"memory {name} = {value}; it must be at least 1 cycle")
@@ -127,6 +141,8 @@ def run(
     folder = Path(build)
     ports = {p["name"]: p["shape"] for p in read_manifest(folder)["inputs"]}
     arrays = check_ports(_arrays(inputs, "inputs"), ports, "inputs")
+    if port is not None:
+        return run_on_board(folder, arrays, port, baud=baud, progress=progress)
     return run_build(
         folder,
         arrays,

@@ -29,14 +29,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"sateen: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
-def _at_least_1(text: str) -> int:
+def _at_least_1(text: str, most: int = 1 << 20) -> int:
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if not 1 <= value <= 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {1 << 20}")
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
     return value
+
+
+def _baud(text: str) -> int:
+    return _at_least_1(text, 100_000_000)
 
 
 def _command(name: str) -> Command:
@@ -65,7 +69,7 @@ _HOME = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (DESIGN: the command line)."""
-    from sateen.api import DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
+    from sateen.api import BOARD, DEFAULT_BAUD, DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
     from sateen.config import DATAFLOWS, PRESETS
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
@@ -122,10 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="of all layers; auto (the default) chooses the faster one that the machine has for each layer",
     )
 
-    p = add("run", "run a build with one of the four engines")
+    p = add("run", "run a build with one of the four engines, or on a board")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
-    p.add_argument("--engine", choices=ENGINES, default="reference", help="default reference")
+    p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
         "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
@@ -137,6 +141,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
     )
     p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
+    p.add_argument("--port", metavar="DEV", help="serial device of the board (engine board)")
+    p.add_argument(
+        "--baud",
+        type=_baud,
+        default=DEFAULT_BAUD,
+        metavar="N",
+        help=f"bits per second that the board's bitstream is made for (default {DEFAULT_BAUD})",
+    )
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys")
     p.add_argument("build", metavar="BUILD")

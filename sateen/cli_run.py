@@ -14,6 +14,7 @@ from sateen import api
 from sateen.arrays import load_npz, save_npz
 from sateen.cli_io import emit, emit_json, emit_table, progress
 from sateen.errors import DataError
+from sateen.sim.memory_timing import ON_CHIP
 
 if TYPE_CHECKING:
     from sateen.sim.engines import RunResult
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
             latency=args.latency,
             interval=args.interval,
             trace=args.trace,
+            port=args.port,
+            baud=args.baud,
             progress=report,
         )
     different: dict[str, int] | None = None
@@ -80,8 +83,8 @@ def summary(args: argparse.Namespace, result: RunResult, different: dict[str, in
         "utilization": result.utilization,
         "wall_s": result.wall_s,
         "cycles_per_second": result.cycles_per_second,
-        "latency": args.latency,
-        "interval": args.interval,
+        "latency": ON_CHIP.latency if args.engine == api.BOARD else args.latency,
+        "interval": ON_CHIP.interval if args.engine == api.BOARD else args.interval,
         "counters": result.counters,
         "outputs": None,
         "outputs_file": args.outputs,

@@ -23,3 +23,7 @@ class DataError(SateenError, ValueError):
 
 class BuildError(SateenError, RuntimeError):
     """A build folder or a tool that is missing or broken."""
+
+
+class LinkError(SateenError, RuntimeError):
+    """A board that does not answer, refuses a command, or is not the one that is wanted."""

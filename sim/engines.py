@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sateen.hw.control import Error
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import load
 from sateen.manifest import read_file, read_manifest, verify
+from sateen.sim.harness import ENGINES, Counters
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -70,6 +73,21 @@ class Build:
         """A file of the build; BuildError if it is not the one that was compiled."""
         return read_file(self.folder, self.manifest, name)
 
+    @property
+    def identity(self) -> bytes:
+        """8 bytes that name what a board holds: program, constants, layout of the memory and machine."""
+        names = ("config", "memory")
+        held = {n: self.manifest[n] for n in names} | {
+            n: self.manifest["files"][n] for n in ("program.bin", "weights.bin")
+        }
+        text = json.dumps(held, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()[:8]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the memory that a run needs."""
+        return self.memory["data_offset"] + self.memory["data_size"]
+
     def graph(self) -> QuantizedGraph:
         self.read("quantized.bin")
         return load(self.folder / "quantized.bin")
@@ -104,18 +122,18 @@ def run_build(
     if engine == "reference":
         started = time.perf_counter()
         outputs = run_reference(graph, inputs)
-        return _result(b, engine, outputs, _batch(inputs), None, time.perf_counter() - started)
+        return result_of(b, engine, outputs, _batch(inputs), None, time.perf_counter() - started)
     codes = quantize_inputs(graph, inputs)
     batch = _batch(inputs)
     if engine == "model":
         started = time.perf_counter()
         cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory).cycles
-        return _result(b, engine, None, batch, cycles * batch, time.perf_counter() - started)
+        return result_of(b, engine, None, batch, cycles * batch, time.perf_counter() - started)
     if engine == "program":
         started = time.perf_counter()
         tensors = _run_program(b, codes, batch, report)
         wall = time.perf_counter() - started
-        return _result(b, engine, finish_outputs(graph, tensors), batch, None, wall)
+        return result_of(b, engine, finish_outputs(graph, tensors), batch, None, wall)
     if engine == "rtl":
         return _run_rtl(b, graph, codes, batch, memory, trace, report)
     raise DataError(f"unknown engine '{engine}'; choose reference, program, model or rtl")
@@ -125,7 +143,7 @@ def _batch(inputs: dict[str, np.ndarray]) -> int:
     return len(next(iter(inputs.values())))
 
 
-def _result(
+def result_of(
     b: Build,
     engine: str,
     outputs: dict[str, np.ndarray] | None,
@@ -135,6 +153,7 @@ def _result(
     counters: dict[str, Any] | None = None,
     speed: float | None = None,
 ) -> RunResult:
+    """`cycles` and `wall` (seconds) are of the whole batch."""
     macs = b.manifest["macs"] * batch
     return RunResult(
         outputs=outputs,
@@ -196,28 +215,46 @@ def _run_rtl(
         outputs=[(r.offset, r.size) for r in b.outputs],
         batch=batch,
         memory=memory,
-        memory_bytes=b.memory["data_offset"] + b.memory["data_size"],
+        memory_bytes=b.memory_bytes,
         program=b.memory["program_offset"],
         trace=trace,
         progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / batch)),
     )
-    for n, sample in enumerate(found.samples):
+    return result_of_samples(
+        b, graph, "rtl", found.outputs, found.samples, found.wall_s, found.cycles_per_second
+    )
+
+
+def result_of_samples(
+    b: Build,
+    graph: QuantizedGraph,
+    engine: str,
+    regions: Sequence[np.ndarray],
+    samples: Sequence[Counters],
+    wall: float,
+    speed: float | None = None,
+) -> RunResult:
+    """Of runs on the accelerator: what was read from the output regions, (batch, size) bytes each, and the counters.
+
+    Raises BuildError for a sample that did not end well.
+    """
+    for n, sample in enumerate(samples):
         if sample.error or not sample.done:
             name = Error(sample.error).name if sample.error in set(Error) else str(sample.error)
             raise BuildError(
                 f"sample {n}: the accelerator ended with status {name} after {sample.cycles} cycles"
             )
-    tensors = {r.tensor: r.unpack(data, b.config) for r, data in zip(b.outputs, found.outputs, strict=True)}
-    last = found.samples[-1]
+    tensors = {r.tensor: r.unpack(data, b.config) for r, data in zip(b.outputs, regions, strict=True)}
+    last = samples[-1]
     counters = {
         "cycles": last.cycles,
-        "busy": dict(zip(verilator.ENGINES, last.busy, strict=True)),
-        "wait": dict(zip(verilator.ENGINES, last.wait, strict=True)),
-        "idle": dict(zip(verilator.ENGINES, last.idle, strict=True)),
-        "stall": dict(zip(verilator.ENGINES, last.stall, strict=True)),
+        "busy": dict(zip(ENGINES, last.busy, strict=True)),
+        "wait": dict(zip(ENGINES, last.wait, strict=True)),
+        "idle": dict(zip(ENGINES, last.idle, strict=True)),
+        "stall": dict(zip(ENGINES, last.stall, strict=True)),
         "beats_read": last.beats_read,
         "beats_written": last.beats_written,
     }
-    cycles = sum(s.cycles for s in found.samples)
+    cycles = sum(s.cycles for s in samples)
     outputs = finish_outputs(graph, tensors)
-    return _result(b, "rtl", outputs, batch, cycles, found.wall_s, counters, found.cycles_per_second)
+    return result_of(b, engine, outputs, len(samples), cycles, wall, counters, speed)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
-from sateen.hw import isa
+from sateen.hw import isa, soc_memory
 from sateen.hw.load import ADDRESS_LATENCY, WRITE_LATENCY, word_bytes
 from sateen.hw.store import DATA_LATENCY, DONE_LATENCY
 
@@ -37,6 +37,10 @@ class MemoryTiming:
                 raise ConfigError(
                     f"memory {name} = {value!r}; it must be an integer from 1 to 1000000 cycles"
                 )
+
+
+ON_CHIP = MemoryTiming(latency=soc_memory.LATENCY, interval=1)
+"""The memory of the system on the chip."""
 
 
 class LoadTiming(NamedTuple):

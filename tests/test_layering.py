@@ -94,7 +94,8 @@ def test_every_library_is_declared_and_only_models_import_torch(path, name):
     if layer(name) in EXTRA:
         declared |= distributions(project["optional-dependencies"][EXTRA[layer(name)]])
     declared = {
-        {"scikit_learn": "sklearn", "protobuf": "google", "pillow": "PIL"}.get(d, d) for d in declared
+        {"scikit_learn": "sklearn", "protobuf": "google", "pillow": "PIL", "pyserial": "serial"}.get(d, d)
+        for d in declared
     } | {"sateen"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name} imports {module}"

@@ -1,0 +1,107 @@
+"""`--engine board`: a build on real hardware, or on `sateen.sim.board`'s simulation of it, over a serial port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sateen.errors import LinkError
+from sateen.fpga.link import Board
+from sateen.hw.frame import Identity
+from sateen.hw.registers import Register, config_word
+from sateen.sim.engines import Build, RunResult, result_of_samples
+from sateen.sim.harness import ENGINES, Counters
+from sateen.sim.reference import quantize_inputs
+
+SLACK_S = 10.0
+"""A run may take so much longer than ten times what was predicted."""
+
+
+def run_on_board(
+    build: Path,
+    inputs: dict[str, np.ndarray],
+    port: str,
+    *,
+    baud: int = 115200,
+    progress: Callable[[str, float], None] | None = None,
+) -> RunResult:
+    """Run a build on a batch. Raises LinkError (the board, or another build in it) and BuildError."""
+    b = Build(build)
+    graph = b.graph()
+    codes = quantize_inputs(graph, inputs)
+    batch = len(next(iter(inputs.values())))
+    packed = [(r.offset, r.pack(codes[r.tensor], b.config)) for r in b.inputs]
+
+    def report(fraction: float) -> None:
+        if progress:
+            progress("board", fraction)
+
+    with Board.open(port, baud=baud) as board:
+        identity = board.identify()
+        check_identity(identity, b, port)
+        loading = 0.0
+        if not identity.resident:
+            loading = 0.5
+            board.write(0, b.image(), lambda fraction: report(loading * fraction))
+        limit = SLACK_S + 10 * b.manifest["cycles"] / identity.clock_hz
+        outputs = [np.zeros((batch, r.size), np.uint8) for r in b.outputs]
+        samples = []
+        started = time.perf_counter()
+        for n in range(batch):
+            for offset, data in packed:
+                board.write(offset, data[n].tobytes())
+            board.run(0, b.memory["program_offset"])
+            board.wait(limit)
+            samples.append(read_counters(board))
+            for r, found in zip(b.outputs, outputs, strict=True):
+                found[n] = np.frombuffer(board.read(r.offset, r.size), np.uint8)
+            report(loading + (1 - loading) * (n + 1) / batch)
+        wall = time.perf_counter() - started
+    return result_of_samples(b, graph, "board", outputs, samples, wall)
+
+
+def check_identity(identity: Identity, b: Build, port: str) -> None:
+    """Raises LinkError if the board cannot run the build."""
+    config = config_word(b.config)
+    if identity.config != config:
+        raise LinkError(
+            f"board on {port}: is another machine, configuration {identity.config:08x}, and build {b.folder} needs "
+            f"{config:08x}; make its bitstream from this build"
+        )
+    if identity.build not in (b.identity, bytes(8)):
+        raise LinkError(
+            f"board on {port}: holds another build, {identity.build.hex()}, and {b.folder} is {b.identity.hex()}; "
+            "make its bitstream from this build, or run the build that it holds"
+        )
+    if identity.memory_bytes < b.memory_bytes:
+        raise LinkError(
+            f"board on {port}: has {identity.memory_bytes} bytes of memory, and build {b.folder} needs "
+            f"{b.memory_bytes}; make a bitstream with more"
+        )
+
+
+def read_counters(board: Board) -> Counters:
+    """The registers after a run."""
+    (status,) = board.registers(Register.STATUS, 1)
+    first = Register.CYCLES_LOW
+    words = board.registers(first, (Register.BEATS_WRITTEN - first) // 4 + 1)
+
+    def word(address: int) -> int:
+        return words[(address - first) // 4]
+
+    def by_engine(register: Register) -> tuple[int, ...]:
+        return tuple(word(register + 16 * e) for e in range(len(ENGINES)))
+
+    return Counters(
+        cycles=word(Register.CYCLES_HIGH) << 32 | word(Register.CYCLES_LOW),
+        status=status,
+        busy=by_engine(Register.BUSY),
+        wait=by_engine(Register.WAIT),
+        idle=by_engine(Register.IDLE),
+        stall=by_engine(Register.STALL),
+        beats_read=word(Register.BEATS_READ),
+        beats_written=word(Register.BEATS_WRITTEN),
+    )
