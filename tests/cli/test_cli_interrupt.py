@@ -12,6 +12,7 @@ from sateen.cli_io import guarded
 
 CHILD = """
 import signal, sys
+signal.signal(signal.SIGINT, {handler})  # whatever the tests were started with
 import sateen.cli
 
 class Interrupt:
@@ -24,22 +25,28 @@ sys.exit(sateen.cli.main(["formats"]))
 """
 
 
+def child(module: str, handler: str) -> subprocess.CompletedProcess[str]:
+    program = CHILD.format(module=module, handler=handler)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     "module", ["sateen.cli_io", "numpy", "rich.console", "sateen.api", "sateen.cli_formats", "sateen.fpga"]
 )
 def test_while_libraries_are_loaded(module):
-    p = subprocess.run([sys.executable, "-c", CHILD.format(module=module)], capture_output=True, text=True)
+    p = child(module, "signal.default_int_handler")
     assert (p.returncode, p.stdout, p.stderr) == (130, "", "sateen: error: interrupted\n")
 
 
 def test_ignored_stays_ignored():
     """As of a job that a shell without job control started in the background."""
-    child = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + CHILD.format(module="numpy")
-    p = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
+    p = child("numpy", "signal.SIG_IGN")
     assert p.returncode == 0 and "int8" in p.stdout
 
 
 def test_in_a_callback_that_ignores_exceptions(capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     class Thing:
         pass
 
@@ -50,5 +57,8 @@ def test_in_a_callback_that_ignores_exceptions(capsys):
         time.sleep(60)
         return 3 if kept else 0
 
-    assert guarded(command) == 130
+    try:
+        assert guarded(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "sateen: error: interrupted\n"
