@@ -37,7 +37,7 @@ class Checker(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-        self.cells += [data.replace("\u2009", " ")] if data.strip() else []
+        self.cells += [data.replace("\u202f", " ")] if data.strip() else []
 
 
 def figures(cycles, macs, weight_bytes, index_bytes=0):
@@ -192,7 +192,7 @@ def test_dataflow_columns_are_there_where_a_layer_has_one():
     found["layers"][0] |= {"dataflow": "output_stationary", "alternative_cycles": 98765}
     found["layers"][1] |= {"dataflow": None, "alternative_cycles": None}
     text = text_of(render(MANIFEST, found, None)).text
-    assert "dataflow" in text and "output_stationary" in text and "98\u2009765" in text
+    assert "dataflow" in text and "output_stationary" in text and "98\u202f765" in text
 
 
 def test_figures_of_a_sparse_build():
