@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from sateen.compiler.importer.handlers import HANDLERS
+from sateen.compiler.importer.limits import LIMITS
 from sateen.config import PRESETS
 from sateen.formats import Integer, all_formats
 from sateen.fpga.devices import FAMILIES
@@ -21,13 +22,14 @@ BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
 
 def matrix() -> str:
     """The Markdown table."""
-    by_use: dict[str, list[str]] = {}
+    by_use: dict[str, dict[str, list[str]]] = {}
     for operator, (_, use) in HANDLERS.items():
-        by_use.setdefault(use, []).append(f"`{operator}`")
+        limit = ", ".join(LIMITS.get(operator, ()))
+        by_use.setdefault(use, {}).setdefault(limit, []).append(f"`{operator}`")
     integers = [f.name for f in all_formats() if isinstance(f, Integer)]
     minifloats = [f.name for f in all_formats() if not isinstance(f, Integer)]
     presets = (f"`{c.name}` ({c.multipliers} multipliers)" for c in PRESETS.values())
-    rows = [(f"ONNX operators: {use}", ", ".join(sorted(names))) for use, names in sorted(by_use.items())]
+    rows = [(f"ONNX operators: {use}", _operators(groups)) for use, groups in sorted(by_use.items())]
     rows += [
         ("integers", ", ".join(integers)),
         ("minifloats", ", ".join(minifloats)),
@@ -36,6 +38,14 @@ def matrix() -> str:
         ("resource counts", ", ".join(f"{f.title} (`{f.name}`)" for f in FAMILIES.values())),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _operators(groups: dict[str, list[str]]) -> str:
+    """Names, those of one limit together and the limit after them; first those without any."""
+    lists = [
+        ", ".join(sorted(names)) + (f" ({limit})" if limit else "") for limit, names in sorted(groups.items())
+    ]
+    return "; ".join(lists)
 
 
 def updated(text: str) -> str:

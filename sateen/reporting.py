@@ -156,16 +156,16 @@ def _engine(name: str, counts: dict[str, int], cycles: int) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> str:
-    """With thin spaces between thousands."""
-    return "–" if value is None else f"{value:,}".replace(",", "\u2009")
+    """With narrow spaces, which do not break, between thousands."""
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
 
 
 def _percent(value: float, whole: float) -> str:
-    return f"{100 * value / whole:.1f}\u2009%" if whole else "–"
+    return f"{100 * value / whole:.1f}\u202f%" if whole else "–"
 
 
 def _times(value: float, by: float) -> str:
-    return f"{value / by:.2f}\u2009×" if by else "–"
+    return f"{value / by:.2f}\u202f×" if by else "–"
 
 
 def _bytes(value: float | None) -> str:
@@ -175,7 +175,7 @@ def _bytes(value: float | None) -> str:
         if abs(value) < 1024 or unit == "MiB":
             break
         value /= 1024
-    return f"{value:.0f}\u2009{unit}" if unit == "B" or abs(value) >= 100 else f"{value:.1f}\u2009{unit}"
+    return f"{value:.0f}\u202f{unit}" if unit == "B" or abs(value) >= 100 else f"{value:.1f}\u202f{unit}"
 
 
 def _cost(build: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:

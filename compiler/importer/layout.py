@@ -21,12 +21,13 @@ BATCH_STRIDE = 0
 
 
 class Unsupported(Exception):
-    """A node that cannot be imported: why, and what the user can do."""
+    """A node that cannot be imported: why, what the user can do, and the entry of `limits` that it exceeds."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, limit: str = "") -> None:
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
         self.remedy = remedy
+        self.limit = limit
 
 
 def normal(factors: Iterable[Factor]) -> Dim:

@@ -33,6 +33,8 @@ class Finding:
     reason: str
     """Why not, or how it runs."""
     remedy: str = ""
+    limit: str = ""
+    """What is supported of the operator, from `limits`, where only a part is."""
 
     def __str__(self) -> str:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sateen.compiler.functions import as_expression, constant, substitute
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import affine, aligned
@@ -120,6 +121,7 @@ def same_layout(walk: Walk, a: Value, b: Value) -> None:
         raise Unsupported(
             f"it combines computed tensors of shapes {a.shape} and {b.shape}",
             "only equal shapes are supported: broadcasting works with constants alone",
+            limits.EQUAL_SHAPES,
         )
     if walk.is_open(a) and walk.is_open(b):
         walk.links.append((a.tensor, b.tensor))
@@ -197,7 +199,9 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
     aligned(x, c)
     if (c != c.flat[0]).any():
         raise Unsupported(
-            f"its constant of shape {c.shape} is not one number", "only a scalar is supported here"
+            f"its constant of shape {c.shape} is not one number",
+            "only a scalar is supported here",
+            limits.NUMBER,
         )
     number = float(c.flat[0])
     if function == "max":
@@ -222,6 +226,7 @@ def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
                 raise Unsupported(
                     "it chooses between different tensors",
                     "end the model before it and compute it on the host",
+                    limits.ONE_TENSOR,
                 )
             arguments.append(walk.unary_of(value)[1])
         else:
@@ -239,4 +244,5 @@ def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) 
         f"it combines two computed tensors of shapes {a.shape} and {b.shape} (gating and attention are not "
         f"supported yet)",
         "only Add and Sub take two computed tensors, unless both are functions of the same one",
+        limits.CONSTANT_OR_SAME,
     )

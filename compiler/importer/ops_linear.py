@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, indices, normal, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import affine, place_channels
@@ -27,7 +28,7 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     bias = walk.weights(node, 2)
     n = weight.ndim - 2
     if n not in (1, 2):
-        raise Unsupported(f"{n}-D convolution", "only 1-D and 2-D are supported")
+        raise Unsupported(f"{n}-D convolution", "only 1-D and 2-D are supported", limits.ONE_OR_TWO_D)
     if x.rank != weight.ndim:
         raise Unsupported(
             f"its input has {x.rank} dimensions and its weights {weight.ndim}", "make them equal"
@@ -104,6 +105,7 @@ def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(
             "both operands are computed (attention is not supported yet)",
             "only a constant operand is supported",
+            limits.CONSTANT,
         )
     x = walk.value(node, 0 if isinstance(a, Value) else 1)
     left = not isinstance(a, Value)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_linear import contract
@@ -33,13 +34,15 @@ def pool(walk: Walk, node: OnnxNode, x: Value, kind: str, window: Window) -> Val
 def spatial_input(walk: Walk, node: OnnxNode) -> Value:
     x = walk.value(node)
     if x.rank not in (3, 4):
-        raise Unsupported(f"{x.rank - 2}-D pooling", "only 1-D and 2-D are supported")
+        raise Unsupported(f"{x.rank - 2}-D pooling", "only 1-D and 2-D are supported", limits.ONE_OR_TWO_D)
     return x
 
 
 def max_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if any(walk.used(o) for o in node.proto.output[1:]):
-        raise Unsupported("its second output, Indices, is used", "use the pooled values alone")
+        raise Unsupported(
+            "its second output, Indices, is used", "use the pooled values alone", limits.NO_INDICES
+        )
     x = spatial_input(walk, node)
     window = window_of(node, x.shape[2:], node.integers("kernel_shape", ()))
     return [pool(walk, node, x, "max", window)]
@@ -52,11 +55,13 @@ def average_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(
             "ceil_mode = 1 adds windows that reach past the input",
             "pad the input so that they fit, or use ceil_mode = 0",
+            limits.NO_CEIL,
         )
     if window.padded and not node.integer("count_include_pad", 0):
         raise Unsupported(
             f"count_include_pad = 0 with pads {[*window.begin, *window.end]} divides by less at the border",
             "use count_include_pad = 1, or no padding",
+            limits.COUNTED_PADDING,
         )
     return [pool(walk, node, x, "average", window)]
 
@@ -161,7 +166,7 @@ def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     mode = node.text("mode", "constant")
     if mode != "constant":
-        raise Unsupported(f"mode = {mode}", "only zeros can be padded: use mode = constant")
+        raise Unsupported(f"mode = {mode}", "only zeros can be padded: use mode = constant", limits.ZEROS)
     if node.opset < 11:
         amounts, value = node.integers("pads", ()), node.number("value", 0.0)
     else:
@@ -183,7 +188,7 @@ def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if begin[0] or end[0]:
         raise Unsupported("it pads the batch", "pad the other dimensions only")
     if value != 0:
-        raise Unsupported(f"it pads with {value:g}", "only zeros can be padded")
+        raise Unsupported(f"it pads with {value:g}", "only zeros can be padded", limits.ZEROS)
     return [zero_pad(walk, node, x, begin, end)]
 
 

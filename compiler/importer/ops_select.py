@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import settle
@@ -90,7 +91,7 @@ def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     steps = set(np.diff(indices).tolist())
     if array is None or array.ndim > 1 or not indices or len(steps) > 1 or min(steps, default=1) < 1:
         raise Unsupported(
-            f"it picks {indices[:8]} of dimension {axis}", "pick evenly spaced indices, in order"
+            f"it picks {indices[:8]} of dimension {axis}", "pick evenly spaced indices, in order", limits.EVEN
         )
     y = select(walk, node, x, axis, indices[0], min(steps, default=1), len(indices), node.proto.output[0])
     layout = y.layout if array.ndim else y.layout[:axis] + y.layout[axis + 1 :]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, remap, reshape
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_pool import axes_of
@@ -32,6 +33,7 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
         raise Unsupported(
             f"it reshapes {x.shape} to {tuple(shape)}, which moves data",
             "only whole dimensions can be split and merged; remove it or compute it on the host",
+            limits.WHOLE_DIMENSIONS,
         )
     return Value(x.tensor, layout, x.host)
 
@@ -100,10 +102,14 @@ def dropout(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 def cast(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     to = node.integer("to", onnx.TensorProto.FLOAT)
-    if node.op_type == "Cast" and to not in FLOAT_TYPES:
+    if node.op_type == "CastLike" and isinstance(like := walk.values[node.input(1)], np.ndarray):
+        to = onnx.helper.np_dtype_to_tensor_dtype(like.dtype)
+    if to not in FLOAT_TYPES:
         name = onnx.TensorProto.DataType.Name(to) if to in onnx.TensorProto.DataType.values() else str(to)
         raise Unsupported(
-            f"it casts a computed tensor to {name.lower()}", "only casts to floating point are supported"
+            f"it casts a computed tensor to {name.lower()}",
+            "only casts to floating point are supported",
+            limits.TO_FLOAT,
         )
     return [walk.value(node)]
 
@@ -118,7 +124,9 @@ def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     target = walk.constant(node, 1)
     if target is None or np.broadcast_shapes(x.shape, tuple(int(i) for i in target)) != x.shape:
         raise Unsupported(
-            f"it repeats an input of shape {x.shape}", "only an Expand without effect is supported"
+            f"it repeats an input of shape {x.shape}",
+            "only an Expand without effect is supported",
+            limits.NO_EFFECT,
         )
     return [x]
 
@@ -184,6 +192,7 @@ def on_host(kind: str) -> Handler:
             raise Unsupported(
                 "it is not the last node (attention is not supported yet)",
                 "only a Softmax at the end of the model is supported: the host computes it",
+                limits.LAST,
             )
         return [Value(x.tensor, x.layout, (*x.host, (kind, x.layout[axis])))]
 

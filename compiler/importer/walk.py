@@ -117,7 +117,7 @@ class Walk:
             self.findings.append(Finding(node.name, node.op_type, True, NOT_CHECKED))
             results = ()
         except Unsupported as e:
-            self.findings.append(Finding(node.name, node.op_type, False, e.reason, e.remedy))
+            self.findings.append(Finding(node.name, node.op_type, False, e.reason, e.remedy, e.limit))
             results = ()
         except Exception as e:  # an attribute or constant of a kind that no handler expects
             reason = (

@@ -37,7 +37,7 @@ class Checker(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-        self.cells += [data.replace("\u2009", " ")] if data.strip() else []
+        self.cells += [data.replace("\u202f", " ")] if data.strip() else []
 
 
 def figures(cycles, macs, weight_bytes, index_bytes=0):

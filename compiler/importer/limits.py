@@ -1,0 +1,44 @@
+"""What is supported of an operator in part only: the words of `sateen check`'s findings and of the README's table.
+
+A handler that refuses a node for one of these reasons says so with `Unsupported(..., limit=...)`.
+"""
+
+ONE_OR_TWO_D = "1-D and 2-D"
+CONSTANT = "one operand constant"
+CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
+NUMBER = "a constant operand is one number"
+EQUAL_SHAPES = "computed operands of equal shapes"
+ONE_TENSOR = "between functions of one tensor"
+COUNTED_PADDING = "padding counted"
+NO_CEIL = "no windows added by ceil_mode"
+NO_INDICES = "without Indices"
+ZEROS = "zeros"
+LAST = "as the last node"
+EVEN = "constant, evenly spaced indices"
+NO_EFFECT = "without effect"
+TO_FLOAT = "to floating point"
+WHOLE_DIMENSIONS = "whole dimensions split or merged"
+
+_COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
+
+LIMITS: dict[str, tuple[str, ...]] = {
+    "Conv": (ONE_OR_TWO_D,),
+    "MatMul": (CONSTANT,),
+    "Add": (EQUAL_SHAPES,),
+    "Sum": (EQUAL_SHAPES,),
+    "Sub": (EQUAL_SHAPES,),
+    "Mul": (CONSTANT_OR_SAME,),
+    "Div": (CONSTANT_OR_SAME,),
+    **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Max", "Min", *_COMPARISONS)},
+    "Where": (ONE_TENSOR,),
+    "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
+    "AveragePool": (ONE_OR_TWO_D, COUNTED_PADDING, NO_CEIL),
+    "Pad": (ZEROS,),
+    "Softmax": (LAST,),
+    "LogSoftmax": (LAST,),
+    "Gather": (EVEN,),
+    "Expand": (NO_EFFECT,),
+    "Cast": (TO_FLOAT,),
+    "CastLike": (TO_FLOAT,),
+    "Reshape": (WHOLE_DIMENSIONS,),
+}

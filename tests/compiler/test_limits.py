@@ -1,0 +1,105 @@
+"""Every limit that the README's table states is one that the importer holds, and the other way round."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from onnx_nets import Net
+
+from sateen.compiler.importer import check_model, limits
+from sateen.compiler.importer.handlers import HANDLERS
+from sateen.compiler.importer.limits import LIMITS
+
+COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
+
+
+def image(net):
+    """Two computed tensors of equal shapes, which are functions of different ones."""
+    x = net.input(1, 4, 6, 6)
+    return net.conv(x, 4, 4, 1, 1), net.conv(x, 4, 4, 3, 3, pads=[1, 1, 1, 1])
+
+
+def two(op):
+    return lambda net: net(op, *image(net))
+
+
+def with_vector(op):
+    return lambda net: net(op, image(net)[0], net.constant(np.arange(4, dtype=np.float32).reshape(4, 1, 1)))
+
+
+def unequal(op):
+    return lambda net: net(op, image(net)[0], net("GlobalAveragePool", image_of(net, "y")))
+
+
+def image_of(net, name):
+    return net.conv(net.input(1, 4, 6, 6, name=name), 4, 4, 1, 1)
+
+
+def one(op, *constants, **attributes):
+    """`constants`: arrays, taken as further inputs."""
+    return lambda net: net(op, image(net)[0], *(net.constant(c) for c in constants), **attributes)
+
+
+def solid(op, **attributes):
+    return lambda net: net(op, net.input(1, 4, 6, 6, 6), **attributes)
+
+
+def conv_of_a_solid(net):
+    return net.conv(net.input(1, 4, 6, 6, 6), 4, 4, 1, 1, 1)
+
+
+def pool_with_indices(net):
+    y = net("MaxPool", image(net)[0], outputs=2, kernel_shape=[2, 2])
+    net.output(f"{y}_1")
+    return y
+
+
+def where_of_two(net):
+    a, b = image(net)
+    return net("Where", net("Greater", a, net.constant(np.float32(0))), a, b)
+
+
+def expand(net):
+    return net("Expand", net("GlobalAveragePool", image(net)[0]), net.constant([1, 4, 6, 6]))
+
+
+def cast_like(net):
+    return net("CastLike", image(net)[0], net.constant(np.int32(1)))
+
+
+def softmax_inside(op):
+    return lambda net: net.conv(net(op, image(net)[0], axis=1), 4, 4, 1, 1)
+
+
+CASES = {
+    ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
+    ("MatMul", limits.CONSTANT): two("MatMul"),
+    **{(op, limits.EQUAL_SHAPES): unequal(op) for op in ("Add", "Sum", "Sub")},
+    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Mul", "Div", "Pow", "Max", "Min", *COMPARISONS)},
+    **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", "Max", "Min", *COMPARISONS)},
+    ("Where", limits.ONE_TENSOR): where_of_two,
+    ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
+    ("MaxPool", limits.NO_INDICES): pool_with_indices,
+    ("AveragePool", limits.ONE_OR_TWO_D): solid("AveragePool", kernel_shape=[2, 2, 2]),
+    ("AveragePool", limits.COUNTED_PADDING): one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    ("AveragePool", limits.NO_CEIL): one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    ("Pad", limits.ZEROS): one("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"),
+    **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax")},
+    ("Gather", limits.EVEN): one("Gather", np.array([0, 3, 1]), axis=1),
+    ("Expand", limits.NO_EFFECT): expand,
+    ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
+    ("CastLike", limits.TO_FLOAT): cast_like,
+    ("Reshape", limits.WHOLE_DIMENSIONS): one("Reshape", np.array([1, 6, 4, 6])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("operator", "limit"), CASES)
+def test_the_importer_holds_the_limit(operator, limit):
+    net = Net(opset=18)
+    net.output(CASES[operator, limit](net))
+    found = [f for f in check_model(net.model()) if f.op_type == operator and not f.supported]
+    assert [f.limit for f in found] == [limit], found
+
+
+def test_every_limit_of_the_table_has_a_case():
+    assert {(op, limit) for op, listed in LIMITS.items() for limit in listed} == set(CASES)
+    assert set(LIMITS) <= set(HANDLERS)
