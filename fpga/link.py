@@ -225,10 +225,11 @@ class Board:
         import serial
 
         try:
+            data = frame.encode()
             self.port.reset_input_buffer()
-            self.port.write(frame.encode())
-            self.port.flush()
-            head = self._take(HEADER_BYTES)
+            self.port.write(data)
+            self.port.flush()  # which does not wait for what the adapter holds
+            head = self._take(HEADER_BYTES, len(data))
             if len(head) < HEADER_BYTES or head[0] != SYNC:
                 return None
             (length,) = struct.unpack_from("<H", head, 1)
@@ -240,14 +241,14 @@ class Board:
                 f"board on {self.name}: the port failed ({e}); plug the board in and run again"
             ) from None
 
-    def _take(self, size: int) -> bytes:
-        """So many bytes, or what came before the line was silent for the timeout."""
+    def _take(self, size: int, sending: int = 0) -> bytes:
+        """So many bytes, or what came before the line was silent for the timeout; `sending` bytes may still go out."""
         data = bytearray()
-        end = time.monotonic() + self.timeout + 10 * size / self.baud
+        end = time.monotonic() + self.timeout + 10 * (sending + size) / self.baud
         while len(data) < size and time.monotonic() < end:
             if part := self.port.read(size - len(data)):
                 data += part
-                end = time.monotonic() + self.timeout + 10 * (size - len(data)) / self.baud
+                end = time.monotonic() + self.timeout
         return bytes(data)
 
     def _settle(self) -> None:

@@ -28,6 +28,7 @@ def one_line(err):
         ["run", "b", "--inputs", "x.npz", "--latency", "0"],
         ["run", "b", "--inputs", "x.npz", "--interval", "-3"],
         ["run", "b", "--inputs", "x.npz", "--lat", "3"],
+        ["run", "b", "--inputs", "x.npz", "--engine", "board", "--port", "p", "--baud", "0"],
         ["compile", "m.onnx"],
         ["compile", "m.onnx", "-o", "b", "--preset", "tiny", "--config", "c.toml"],
         ["compile", "m.onnx", "-o", "b", "--scales", "best"],
@@ -215,6 +216,28 @@ def test_no_model(sateen, data, tmp_path, content):
         assert code == 2 and not out
         assert "m.onnx" in one_line(err)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "board"], "needs the serial device that the board is on; give it with --port"),
+        (["--engine", "rtl", "--port", "/dev/null"], "use --engine board or leave --port out"),
+        (
+            ["--engine", "board", "--port", "/dev/no-such-device"],
+            "port /dev/no-such-device: cannot be opened",
+        ),
+        (["--engine", "board", "--port", "/dev/null"], "port /dev/null: cannot be opened at 115200 baud"),
+        (
+            ["--engine", "board", "--port", "x", "--trace", "t.fst"],
+            "a trace needs the RTL, not engine 'board'",
+        ),
+    ],
+)
+def test_wrong_board_options(sateen, build, data, options, message):
+    code, out, err = sateen("run", build, "--inputs", data / "inputs.npz", *options)
+    assert code == 2 and not out
+    assert message in one_line(err)
 
 
 def test_engine_model_has_no_outputs(sateen, build, data, tmp_path):
