@@ -2,6 +2,7 @@
 
     python benchmarks/dataflows.py                                    ResNet-18 at 224×224, random weights
     python benchmarks/dataflows.py --model F.onnx --sparsity 2:4 --rtl
+    python benchmarks/dataflows.py --cost                             LUT, FF and DSP of the array, by Yosys
 
 The network is compiled three times: each dataflow for all layers, and the faster for each. A layer's cycles are those
 of its MATRIX instructions; the last row is the whole program's, with loading and draining beside them.
@@ -19,13 +20,32 @@ import numpy as np
 import onnx
 
 import sateen
-from sateen.config import DATAFLOWS, preset
+from sateen.config import DATAFLOWS, AcceleratorConfig, preset
+from sateen.fpga.cost import resources
+from sateen.fpga.devices import FAMILIES
+from sateen.fpga.synthesis import synthesize
+from sateen.hw.array import SystolicArray
+from sateen.hw.verilog import convert
 from sateen.models.resnet18 import resnet18
 
 
 def layers(build: Path) -> list[dict[str, Any]]:
     found = json.loads((build / "schedule.json").read_text())["layers"]
     return [layer for layer in found if layer["dataflow"]]
+
+
+def cost(config: AcceleratorConfig) -> None:
+    """The array with 24-bit sums, with and without the second dataflow."""
+    print("| array | device | LUT | FF | DSP |\n|---|---|---|---|---|")
+    for family in FAMILIES.values():
+        for dataflows in (DATAFLOWS[:1], DATAFLOWS):
+            array = SystolicArray(config=config.replace(dataflows=dataflows, acc_bits=24))
+            found = resources(synthesize(convert(array, "array"), family, top="array").cells, family)
+            names = " and ".join(d.replace("_", "-") for d in dataflows)
+            print(
+                f"| {names} | {family.title} | {found['lut']:,} | {found['ff']:,} | {found['dsp']} |",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -37,8 +57,12 @@ def main() -> None:
     parser.add_argument("--bus", type=int, default=512)
     parser.add_argument("--sparsity", default="dense")
     parser.add_argument("--rtl", action="store_true", help="run the chosen program in RTL too")
+    parser.add_argument("--cost", action="store_true", help="count the array's resources instead")
     args = parser.parse_args()
     base = preset(args.preset)
+    if args.cost:
+        cost(base)
+        return
     config = base.replace(
         dataflows=DATAFLOWS, bus_bits=args.bus, burst_beats=min(base.burst_beats, 4096 * 8 // args.bus)
     )
