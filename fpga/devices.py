@@ -19,7 +19,9 @@ class Family:
     name: str
     title: str
     synth: str
-    """The Yosys command up to the netlist; {top} is the module."""
+    """The Yosys command up to the netlist, all hierarchy dissolved; {top} is the module."""
+    synth_modules: str
+    """The same with each module by itself."""
     lut_logic: Counts
     lut_memory: Counts
     lut_carry: Counts
@@ -46,6 +48,7 @@ FAMILIES: dict[str, Family] = {
             name="ecp5",
             title="Lattice ECP5",
             synth="synth_ecp5 -top {top} -noiopad -run begin:check",
+            synth_modules="synth_ecp5 -top {top} -noiopad -noflatten -run begin:check",
             lut_logic=_each("LUT4"),
             lut_memory=MappingProxyType({"TRELLIS_DPR16X4": 6}),
             lut_carry=_each("CCU2C", n=2),
@@ -62,6 +65,7 @@ FAMILIES: dict[str, Family] = {
             name="xcup",
             title="AMD UltraScale+",
             synth="synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf -run begin:check",
+            synth_modules="synth_xilinx -family xcup -top {top} -noiopad -noclkbuf -run begin:check",
             lut_logic=_each("LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "LUT6_2", "INV"),
             lut_memory=MappingProxyType(
                 {

