@@ -108,9 +108,13 @@ def run_build(
     latency: int = 32,
     interval: int = 1,
     trace: Path | None = None,
+    verilog: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run a build on a batch. Raises BuildError (folder, tools, a run that the accelerator ended) and DataError."""
+    """Run a build on a batch. Raises BuildError (folder, tools, a run that the accelerator ended) and DataError.
+
+    With `verilog`, engine "rtl" runs that in the place of the build's, such as its netlist.
+    """
     b = Build(build)
     graph = b.graph()
     memory = MemoryTiming(latency=latency, interval=interval)
@@ -135,7 +139,7 @@ def run_build(
         wall = time.perf_counter() - started
         return result_of(b, engine, finish_outputs(graph, tensors), batch, None, wall)
     if engine == "rtl":
-        return _run_rtl(b, graph, codes, batch, memory, trace, report)
+        return _run_rtl(b, graph, codes, batch, memory, trace, verilog, report)
     raise DataError(f"unknown engine '{engine}'; choose reference, program, model or rtl")
 
 
@@ -202,11 +206,12 @@ def _run_rtl(
     batch: int,
     memory: MemoryTiming,
     trace: Path | None,
+    verilog: str | None,
     report: Callable[[float], None],
 ) -> RunResult:
     from sateen.sim import verilator
 
-    executable = verilator.build(b.read("accelerator.v").decode(), trace=trace is not None)
+    executable = verilator.build(verilog or b.read("accelerator.v").decode(), trace=trace is not None)
     expected = max(1, b.manifest["cycles"])
     found = verilator.simulate(
         executable,
