@@ -20,7 +20,8 @@ class Quant:
     """real = scale * (fixed(code) - zero_point) * 2**lsb_exponent.
 
     The zero point is a fixed-point number of the format. Integers round first and add it then, as QuantizeLinear
-    does. The grid of a minifloat is finer in places, so there it is added before the rounding (docs/adr/0014-minifloat-zero-points.md).
+    does. The grid of a minifloat is finer in places, so there it is added before the rounding: see
+    docs/adr/0014-minifloat-zero-points.md.
     """
 
     format: Format
