@@ -7,6 +7,7 @@ as the integers do; what is left between the two is float32 rounding.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx import helper as oh
 
 from sateen.compiler.export_dialects import Dialect, Qonnx, Standard
 from sateen.compiler.export_graph import Dim, GraphWriter
+from sateen.compiler.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.graph import Output, Port
@@ -101,7 +103,7 @@ class Exporter:
             x = self._reshape(x, port.view, f"{port.name}_view")
         perm = tuple(port.axes[i] for i in (2, 0, 1))
         x = self._transpose(x, perm, f"{port.name}_channels_first")
-        self.value[port.name] = self.dialect.activation(x, self._quant(port.name), port.name)
+        self.value[port.name] = self._activation(x, self._quant(port.name), port.name)
         return info
 
     def _output(self, output: Output) -> onnx.ValueInfoProto:
@@ -160,20 +162,33 @@ class Exporter:
             case Concat():
                 parts = [self._operand(p) for p in op.parts]
                 x = w.node("Concat", parts, op.name, self._shape(op.output), axis=1)
-        return self.dialect.activation(x, self._quant(op.output), op.output)
+        return self._activation(x, self._quant(op.output), op.output)
+
+    def _activation(self, x: str, quant: Quant, tensor: str, *, shifted: bool = False) -> str:
+        """The value, rounded. `shifted`: the zero point that a minifloat adds before rounding is in x already."""
+        if not quant.zero_before:
+            return self.dialect.activation(x, quant, tensor)
+        w, shape = self.writer, self.writer.shape(x)
+        offset = self.dialect.scalar(quant.scale * quant.offset, f"{tensor}_offset")
+        if not shifted:
+            x = w.node("Add", [x, offset], f"{tensor}_shifted", shape)
+        x = self.dialect.activation(x, replace(quant, zero_point=0), tensor)
+        return w.node("Sub", [x, offset], f"{tensor}_centered", shape)
 
     def _linear(self, op: Linear) -> str:
         w = self.writer
-        y = self._operand(op.input) if is_identity(op, self._quant(op.input)) else self._conv(op)
+        source = self._quant(op.input)
+        plain = is_identity(op, source) and not any(folded_zero_points(op, self.qgraph))
+        y = self._operand(op.input) if plain else self._conv(op)
         if op.residual:
             y = w.node("Add", [y, self._operand(op.residual.input)], f"{op.name}_sum", w.shape(y))
         if op.raw:
             return y
         y = self._clamp(op, y)
         if op.table is None:
-            return self.dialect.activation(y, op.requantized, op.output)
-        y = self.dialect.activation(y, op.requantized, f"{op.output}_before")
-        return self.dialect.activation(self._table(op, y), self._quant(op.output), op.output)
+            return self._activation(y, op.requantized, op.output, shifted=True)
+        y = self._activation(y, op.requantized, f"{op.output}_before", shifted=True)
+        return self._activation(self._table(op, y), self._quant(op.output), op.output)
 
     def _conv(self, op: Linear) -> str:
         source = self._quant(op.input)
@@ -190,9 +205,13 @@ class Exporter:
         bias = np.array(
             [int(b) + source.zero_point * int(s) for b, s in zip(op.bias, sums, strict=True)], object
         )
-        if any(bias):
-            lsb = source.format.lsb_exponent + op.weight_format.lsb_exponent
-            unit = source.scale * op.weight_scale * 2.0**lsb
+        lsb = source.format.lsb_exponent + op.weight_format.lsb_exponent
+        unit = source.scale * op.weight_scale * 2.0**lsb
+        if op.residual and (other := self._quant(op.residual.input)).zero_before:
+            # the residual's value lacks the zero point that the bias takes off
+            real = np.array([int(b) for b in bias], np.float64) * unit + other.scale * other.offset
+            inputs.append(self.writer.constant(real.astype(np.float32), f"{op.name}_bias"))
+        elif any(bias):
             inputs.append(self.dialect.bias(bias, unit, f"{op.name}_bias"))
         return self.writer.node(
             "Conv",
@@ -212,7 +231,7 @@ class Exporter:
         below, above = op.low > fmt.min_fixed, op.high < fmt.max_fixed
 
         def real(fixed: int) -> float:
-            return quant.scale * (fixed * 2.0**fmt.lsb_exponent - quant.zero_point)
+            return quant.scale * (fixed - quant.zero_after) * 2.0**fmt.lsb_exponent
 
         if below and real(op.low) == 0 and not above:
             return w.node("Relu", [y], f"{op.name}_relu", w.shape(y))

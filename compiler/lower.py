@@ -255,7 +255,7 @@ class Lowering(Emitter):
             "step_x": out.cw % depth, "step_y": out.row % depth, "slice": j % config.slices,
         }  # fmt: skip
         if isinstance(op, Linear):
-            fields |= {"low": op.low, "high": op.high, "zero_point": op.requantized.zero_point}
+            fields |= {"low": op.low, "high": op.high, "zero_point": op.requantized.zero_after}
             if op.residual:
                 r = op.residual
                 v = views[r.input]
@@ -269,7 +269,7 @@ class Lowering(Emitter):
                     "residual_step_y": v.row % depth,
                     "residual_multiplier": r.multiplier,
                     "residual_shift": r.shift,
-                    "residual_zero": self.graph.tensors[r.input].quant.zero_point,
+                    "residual_zero": self.graph.tensors[r.input].quant.zero_after,
                 }
             if op.table is not None:
                 reads.append(("table", 0, 1))

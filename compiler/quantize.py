@@ -12,7 +12,7 @@ from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.functions import evaluate
 from sateen.compiler.fuse import Pass, Step, fuse, shared_scales
-from sateen.compiler.residuals import align_residuals, residual_shifts_fit, snap_scales
+from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit, snap_scales
 from sateen.compiler.scales import (
     METHODS,
     MULTIPLIER_MAX,
@@ -83,7 +83,7 @@ def quantize(
         "calibration_samples": statistics.samples,
     }
     qgraph = QuantizedGraph(graph.name, graph.inputs, graph.outputs, ops, tensors, metadata)
-    return align_residuals(qgraph)
+    return fold_zero_points(align_residuals(qgraph))
 
 
 def _format(f: str | Format) -> Format:
@@ -173,8 +173,10 @@ def _quantized(
         case Concat():
             return QuantizedConcat(step.name, step.parts, step.output, (step.name,))
     requantized = quants[step.requantized]
+    folded = [] if step.output in raw else [requantized] + ([quants[step.residual]] if step.residual else [])
+    zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
     linear = _linear(
-        graph, step, quants[step.input], requantized, statistics, options, raw=step.output in raw
+        graph, step, quants[step.input], requantized, statistics, options, step.output in raw, zeros
     )
     if step.residual:
         linear = replace(linear, residual=Residual(step.residual, 1, 0))  # see align_residuals
@@ -198,8 +200,8 @@ def _function(step: Pass) -> Callable[[np.ndarray], np.ndarray]:
 def _table(step: Pass, before: Quant, after: Quant) -> np.ndarray:
     """The code of f(x) for every code of x, (2**bits,); NaN and infinity read as the largest values."""
     fmt = before.format
-    fixed = fmt.fixed(np.arange(1 << fmt.bits))
-    x = before.scale * (fixed * 2.0**fmt.lsb_exponent - before.zero_point)
+    fixed = fmt.fixed(np.arange(1 << fmt.bits))  # unlike decode's values, always finite
+    x = before.scale * (fixed - before.zero_point) * 2.0**fmt.lsb_exponent
     return after.quantize(_function(step)(x))
 
 
@@ -211,13 +213,15 @@ def _linear(
     statistics: Statistics,
     options: Options,
     raw: bool,
+    zeros: float,
 ) -> Linear:
-    """Weights, bias and multipliers; no residual, table or clamp yet."""
+    """Weights, bias and multipliers; no residual, table or clamp yet. Zero points of the size `zeros` will be
+    added to the bias."""
     geometry: dict[str, Any] = {}
     macs: int | None = 0
     match step.main:
         case Conv() as conv:
-            weight, scale = _conv_weight(conv, source, options)
+            weight, scale = _conv_weight(conv, source, options, zeros)
             change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
             bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
             macs = 0 if conv.selects else None
@@ -229,7 +233,7 @@ def _linear(
                 "sparsity": conv.sparsity,
             }
         case Pool() as pool:
-            weight, scale = _uniform(step, graph.shapes[step.input][2], pool.kernel, options)
+            weight, scale = _uniform(step, graph.shapes[step.input][2], pool.kernel, options, zeros > 0)
             bias = np.zeros(len(weight))
             geometry = {
                 "stride": pool.stride,
@@ -238,7 +242,7 @@ def _linear(
                 "groups": len(weight),
             }
         case None:
-            weight, scale = _uniform(step, graph.shapes[step.input][2], (1, 1), options)
+            weight, scale = _uniform(step, graph.shapes[step.input][2], (1, 1), options, zeros > 0)
             bias = np.zeros(len(weight))
             geometry = {"groups": len(weight)}
     fmt = options.weight_format
@@ -279,8 +283,8 @@ def _corrected_bias(conv: Conv, change: np.ndarray, mean: np.ndarray | None) -> 
     return conv.bias - (change * inputs[:, None, None, :]).sum(axis=(1, 2, 3))
 
 
-def _conv_weight(conv: Conv, source: Quant, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (O, KH, KW, I/groups) and scales (O,)."""
+def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (O, KH, KW, I/groups) and scales (O,); `zeros` is added to the bias, of either sign."""
     fmt = options.weight_format
     weight = np.asarray(conv.weight, np.float64)
     if not (np.isfinite(weight).all() and np.isfinite(conv.bias).all()):
@@ -295,7 +299,7 @@ def _conv_weight(conv: Conv, source: Quant, options: Options) -> tuple[np.ndarra
     # A finer weight grid than the bias needs only widens accumulators (dead channels after batch norm).
     largest = max(abs(fmt.min_fixed), fmt.max_fixed) * 2.0**fmt.lsb_exponent
     reach = source.scale * max(abs(source.format.min), source.format.max) * largest * weight[0].size
-    floor = np.abs(conv.bias) / reach
+    floor = (np.abs(conv.bias) + zeros / 16) / reach
     floor = np.exp2(np.ceil(np.log2(np.maximum(floor, 2.0**-120))))
     scale = np.where(np.any(weight != 0, axis=(1, 2, 3)), np.maximum(scale, floor), floor)
     zero = ~np.any(weight != 0, axis=(1, 2, 3)) & (conv.bias == 0)
@@ -306,9 +310,10 @@ def _conv_weight(conv: Conv, source: Quant, options: Options) -> tuple[np.ndarra
 
 
 def _uniform(
-    step: Pass, channels: int, kernel: tuple[int, int], options: Options
+    step: Pass, channels: int, kernel: tuple[int, int], options: Options, fine: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depthwise weights of the smallest positive code, scaled to 1 / (KH*KW)."""
+    """Depthwise weights of one code, scaled to 1 / (KH*KW): the least positive one, or, if accumulators must
+    be `fine` because a zero point goes into the bias, the greatest power of two."""
     fmt = options.weight_format
     codes = np.arange(1 << fmt.bits)
     fixed = fmt.fixed(codes)
@@ -319,7 +324,8 @@ def _uniform(
             f"{what} '{step.name}': {fmt.name} has no positive value, which it needs as a weight; "
             "use a weight format of at least 2 bits, or uint1"
         )
-    code = positive[np.argmin(fixed[positive])]
+    powers = positive[(fixed[positive] & (fixed[positive] - 1)) == 0]
+    code = powers[np.argmax(fixed[powers])] if fine and len(powers) else positive[np.argmin(fixed[positive])]
     weight = np.full((channels, *kernel, 1), code, np.uint8)
     value = float(fixed[code]) * 2.0**fmt.lsb_exponent
     return weight, np.full(channels, 1 / (kernel[0] * kernel[1] * value))

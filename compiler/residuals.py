@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -108,6 +109,32 @@ def _round_shift(m: int, bits: int) -> int:
 
 def _trailing_zeros(m: int) -> int:
     return (m & -m).bit_length() - 1
+
+
+def fold_zero_points(qgraph: QuantizedGraph) -> QuantizedGraph:
+    """Add to every bias what minifloats add before rounding: the output's zero point, less the residual's.
+
+    To the nearest unit of the accumulator, so it must come after all multipliers are fixed.
+    """
+    ops: list[Op] = []
+    for op in qgraph.ops:
+        if isinstance(op, Linear) and not op.raw:
+            bias = [int(b) + z for b, z in zip(op.bias, folded_zero_points(op, qgraph), strict=True)]
+            wide = any(abs(b) >= 1 << 62 for b in bias)
+            op = replace(op, bias=np.array(bias, object if wide else np.int64))
+        ops.append(op)
+    return replace(qgraph, ops=tuple(ops))
+
+
+def folded_zero_points(op: Linear, qgraph: QuantizedGraph) -> list[int]:
+    """What `fold_zero_points` adds to the bias of each output channel, in units of the accumulator."""
+    if op.raw:
+        return [0] * len(op.weight)
+    added = Fraction(op.requantized.zero_before)
+    if op.residual:
+        source = qgraph.tensors[op.residual.input].quant
+        added -= Fraction(source.zero_before * op.residual.multiplier, 1 << op.residual.shift)
+    return [round(added * (1 << int(s)) / int(m)) for m, s in zip(op.multiplier, op.shift, strict=True)]
 
 
 def residual_shifts_fit(qgraph: QuantizedGraph, acc_bits: int) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sateen.errors import DataError
-from sateen.formats import Format, Integer
+from sateen.formats import Format, Integer, Minifloat
 from sateen.ir.quantized import Quant
 
 METHODS = ("mse", "minmax", "percentile")
@@ -29,6 +29,8 @@ _TINY = 2.0**-100
 _FACTORS = np.exp2(np.linspace(-4, 0.5, 55))  # of the min-max scale
 _WEIGHT_FACTORS = np.exp2(np.linspace(-3.5, 0.25, 31))
 _CLIPS = np.linspace(0.1, 1.0, 46)  # of either end of the range, for asymmetric integers
+_COARSE_FACTORS = np.exp2(np.linspace(-3, 0.25, 14))
+_SHIFTS = 17  # zero points of a minifloat that are tried before their neighbours
 _OCTAVES = 5  # powers of two below the min-max scale
 
 
@@ -119,7 +121,15 @@ def activation_quant(
     candidates = _symmetric(low, high, fmt, method, power_of_two)
     if isinstance(fmt, Integer) and fmt.max_fixed > fmt.min_fixed:
         candidates = np.concatenate([candidates, _asymmetric(low, high, fmt, method, power_of_two)])
+    if isinstance(fmt, Minifloat):
+        candidates = np.concatenate([candidates, _shifted(low, high, fmt, method, power_of_two)])
     scale, zero = _best(samples, candidates, fmt)
+    if method == "mse" and isinstance(fmt, Minifloat) and zero:
+        near = _near(zero, fmt)
+        candidates = np.concatenate(
+            [[[scale, zero]], _shifted(low, high, fmt, method, power_of_two, near, _FACTORS)]
+        )
+        scale, zero = _best(samples, candidates, fmt)
     if method == "mse" and isinstance(fmt, Integer) and not power_of_two:
         scale, zero = _best(samples, _refined(scale, zero, fmt), fmt)
     return Quant(fmt, float(scale), int(zero))
@@ -152,6 +162,40 @@ def _asymmetric(low: float, high: float, fmt: Format, method: str, power_of_two:
     return np.stack([scales, zeros], axis=1)
 
 
+def _shifted(
+    low: float,
+    high: float,
+    fmt: Minifloat,
+    method: str,
+    power_of_two: bool,
+    zeros: np.ndarray | None = None,
+    factors: np.ndarray = _COARSE_FACTORS,
+) -> np.ndarray:
+    """(candidates, 2): for each zero point (by default some, evenly spread over the codes) scales up to the
+    one that covers the range. A range of one sign is given nearly all codes by a zero point near the other end."""
+    if zeros is None:
+        values = (grid(fmt) * 2.0**-fmt.lsb_exponent).astype(np.int64)
+        zeros = values[np.unique(np.linspace(0, len(values) - 1, _SHIFTS).round().astype(int))]
+    pairs = []
+    for zero in zeros:
+        room_low, room_high = zero - fmt.min_fixed, fmt.max_fixed - zero
+        needed = [-low / room_low if room_low else 0.0, high / room_high if room_high else 0.0]
+        if (low < 0 and not room_low) or (high > 0 and not room_high):
+            continue
+        base = max(needed) * 2.0**-fmt.lsb_exponent
+        for scale in _snap(base * _factors(method, power_of_two, factors), power_of_two):
+            pairs.append((scale, float(zero)))
+    return np.array(pairs, np.float64).reshape(-1, 2)
+
+
+def _near(zero: float, fmt: Minifloat) -> np.ndarray:
+    """The zero points next to one of those that `_shifted` tries first."""
+    values = (grid(fmt) * 2.0**-fmt.lsb_exponent).astype(np.int64)
+    reach = max(1, len(values) // _SHIFTS)
+    at = int(np.searchsorted(values, int(zero)))
+    return values[max(0, at - reach) : at + reach + 1]
+
+
 def _refined(scale: float, zero: float, fmt: Format) -> np.ndarray:
     """Neighbours of the best candidate."""
     scales = _snap(scale * np.linspace(0.97, 1.03, 25), False)
@@ -171,8 +215,8 @@ def _best(samples: Samples, candidates: np.ndarray, fmt: Format) -> tuple[float,
     """The candidate (scale, zero point) of the least error; among equals zero point 0, the larger scale."""
     if not samples.x.size:
         return candidates[0, 0], candidates[0, 1]
-    values = grid(fmt)
-    errors = samples.errors((values[None, :] - candidates[:, 1:]) * candidates[:, :1])
+    values, offsets = grid(fmt), candidates[:, 1:] * 2.0**fmt.lsb_exponent
+    errors = samples.errors((values[None, :] - offsets) * candidates[:, :1])
     least = errors.min()
     ties = np.flatnonzero(errors <= least + 1e-12 * abs(samples._square))
     order = sorted(ties, key=lambda i: (candidates[i, 1] != 0, -candidates[i, 0]))

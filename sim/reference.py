@@ -177,7 +177,7 @@ class _Linear:
         residual_range = 0
         if op.residual:
             r = qgraph.tensors[op.residual.input].quant
-            self.residual = r.format.fixed(np.arange(1 << r.format.bits)) - r.zero_point
+            self.residual = r.format.fixed(np.arange(1 << r.format.bits)) - r.zero_after
             residual_range = int(np.abs(self.residual).max())
         self.requantizer = Requantizer(op, self.convolution.bound, residual_range)
 

@@ -36,7 +36,7 @@ class Requantizer:
             self._addend = op.residual.multiplier << (s - op.residual.shift)
             terms += residual_bound * int(self._addend.max())
         self._path = "exact"
-        reach = max(abs(fmt.min_fixed), abs(fmt.max_fixed)) + abs(op.requantized.zero_point)
+        reach = max(abs(fmt.min_fixed), abs(fmt.max_fixed)) + abs(op.requantized.zero_after)
         if not op.raw and reach <= _TABLE_RANGE:
             if terms < FLOAT64_EXACT:
                 self._path = "float"
@@ -49,8 +49,8 @@ class Requantizer:
         if self._path != "exact":
             fixed = np.clip(fmt.fixed(np.arange(1 << fmt.bits)), op.low, op.high)
             last = fmt.from_fixed(fixed) if op.table is None else op.table[fmt.from_fixed(fixed)]
-            self._table = np.take(last, _rounded(fmt, op.requantized.zero_point))
-            self._first = 4 * (fmt.min_fixed - op.requantized.zero_point)
+            self._table = np.take(last, _rounded(fmt, op.requantized.zero_after))
+            self._first = 4 * (fmt.min_fixed - op.requantized.zero_after)
             self._last = self._first + len(self._table) - 1
 
     def with_bias(self, acc: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class Requantizer:
             op.multiplier,
             op.shift,
             op.requantized.format,
-            op.requantized.zero_point,
+            op.requantized.zero_after,
             op.low,
             op.high,
             addend,

@@ -68,8 +68,8 @@ def test_any_samples_in_any_format(fmt):
         assert quant.scale == np.float32(quant.scale)
         assert fmt.min_fixed <= quant.zero_point <= fmt.max_fixed
         assert quant.dequantize(np.array([quant.zero_code])) == 0
-        if isinstance(fmt, Minifloat):
-            assert quant.zero_point == 0
+        if isinstance(fmt, Minifloat):  # a value of the format
+            assert fmt.fixed(fmt.from_fixed(np.array([quant.zero_point]))) == quant.zero_point
         if power_of_two:
             assert np.log2(quant.scale) % 1 == 0
         if kind in ("normal", "relu", "constant") and not coarse:

@@ -32,7 +32,7 @@ def nearest_code(t: Fraction, fmt: Format) -> int:
 
 
 def requantize(t: Fraction, op: Linear) -> int:
-    fmt, zero = op.requantized.format, op.requantized.zero_point
+    fmt, zero = op.requantized.format, op.requantized.zero_after
     # Python rounds a half to even
     y = fixed_values(fmt)[nearest_code(t, fmt)] if isinstance(fmt, Minifloat) else round(t) + zero
     code = nearest_code(Fraction(min(max(y, op.low), op.high)), fmt)
@@ -83,6 +83,6 @@ def _element(qgraph: QuantizedGraph, op, tensors, y: int, x: int, c: int) -> int
     t = Fraction(acc * int(op.multiplier[c]), 1 << int(op.shift[c]))
     if op.residual:
         r = qgraph.tensors[op.residual.input].quant
-        value = fixed_values(r.format)[int(tensors[op.residual.input][y, x, c])] - r.zero_point
+        value = fixed_values(r.format)[int(tensors[op.residual.input][y, x, c])] - r.zero_after
         t += Fraction(value * op.residual.multiplier, 1 << op.residual.shift)
     return requantize(t, op)
