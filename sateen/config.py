@@ -317,6 +317,23 @@ class _Violation(ConfigError):
         return f"{text} ({rest}); it must be {self.limit}{remedy}"
 
 
+_ECP5_85 = AcceleratorConfig(
+    name="ulx3s-85f",
+    rows=8,
+    cols=8,
+    lanes=1,
+    group=1,
+    act_bank_depth=2048,
+    weight_depth=1024,
+    acc_depth=128,
+    parameter_depth=128,
+    vector_lanes=2,
+    bus_bits=64,
+    queue_depth=4,
+    burst_beats=16,
+    outstanding=4,
+)
+
 PRESETS: dict[str, AcceleratorConfig] = {
     c.name: c
     for c in (
@@ -337,6 +354,10 @@ PRESETS: dict[str, AcceleratorConfig] = {
             burst_beats=16,
             outstanding=2,
         ),
+        # Those of boards, see fpga/boards.py: with memory and serial link they fit, and reach the board's clock.
+        _ECP5_85,
+        _ECP5_85.replace(name="orangecrab-85f"),
+        _ECP5_85.replace(name="ecpix5-85f"),
         AcceleratorConfig(
             name="mac256",
             rows=8,
