@@ -106,7 +106,7 @@ def compile_model(
     step("schedule", 0.5)
     program = generate(quantized, config, _dataflows(config, dataflow))
     step("Verilog", 0.7)
-    verilog = emit_verilog(config)
+    verilog = emit_verilog(program.config)
     step("write", 0.95)
     files = _files(quantized, program, verilog)
     manifest = _manifest(Path(model_path), quantized, program, files) | {"board": board}

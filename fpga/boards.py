@@ -69,8 +69,8 @@ class Board:
     uart: tuple[str, str, str] | None = None
     pack: tuple[str, ...] = ()
     note: str = ""
-    resident: bool = True
-    """Whether its memory can have contents at power-up; else the host writes them."""
+    single_port: bool = False
+    """Whether the chip's memory is RAM with one port, which has no contents at power-up: the host writes them."""
 
     @property
     def family(self) -> str:
@@ -133,10 +133,11 @@ BOARDS: dict[str, Board] = {
         Board(
             name="icebreaker",
             title="1BitSquared iCEBreaker, iCE40UP5K",
-            part=Part("ice40", "up5k", "sg48"),
+            part=Part("ice40", "up5k", "sg48", synth="-spram"),
             pins="icebreaker.ICEBreakerPlatform",
             clock_hz=24_000_000,
             flash="openFPGALoader -b ice40_generic {file}",
+            single_port=True,
         ),
         Board(
             name="tangnano-9k",

@@ -12,6 +12,8 @@ from sateen.errors import BuildError, ConfigError
 from sateen.fpga.bitstream import Bitstream, make
 from sateen.fpga.boards import BOARDS, Board, board
 from sateen.fpga.chip import Chip
+from sateen.fpga.clocking import dividers
+from sateen.hw.uart import divisor_of
 from sateen.sim.board import soc_of
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
@@ -40,20 +42,26 @@ def make_bitstream(
     b = Build(build)
     target = board(_board_of(b, name))
     clock_hz = target.clock_hz if clock_mhz is None else round(clock_mhz * 1e6)
-    soc = soc_of(b, clock_hz=clock_hz, baud=baud, resident=target.resident)
-    verilog = Chip(inside=soc, board=target, clock_hz=clock_hz).verilog()
     folder = b.folder / FOLDER
     path = output or folder / f"{target.name}{SUFFIX[target.part.architecture]}"
+    if output is not None and not path.parent.is_dir():
+        raise BuildError(f"bitstream {path}: folder {path.parent} does not exist; create it first")
+    dividers(target.part.architecture, target.resolve().clk_hz, clock_hz)  # that it can be made
+    try:
+        divisor_of(clock_hz, baud)
+    except ValueError as e:
+        raise ConfigError(f"board '{target.name}': {e}") from None
+    resident = not target.single_port
+    soc = soc_of(b, clock_hz=clock_hz, baud=baud, resident=resident, single_port=target.single_port)
+    verilog = Chip(inside=soc, board=target, clock_hz=clock_hz).verilog()
     if output is None:
         folder.mkdir(exist_ok=True)
-    elif not path.parent.is_dir():
-        raise BuildError(f"bitstream {path}: folder {path.parent} does not exist; create it first")
     made = make(verilog, target, clock_hz, path, seed=seed, progress=progress)
     found = _measured(b, target, made, path) | {
         "clock_mhz": clock_hz / 1e6,
         "baud": baud,
         "seed": seed,
-        "resident": target.resident,
+        "resident": resident,
         "memory_bytes": soc.memory.size,
     }
     found["frames_per_second"] = clock_hz / found["cycles"]

@@ -147,6 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
+        "--labels", metavar="L.npz", help="one array with each sample's class: count how many are right"
+    )
+    p.add_argument(
         "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
     )
     p.add_argument(

@@ -71,8 +71,8 @@ def bitstream(args: argparse.Namespace) -> int:
             )
     emit_table(table)
     emit(
-        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} cycles "
-        f"a sample, {found['frames_per_second']:,.0f} samples a second, the serial line not counted"
+        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} "
+        f"cycles a sample, {found['frames_per_second']:,.0f} samples a second, the serial line not counted"
     )
     emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
     if found["note"]:
