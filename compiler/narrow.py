@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sateen.config import FIELD_LIMITS, AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.hw.assembler import Instruction
-from sateen.hw.isa import Opcode
+from sateen.hw.isa import Engine, Opcode
 
 _WINDOWS = (Opcode.MATRIX, Opcode.POOL)
 
@@ -33,9 +33,35 @@ def needed_bits(i: Instruction) -> dict[str, int]:
     }
 
 
-def _needed(instructions: Iterable[Instruction], memory_bytes: int) -> dict[str, int]:
+def most_tokens(instructions: Iterable[Instruction], queue_depth: int) -> int:
+    """More tokens from one engine to another are never there at once, whatever the timing.
+
+    Instructions reach their queues in order. So when one is done, those before it are in their queues or have started,
+    and of an engine's all but the last `queue_depth` have.
+    """
+    n = len(Engine)
+    given = [[0] * n for _ in range(n)]
+    waits: list[list[int]] = [[] for _ in range(n)]  # of each engine's instructions so far
+    most = 0
+    for i in instructions:
+        if i.opcode == Opcode.END:
+            continue
+        for taker in range(n):
+            if i.signal >> taker & 1:
+                given[i.engine][taker] += 1
+                started = waits[taker][: max(0, len(waits[taker]) - queue_depth)]
+                taken = sum(wait >> i.engine & 1 for wait in started)
+                most = max(most, given[i.engine][taker] - taken)
+        waits[i.engine].append(i.wait)
+    return most
+
+
+def _needed(instructions: list[Instruction], memory_bytes: int, config: AcceleratorConfig) -> dict[str, int]:
     least = {name: low for name, low, _ in FIELD_LIMITS}
-    bits = least | {"memory_bits": max(least["memory_bits"], (memory_bytes - 1).bit_length())}
+    bits = least | {
+        "memory_bits": max(least["memory_bits"], (memory_bytes - 1).bit_length()),
+        "token_bits": max(1, most_tokens(instructions, config.queue_depth).bit_length()),
+    }
     for i in instructions:
         for name, n in needed_bits(i).items():
             bits[name] = max(bits[name], n)
@@ -51,12 +77,14 @@ def narrowed(
 
     Raises ConfigError where the machine is narrower than that.
     """
-    bits = _needed(instructions, memory_bytes)
+    bits = _needed(instructions, memory_bytes, config)
     if config.specialize and config.narrow:
         adds = any(i.opcode == Opcode.DRAIN and i.residual for i in instructions)
         return config.replace(residual=adds, **bits)
+    most = {name: high for name, _, high in FIELD_LIMITS}
     for name, n in bits.items():
-        if n > getattr(config, name):
+        # With all bits there are, instructions and control see to it themselves.
+        if getattr(config, name) < min(n, most[name]):
             raise ConfigError(
                 f"configuration '{config.name}': {name} = {getattr(config, name)}, and the model's program needs {n}"
             )

@@ -102,14 +102,15 @@ class Registers(wiring.Component):
         width = self.config.bus_address_bits
         base_low, base_high = Signal(min(32, width)), Signal(max(0, width - 32))
         program = Signal(self.config.memory_bits)
-        watchdog = Signal(32)
+        watchdog = Signal(32 if self.config.counters else 0)
         m.d.comb += [
             self.interrupt.eq(interrupt_enable & interrupt_pending),
             self.base.eq(Cat(base_low, base_high)),
             self.program.eq(program),
         ]
         cycles, counters = self._counters(m)
-        self._watch(m, watchdog)
+        if self.config.counters:
+            self._watch(m, watchdog)
 
         status = Cat(self.busy, self.done, self.ready, C(0, 5), self.error)
         kept = Signal(32)  # high word of CYCLES when the low one was read

@@ -30,6 +30,7 @@ FIELD_LIMITS = (
     ("stride_bits", 1, 6),
     ("dilation_bits", 1, 8),
     ("memory_bits", 13, 32),
+    ("token_bits", 1, 6),
 )
 """Least and most bits that a machine counts with; the most is what instructions have."""
 
@@ -88,10 +89,12 @@ class AcceleratorConfig:
     dilation_bits: int = 8
     memory_bits: int = 32
     """Of a byte's address in memory; with less than 32, addresses on the bus have no more, either."""
+    token_bits: int = 6
+    """Of a count of tokens."""
     residual: bool = True
     """Whether the vector unit can add a residual."""
     counters: bool = True
-    """BUSY, WAIT, IDLE, STALL and BEATS count; if false they are 0, and CYCLES has 32 bits."""
+    """BUSY, WAIT, IDLE, STALL and BEATS count; if false they are 0, there is no watchdog, and CYCLES has 32 bits."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, limit: str) -> None:

@@ -263,7 +263,7 @@ def test_outputs_into_no_folder(sateen, build, data, tmp_path):
         ((), "was not compiled for a board; give --board NAME, one of ulx3s-85f,"),
         (
             ("--board", "icebreaker", "--clock", "1"),
-            "the PLL of ice40 cannot make it from 12 MHz; the nearest",
+            "the PLL of ice40 cannot make it from 12 MHz; choose",
         ),
         (("--board", "icebreaker", "--baud", "20000000"), "baud must be from 1 to clock_hz / 4"),
         (("--board", "icebreaker", "--clock", "fast"), "'fast' is not a number of MHz"),

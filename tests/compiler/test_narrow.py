@@ -1,13 +1,17 @@
 """How far a machine counts: what each instruction needs, and programs that a narrower machine could not run."""
 
 import pytest
+from random_graph import random_graph
 
-from sateen.compiler.narrow import narrowed, needed_bits
+from sateen.compiler.backend import generate
+from sateen.compiler.narrow import most_tokens, narrowed, needed_bits
 from sateen.config import FIELD_LIMITS, preset
 from sateen.errors import ConfigError
 from sateen.hw.assembler import Instruction
-from sateen.hw.isa import LAYOUT, Opcode
+from sateen.formats import parse_format
+from sateen.hw.isa import LAYOUT, Engine, Opcode
 from sateen.hw.window import Widths
+from sateen.sim.memory_timing import MemoryTiming
 
 WINDOW = {
     "in_w": 8, "in_h": 7, "out_w": 8, "out_h": 8, "x0": -1, "y0": -1, "kernel_w": 3, "kernel_h": 3,
@@ -81,3 +85,41 @@ def test_limits_are_those_of_the_instructions():
         preset("tiny").replace(position_bits=10)
     with pytest.raises(ConfigError, match=r"kernel_bits = 10; it must be from 1 to 9"):
         preset("tiny").replace(kernel_bits=10)
+
+
+def test_tokens_at_once():
+    def load(**header):
+        return Instruction(Opcode.LOAD, {"words": 1}, **header)
+
+    def matrix(**header):
+        return Instruction(Opcode.MATRIX, dict(WINDOW), **header)
+
+    to_matrix, from_load = 1 << Engine.MATRIX, 1 << Engine.LOAD
+    pair = [load(signal=to_matrix), matrix(wait=from_load)]
+    # One at work, and as many in the queue as it holds.
+    assert [most_tokens(pair * 20, depth) for depth in (1, 2, 4)] == [2, 3, 5]
+    assert most_tokens([load(signal=to_matrix)] * 5 + [matrix(wait=from_load)] * 5, 1) == 5
+    assert most_tokens([load(), matrix()], 2) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_program_has_more_tokens_than_the_bound(seed):
+    """Tokens there at any moment of a predicted run, at two latencies."""
+    config = preset("tiny").replace(narrow=True, queue_depth=1)
+    program = generate(random_graph(seed, parse_format("int8"), parse_format("int8")), config)
+    bound = most_tokens(program.instructions, config.queue_depth)
+    assert program.config.token_bits == bound.bit_length() < 6
+    for latency in (1, 200):
+        events = program.predict(MemoryTiming(latency=latency)).events
+        most, changes = 0, []
+        for e in events:
+            for other in Engine:
+                if e.instruction.signal >> other & 1:
+                    changes.append((e.done, 1, (e.instruction.engine, other)))
+                if e.instruction.wait >> other & 1:
+                    changes.append((e.start, -1, (other, e.instruction.engine)))
+        there: dict[tuple[int, int], int] = {}
+        for _, change, pair in sorted(changes, key=lambda c: (c[0], c[1])):
+            there[pair] = there.get(pair, 0) + change
+            most = max(most, there[pair])
+        assert 0 < most <= bound
