@@ -7,8 +7,8 @@ from sateen.compiler.backend import generate
 from sateen.compiler.narrow import most_tokens, narrowed, needed_bits
 from sateen.config import FIELD_LIMITS, preset
 from sateen.errors import ConfigError
-from sateen.hw.assembler import Instruction
 from sateen.formats import parse_format
+from sateen.hw.assembler import Instruction
 from sateen.hw.isa import LAYOUT, Engine, Opcode
 from sateen.hw.window import Widths
 from sateen.sim.memory_timing import MemoryTiming
