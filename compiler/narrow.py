@@ -56,6 +56,16 @@ def most_tokens(instructions: Iterable[Instruction], queue_depth: int) -> int:
     return most
 
 
+def token_pairs(instructions: Iterable[Instruction]) -> int:
+    """Which engines give tokens to which: bit 4*giver + taker."""
+    n, pairs = len(Engine), 0
+    for i in instructions:
+        if i.opcode != Opcode.END:
+            pairs |= sum(1 << (n * i.engine + t) for t in range(n) if i.signal >> t & 1)
+            pairs |= sum(1 << (n * g + i.engine) for g in range(n) if i.wait >> g & 1)
+    return max(1, pairs)
+
+
 def _needed(instructions: list[Instruction], memory_bytes: int, config: AcceleratorConfig) -> dict[str, int]:
     least = {name: low for name, low, _ in FIELD_LIMITS}
     bits = least | {
@@ -78,9 +88,10 @@ def narrowed(
     Raises ConfigError where the machine is narrower than that.
     """
     bits = _needed(instructions, memory_bytes, config)
+    pairs = token_pairs(instructions)
     if config.specialize and config.narrow:
         adds = any(i.opcode == Opcode.DRAIN and i.residual for i in instructions)
-        return config.replace(residual=adds, **bits)
+        return config.replace(residual=adds, token_pairs=pairs, **bits)
     most = {name: high for name, _, high in FIELD_LIMITS}
     for name, n in bits.items():
         # With all bits there are, instructions and control see to it themselves.
@@ -88,6 +99,11 @@ def narrowed(
             raise ConfigError(
                 f"configuration '{config.name}': {name} = {getattr(config, name)}, and the model's program needs {n}"
             )
+    if missing := pairs & ~config.token_pairs:
+        raise ConfigError(
+            f"configuration '{config.name}': token_pairs = {config.token_pairs}, and the model's program needs "
+            f"{missing:#x} too"
+        )
     if not config.residual and any(i.opcode == Opcode.DRAIN and i.residual for i in instructions):
         raise ConfigError(f"configuration '{config.name}': residual = false, and the model adds a residual")
     return config

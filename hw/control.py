@@ -32,6 +32,8 @@ class Tokens(wiring.Component):
     ----------
     bits : int
         Of a counter; one more token than it holds ends the run with TOKEN_OVERFLOW.
+    pairs : int
+        Those that have a counter, as in `give`; the others never have a token.
 
     Members
     -------
@@ -45,10 +47,11 @@ class Tokens(wiring.Component):
         In the cycle before, a counter was full and given one more.
     """
 
-    def __init__(self, *, bits: int):
+    def __init__(self, *, bits: int, pairs: int):
         self.bits = bits
-        pairs = len(Engine) ** 2
-        super().__init__({"give": In(pairs), "take": In(pairs), "available": Out(pairs), "overflow": Out(1)})
+        self.pairs = pairs
+        n = len(Engine) ** 2
+        super().__init__({"give": In(n), "take": In(n), "available": Out(n), "overflow": Out(1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -56,6 +59,8 @@ class Tokens(wiring.Component):
         overflows = []
         for taker in Engine:
             for giver in Engine:
+                if not self.pairs >> (n * giver + taker) & 1:
+                    continue
                 count = Signal(self.bits, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
                 give, take = self.give[n * giver + taker], self.take[n * taker + giver]
                 available = self.available[n * taker + giver]  # count != 0, as a register
@@ -127,7 +132,10 @@ class Control(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         n = len(Engine)
-        dispatcher, tokens = Dispatcher(config=self.config), Tokens(bits=self.config.token_bits)
+        dispatcher, tokens = (
+            Dispatcher(config=self.config),
+            Tokens(bits=self.config.token_bits, pairs=self.config.token_pairs),
+        )
         sequencers = [Sequencer(config=self.config, engine=e) for e in Engine]
         m.submodules.dispatcher = ResetInserter(self.clear)(dispatcher)
         m.submodules.tokens = ResetInserter(self.clear)(tokens)

@@ -91,6 +91,8 @@ class AcceleratorConfig:
     """Of a byte's address in memory; with less than 32, addresses on the bus have no more, either."""
     token_bits: int = 6
     """Of a count of tokens."""
+    token_pairs: int = (1 << 16) - 1
+    """Which engine may give tokens to which: bit 4*giver + taker, as `isa.Engine` numbers them."""
     residual: bool = True
     """Whether the vector unit can add a residual."""
     counters: bool = True
@@ -193,6 +195,7 @@ class AcceleratorConfig:
         need(self.multiplier in ("fixed", "shift"), "multiplier", "'fixed' or 'shift'")
         for name, least, most in FIELD_LIMITS:
             need(least <= getattr(self, name) <= most, name, f"from {least} to {most}")
+        need(self.token_pairs < 1 << 16, "token_pairs", "below 2**16")
         need(self.position_bits > self.plane_bits, "position_bits", f"above plane_bits = {self.plane_bits}")
 
     # -- derived sizes ------------------------------------------------------------------------------------
@@ -389,9 +392,10 @@ _SMALL = AcceleratorConfig(
     counters=False,
     rows=1,
     cols=1,
-    lanes=2,
-    group=2,
-    act_bank_depth=512,
+    lanes=1,
+    group=1,
+    act_banks=2,
+    act_bank_depth=1024,
     weight_depth=512,
     acc_depth=64,
     parameter_depth=64,
@@ -431,7 +435,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
         ),
         _SMALL,
         _SMALL.replace(name="tangnano-9k"),
-        _SMALL.replace(name="tangnano-20k", rows=2, cols=2, counters=True, queue_depth=2),
+        _SMALL.replace(name="tangnano-20k", rows=2, cols=2, lanes=2, group=2, counters=True, queue_depth=2),
         AcceleratorConfig(
             name="mac256",
             rows=8,

@@ -4,7 +4,7 @@ import pytest
 from random_graph import random_graph
 
 from sateen.compiler.backend import generate
-from sateen.compiler.narrow import most_tokens, narrowed, needed_bits
+from sateen.compiler.narrow import most_tokens, narrowed, needed_bits, token_pairs
 from sateen.config import FIELD_LIMITS, preset
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
@@ -100,6 +100,9 @@ def test_tokens_at_once():
     assert [most_tokens(pair * 20, depth) for depth in (1, 2, 4)] == [2, 3, 5]
     assert most_tokens([load(signal=to_matrix)] * 5 + [matrix(wait=from_load)] * 5, 1) == 5
     assert most_tokens([load(), matrix()], 2) == 0
+    assert token_pairs(pair) == 1 << (4 * Engine.LOAD + Engine.MATRIX)
+    with pytest.raises(ConfigError, match="token_pairs = 1, and the model's program needs 0x2 too"):
+        narrowed(preset("tiny").replace(token_pairs=1), pair, 4096)
 
 
 @pytest.mark.parametrize("seed", range(4))
