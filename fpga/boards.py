@@ -51,7 +51,7 @@ class Board:
     clock_hz : int
         What the machine of the preset with this name closes timing at.
     flash : str
-        The command that loads {file} into the FPGA until power is off.
+        The command that loads {file} into the FPGA, or where that cannot be into its flash memory.
     uart : tuple of str, optional
         Where the platform names no serial port: connector, and on it the pins for rx and tx.
     pack : tuple of str
@@ -108,8 +108,9 @@ BOARDS: dict[str, Board] = {
             part=_ecp5("25k", "CSFBGA285", "8"),
             pins="orangecrab_r0_2.OrangeCrabR0_2_25FPlatform",
             clock_hz=80_000_000,
-            flash="openFPGALoader -b orangecrab {file}",
+            flash="dfu-util -a 0 -D {file}",
             uart=("io", "0", "1"),
+            pack=("--freq", "38.8"),
             note=_NO_UART.format(rx=0, tx=1),
         ),
         Board(
@@ -118,8 +119,9 @@ BOARDS: dict[str, Board] = {
             part=_ecp5("85k", "CSFBGA285", "8"),
             pins="orangecrab_r0_2.OrangeCrabR0_2_85FPlatform",
             clock_hz=96_000_000,
-            flash="openFPGALoader -b orangecrab {file}",
+            flash="dfu-util -a 0 -D {file}",
             uart=("io", "0", "1"),
+            pack=("--freq", "38.8"),
             note=_NO_UART.format(rx=0, tx=1),
         ),
         Board(
