@@ -16,6 +16,8 @@ def needed_bits(i: Instruction) -> dict[str, int]:
     """Fields of the configuration to the bits that the instruction needs; not of addresses in memory."""
     if i.opcode == Opcode.DRAIN:
         return {"plane_bits": max(i.out_w, i.out_h).bit_length()}
+    if i.opcode in (Opcode.LOAD, Opcode.STORE):
+        return {"word_bits": i.words.bit_length()}
     if i.opcode not in _WINDOWS:
         return {}
     ends = [i.x0, i.y0]

@@ -30,6 +30,7 @@ FIELD_LIMITS = (
     ("stride_bits", 1, 6),
     ("dilation_bits", 1, 8),
     ("memory_bits", 13, 32),
+    ("word_bits", 1, 24),
     ("token_bits", 1, 6),
 )
 """Least and most bits that a machine counts with; the most is what instructions have."""
@@ -89,6 +90,8 @@ class AcceleratorConfig:
     dilation_bits: int = 8
     memory_bits: int = 32
     """Of a byte's address in memory; with less than 32, addresses on the bus have no more, either."""
+    word_bits: int = 24
+    """Of the words that a LOAD or STORE moves."""
     token_bits: int = 6
     """Of a count of tokens."""
     token_pairs: int = (1 << 16) - 1

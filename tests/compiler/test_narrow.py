@@ -36,7 +36,7 @@ def window(opcode=Opcode.MATRIX, **changes):
         (window(in_h=16), {"plane_bits": 5}),
         (window(Opcode.POOL, kernel_h=4, dilation_y=5), {"kernel_bits": 3, "dilation_bits": 3}),
         (Instruction(Opcode.DRAIN, {"out_w": 3, "out_h": 12}), {"plane_bits": 4}),
-        (Instruction(Opcode.LOAD, {"words": 1000}), {}),
+        (Instruction(Opcode.LOAD, {"words": 1000}), {"word_bits": 10}),
     ],
 )
 def test_needed_bits(instruction, bits):
