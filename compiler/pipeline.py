@@ -54,6 +54,7 @@ def compile_model(
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     dataflow: str = AUTO,
+    board: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest. On any error an earlier build there is left as it was.
@@ -66,6 +67,7 @@ def compile_model(
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
+    board : what bitstreams are made for, recorded in the manifest
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -104,10 +106,10 @@ def compile_model(
     step("schedule", 0.5)
     program = generate(quantized, config, _dataflows(config, dataflow))
     step("Verilog", 0.7)
-    verilog = emit_verilog(config)
+    verilog = emit_verilog(program.config)
     step("write", 0.95)
     files = _files(quantized, program, verilog)
-    manifest = _manifest(Path(model_path), quantized, program, files)
+    manifest = _manifest(Path(model_path), quantized, program, files) | {"board": board}
     _write(build, files | {MANIFEST: _json(manifest)})
     step("done", 1.0)
     return manifest

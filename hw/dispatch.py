@@ -180,6 +180,7 @@ class Sequencer(wiring.Component):
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
         self.width = instruction_bits(engine)
+        self.word_bits = config.word_bits
         self.targets = targets(config)
         super().__init__(
             {
@@ -241,7 +242,7 @@ class Sequencer(wiring.Component):
             startable.eq(waiting & ((wait & ~self.available) == 0)),
             start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
-            self.engine.instruction.eq(read.data[: self.width]),
+            self.engine.instruction.eq(self._cut(read.data[: self.width])),
             self.take.eq(Mux(pop, wait, 0)),
             self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
         ]
@@ -268,6 +269,15 @@ class Sequencer(wiring.Component):
                 with m.If(start):
                     m.d.sync += signal.eq(0)
         return m
+
+    def _cut(self, instruction) -> Value:
+        """Without the bits of `words` that the machine does not count with."""
+        layout = {Engine.LOAD: isa.LOAD, Engine.STORE: isa.STORE}.get(self.kind)
+        if layout is None:
+            return instruction
+        field = layout["words"]
+        begin, end = field.offset + self.word_bits, field.offset + field.width
+        return Cat(instruction[:begin], Const(0, end - begin), instruction[end:])
 
     def _illegal(self, instruction) -> Value:
         if self.kind is Engine.LOAD:

@@ -19,7 +19,7 @@ from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.ports import ReadPort
 from sateen.hw.steps import STEP_BITS, Results, Run, Steps
-from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Window
+from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Widths, Window
 
 ACTIVATION_LATENCY = 2
 WEIGHT_LATENCY = 1
@@ -134,6 +134,7 @@ class MatrixEngine(wiring.Component):
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
             addr_bits=len(self.act_read.addr),
             tile_width=self.config.rows,
+            widths=Widths.of(self.config),
         )
         m.submodules.array = array = SystolicArray(config=self.config)
         m.submodules.accumulator = accumulator = Accumulator(config=self.config)

@@ -5,6 +5,7 @@ sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny", we
 result = sateen.run("build", {"x": images}, engine="rtl")
 sateen.cost("build", device="ecp5")
 sateen.report("build")
+sateen.bitstream("build", board="ulx3s-85f")
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ def compile(
     scales: str = "mse",
     power_of_two: bool = False,
     dataflow: str = "auto",
+    board: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
 
-    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256", or "sat256"
-    with an N:M `sparsity`, to which all layers but the first and the last are pruned).
+    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default that of the `board`, for
+    which bitstreams are then made; without one "mac256", or "sat256" with an N:M `sparsity`, to which all layers but
+    the first and the last are pruned).
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
@@ -76,6 +79,11 @@ def compile(
     from sateen.compiler.pipeline import compile_model
 
     pattern = parse_sparsity(sparsity)
+    if board is not None:
+        from sateen.fpga.boards import board as find
+
+        machine = find(board).name
+        preset = machine if config is None and preset is None else preset
     if config is None and preset is None and not pattern.dense:
         preset = SPARSE_PRESET
     chosen = choose_config(config, preset, weights, activations)
@@ -98,6 +106,7 @@ def compile(
         sparsity=pattern,
         sparsity_method=sparsity_method,
         dataflow=dataflow,
+        board=board,
         progress=progress,
     )
 
@@ -111,12 +120,13 @@ def run(
     interval: int = 1,
     trace: str | Path | None = None,
     port: str | None = None,
-    baud: int = DEFAULT_BAUD,
+    baud: int | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a build on inputs with one engine. `latency` and `interval` are the memory's, in cycles (docs/isa.md).
 
-    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own.
+    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own. `baud` is
+    by default what the build's bitstreams were made for.
 
     Raises BuildError, DataError, LinkError.
     """
@@ -142,6 +152,8 @@ def run(
     ports = {p["name"]: p["shape"] for p in read_manifest(folder)["inputs"]}
     arrays = check_ports(_arrays(inputs, "inputs"), ports, "inputs")
     if port is not None:
+        if baud is None:
+            baud = _baud(folder)
         return run_on_board(folder, arrays, port, baud=baud, progress=progress)
     return run_build(
         folder,
@@ -168,6 +180,46 @@ def report(build: str | Path, output: str | Path | None = None) -> Path:
     from sateen.reporting import write_report
 
     return write_report(Path(build), None if output is None else Path(output))
+
+
+def bitstream(
+    build: str | Path,
+    board: str | None = None,
+    *,
+    clock: float | None = None,
+    baud: int = DEFAULT_BAUD,
+    seed: int = 1,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the bitstream for a board, by default the one that the build was compiled for; return what was measured.
+
+    `clock` is in MHz, by default the board's. Raises LimitError if the machine does not fit or misses that clock.
+    """
+    from sateen.bitstreams import make_bitstream
+
+    return make_bitstream(
+        Path(build),
+        board,
+        clock_mhz=clock,
+        baud=baud,
+        seed=seed,
+        output=None if output is None else Path(output),
+        progress=progress,
+    )
+
+
+def _baud(build: Path) -> int:
+    """Of the build's bitstreams, where all agree."""
+    from sateen.bitstreams import bitstreams
+    from sateen.sim.engines import Build
+
+    rates = {found["baud"] for found in bitstreams(Build(build))}
+    if len(rates) > 1:
+        raise DataError(
+            f"build {build}: its bitstreams have {', '.join(map(str, sorted(rates)))} baud; say which with --baud"
+        )
+    return rates.pop() if rates else DEFAULT_BAUD
 
 
 def choose_config(

@@ -76,6 +76,7 @@ def compile(args: argparse.Namespace) -> int:
             scales=args.scales,
             power_of_two=args.power_of_two,
             dataflow=args.dataflow,
+            board=args.board,
             progress=report,
         )
     if args.json:

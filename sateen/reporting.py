@@ -10,9 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.errors import BuildError
+from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
+from sateen.sim.engines import Build
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -44,7 +47,8 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     manifest = read_manifest(build)
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
-    page = render(manifest, schedule, _cost(build, manifest))
+    b = Build(build)
+    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b))
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -60,7 +64,13 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     return path
 
 
-def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, Any] | None) -> str:
+def render(
+    manifest: dict[str, Any],
+    schedule: dict[str, Any],
+    cost: dict[str, Any] | None,
+    boards: list[dict[str, Any]] | None = None,
+    accuracy: dict[str, Any] | None = None,
+) -> str:
     """The page's text from a build's JSON files."""
     import jinja2
 
@@ -89,6 +99,8 @@ def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, A
         timeline=draw(schedule),
         charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
+        boards=boards or [],
+        accuracy=accuracy,
     )
 
 
