@@ -8,7 +8,7 @@ import pytest
 from four_engines import EIGHT, SPARSE, check, machine
 from onnx import TensorProto, helper, numpy_helper
 
-from sateen.config import DATAFLOWS
+from sateen.config import DATAFLOWS, WEIGHT_STATIONARY
 from sateen.errors import ConfigError
 from sateen.formats import parse_sparsity
 
@@ -61,7 +61,9 @@ def sparse_layers(folder) -> list[dict]:
 
 @pytest.mark.rtl
 @pytest.mark.slow
-@pytest.mark.parametrize("group, pattern", [(g, p) for g, m in MACHINES.items() for p in m.patterns])
+@pytest.mark.parametrize(
+    "group, pattern", [*((8, p) for p in EIGHT), *((16, p) for p in ("1:2", "4:8", "1:8", "2:16"))]
+)
 def test_all_engines_are_equal(group, pattern, tmp_path):
     """Each pattern with memory of another speed, in either dataflow, on one RTL for all patterns of a machine."""
     seed = 10 * group + MACHINES[group].patterns.index(pattern)
@@ -72,8 +74,14 @@ def test_all_engines_are_equal(group, pattern, tmp_path):
     assert {x["sparsity"] for x in layers} == {pattern} - {"dense"}
     # A pass of two lanes holds 1:4 of a group of 8, so that is how 1:8 is kept.
     index_bits = 2 if (group, pattern) == (8, "1:8") else parse_sparsity(pattern).index_bits
-    for weights in (x["weights"] for x in layers):
-        assert weights["index_bytes"] * MACHINES[group].weight.bits == weights["values_bytes"] * index_bits
+    for layer in layers:
+        weights = layer["weights"]
+        exact = weights["values_bytes"] * index_bits / MACHINES[group].weight.bits
+        assert weights["index_bytes"] >= exact
+        if (
+            layer["dataflow"] == WEIGHT_STATIONARY
+        ):  # others leave out groups, and are filled up to whole blocks
+            assert weights["index_bytes"] == exact
 
 
 @pytest.mark.parametrize("group", MACHINES)

@@ -59,7 +59,7 @@ INDICES = {
         rows=rows, cols=cols, lanes=2, group=16, patterns=("dense", pattern), act_bank_depth=64, weight_depth=64 * rows,
         bus_bits=bus, burst_beats=8, outstanding=2, vector_lanes=1,
     )
-    for pattern, rows, cols, bus in (("2:16", 4, 8, 64), ("2:4", 8, 8, 64), ("1:2", 1, 2, 64), ("2:8", 2, 32, 32))
+    for pattern, rows, cols, bus in (("2:16", 4, 8, 64), ("1:2", 1, 2, 64), ("2:8", 2, 32, 32))
 }  # fmt: skip
 CONFIGS |= GEARS | INDICES | {"filled up": NARROW_WORDS}
 
