@@ -121,7 +121,7 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
 
     `graph` is what `program` was generated for.
     """
-    if not any(i.opcode == Opcode.MATRIX and i.indexed for i in program.instructions):
+    if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
         return program
     try:
         return generate(graph, program.config.replace(patterns=(DENSE.name,)))

@@ -170,8 +170,8 @@ class Sequencer(wiring.Component):
     executing : Out(1)
         From the cycle after `start` to that of `done`.
     illegal : Out(1)
-        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target; an
-        engine would never end it.
+        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target, so that an
+        engine would never end it, or an index plane that the machine lacks.
     """
 
     def __init__(self, *, config: AcceleratorConfig, engine: Engine):
@@ -182,6 +182,7 @@ class Sequencer(wiring.Component):
         self.width = instruction_bits(engine)
         self.word_bits = config.word_bits
         self.targets = targets(config)
+        self.index_planes = config.index_planes
         super().__init__(
             {
                 "lane": In(self.beats),
@@ -282,7 +283,8 @@ class Sequencer(wiring.Component):
     def _illegal(self, instruction) -> Value:
         if self.kind is Engine.LOAD:
             load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
-            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any()
+            plane = (load.target != isa.Target.INDEX) | (load.last_plane < self.index_planes)
+            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any() | ~plane
         if self.kind is Engine.STORE:
             return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
         return Const(0)

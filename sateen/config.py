@@ -235,9 +235,14 @@ class AcceleratorConfig:
         return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
 
     @property
+    def index_planes(self) -> int:
+        """Bits of an index that can be stored: those of the widest pattern's; the others are counted."""
+        return max(parse_sparsity(p).index_bits for p in self.patterns)
+
+    @property
     def indexed(self) -> bool:
         """Whether the machine stores indices; one that is built for dense layers alone counts them."""
-        return any(not parse_sparsity(p).dense for p in self.patterns)
+        return self.index_planes > 0
 
     @property
     def output_stationary(self) -> bool:
@@ -258,9 +263,19 @@ class AcceleratorConfig:
         return self.cols * self.lanes * self.weight.bits
 
     @property
+    def index_row_bits(self) -> int:
+        """The indices of a weight word: for each plane one bit of every lane, in the same order."""
+        return self.index_planes * self.cols * self.lanes
+
+    @property
+    def index_rows(self) -> int:
+        """Weight words that share an index word: as many as fill a bus beat, and all of one tile."""
+        return min(self.rows, max(1, self.bus_bits // (self.cols * self.lanes))) if self.indexed else 1
+
+    @property
     def index_word_bits(self) -> int:
-        """The indices of a weight word, in the same order."""
-        return self.cols * self.lanes * self.index_bits
+        """One plane of `index_rows` weight words, the first lowest."""
+        return self.index_rows * self.cols * self.lanes
 
     @property
     def parameter_bits(self) -> int:
