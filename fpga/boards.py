@@ -15,6 +15,7 @@ from typing import Any
 
 from sateen.errors import ConfigError
 from sateen.fpga.place_and_route import Part
+from sateen.fpga.vivado import VENDOR_BOARDS
 
 PORTS = ("clk", "rx", "tx")
 """Of the chip's top module."""
@@ -174,7 +175,10 @@ BOARDS: dict[str, Board] = {
 def board(name: str) -> Board:
     """The board of that name. Raises ConfigError."""
     if name not in BOARDS:
-        raise ConfigError(f"unknown board '{name}'; boards are {', '.join(BOARDS)}")
+        raise ConfigError(
+            f"unknown board '{name}'; boards are {', '.join(BOARDS)}; bitstream also writes Vivado projects for "
+            f"{', '.join(VENDOR_BOARDS)}"
+        )
     return BOARDS[name]
 
 

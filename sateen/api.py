@@ -10,6 +10,7 @@ sateen.bitstream("build", board="ulx3s-85f")
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,25 @@ def bitstream(
         output=None if output is None else Path(output),
         progress=progress,
     )
+
+
+def vivado(
+    build: str | Path, board: str, *, clock: float | None = None, output: str | Path | None = None
+) -> list[Path]:
+    """Write a Vivado project for a board that needs one, into `output` or BUILD/vivado/BOARD; return its files.
+
+    `clock` is in MHz, by default the board's. Raises ConfigError and BuildError.
+    """
+    from sateen.fpga.vivado import export_vivado, vendor_board
+    from sateen.sim.engines import Build
+
+    b, target = Build(Path(build)), vendor_board(board)
+    if clock is not None:
+        if target.system == "pcie":
+            raise ConfigError(f"board '{board}': its clock is the PCIe bridge's; leave --clock out")
+        target = dataclasses.replace(target, clock_mhz=clock)
+    folder = b.folder / "vivado" / board if output is None else Path(output)
+    return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image())
 
 
 def _baud(build: Path) -> int:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sateen import api
 from sateen.cli_io import emit, emit_json, emit_table, progress
+from sateen.fpga.vivado import VENDOR_BOARDS
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -48,6 +49,8 @@ def report(args: argparse.Namespace) -> int:
 
 
 def bitstream(args: argparse.Namespace) -> int:
+    if args.board in VENDOR_BOARDS:
+        return _vivado(args)
     with progress("bitstream") as report:
         found = api.bitstream(
             args.build,
@@ -77,4 +80,17 @@ def bitstream(args: argparse.Namespace) -> int:
     emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
     if found["note"]:
         emit(f"{found['board']} {found['note']}")
+    return 0
+
+
+def _vivado(args: argparse.Namespace) -> int:
+    paths = api.vivado(args.build, args.board, clock=args.clock, output=args.output)
+    project = next(p for p in paths if p.name == "project.tcl")
+    if args.json:
+        emit_json({"build": args.build, "board": args.board, "project": str(project), "bitstream": None})
+        return 0
+    emit(
+        f"{VENDOR_BOARDS[args.board].title}: its bitstream takes Vivado, for which here is a project (not tried in it):"
+    )
+    emit(f"vivado -mode batch -source {project}")
     return 0
