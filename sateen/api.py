@@ -10,8 +10,8 @@ sateen.bitstream("build", board="ulx3s-85f")
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,10 @@ ENGINES = ("reference", "program", "model", "rtl")
 BOARD = "board"
 """Not an engine of its own: the RTL, on a chip."""
 DEFAULT_BAUD = 115200
-SCALES = ("mse", "minmax", "percentile")
+SCALES = ("mse", "minmax", "percentile", "entropy")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
+DEFAULT_PTQ = "fast"
 SPARSE_PRESET = "sat256"
 
 
@@ -62,7 +63,8 @@ def compile(
     activations: str | None = None,
     sparsity: str = "dense",
     sparsity_method: str = "sparsegpt",
-    scales: str = "mse",
+    ptq: str | Path = DEFAULT_PTQ,
+    scales: str | None = None,
     power_of_two: bool = False,
     dataflow: str = "auto",
     board: str | None = None,
@@ -73,11 +75,14 @@ def compile(
     `config` is a configuration or a TOML file's path; otherwise `preset` names one (default that of the `board`, for
     which bitstreams are then made; without one "mac256", or "sat256" with an N:M `sparsity`, to which all layers but
     the first and the last are pruned).
+    `ptq` is a recipe: "fast", "balanced", "best" or a TOML file's path; `scales` ("mse", "minmax", "percentile",
+    "entropy") replaces the way in which it finds the scales of activations.
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
+    from sateen.compiler.ptq.recipe import load_recipe
 
     pattern = parse_sparsity(sparsity)
     if board is not None:
@@ -88,8 +93,13 @@ def compile(
     if config is None and preset is None and not pattern.dense:
         preset = SPARSE_PRESET
     chosen = choose_config(config, preset, weights, activations)
-    if scales not in SCALES:
+    if scales is not None and scales not in SCALES:
         raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
+    recipe = load_recipe(ptq)
+    changes: dict[str, Any] = {"scales": scales} if scales is not None else {}
+    if power_of_two:
+        changes["power_of_two"] = True
+    recipe = replace(recipe, **changes)
     path = _model_path(model)
     if calibration is None:
         raise DataError(
@@ -102,8 +112,7 @@ def compile(
         Path(build),
         config=chosen,
         calibration=samples,
-        scale_method=scales,
-        power_of_two=power_of_two,
+        recipe=recipe,
         sparsity=pattern,
         sparsity_method=sparsity_method,
         dataflow=dataflow,
@@ -224,7 +233,7 @@ def vivado(
     if clock is not None:
         if target.system == "pcie":
             raise ConfigError(f"board '{board}': its clock is the PCIe bridge's; leave --clock out")
-        target = dataclasses.replace(target, clock_mhz=clock)
+        target = replace(target, clock_mhz=clock)
     folder = b.folder / "vivado" / board if output is None else Path(output)
     return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image())
 

@@ -79,7 +79,15 @@ _HOME = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (DESIGN: the command line)."""
-    from sateen.api import BOARD, DEFAULT_BAUD, DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
+    from sateen.api import (
+        BOARD,
+        DEFAULT_BAUD,
+        DEFAULT_PRESET,
+        DEFAULT_PTQ,
+        ENGINES,
+        SCALES,
+        SPARSITY_METHODS,
+    )
     from sateen.config import DATAFLOWS, PRESETS
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
@@ -128,8 +136,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"
     )
-    p.add_argument("--scales", choices=SCALES, default="mse", help="how scales are found (default mse)")
-
+    p.add_argument(
+        "--ptq",
+        default=DEFAULT_PTQ,
+        metavar="RECIPE",
+        help=f"fast, balanced, best or a TOML file with the list of passes (default {DEFAULT_PTQ})",
+    )
+    p.add_argument(
+        "--scales", choices=SCALES, help="how scales of activations are found (default: the recipe's, mse)"
+    )
     p.add_argument(
         "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
     )

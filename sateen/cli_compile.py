@@ -73,6 +73,7 @@ def compile(args: argparse.Namespace) -> int:
             activations=args.activations,
             sparsity=args.sparsity,
             sparsity_method=args.sparsity_method,
+            ptq=args.ptq,
             scales=args.scales,
             power_of_two=args.power_of_two,
             dataflow=args.dataflow,
@@ -115,6 +116,11 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         ("bytes moved", f"{moved:,} per sample{_of(dense and dense['bytes']['total'], moved)}"),
         ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
     ]
+    p = manifest["ptq"]
+    passes = ", ".join(q["name"] for q in p["passes"]) or "scales and bias correction"
+    rows.append(
+        ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
+    )
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():

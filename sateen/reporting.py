@@ -48,7 +48,7 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
-    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b))
+    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b), _seconds(build))
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -64,14 +64,23 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     return path
 
 
+def _seconds(build: Path) -> float | None:
+    """That quantization took, if the build says so: times.json has no hash."""
+    try:
+        return float(json.loads((build / "times.json").read_text(encoding="utf-8"))["ptq"]["all"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def render(
     manifest: dict[str, Any],
     schedule: dict[str, Any],
     cost: dict[str, Any] | None,
     boards: list[dict[str, Any]] | None = None,
     accuracy: dict[str, Any] | None = None,
+    seconds: float | None = None,
 ) -> str:
-    """The page's text from a build's JSON files."""
+    """The page's text from a build's JSON files; `seconds` is how long quantization took."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -86,6 +95,7 @@ def render(
         manifest=manifest,
         title=Path(str(manifest.get("model") or manifest.get("name") or "build")).stem,
         config=manifest["config"],
+        seconds=seconds,
         schedule=schedule,
         layers=layers,
         totals=schedule["totals"],

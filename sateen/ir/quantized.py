@@ -41,6 +41,17 @@ class Quant:
         codes = self.format.encode(scaled)
         return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
 
+    def quantize_terms(self, x: np.ndarray, terms: int) -> np.ndarray:
+        """Codes (..., terms * C) of x (..., C): each term is the code of what the terms before it leave over.
+
+        What real value they stand for is the sum of the terms', channel t*C + c being term t of channel c.
+        """
+        codes, rest = [], np.asarray(x, np.float64)
+        for _ in range(terms):
+            codes.append(self.quantize(rest))
+            rest = rest - self.dequantize(codes[-1])
+        return np.concatenate(codes, axis=-1)
+
     @property
     def offset(self) -> float:
         """The zero point as a value of the format."""
@@ -160,7 +171,10 @@ Op = Linear | MaxPool | Concat
 
 @dataclass(frozen=True, slots=True)
 class QuantizedGraph:
-    """Ops in topological order. A tensor written by a raw Linear has no codes and is read by no op."""
+    """Ops in topological order. A tensor written by a raw Linear has no codes and is read by no op.
+
+    An input's tensor may have a multiple of the port's channels: it is then split into terms (`terms`).
+    """
 
     name: str
     inputs: tuple[Port, ...]
@@ -168,6 +182,10 @@ class QuantizedGraph:
     ops: tuple[Op, ...]
     tensors: dict[str, Tensor]
     metadata: dict[str, object] = field(default_factory=dict)
+
+    def terms(self, port: Port) -> int:
+        """Codes that each value of an input is given as, to be more precise than its format."""
+        return self.tensors[port.name].shape[2] // port.hwc[2]
 
     def producer(self, tensor: str) -> Op | None:
         return next((op for op in self.ops if op.output == tensor), None)

@@ -51,6 +51,8 @@ def test_wrong_options(sateen, args):
         (["--preset", "huge"], "presets are tiny"),
         (["--config", "none.toml"], "cannot be read"),
         (["--sparsity", "8:2"], "unknown sparsity '8:2'; patterns are dense, 1:2"),
+        (["--ptq", "slow"], "recipe 'slow' is unknown; it must be fast, balanced, best"),
+        (["--ptq", "none.toml"], "recipe none.toml: cannot be read"),
         (["--sparsity", "half"], "unknown sparsity 'half'; patterns are dense, 1:2"),
         (["--preset", "mac256", "--sparsity", "2:8"], "'mac256' is built for dense; use --preset sat256"),
     ],

@@ -126,6 +126,13 @@ MANIFEST = {
     "inputs": [],
     "outputs": [],
     "files": {"program.bin": "00ff"},
+    "ptq": {
+        "recipe": "mine",
+        "passes": [{"name": "smooth", "alpha": 0.5}, {"name": "gptq"}],
+        "scales": "entropy",
+        "samples": 77,
+        "seed": 0,
+    },
 }
 COUNTS = {
     "lut": 10,
@@ -162,7 +169,7 @@ def text_of(page):
 @pytest.mark.parametrize("cost", [None, COST])
 @pytest.mark.parametrize(("layers", "instructions"), [(0, 0), (1, 1), (5, 10), (60, 100)])
 def test_page(layers, instructions, cost, indexed):
-    page = render(MANIFEST, schedule(layers, instructions, indexed), cost)
+    page = render(MANIFEST, schedule(layers, instructions, indexed), cost, seconds=1.23)
     checker = text_of(page)
     for text in (
         "Schedule",
@@ -173,6 +180,8 @@ def test_page(layers, instructions, cost, indexed):
         "Cost",
         "<net>",
         "int8",
+        "recipe mine (smooth, gptq)",
+        "scales by entropy, 77 calibration samples, seed 0, 1.2 s",
         *(f"block{n}" for n in range(layers)),
     ):
         assert text in checker.text
