@@ -17,12 +17,13 @@ import sateen
 from sateen.compiler.backend import Program, generate, specialise, without_indices
 from sateen.compiler.calibrate import calibrate
 from sateen.compiler.export import export_onnx
+from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize import accumulator_bits, quantize
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
-from sateen.errors import BuildError, ConfigError, ModelError
+from sateen.errors import BuildError, ConfigError, DataError, ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.verilog import emit_verilog
@@ -48,7 +49,8 @@ def compile_model(
     build: Path,
     *,
     config: AcceleratorConfig,
-    calibration: dict[str, np.ndarray],
+    calibration: dict[str, np.ndarray] | None = None,
+    fixed_formats: tuple[bool, bool] = (True, True),
     scale_method: str = "mse",
     power_of_two: bool = False,
     sparsity: SparsityPattern = DENSE,
@@ -60,7 +62,9 @@ def compile_model(
 
     Parameters
     ----------
-    calibration : one array for each graph input, (N, *shape)
+    calibration : one array for each graph input, (N, *shape); a model that says how each tensor is rounded needs none
+    fixed_formats : whether the configuration's formats of weights and activations stay, or those of a model that is
+        quantized already take their place
     scale_method : "mse", "minmax" or "percentile"
     power_of_two : all scales are powers of two
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
@@ -82,9 +86,15 @@ def compile_model(
     step("import", 0.0)
     graph = import_model(model_path)
     _check_ports(graph)
-    graph = _sparse(graph, config, sparsity, sparsity_method, calibration)
+    graph, config = _conformed(graph, config, fixed_formats)
+    if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
+        raise DataError(
+            f"{model_path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
+            "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
+        )
+    graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
     step("calibrate", 0.1)
-    statistics = calibrate(graph, calibration)
+    statistics = None if calibration is None else calibrate(graph, calibration)
     step("quantize", 0.3)
     quantized = quantize(
         graph,
@@ -111,6 +121,17 @@ def compile_model(
     _write(build, files | {MANIFEST: _json(manifest)})
     step("done", 1.0)
     return manifest
+
+
+def _conformed(
+    graph: Graph, config: AcceleratorConfig, fixed: tuple[bool, bool]
+) -> tuple[Graph, AcceleratorConfig]:
+    """The file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
+    weights = None if fixed[0] else weight_format(graph)
+    activations = None if fixed[1] else activation_format(graph)
+    formats = {"weight_format": weights, "activation_format": activations}
+    config = config.replace(**{k: f.name for k, f in formats.items() if f is not None})
+    return conform(graph, config.activation) if graph.quantizers else graph, config
 
 
 def _check_ports(graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.functions import evaluate
 from sateen.compiler.fuse import Pass, Step, fuse, shared_scales
+from sateen.compiler.given import given_codes, sign_of, signs
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit, snap_scales
 from sateen.compiler.scales import (
     METHODS,
@@ -29,6 +31,8 @@ from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Resi
 
 __all__ = ["accumulator_bits", "quantize", "residual_shifts_fit"]
 
+_logger = logging.getLogger("sateen")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -42,7 +46,7 @@ class Options:
 
 def quantize(
     graph: Graph,
-    statistics: Statistics,
+    statistics: Statistics | None,
     *,
     weight_format: str | Format,
     activation_format: str | Format,
@@ -53,7 +57,8 @@ def quantize(
 
     Parameters
     ----------
-    statistics : from `calibrate` on this graph.
+    statistics : from `calibrate` on this graph; None if all tensors have quantizers of the file. Those keep their
+        scales, and so do weights that the file has quantized; both must be of the two formats (`given.conform`).
     scale_method : "mse" searches the scale of the least squared error, "minmax" covers the range seen,
         "percentile" nearly all of it.
     power_of_two : all scales are powers of two, so that requantization is a shift.
@@ -72,7 +77,7 @@ def quantize(
     steps = fuse(graph)
     raw = _raw_outputs(graph, steps)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
-    quants = _quants(names, steps, statistics, options)
+    quants = _quants(graph, names, steps, statistics, options, raw)
     ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
     tensors = {t: Tensor(t, graph.shapes[t], quants[t]) for t in names}
     metadata: dict[str, object] = {
@@ -80,7 +85,7 @@ def quantize(
         "activation_format": options.activation_format.name,
         "scale_method": scale_method,
         "power_of_two": power_of_two,
-        "calibration_samples": statistics.samples,
+        "calibration_samples": statistics.samples if statistics else 0,
     }
     qgraph = QuantizedGraph(graph.name, graph.inputs, graph.outputs, ops, tensors, metadata)
     return fold_zero_points(align_residuals(qgraph))
@@ -105,13 +110,21 @@ def _raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
         and s.activation is None
         and s.output in {o.tensor for o in graph.outputs}
         and s.output not in read
+        and s.output not in graph.quantizers
     }
 
 
 def _quants(
-    names: list[str], steps: tuple[Step, ...], statistics: Statistics, options: Options
+    graph: Graph,
+    names: list[str],
+    steps: tuple[Step, ...],
+    statistics: Statistics | None,
+    options: Options,
+    raw: set[str],
 ) -> dict[str, Quant]:
     """The Quant of every tensor in `names`, and of what the tables read."""
+    given = graph.quantizers
+    signs_of = {s.requantized: sign_of(s, graph) for s in steps if isinstance(s, Pass)}
     functions = {s.before: _function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
     shared = shared_scales(steps, names)
     # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
@@ -119,7 +132,21 @@ def _quants(
     groups: dict[str, list[str]] = {}
     for name, group in shared.items():
         groups.setdefault(group, []).append(name)
-    quants = {
+    kept = {shared[name]: q.quant for name, q in given.items() if name in shared}
+    # the scale of a raw output, and that of a sum of which only the sign counts, mean nothing
+    kept |= {
+        shared[t]: Quant(options.activation_format, 1.0)
+        for t in (*(raw if given else ()), *(t for t, sign in signs_of.items() if sign))
+    }
+    unknown = [t for group, members in groups.items() if group not in kept for t in members]
+    if unknown and statistics is None:
+        raise DataError(
+            f"the model says of {_listed(unknown)} not how it is rounded; give --calibration X.npz with real samples, "
+            "or quantize the model there too"
+        )
+    if unknown and given:
+        _logger.warning("calibrated, as the model does not quantize them: %s", ", ".join(unknown))
+    quants = kept | {
         group: activation_quant(
             _observed(statistics, members),
             options.activation_format,
@@ -128,10 +155,16 @@ def _quants(
             function=functions.get(group) if group not in names and options.scale_method == "mse" else None,
         )
         for group, members in groups.items()
+        if group not in kept and statistics is not None
     }
     if not options.power_of_two:
-        quants = snap_scales(steps, quants, shared)
+        quants = snap_scales(steps, quants, shared, kept)
     return {name: quants[group] for name, group in shared.items()}
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    quoted = ", ".join(f"'{n}'" for n in names[:most])
+    return quoted + (f" and {len(names) - most} more tensors" if len(names) > most else "")
 
 
 def _observed(statistics: Statistics, names: list[str]) -> Observed:
@@ -154,7 +187,7 @@ def _quantized(
     graph: Graph,
     step: Step,
     quants: dict[str, Quant],
-    statistics: Statistics,
+    statistics: Statistics | None,
     options: Options,
     raw: set[str],
 ) -> Op:
@@ -175,9 +208,11 @@ def _quantized(
     requantized = quants[step.requantized]
     folded = [] if step.output in raw else [requantized] + ([quants[step.residual]] if step.residual else [])
     zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
-    linear = _linear(
-        graph, step, quants[step.input], requantized, statistics, options, step.output in raw, zeros
-    )
+    source, sign = quants[step.input], sign_of(step, graph)
+    linear = _linear(graph, step, source, requantized, statistics, options, sign or step.output in raw, zeros)
+    if sign:
+        linear = signs(linear, step, source)
+        return replace(linear, table=_table(step, linear.requantized, quants[step.output]))
     if step.residual:
         linear = replace(linear, residual=Residual(step.residual, 1, 0))  # see align_residuals
     if step.table:
@@ -210,7 +245,7 @@ def _linear(
     step: Pass,
     source: Quant,
     requantized: Quant,
-    statistics: Statistics,
+    statistics: Statistics | None,
     options: Options,
     raw: bool,
     zeros: float,
@@ -221,9 +256,14 @@ def _linear(
     macs: int | None = 0
     match step.main:
         case Conv() as conv:
-            weight, scale = _conv_weight(conv, source, options, zeros)
-            change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
-            bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
+            bias = conv.bias
+            if conv.given is not None:
+                weight, scale = given_codes(conv, options.weight_format)
+            else:
+                weight, scale = _conv_weight(conv, source, options, zeros)
+                if statistics is not None:
+                    change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
+                    bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
             macs = 0 if conv.selects else None
             geometry = {
                 "stride": conv.stride,

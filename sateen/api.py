@@ -71,7 +71,9 @@ def compile(
     with an N:M `sparsity`, to which all layers but the first and the last are pruned).
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
-    `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
+    `weights` and `activations` are format names that replace the configuration's. A model that is quantized already
+    keeps its scales, brings its formats unless they are given here or by `config`, and needs no `calibration` if it
+    says how every tensor is rounded. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
 
@@ -82,17 +84,16 @@ def compile(
     if scales not in SCALES:
         raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
     path = _model_path(model)
-    if calibration is None:
-        raise DataError(
-            f"{path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
-            "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
-        )
-    samples = _arrays(calibration, "calibration data")
+    samples = None if calibration is None else _arrays(calibration, "calibration data")
     return compile_model(
         path,
         Path(build),
         config=chosen,
         calibration=samples,
+        fixed_formats=(
+            config is not None or weights is not None,
+            config is not None or activations is not None,
+        ),
         scale_method=scales,
         power_of_two=power_of_two,
         sparsity=pattern,

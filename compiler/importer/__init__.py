@@ -15,6 +15,7 @@ from sateen.compiler.importer.build import build_graph, walk_model
 from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
 from sateen.compiler.importer.nouns import PORTS, Finding
 from sateen.compiler.importer.passes import tidy
+from sateen.compiler.importer.quantizers import recentered, settle
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
@@ -40,7 +41,7 @@ def import_model(source: str | Path | onnx.ModelProto) -> Graph:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
         raise ModelError(f"{problems[0]}{more}")
     assert graph is not None
-    graph = tidy(graph)
+    graph = settle(tidy(recentered(graph)))
     graph.verify()
     return graph
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims, reshape, shape_of
+from sateen.formats import Format
 from sateen.ir.graph import Shape
 
 FLOAT_TYPES = frozenset(
@@ -56,6 +58,19 @@ class Value:
     @property
     def rank(self) -> int:
         return len(self.layout)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenConstant:
+    """What is behind a constant that a quantizer of the file gives: fixed * scale * 2**format.lsb_exponent.
+
+    `fixed` and `scale` have the constant's shape. Without a format it is no weight of ours, and `why` says so.
+    """
+
+    format: Format | None
+    fixed: np.ndarray
+    scale: np.ndarray
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
