@@ -21,7 +21,6 @@ from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Node, Pool
 from sateen.ir.quant import Quant, Quantizer
 from sateen.ir.quantized import Linear
 
-
 # -- formats -----------------------------------------------------------------------------------------
 
 
@@ -126,9 +125,8 @@ def conform(graph: Graph, fmt: Format) -> Graph:
             names[port.name] = limited
     for node in graph.nodes:
         node, clip = rename(node, names), clips.get(node.output)
-        if clip is None or not isinstance(node, Conv | Add | Pool | Activation):
-            nodes.append(node)
-        elif isinstance(node, Pool) and node.kind == "max":
+        pools = isinstance(node, Pool) and node.kind == "max"  # which saturate no value
+        if clip is None or pools or not isinstance(node, Conv | Add | Pool | Activation):
             nodes.append(node)
         elif isinstance(node, Activation):
             nodes.append(_limited(node, clip))
@@ -215,7 +213,7 @@ def sign_of(step: Step, graph: Graph) -> bool:
 
 
 def signs(linear: Linear, step: Pass, source: Quant) -> Linear:
-    """The pass, raw until now, with accumulators that saturate at -1 and 1 instead of being rescaled, and biases rounded down.
+    """The pass, raw until now: accumulators saturate at -1 and 1 instead of being rescaled, biases are rounded down.
 
     The sum is an integer n of steps u, so n * u + b >= 0 exactly if n + floor(b / u) >= 0.
     """

@@ -91,9 +91,9 @@ def _changed(graph: Graph, changes: Changes) -> Graph:
 
 def _offset(node: Node) -> float:
     """What the node adds to every element; NaN if it does anything else."""
-    if isinstance(node, Conv) and is_affine(node):
-        if (node.weight == 1).all() and (node.bias == node.bias[0]).all():
-            return float(node.bias[0])
+    adds = isinstance(node, Conv) and is_affine(node) and bool((node.weight == 1).all())
+    if adds and isinstance(node, Conv) and (node.bias == node.bias[0]).all():
+        return float(node.bias[0])
     return float("nan")
 
 
@@ -231,7 +231,7 @@ def _keeps_values(node: Node, found: dict[str, Quantizer]) -> bool:
 
 
 def _joined(graph: Graph) -> Graph:
-    """Max pooling, selection and Concat keep codes: where their inputs' are others than the output's, tables translate."""
+    """Max pooling, selection and Concat keep codes: tables translate where the output's are others."""
     found = dict(graph.quantizers)
     shapes = dict(graph.shapes)
     nodes: list[Node] = []
