@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims, reshape, shape_of
+from sateen.errors import ModelError
 from sateen.formats import Format
 from sateen.ir.graph import Shape
 
@@ -40,6 +41,14 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class Refused(ModelError):
+    """A node that fits nowhere once the whole graph is known."""
+
+    def __init__(self, node: str, op_type: str, reason: str, remedy: str) -> None:
+        self.finding = Finding(node, op_type, False, reason, remedy)
+        super().__init__(str(self.finding))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression
+from sateen.compiler.importer.nouns import Refused
 from sateen.compiler.importer.passes import drop_dead, is_affine
 from sateen.compiler.importer.pointwise import depthwise
-from sateen.errors import ModelError
 from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool, Quantize
 from sateen.ir.quant import Quantizer
 
@@ -24,7 +24,7 @@ Changes = dict[str, tuple[Node, ...]]
 def settle(graph: Graph) -> Graph:
     """The graph without `Quantize` nodes.
 
-    Raises ModelError where a tensor is read both rounded and as it is.
+    Raises Refused where a tensor is read both rounded and as it is.
     """
     if not any(isinstance(n, Quantize) for n in graph.nodes):
         return graph
@@ -177,14 +177,18 @@ def _check_readers(graph: Graph, quantize: Quantize, results: set[str]) -> None:
     for other in graph.consumers(quantize.input):
         if not isinstance(other, Quantize) or other.quantizer != quantize.quantizer:
             how = f"as {other.quantizer}" if isinstance(other, Quantize) else "without"
-            raise ModelError(
-                f"quantizer '{quantize.name}' rounds '{quantize.input}' ({quantize.quantizer}), but '{other.name}' "
-                f"reads it {how}; the machine keeps one version of a tensor: quantize it once, for all that read it"
+            raise Refused(
+                quantize.name,
+                "Quantize",
+                f"it rounds '{quantize.input}' ({quantize.quantizer}), but '{other.name}' reads it {how}",
+                "the machine keeps one version of a tensor: quantize it once, for all that read it",
             )
     if quantize.input in results:
-        raise ModelError(
-            f"quantizer '{quantize.name}' rounds '{quantize.input}', which is a graph output without it; the machine "
-            "keeps one version of a tensor: make the rounded one the output"
+        raise Refused(
+            quantize.name,
+            "Quantize",
+            f"it rounds '{quantize.input}', which is a graph output without it",
+            "the machine keeps one version of a tensor: make the rounded one the output",
         )
 
 
@@ -252,9 +256,11 @@ def _joined(graph: Graph) -> Graph:
             given = {p: found[p] for p in node.parts if p in found}
             if out is None and len(set(given.values())) > 1:
                 listed = ", ".join(f"'{p}': {q}" for p, q in given.items())
-                raise ModelError(
-                    f"Concat '{node.name}' joins tensors of different quantizers ({listed}) and none follows; put a "
-                    "quantizer after it, or the same one before it"
+                raise Refused(
+                    node.name,
+                    "Concat",
+                    f"it joins tensors of different quantizers ({listed}) and none follows",
+                    "put a quantizer after it, or the same one before it",
                 )
             parts = []
             for k, p in enumerate(node.parts):

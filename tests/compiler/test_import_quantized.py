@@ -364,8 +364,10 @@ ERRORS = {
 @pytest.mark.parametrize("case", ERRORS, ids=lambda c: c.__name__)
 def test_what_cannot_be_kept_is_an_error(case):
     net = Brevitas()
+    model = net.output(case(net)).model()
     with pytest.raises(ModelError, match=ERRORS[case]):
-        import_model(net.output(case(net)).model())
+        import_model(model)
+    assert [f for f in check_model(model) if not f.supported]
 
 
 def test_a_sign_of_something_unrounded():
