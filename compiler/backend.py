@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sateen.compiler.emitter import PAGE, Choice, Step
 from sateen.compiler.fold import fold_inputs
 from sateen.compiler.lower import Lowering
+from sateen.compiler.narrow import narrowed
 from sateen.compiler.order import add_tokens, cut_chunks, hoist_loads
 from sateen.compiler.place import Placement, place
 from sateen.config import AcceleratorConfig
@@ -101,7 +102,7 @@ def generate(
             i.fields["source"] += program_offset
     _check_fields(instructions, folded)
     return Program(
-        config=config,
+        config=narrowed(config, instructions, data_offset + lowered.data_size),
         graph=folded,
         placement=placement,
         instructions=instructions,
@@ -120,7 +121,7 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
 
     `graph` is what `program` was generated for.
     """
-    if not any(i.opcode == Opcode.MATRIX and i.indexed for i in program.instructions):
+    if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
         return program
     try:
         return generate(graph, program.config.replace(patterns=(DENSE.name,)))

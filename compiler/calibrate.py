@@ -26,12 +26,14 @@ LARGEST = 1e30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorStatistics:
-    """Range over all samples (float64), some of the values (1-D), and the mean of each channel (C,)."""
+    """Range over all samples (float64), some of the values (1-D), and of each channel the mean and the
+    largest magnitude (C,)."""
 
     minimum: float
     maximum: float
     values: np.ndarray
     mean: np.ndarray | None = None
+    peak: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,14 @@ def calibrate(
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     sums: dict[str, np.ndarray] = {}
+    peaks: dict[str, np.ndarray] = {}
     drawn = {name: _Draw(name) for name in graph.shapes}
     for start in range(0, total, batch):
         tensors = run(graph, {k: v[start : start + batch] for k, v in arrays.items()})
         for name, x in tensors.items():
             x = np.asarray(x, np.float64)
             sums[name] = sums.get(name, 0.0) + x.sum(axis=(0, 1, 2))
+            peaks[name] = np.maximum(peaks.get(name, 0.0), np.maximum(x.max((0, 1, 2)), -x.min((0, 1, 2))))
             x = x.reshape(len(x), -1)
             least, most = float(x.min()), float(x.max())
             if not max(-least, most) <= LARGEST:  # NaN too
@@ -97,7 +101,9 @@ def calibrate(
     for name, parts in gathered.items():
         h, w, _ = graph.shapes[name]
         values = np.concatenate([*parts, [low[name], high[name]]])
-        found[name] = TensorStatistics(low[name], high[name], values, sums[name] / (total * h * w))
+        found[name] = TensorStatistics(
+            low[name], high[name], values, sums[name] / (total * h * w), peaks[name]
+        )
     return Statistics(found, total)
 
 

@@ -40,11 +40,6 @@ class Plan:
     cycles: int
     """Of all its MATRIX instructions."""
 
-    @property
-    def size(self) -> int:
-        """Words of the weight buffer that all weights take."""
-        return sum(c.size for per in self.chunks for c in per)
-
     def spans(self, r0: int, r1: int, width: int) -> list[tuple[int, int, int, int]]:
         """Accumulator tiles (y0, y1, x0, x1) of rows [r0, r1)."""
         return [
@@ -73,16 +68,19 @@ def plan(
     tile_h, tile_w = _tile(rows, width, [s.shape for s in largest], config, dataflow)
     once = len(stripes) == 1 and tile_h >= rows and tile_w >= width
     half, quarter = config.weight_depth // 2, config.weight_depth // 4
-    if sum(sizes) <= config.weight_depth and not once:
-        mode, limit = "resident", half
-    elif max(sizes) <= half and not once:
-        mode, limit = "tile", half
+
+    def pieces(k: int, s: Source, limit: int) -> list[Chunk]:
+        return chunks(k, s.input, s.shape, s.word0, limit, config, dataflow)
+
+    cut = [[c for k, s in enumerate(per) for c in pieces(k, s, half)] for per in sources]
+    space = [sum(c.space(config) for c in per) for per in cut]
+    if sum(space) <= config.weight_depth and not once:
+        mode = "resident"
+    elif max(space) <= half and not once:
+        mode = "tile"
     else:
         mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
-    cut = [
-        [c for k, s in enumerate(per) for c in chunks(k, s.input, s.shape, s.word0, limit, config, dataflow)]
-        for per in sources
-    ]
+        cut = [[c for k, s in enumerate(per) for c in pieces(k, s, limit)] for per in sources]
     layer = Plan(dataflow, tile_h, tile_w, mode, cut, 0)
     cycles = sum(
         matrix_cycles(c.fields(y1 - y0, x1 - x0, slide), config)

@@ -17,7 +17,7 @@ ALIGN = 64  # constants start at a multiple of the widest bus
 PAGE = 4096
 
 Access = tuple[str, int, int]
-"""(space, first, past the last); spaces are act, weight, index, param, table, acc and data."""
+"""(space, first, past the last); spaces are act, weight, index (in weight words), param, table, acc and data."""
 
 
 @dataclass(slots=True)
@@ -49,12 +49,14 @@ class View:
 
 @dataclass(slots=True)
 class Ring:
-    """Bump allocation that wraps; overwriting what is still in use is ordered later by tokens."""
+    """Bump allocation that wraps, in whole units; overwriting what is still in use is ordered later by tokens."""
 
     depth: int
+    unit: int = 1
     position: int = 0
 
     def take(self, n: int) -> int:
+        n = -(-n // self.unit) * self.unit
         if self.position + n > self.depth:
             self.position = 0
         base = self.position
@@ -93,7 +95,7 @@ class Emitter:
         self.steps: list[Step] = []
         self.constants = bytearray()
         self.data_size = 0
-        self.weights = Ring(config.weight_depth)
+        self.weights = Ring(config.weight_depth, config.index_rows)
         self.parameters = Ring(config.parameter_depth)
         self.acc_bank = 0
         self.table: bytes | None = None
@@ -144,6 +146,16 @@ class Emitter:
         self.emit(
             Opcode.LOAD, [], [(space, destination, destination + words)],
             target=target, destination=destination, source=source, words=words,
+        )  # fmt: skip
+
+    def load_indices(self, weight_base: int, rows: int, planes: int, source: int) -> None:
+        """The indices of weight words from `weight_base` on, where a block begins."""
+        block = self.config.index_rows
+        blocks = -(-rows // block)
+        self.emit(
+            Opcode.LOAD, [], [("index", weight_base, weight_base + blocks * block)],
+            target=Target.INDEX, destination=weight_base // block, source=source, words=blocks * planes,
+            last_plane=planes - 1,
         )  # fmt: skip
 
     def transfer(self, opcode: Opcode, tensor: str, view: View, low: int, high: int) -> None:

@@ -103,7 +103,18 @@ class Exporter:
             x = self._reshape(x, port.view, f"{port.name}_view")
         perm = tuple(port.axes[i] for i in (2, 0, 1))
         x = self._transpose(x, perm, f"{port.name}_channels_first")
-        self.value[port.name] = self._activation(x, self._quant(port.name), port.name)
+        terms, quant = [], self._quant(port.name)
+        count = self.qgraph.terms(port)
+        for t in range(count):
+            name = f"{port.name}_term{t}" if count > 1 else port.name
+            terms.append(self._activation(x, quant, name))
+            if t + 1 < count:
+                x = w.node("Sub", [x, terms[-1]], f"{name}_rest", w.shape(x))
+        self.value[port.name] = (
+            terms[0]
+            if count == 1
+            else w.node("Concat", terms, f"{port.name}_terms", self._shape(port.name), axis=1)
+        )
         return info
 
     def _output(self, output: Output) -> onnx.ValueInfoProto:

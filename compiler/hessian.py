@@ -42,15 +42,8 @@ def rewrite_layers(graph: Graph, samples: Mapping[str, np.ndarray], rewrite: Rew
 
     Raises DataError for samples that `calibrate` would refuse, and for values that become NaN or infinite.
     """
-    try:
-        arrays = check_inputs(graph.inputs, dict(samples))
-    except DataError as e:
-        raise DataError(f"calibration: {e}") from None
-    total = len(next(iter(arrays.values())))
-    largest = max(h * w * c for h, w, c in graph.shapes.values())
-    count = min(total, max(_LEAST_SAMPLES, _ELEMENTS // largest))
-    chosen = np.linspace(0, total - 1, count).astype(np.int64)
-    tensors = {p.name: p.to_hwc(np.asarray(arrays[p.name], np.float64)[chosen]) for p in graph.inputs}
+    arrays = choose_samples(graph, samples)
+    tensors = {p.name: p.to_hwc(arrays[p.name]) for p in graph.inputs}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     nodes = []
     for i, node in enumerate(graph.nodes):
@@ -70,15 +63,31 @@ def rewrite_layers(graph: Graph, samples: Mapping[str, np.ndarray], rewrite: Rew
     return replace(graph, nodes=tuple(nodes))
 
 
-def columns(conv: Conv, x: np.ndarray, group: int = 0) -> Iterator[np.ndarray]:
-    """Portions (rows, KH * KW * I / groups) of the im2col matrix of (N, H, W, C), at most `ROWS` rows in all."""
+def choose_samples(graph: Graph, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The samples (n, *shape), float64, of which all tensors fit in memory: of large networks fewer, evenly chosen.
+
+    Raises DataError for samples that `calibrate` would refuse.
+    """
+    try:
+        arrays = check_inputs(graph.inputs, dict(samples))
+    except DataError as e:
+        raise DataError(f"calibration: {e}") from None
+    total = len(next(iter(arrays.values())))
+    largest = max(h * w * c for h, w, c in graph.shapes.values())
+    count = min(total, max(_LEAST_SAMPLES, _ELEMENTS // largest))
+    chosen = np.linspace(0, total - 1, count).astype(np.int64)
+    return {p.name: np.asarray(arrays[p.name], np.float64)[chosen] for p in graph.inputs}
+
+
+def columns(conv: Conv, x: np.ndarray, group: int = 0, most: int = ROWS) -> Iterator[np.ndarray]:
+    """Portions (rows, KH * KW * I / groups) of the im2col matrix of (N, H, W, C), at most `most` rows in all."""
     _, kh, kw, depth = conv.weight.shape
     view = windows(x, (kh, kw), conv.stride, conv.dilation, conv.pads, 0.0)
     view = view[:, :, :, group * depth : (group + 1) * depth]
     total = int(np.prod(view.shape[:3]))
     rows = np.arange(total)
-    if total > ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(total, ROWS, replace=False))
+    if total > most:
+        rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False))
     step = max(1, COLUMN_BYTES // (8 * kh * kw * depth))
     for start in range(0, len(rows), step):
         at = np.unravel_index(rows[start : start + step], view.shape[:3])

@@ -23,7 +23,7 @@ from sateen.compiler.tiles import (
     pack_tile,
 )
 from sateen.hw.isa import Opcode, Target
-from sateen.hw.packing import pack_parameters
+from sateen.hw.packing import index_words, pack_parameters
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op
 
 
@@ -147,11 +147,11 @@ class Lowering(Emitter):
         sources = [[self._weights(c, packed[j][c.source]) for c in per] for j, per in enumerate(parts)]
         bases: dict[tuple[int, int], int] = {}
         if mode == "resident":
-            start = self.weights.take(layer.size)
+            start = self.weights.take(sum(c.space(config) for per in parts for c in per))
             for j, per in enumerate(parts):
                 for k, c in enumerate(per):
                     bases[j, k] = start
-                    start += c.size
+                    start += c.space(config)
         resident: set[tuple[int, int]] = set()
 
         def weight_base(j: int, k: int) -> int:
@@ -163,7 +163,7 @@ class Lowering(Emitter):
                 weights, indices = sources[j][k]
                 self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
                 if indices is not None:
-                    self.load_constant(Target.INDEX, "index", bases[j, k], c.size, indices)
+                    self.load_indices(bases[j, k], c.size, c.shape.packing.index_bits, indices)
                 if mode != "chunk":
                     resident.add((j, k))
             return bases[j, k]
@@ -199,8 +199,11 @@ class Lowering(Emitter):
     def _weights(self, c: Chunk, packed: Packed) -> tuple[int, int | None]:
         """Where a chunk's weights and indices are in memory."""
         words, indices = packed
-        weights = self.constant(c.part(words))
-        return weights, None if indices is None else self.constant(c.part(indices))
+        weights = self.constant(c.part(words).tobytes())
+        if indices is None:
+            return weights, None
+        planes = index_words(c.part(indices), c.shape.packing.index_bits, self.config)
+        return weights, self.constant(planes.tobytes())
 
     def _matrix(
         self, op: Linear | Concat, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
@@ -218,17 +221,17 @@ class Lowering(Emitter):
         left = x0 * stride[1] - pads[1] + c.kx0 * dilation[1]
         window = self._window(v, top, left, w_in, h_in, stride, dilation)
         window["base"] = (window["base"] + c.c0) % self.config.act_depth
-        indexed = c.shape.indexed
-        tiles: list[Access] = [
-            (space, weight_base, weight_base + c.size) for space in ("weight", "index")[: 1 + indexed]
-        ]
+        packing = c.shape.packing
+        tiles: list[Access] = [("weight", weight_base, weight_base + c.size)]
+        if packing.index_bits:
+            tiles.append(("index", weight_base, weight_base + c.size))
         self.emit(
             Opcode.MATRIX,
             [v.rows(low, high), *tiles],
             [bank],
             **window,
             **c.fields(y1 - y0, x1 - x0, stride[1] == dilation[1]),
-            weight_base=weight_base, indexed=int(indexed),
+            weight_base=weight_base, index_bits=packing.index_bits, index_shift=packing.index_shift,
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
         )  # fmt: skip
 

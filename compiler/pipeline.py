@@ -15,11 +15,11 @@ import numpy as np
 
 import sateen
 from sateen.compiler.backend import Program, generate, specialise, without_indices
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.export import export_onnx
 from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import accumulator_bits, quantize
+from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
@@ -39,6 +39,8 @@ DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
 """What schedule.json and the manifest's cycles are predicted for."""
 
 MANIFEST = "manifest.json"
+TIMES = "times.json"
+"""Seconds that the compiler took: the only file in which two builds of the same differ."""
 
 KEEP = "keep"
 AUTO = "auto"
@@ -51,25 +53,27 @@ def compile_model(
     config: AcceleratorConfig,
     calibration: dict[str, np.ndarray] | None = None,
     fixed_formats: tuple[bool, bool] = (True, True),
-    scale_method: str = "mse",
-    power_of_two: bool = False,
+    recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     dataflow: str = AUTO,
+    board: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the build folder and return its manifest. On any error an earlier build there is left as it was.
+    """Write the build folder and return its manifest, with the seconds of TIMES.
+
+    On any error an earlier build there is left as it was.
 
     Parameters
     ----------
     calibration : one array for each graph input, (N, *shape); a model that says how each tensor is rounded needs none
     fixed_formats : whether the configuration's formats of weights and activations stay, or those of a model that is
         quantized already take their place
-    scale_method : "mse", "minmax" or "percentile"
-    power_of_two : all scales are powers of two
+    recipe : how the network is quantized, see `sateen.compiler.ptq.recipe`
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
+    board : what bitstreams are made for, recorded in the manifest
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -93,16 +97,13 @@ def compile_model(
             "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
         )
     graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
-    step("calibrate", 0.1)
-    statistics = None if calibration is None else calibrate(graph, calibration)
-    step("quantize", 0.3)
-    quantized = quantize(
+    quantized, record = run_recipe(
         graph,
-        statistics,
+        calibration,
+        recipe,
         weight_format=config.weight_format,
         activation_format=config.activation_format,
-        scale_method=scale_method,
-        power_of_two=power_of_two,
+        progress=lambda i, n: step("quantize", 0.1 + 0.4 * i / n),
     )
     bits = accumulator_bits(quantized)
     if bits > 127:
@@ -114,13 +115,14 @@ def compile_model(
     step("schedule", 0.5)
     program = generate(quantized, config, _dataflows(config, dataflow))
     step("Verilog", 0.7)
-    verilog = emit_verilog(config)
+    verilog = emit_verilog(program.config)
     step("write", 0.95)
     files = _files(quantized, program, verilog)
-    manifest = _manifest(Path(model_path), quantized, program, files)
-    _write(build, files | {MANIFEST: _json(manifest)})
+    seconds = record.pop("seconds")
+    manifest = _manifest(Path(model_path), quantized, program, files) | {"ptq": record, "board": board}
+    _write(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     step("done", 1.0)
-    return manifest
+    return manifest | {"ptq": record | {"seconds": seconds}}
 
 
 def _conformed(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from sateen.compiler.activations import ActivationPlan, plan_activations, raw_outputs, table_function
 from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
-from sateen.compiler.functions import evaluate
-from sateen.compiler.fuse import Pass, Step, fuse, shared_scales
+from sateen.compiler.fuse import Pass, Step, fuse
 from sateen.compiler.given import given_codes, sign_of, signs
-from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit, snap_scales
+from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
-    METHODS,
     MULTIPLIER_MAX,
-    Observed,
-    activation_quant,
     normalised,
     weight_scales,
 )
@@ -31,8 +27,6 @@ from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Resi
 
 __all__ = ["accumulator_bits", "quantize", "residual_shifts_fit"]
 
-_logger = logging.getLogger("sateen")
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -42,6 +36,7 @@ class Options:
     activation_format: Format
     scale_method: str
     power_of_two: bool
+    weight_scales: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def quantize(
@@ -52,6 +47,9 @@ def quantize(
     activation_format: str | Format,
     scale_method: str = "mse",
     power_of_two: bool = False,
+    input_terms: int = 1,
+    plan: ActivationPlan | None = None,
+    weight_scales: Mapping[str, np.ndarray] | None = None,
 ) -> QuantizedGraph:
     """The quantized network: weights per output channel, activations per tensor.
 
@@ -60,8 +58,13 @@ def quantize(
     statistics : from `calibrate` on this graph; None if all tensors have quantizers of the file. Those keep their
         scales, and so do weights that the file has quantized; both must be of the two formats (`given.conform`).
     scale_method : "mse" searches the scale of the least squared error, "minmax" covers the range seen,
-        "percentile" nearly all of it.
+        "percentile" nearly all of it, "entropy" keeps most of the histogram's information (weights, and tensors with
+        few values, as with "mse").
     power_of_two : all scales are powers of two, so that requantization is a shift.
+    input_terms : codes that each value of an input is given as, where a Conv reads it and nothing else does; 0 takes
+        as many as are needed for the precision of eight bits, at most `MOST_TERMS`
+    plan : from `plan_activations`, instead of choosing the same again
+    weight_scales : (O,) by Conv: those of weights that lie on the format's grid already
 
     Raises
     ------
@@ -70,21 +73,36 @@ def quantize(
     DataError
         Statistics that lack a tensor; an unknown method.
     """
-    options = Options(_format(weight_format), _format(activation_format), scale_method, power_of_two)
-    if scale_method not in METHODS:
-        raise DataError(f"scale method '{scale_method}' is unknown; it must be {', '.join(METHODS)}")
+    options = Options(
+        _format(weight_format),
+        _format(activation_format),
+        scale_method,
+        power_of_two,
+        weight_scales or {},
+    )
+    if plan is None:
+        plan = plan_activations(
+            graph,
+            statistics,
+            activation_format=activation_format,
+            scale_method=scale_method,
+            power_of_two=power_of_two,
+            input_terms=input_terms,
+        )
+    quants = plan.quants
     graph.verify()
     steps = fuse(graph)
-    raw = _raw_outputs(graph, steps)
+    raw = raw_outputs(graph, steps)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
-    quants = _quants(graph, names, steps, statistics, options, raw)
     ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
-    tensors = {t: Tensor(t, graph.shapes[t], quants[t]) for t in names}
+    ops = tuple(_repeated(graph, op, plan) for op in ops)
+    tensors = {t: Tensor(t, _shape(graph, t, plan), quants[t]) for t in names}
     metadata: dict[str, object] = {
         "weight_format": options.weight_format.name,
         "activation_format": options.activation_format.name,
         "scale_method": scale_method,
         "power_of_two": power_of_two,
+        "input_terms": plan.terms,
         "calibration_samples": statistics.samples if statistics else 0,
     }
     qgraph = QuantizedGraph(graph.name, graph.inputs, graph.outputs, ops, tensors, metadata)
@@ -98,86 +116,21 @@ def _format(f: str | Format) -> Format:
 # -- tensors -----------------------------------------------------------------------------------------------
 
 
-def _raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
-    """Outputs whose exact accumulators the host reads: nothing else reads them, nothing follows the sum."""
-    read = {i for s in steps for i in s.inputs}
-    return {
-        s.output
-        for s in steps
-        if isinstance(s, Pass)
-        and s.main is not None
-        and s.residual is None
-        and s.activation is None
-        and s.output in {o.tensor for o in graph.outputs}
-        and s.output not in read
-        and s.output not in graph.quantizers
-    }
+def _shape(graph: Graph, tensor: str, plan: ActivationPlan) -> tuple[int, int, int]:
+    h, w, c = graph.shapes[tensor]
+    return h, w, c * plan.terms.get(tensor, 1)
 
 
-def _quants(
-    graph: Graph,
-    names: list[str],
-    steps: tuple[Step, ...],
-    statistics: Statistics | None,
-    options: Options,
-    raw: set[str],
-) -> dict[str, Quant]:
-    """The Quant of every tensor in `names`, and of what the tables read."""
-    given = graph.quantizers
-    signs_of = {s.requantized: sign_of(s, graph) for s in steps if isinstance(s, Pass)}
-    functions = {s.before: _function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
-    shared = shared_scales(steps, names)
-    # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
-    shared |= {before: before for before in functions if before not in shared}
-    groups: dict[str, list[str]] = {}
-    for name, group in shared.items():
-        groups.setdefault(group, []).append(name)
-    kept = {shared[name]: q.quant for name, q in given.items() if name in shared}
-    # the scale of a raw output, and that of a sum of which only the sign counts, mean nothing
-    kept |= {
-        shared[t]: Quant(options.activation_format, 1.0)
-        for t in (*(raw if given else ()), *(t for t, sign in signs_of.items() if sign))
-    }
-    unknown = [t for group, members in groups.items() if group not in kept for t in members]
-    if unknown and statistics is None:
-        raise DataError(
-            f"the model says of {_listed(unknown)} not how it is rounded; give --calibration X.npz with real samples, "
-            "or quantize the model there too"
-        )
-    if unknown and given:
-        _logger.warning("calibrated, as the model does not quantize them: %s", ", ".join(unknown))
-    quants = kept | {
-        group: activation_quant(
-            _observed(statistics, members),
-            options.activation_format,
-            method=options.scale_method,
-            power_of_two=options.power_of_two,
-            function=functions.get(group) if group not in names and options.scale_method == "mse" else None,
-        )
-        for group, members in groups.items()
-        if group not in kept and statistics is not None
-    }
-    if not options.power_of_two:
-        quants = snap_scales(steps, quants, shared, kept)
-    return {name: quants[group] for name, group in shared.items()}
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    quoted = ", ".join(f"'{n}'" for n in names[:most])
-    return quoted + (f" and {len(names) - most} more tensors" if len(names) > most else "")
-
-
-def _observed(statistics: Statistics, names: list[str]) -> Observed:
-    for name in names:
-        if name not in statistics.tensors:
-            raise DataError(f"calibration has no tensor '{name}'; calibrate the same model that is compiled")
-    found = [statistics.tensors[n] for n in names]
-    return Observed(
-        names[0],
-        min(s.minimum for s in found),
-        max(s.maximum for s in found),
-        np.concatenate([s.values for s in found]),
-    )
+def _repeated(graph: Graph, op: Op, plan: ActivationPlan) -> Op:
+    """An op that reads terms has its weights once for each; the network needs no more multiplications for it."""
+    if not isinstance(op, Linear) or op.input not in plan.terms:
+        return op
+    terms, (h, w, _) = plan.terms[op.input], graph.shapes[op.output]
+    sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
+    zero = plan.quants[op.input].zero_point
+    bias = [int(b) - (terms - 1) * zero * int(s) for b, s in zip(op.bias, sums, strict=True)]
+    macs = h * w * op.weight.size if op.macs is None else op.macs
+    return replace(op, weight=np.tile(op.weight, (1, 1, 1, terms)), bias=_integers(bias), macs=macs)
 
 
 # -- ops ---------------------------------------------------------------------------------------------------
@@ -226,18 +179,12 @@ def _quantized(
     return linear
 
 
-def _function(step: Pass) -> Callable[[np.ndarray], np.ndarray]:
-    activation = step.activation
-    assert activation is not None
-    return lambda x: evaluate(activation, x)
-
-
 def _table(step: Pass, before: Quant, after: Quant) -> np.ndarray:
     """The code of f(x) for every code of x, (2**bits,); NaN and infinity read as the largest values."""
     fmt = before.format
     fixed = fmt.fixed(np.arange(1 << fmt.bits))  # unlike decode's values, always finite
     x = before.scale * (fixed - before.zero_point) * 2.0**fmt.lsb_exponent
-    return after.quantize(_function(step)(x))
+    return after.quantize(table_function(step)(x))
 
 
 def _linear(
@@ -323,9 +270,8 @@ def _corrected_bias(conv: Conv, change: np.ndarray, mean: np.ndarray | None) -> 
     return conv.bias - (change * inputs[:, None, None, :]).sum(axis=(1, 2, 3))
 
 
-def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (O, KH, KW, I/groups) and scales (O,); `zeros` is added to the bias, of either sign."""
-    fmt = options.weight_format
+def check_weights(conv: Conv, fmt: Format) -> np.ndarray:
+    """The weights, float64. Raises ModelError if they are not finite, FormatError if the format lacks their sign."""
     weight = np.asarray(conv.weight, np.float64)
     if not (np.isfinite(weight).all() and np.isfinite(conv.bias).all()):
         raise ModelError(f"Conv '{conv.name}': weights or bias hold NaN or infinity; repair the model")
@@ -334,8 +280,17 @@ def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> t
             f"Conv '{conv.name}': its least weight is {weight.min():.6g}, but {fmt.name} has no negative "
             "values; use a signed weight format"
         )
-    method = "mse" if options.scale_method == "mse" else "minmax"
-    scale = weight_scales(weight, fmt, method=method, power_of_two=options.power_of_two)
+    return weight
+
+
+def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (O, KH, KW, I/groups) and scales (O,); `zeros` is added to the bias, of either sign."""
+    fmt = options.weight_format
+    weight = check_weights(conv, fmt)
+    method = "minmax" if options.scale_method in ("minmax", "percentile") else "mse"
+    scale = options.weight_scales.get(conv.name)
+    if scale is None:
+        scale = weight_scales(weight, fmt, method=method, power_of_two=options.power_of_two)
     # A finer weight grid than the bias needs only widens accumulators (dead channels after batch norm).
     largest = max(abs(fmt.min_fixed), fmt.max_fixed) * 2.0**fmt.lsb_exponent
     reach = source.scale * max(abs(source.format.min), source.format.max) * largest * weight[0].size
@@ -403,5 +358,8 @@ def _bias(weight: np.ndarray, bias: np.ndarray, unit: np.ndarray, source: Quant,
         round(float(b) / float(u)) - source.zero_point * int(s)
         for b, u, s in zip(bias, unit, sums, strict=True)
     ]
-    wide = any(abs(b) >= 1 << 62 for b in folded)
-    return np.array(folded, object if wide else np.int64)
+    return _integers(folded)
+
+
+def _integers(values: list[int]) -> np.ndarray:
+    return np.array(values, object if any(abs(v) >= 1 << 62 for v in values) else np.int64)

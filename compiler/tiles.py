@@ -8,11 +8,28 @@ import numpy as np
 
 from sateen.config import OUTPUT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError, ModelError
-from sateen.hw.packing import index_words, tile_words
+from sateen.hw.packing import tile_words
 from sateen.ir.quantized import Concat, Linear, QuantizedGraph
 
 Packed = tuple[np.ndarray, np.ndarray | None]
-"""Weight words and index words, (KH, KW, words of a tap, bytes)."""
+"""(KH, KW, tap_rows, ...): bytes of the weight words, and the indices (..., cols * lanes) if any are stored."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Packing:
+    """How a group's elements fill the places of its passes: each run of 2**index_bits has 2**slot_bits of them.
+
+    An element's index in its run is stored; which run it is in, its place tells. Order is preference: fewer passes,
+    then fewer bytes. No bits at all is every element in order.
+    """
+
+    passes: int
+    index_bits: int
+    slot_bits: int
+
+    @property
+    def index_shift(self) -> int:
+        return self.index_bits - self.slot_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +39,13 @@ class Shape:
     kh: int
     kw: int
     words: int
-    passes: int
+    packing: Packing
     last_groups: int
     """Groups of the last channel word that hold any weight; output-stationary leaves the others out."""
-    indexed: bool
+
+    @property
+    def passes(self) -> int:
+        return self.packing.passes
 
     def word_rows(self, config: AcceleratorConfig) -> int:
         """Weight words of a tap's channel word."""
@@ -66,6 +86,10 @@ class Chunk:
         """Words of the weight buffer."""
         return (self.ky1 - self.ky0) * (self.kx1 - self.kx0) * (self.tap.stop - self.tap.start)
 
+    def space(self, config: AcceleratorConfig) -> int:
+        """As `size`, up to the end of the last block of indices."""
+        return -(-self.size // config.index_rows) * config.index_rows
+
     def fields(self, out_h: int, out_w: int, slide: bool) -> dict[str, int]:
         """Those fields of its MATRIX that set the time it takes."""
         stationary = self.dataflow == OUTPUT_STATIONARY
@@ -83,13 +107,13 @@ class Chunk:
             "last_steps": last if stationary else 0,
         }
 
-    def part(self, words: np.ndarray) -> bytes:
-        """Its own of an output tile's packed words (KH, KW, tap_rows, bytes): by kernel row, channel word, tap."""
+    def part(self, words: np.ndarray) -> np.ndarray:
+        """Its own of an output tile's (KH, KW, tap_rows, n), as (size, n) by kernel row, channel word, tap."""
         box = words[self.ky0 : self.ky1, self.kx0 : self.kx1, self.tap]
         kh, kw, rows, size = box.shape
         whole = (self.c1 - self.c0 - (rows % self.rows > 0)) * self.rows
-        full = box[:, :, :whole].reshape(kh, kw, -1, self.rows * size).swapaxes(1, 2)
-        return np.concatenate([full.reshape(kh, -1), box[:, :, whole:].reshape(kh, -1)], axis=1).tobytes()
+        full = box[:, :, :whole].reshape(kh, kw, -1, self.rows * size).swapaxes(1, 2).reshape(kh, -1)
+        return np.concatenate([full, box[:, :, whole:].reshape(kh, -1)], axis=1).reshape(-1, size)
 
 
 def identity_code(config: AcceleratorConfig) -> int:
@@ -152,46 +176,54 @@ def concat_tile(
 
 
 def tile_shape(dense: np.ndarray, config: AcceleratorConfig) -> Shape:
-    """What (KH, KW, words * elements, cols) codes take.
-
-    With indices, each group keeps its nonzeros alone: pass p holds the p-th run of `lanes` of them. The fullest group
-    sets the passes, so that an N:M pattern with n * group/m <= lanes takes one. Where the elements in order, up to
-    the last one that is used, take no more passes, there are no indices.
-    """
+    """What (KH, KW, words * elements, cols) codes take, with the best `Packing` for all of them."""
     nonzero = _grouped(dense, config)
     kh, kw, words, *_ = nonzero.shape
-    used = np.flatnonzero(nonzero.any((0, 1, 2, 3, 5)))
-    in_order = max(1, -(-int(used.max(initial=-1) + 1) // config.lanes))
-    fullest = max(1, -(-int(nonzero.sum(4).max(initial=0)) // config.lanes))
-    indexed = config.indexed and fullest < in_order
     last = np.flatnonzero(nonzero[:, :, -1].any((0, 1, 3, 4)))
-    return Shape(kh, kw, words, fullest if indexed else in_order, int(last.max(initial=0)) + 1, indexed)
+    return Shape(kh, kw, words, min(packings(nonzero, config)), int(last.max(initial=0)) + 1)
+
+
+def packings(nonzero: np.ndarray, config: AcceleratorConfig) -> list[Packing]:
+    """Those that hold `nonzero` (KH, KW, words, rows, group, cols), the best for each number of index bits."""
+    found = []
+    count = nonzero.astype(np.uint8)
+    for bits in range(config.index_planes + 1):
+        if bits:
+            count = count[:, :, :, :, ::2] + count[:, :, :, :, 1::2]
+        most = count.max((0, 1, 2, 3, 5), initial=0)  # nonzeros in each run of a group, of all groups
+        last = int(np.flatnonzero(most).max(initial=0))
+        # places of a run: a power of two, and as many as it takes for a group to fill a pass
+        slots = max(int(most.max()), config.lanes // len(most), 1)
+        slot_bits = (slots - 1).bit_length()
+        places = (last << slot_bits) + int(most[last])
+        found.append(Packing(max(1, -(-places // config.lanes)), bits, slot_bits))
+    return found
 
 
 def pack_tile(dense: np.ndarray, shape: Shape, config: AcceleratorConfig, dataflow: str) -> Packed:
-    """Weight words and index words, both (KH, KW, tap_rows, bytes), of (KH, KW, words * elements, cols) codes."""
+    """Weight words and indices of (KH, KW, words * elements, cols) codes."""
     nonzero = _grouped(dense, config)
     split = dense.reshape(nonzero.shape)
-    picked = shape.passes * config.lanes
     indices = None
-    if shape.indexed:
-        indices = np.argsort(~nonzero, axis=4, kind="stable")[:, :, :, :, :picked]
-        split = np.take_along_axis(split, indices, axis=4)
-    else:
-        split = split[:, :, :, :, :picked]
+    if shape.packing.index_bits:
+        runs = nonzero.reshape(*nonzero.shape[:4], -1, 1 << shape.packing.index_bits, config.cols)
+        # of each run its nonzeros, then zeros up to its places
+        first = np.argsort(~runs, axis=5, kind="stable")[..., : 1 << shape.packing.slot_bits, :]
+        split = np.take_along_axis(split.reshape(runs.shape), first, axis=5)
+        split = split.reshape(*nonzero.shape[:4], -1, config.cols)
+        indices = first.astype(np.uint8).reshape(split.shape)
 
     def arrange(fields: np.ndarray) -> np.ndarray:
         """To (kh * kw, weight words of a tap, col, lane), as the array takes them."""
-        parts = fields.reshape(-1, shape.words, config.rows, shape.passes, config.lanes, config.cols)
+        parts = fields[:, :, :, :, : shape.passes * config.lanes]
+        parts = parts.reshape(-1, shape.words, config.rows, shape.passes, config.lanes, config.cols)
         order = (0, 1, 2, 3, 5, 4) if dataflow == OUTPUT_STATIONARY else (0, 1, 3, 2, 5, 4)
         rows = parts.transpose(order).reshape(len(parts), -1, config.cols, config.lanes)
         return rows[:, : shape.tap_rows(config, dataflow)]
 
     lead = (shape.kh, shape.kw, shape.tap_rows(config, dataflow), -1)
     codes = tile_words(arrange(split), config).reshape(lead)
-    if indices is None:
-        return codes, None
-    return codes, index_words(arrange(indices.astype(np.uint8)), config).reshape(lead)
+    return codes, None if indices is None else arrange(indices).reshape(lead)
 
 
 def _grouped(dense: np.ndarray, config: AcceleratorConfig) -> np.ndarray:

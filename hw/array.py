@@ -36,12 +36,13 @@ class SystolicArray(wiring.Component):
         tile meets the activation words from the next cycle on. At most every `rows` cycles.
     i_weight : In(weight_word_bits)
         See docs/isa.md for the layout.
-    i_index : In(index_word_bits)
-        Its indices. Only if `config.indexed`.
-    i_indexed : In(1)
-        With `i_weight`: take `i_index`, else count the lanes from `i_pass` on. Only if `config.indexed`.
+    i_index : In(index_row_bits)
+        The planes of its indices. Only if `config.indexed`.
+    i_index_bits, i_index_shift : In(range(index_planes + 1))
+        With `i_weight`: lane l takes element (i_pass*lanes + l) << i_index_shift, with the low i_index_bits bits
+        from `i_index`. Only if `config.indexed`.
     i_pass : In(range(dense_passes))
-        With `i_weight`: lane l takes element i_pass*lanes + l. Only if there is more than one pass.
+        With `i_weight`. Only if there is more than one pass.
     o_psum : Out
         `cols` sums of acc_bits, kept until the next.
 
@@ -74,7 +75,8 @@ class SystolicArray(wiring.Component):
         if config.dense_passes > 1:
             members["i_pass"] = In(range(config.dense_passes))
         if config.indexed:
-            members |= {"i_index": In(config.index_word_bits), "i_indexed": In(1)}
+            bits = In(range(config.index_planes + 1))
+            members |= {"i_index": In(config.index_row_bits), "i_index_bits": bits, "i_index_shift": bits}
         if config.output_stationary:
             names = ("i_stationary", "i_capture", "i_step", "i_next", "i_first", "i_last")
             members |= {name: In(1) for name in names}
@@ -191,6 +193,7 @@ class SystolicArray(wiring.Component):
         coming = load[: c.rows].any()
         if c.output_stationary:
             coming = coming | self.i_step
+        counted = [self._counted(m, lane) for lane in range(c.lanes)]
         columns = []
         for col in range(c.cols):
             lanes = []
@@ -203,21 +206,30 @@ class SystolicArray(wiring.Component):
                 with m.If(coming):
                     m.d.sync += [
                         Value.cast(operand).eq(decode(c.weight, c.multiplier, code)),
-                        index.eq(self._index(col, lane)),
+                        index.eq(self._index(col, lane, counted[lane])),
                     ]
                 lanes += [operand, index]
             columns.append(Cat(lanes))
         return columns
 
-    def _index(self, col: int, lane: int) -> Value:
-        """Which element of the group the lane multiplies."""
+    def _counted(self, m: Module, lane: int) -> Value:
+        """Which element of the group the lane multiplies, but for the bits that are stored."""
         c = self.config
         if not c.index_bits:
             return Const(0, 0)
-        counted = Cat(Const(lane, c.index_bits - len(self.i_pass)), self.i_pass)  # lanes is a power of two
+        number = Cat(Const(lane, c.index_bits - len(self.i_pass)), self.i_pass)  # lanes is a power of two
         if not c.indexed:
-            return counted
-        return Mux(self.i_indexed, self.i_index.word_select(col * c.lanes + lane, c.index_bits), counted)
+            return number
+        counted = Signal(c.index_bits, name=f"counted_{lane}")
+        m.d.comb += counted.eq(number << self.i_index_shift)  # modulo the group
+        return counted
+
+    def _index(self, col: int, lane: int, counted: Value) -> Value:
+        """The same, of a column."""
+        c = self.config
+        stored = [self.i_index[(b * c.cols + col) * c.lanes + lane] for b in range(c.index_planes)]
+        low = [Mux(self.i_index_bits > b, bit, counted[b]) for b, bit in enumerate(stored)]
+        return Cat(low, counted[c.index_planes :])
 
     def _groups(self, m: Module, valid: Value) -> list[Value]:
         """Each row's group of codes: r cycles late in row r, or of the row's own pixel."""

@@ -1,10 +1,10 @@
-"""On-chip buffers: banked activations with a port per engine, and the plain weight and parameter buffers.
+"""On-chip buffers: banked activations with a port per engine, indices in bit planes, plain weights and parameters.
 
 Nothing arbitrates: programs keep engines off one another's banks (docs/isa.md), and never read a word in the
 cycle in which it is written. A read in the next cycle sees the new value.
 """
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import exact_log2
@@ -59,6 +59,56 @@ class Buffer(wiring.Component):
             read.addr.eq(self.read.addr),
             self.read.data.eq(read.data),
         ]
+        return m
+
+
+def index_write_port(config: AcceleratorConfig) -> WritePort:
+    """A slice is a plane: one bit of every lane of `index_rows` weight words."""
+    blocks, planes = config.weight_depth // config.index_rows, config.index_planes
+    return WritePort(exact_log2(blocks), planes * config.index_word_bits, planes)
+
+
+class IndexBuffer(wiring.Component):
+    """The stored bits of the indices: written as blocks of `index_rows` rows, plane by plane, read row by row.
+
+    So a beat of memory is written as it is, however many bits an index of the layer has.
+
+    Members
+    -------
+    read : In(ReadPort(log2(weight_depth), index_row_bits))
+        The planes of a weight word, that of bit 0 lowest. Data comes after `latency` cycles and stays until the
+        next read.
+    write : In(index_write_port(config))
+    """
+
+    latency = 1
+    initiation_interval = 1
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        read = ReadPort(exact_log2(config.weight_depth), config.index_row_bits)
+        super().__init__({"read": In(read), "write": In(index_write_port(config))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, row_bits = self.config, self.config.cols * self.config.lanes
+        place_bits = exact_log2(config.index_rows)
+        for b in range(config.index_planes):
+            m.submodules[f"plane_{b}"] = plane = memory_of(shape=row_bits, depth=config.weight_depth)
+            read = plane.read_port()
+            m.d.comb += [
+                read.en.eq(self.read.en),
+                read.addr.eq(self.read.addr),
+                self.read.data.word_select(b, row_bits).eq(read.data),
+            ]
+            word = self.write.data.word_select(b, config.index_word_bits)
+            for place in range(config.index_rows):  # synthesis makes them one wide port
+                write = plane.write_port()
+                m.d.comb += [
+                    write.en.eq(self.write.en & (self.write.mask[b] if config.index_planes > 1 else 1)),
+                    write.addr.eq(Cat(Const(place, place_bits), self.write.addr)),
+                    write.data.eq(word.word_select(place, row_bits)),
+                ]
         return m
 
 

@@ -12,9 +12,6 @@ from sateen.config import AcceleratorConfig
 from sateen.hw.dispatch import Dispatcher, EngineControl, Sequencer
 from sateen.hw.isa import Engine
 
-TOKEN_BITS = 6
-"""Width of a token counter; one more token than it holds ends the run with TOKEN_OVERFLOW."""
-
 
 class Error(enum.IntEnum, shape=unsigned(8)):
     """Why a run ended; what STATUS shows."""
@@ -31,6 +28,13 @@ class Error(enum.IntEnum, shape=unsigned(8)):
 class Tokens(wiring.Component):
     """A counter for each ordered pair of engines.
 
+    Parameters
+    ----------
+    bits : int
+        Of a counter; one more token than it holds ends the run with TOKEN_OVERFLOW.
+    pairs : int
+        Those that have a counter, as in `give`; the others never have a token.
+
     Members
     -------
     give : In(16), bit 4*g + t
@@ -43,10 +47,11 @@ class Tokens(wiring.Component):
         In the cycle before, a counter was full and given one more.
     """
 
-    give: In(len(Engine) ** 2)
-    take: In(len(Engine) ** 2)
-    available: Out(len(Engine) ** 2)
-    overflow: Out(1)
+    def __init__(self, *, bits: int, pairs: int):
+        self.bits = bits
+        self.pairs = pairs
+        n = len(Engine) ** 2
+        super().__init__({"give": In(n), "take": In(n), "available": Out(n), "overflow": Out(1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -54,7 +59,9 @@ class Tokens(wiring.Component):
         overflows = []
         for taker in Engine:
             for giver in Engine:
-                count = Signal(TOKEN_BITS, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
+                if not self.pairs >> (n * giver + taker) & 1:
+                    continue
+                count = Signal(self.bits, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
                 give, take = self.give[n * giver + taker], self.take[n * taker + giver]
                 available = self.available[n * taker + giver]  # count != 0, as a register
                 with m.If(give & ~take):
@@ -125,7 +132,10 @@ class Control(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         n = len(Engine)
-        dispatcher, tokens = Dispatcher(config=self.config), Tokens()
+        dispatcher, tokens = (
+            Dispatcher(config=self.config),
+            Tokens(bits=self.config.token_bits, pairs=self.config.token_pairs),
+        )
         sequencers = [Sequencer(config=self.config, engine=e) for e in Engine]
         m.submodules.dispatcher = ResetInserter(self.clear)(dispatcher)
         m.submodules.tokens = ResetInserter(self.clear)(tokens)

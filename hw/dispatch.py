@@ -170,8 +170,8 @@ class Sequencer(wiring.Component):
     executing : Out(1)
         From the cycle after `start` to that of `done`.
     illegal : Out(1)
-        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target; an
-        engine would never end it.
+        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target, so that an
+        engine would never end it, or an index plane that the machine lacks.
     """
 
     def __init__(self, *, config: AcceleratorConfig, engine: Engine):
@@ -180,7 +180,9 @@ class Sequencer(wiring.Component):
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
         self.width = instruction_bits(engine)
+        self.word_bits = config.word_bits
         self.targets = targets(config)
+        self.index_planes = config.index_planes
         super().__init__(
             {
                 "lane": In(self.beats),
@@ -241,7 +243,7 @@ class Sequencer(wiring.Component):
             startable.eq(waiting & ((wait & ~self.available) == 0)),
             start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
-            self.engine.instruction.eq(read.data[: self.width]),
+            self.engine.instruction.eq(self._cut(read.data[: self.width])),
             self.take.eq(Mux(pop, wait, 0)),
             self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
         ]
@@ -269,10 +271,20 @@ class Sequencer(wiring.Component):
                     m.d.sync += signal.eq(0)
         return m
 
+    def _cut(self, instruction) -> Value:
+        """Without the bits of `words` that the machine does not count with."""
+        layout = {Engine.LOAD: isa.LOAD, Engine.STORE: isa.STORE}.get(self.kind)
+        if layout is None:
+            return instruction
+        field = layout["words"]
+        begin, end = field.offset + self.word_bits, field.offset + field.width
+        return Cat(instruction[:begin], Const(0, end - begin), instruction[end:])
+
     def _illegal(self, instruction) -> Value:
         if self.kind is Engine.LOAD:
             load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
-            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any()
+            plane = (load.target != isa.Target.INDEX) | (load.last_plane < self.index_planes)
+            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any() | ~plane
         if self.kind is Engine.STORE:
             return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
         return Const(0)

@@ -94,7 +94,7 @@ class Drain(wiring.Component):
         low, high = Signal.like(i.low, reset_less=True), Signal.like(i.high, reset_less=True)
         with m.If(self.start):
             m.d.sync += [
-                control.residual.eq(i.residual & ~i.raw),
+                control.residual.eq(i.residual & ~i.raw if config.residual else 0),
                 control.residual_multiplier.eq(i.residual_multiplier),
                 control.residual_shift.eq(i.residual_shift),
                 control.residual_zero.eq(i.residual_zero),
@@ -116,8 +116,9 @@ class Drain(wiring.Component):
         of its pixel, 0 to READ_LATENCY cycles after; with them: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction
         step_bits = exact_log2(steps_per_pixel(config))
-        m.submodules.nest = nest = NestedCounter(levels={"y": 12, "x": 12}, sums={})
-        m.submodules.residual = residual = Walk(addr_bits=len(self.read.addr))
+        m.submodules.nest = nest = NestedCounter(
+            levels={"y": config.output_bits, "x": config.output_bits}, sums={}
+        )
         active, pixel_end = Signal(), Signal()
         step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
         m.d.comb += [
@@ -126,14 +127,20 @@ class Drain(wiring.Component):
             nest.step.eq(pixel_end),
             nest.parameters.count.y.eq(i.out_h),
             nest.parameters.count.x.eq(i.out_w),
-            residual.load.eq(self.start),
-            residual.base.eq(i.residual_base),
-            residual.step_x.eq(i.residual_step_x),
-            residual.step_y.eq(i.residual_step_y),
-            residual.step.eq(pixel_end),
-            residual.pixel_end.eq(1),
-            residual.row_end.eq(nest.last.x),
         ]
+        if config.residual:
+            m.submodules.residual = residual = Walk(addr_bits=len(self.read.addr))
+            m.d.comb += [
+                residual.load.eq(self.start),
+                residual.base.eq(i.residual_base),
+                residual.step_x.eq(i.residual_step_x),
+                residual.step_y.eq(i.residual_step_y),
+                residual.step.eq(pixel_end),
+                residual.pixel_end.eq(1),
+                residual.row_end.eq(nest.last.x),
+                self.read.en.eq(active & control.residual),
+                self.read.addr.eq(residual.addr),
+            ]
         with m.If(self.start):
             m.d.sync += [self.acc.addr.eq(i.acc_base), active.eq(1)]
         with m.Elif(pixel_end):  # pixels lie one after another there
@@ -146,8 +153,6 @@ class Drain(wiring.Component):
         with m.If(self.start):
             m.d.sync += parameter_base.eq(i.parameter_base)
         m.d.comb += [
-            self.read.en.eq(active & control.residual),
-            self.read.addr.eq(residual.addr),
             self.acc.en.eq(active),
             self.parameter.en.eq(active),
             self.parameter.addr.eq(parameter_base + step[0]),

@@ -64,9 +64,10 @@ LOAD = data.StructLayout(
     _HEADER
     | {
         "target": Target,
-        "destination": unsigned(24),  # first word in the target; ignored for INSTRUCTION
+        "destination": unsigned(23),  # first word in the target; ignored for INSTRUCTION
         "source": unsigned(32),  # bytes, a multiple of the bus width
         "words": unsigned(24),  # words of the target, at least 1
+        "last_plane": unsigned(2),  # INDEX: every last_plane + 1 words belong to one block of weight words
     }
 )
 
@@ -110,9 +111,9 @@ MATRIX = data.StructLayout(
     | {
         "passes": unsigned(6),  # weight tiles per activation word: group/lanes if dense, ceil(n/lanes) if N:M
         "weight_base": unsigned(24),  # first row of the first weight tile
-        "indexed": unsigned(
-            1
-        ),  # 1: lanes pick by stored indices; 0: lane l of pass p has element p*lanes + l
+        # Lane l of pass p picks element (p*lanes + l) << index_shift, its low index_bits bits as stored.
+        "index_bits": unsigned(3),  # 0: none is stored
+        "index_shift": unsigned(3),  # log2(m/n) where n of each m elements are kept
         "acc_base": unsigned(16),
         "accumulate": unsigned(1),  # 0: the first weight tile overwrites; 1: it adds too
         "padding": unsigned(8),  # the activation code that padding reads

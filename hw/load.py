@@ -2,13 +2,14 @@
 
 import math
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.axi import ADDRESS_BITS, AXI4Read, Burst
+from sateen.hw.buffers import index_write_port
 from sateen.hw.gearbox import below, times
 from sateen.hw.ports import WritePort
 from sateen.hw.requests import BurstRequests, log2
@@ -53,7 +54,7 @@ class LoadEngine(wiring.Component):
     axi : Out(AXI4Read)
     activation, weight, parameter, table, index : Out(WritePort)
         The buffers. A parameter word is `vector_lanes` × `parameter_bits`, without the gaps it has in memory.
-        `table` exists if `config.table`, `index` if `config.indexed`.
+        `table` exists if `config.table`, `index`, with a slice for each plane, if `config.indexed`.
     instruction_valid, instruction_data : Out(1), Out(bus_bits)
         A beat of an INSTRUCTION load; always accepted.
     error : Out(1)
@@ -84,7 +85,7 @@ class LoadEngine(wiring.Component):
         if config.table:
             members["table"] = Out(WritePort(config.activation.bits, 8))
         if config.indexed:
-            members["index"] = Out(WritePort(log2(config.weight_depth), config.index_word_bits))
+            members["index"] = Out(index_write_port(config))
         super().__init__(members)
 
     def elaborate(self, platform) -> Module:
@@ -148,8 +149,9 @@ class LoadEngine(wiring.Component):
         ]
         with m.If(beat):
             m.d.sync += stream.eq(Cat(stream, axi.rdata)[config.bus_bits :])
+        step = self._planes(m, load, target, writing)
         with m.If(writing):
-            m.d.sync += [address.eq(address + 1), writes_left.eq(writes_left - 1)]
+            m.d.sync += [address.eq(address + step), writes_left.eq(writes_left - 1)]
         m.d.sync += begun.eq(self.start)
         with m.If(begun):
             writes = Mux(target == isa.Target.INSTRUCTION, times(writes_left, instruction_beats), writes_left)
@@ -195,16 +197,34 @@ class LoadEngine(wiring.Component):
             *([(isa.Target.INDEX, self.index)] if config.indexed else []),
         ):
             word = words_of[size[t]]
+            if t is isa.Target.PARAMETER:
+                word = self._without_gaps(word)
+            elif t is isa.Target.INDEX:  # the mask picks the plane
+                word = Cat([word[: config.index_word_bits]] * config.index_planes)
             m.d.comb += [
                 port.en.eq(writing & (target == t)),
                 port.addr.eq(address),
-                port.data.eq(self._without_gaps(word) if t is isa.Target.PARAMETER else word),
+                port.data.eq(word),
             ]
         m.d.comb += [
             self.instruction_valid.eq(writing & (target == isa.Target.INSTRUCTION)),
             self.instruction_data.eq(stream[-config.bus_bits :]),
         ]
         return m
+
+    def _planes(self, m: Module, load: data.View, target: Signal, writing: Signal) -> Value:
+        """Write the words of an INDEX load to one plane after the other; return "the next has a new address"."""
+        planes = self.config.index_planes
+        if planes < 2:
+            return Const(1)
+        plane, last = Signal(planes, reset_less=True), Signal(planes, reset_less=True)  # one-hot
+        at_last = (plane & last).any()
+        with m.If(self.start):
+            m.d.sync += [plane.eq(1), last.eq(Cat(load.last_plane == b for b in range(planes)))]
+        with m.Elif(writing):
+            m.d.sync += plane.eq(Mux(at_last, 1, plane << 1))
+        m.d.comb += self.index.mask.eq(plane)
+        return (target != isa.Target.INDEX) | at_last
 
     def _without_gaps(self, word: Value) -> Value:
         """A parameter word of memory, in `parameter_bytes` for each channel, as on chip."""

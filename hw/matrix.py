@@ -19,7 +19,7 @@ from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.ports import ReadPort
 from sateen.hw.steps import STEP_BITS, Results, Run, Steps
-from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Window
+from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Widths, Window
 
 ACTIVATION_LATENCY = 2
 WEIGHT_LATENCY = 1
@@ -97,7 +97,7 @@ class MatrixEngine(wiring.Component):
     weight_read : Out(ReadPort)
         Weight rows, latency WEIGHT_LATENCY.
     index_read : Out(ReadPort)
-        Their indices, likewise, read if the instruction is `indexed`. Only if `config.indexed`.
+        The planes of their indices, likewise, read if the instruction uses any. Only if `config.indexed`.
     acc_read : In(ReadPort)
         The accumulators, for the vector engine; latency Accumulator.read_latency. The top bit of the address
         is the bank.
@@ -119,7 +119,7 @@ class MatrixEngine(wiring.Component):
             "acc_conflict": Out(1),
         }
         if config.indexed:
-            members["index_read"] = Out(ReadPort(weight_bits, config.index_word_bits))
+            members["index_read"] = Out(ReadPort(weight_bits, config.index_row_bits))
         super().__init__(members)
 
     @property
@@ -134,6 +134,7 @@ class MatrixEngine(wiring.Component):
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
             addr_bits=len(self.act_read.addr),
             tile_width=self.config.rows,
+            widths=Widths.of(self.config),
         )
         m.submodules.array = array = SystolicArray(config=self.config)
         m.submodules.accumulator = accumulator = Accumulator(config=self.config)
@@ -298,14 +299,15 @@ class MatrixEngine(wiring.Component):
                 m.d.sync += loading.eq(sequence.steps.pass_index)
         m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start, or the step
         if self.config.indexed:
-            indexed = Signal()
+            bits, shift = Signal.like(array.i_index_bits), Signal.like(array.i_index_shift)
             with m.If(self.start):
-                m.d.sync += indexed.eq(fields.indexed)
+                m.d.sync += [bits.eq(fields.index_bits), shift.eq(fields.index_shift)]
             m.d.comb += [
-                self.index_read.en.eq(self.weight_read.en & indexed),
+                self.index_read.en.eq(self.weight_read.en & bits.any()),
                 self.index_read.addr.eq(self.weight_read.addr),
                 array.i_index.eq(self.index_read.data),
-                array.i_indexed.eq(indexed),
+                array.i_index_bits.eq(bits),
+                array.i_index_shift.eq(shift),
             ]
 
     def _collect(

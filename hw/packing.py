@@ -65,14 +65,28 @@ def tile_words(weights: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
     return pack(weights.reshape(-1, config.cols * config.lanes), config.weight.bits, config.weight_word_bytes)
 
 
-def index_words(indices: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
-    """Their indices, (T, rows, cols, lanes), to (T*rows, index_word_bytes)."""
-    return pack(indices.reshape(-1, config.cols * config.lanes), config.index_bits, config.index_word_bytes)
+def split_words(words: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """The inverse: (n, weight_word_bytes) to n array rows (n, cols, lanes) of codes."""
+    codes = unpack(words, config.weight.bits, config.cols * config.lanes)
+    return codes.reshape(len(words), config.cols, config.lanes)
 
 
-def split_words(words: np.ndarray, bits: int, config: AcceleratorConfig) -> np.ndarray:
-    """The inverse of both: (n, bytes) to n array rows (n, cols, lanes) of codes or indices of `bits` bits."""
-    return unpack(words, bits, config.cols * config.lanes).reshape(len(words), config.cols, config.lanes)
+def index_words(indices: np.ndarray, planes: int, config: AcceleratorConfig) -> np.ndarray:
+    """The low `planes` bits of their indices, (T, rows, cols, lanes), to index words (n * planes, index_word_bytes).
+
+    One word after the other holds bit 0, 1, … of a block of `index_rows` rows, the last filled up with zeros.
+    """
+    flat = indices.reshape(-1)
+    blocks = np.pad(flat, (0, -len(flat) % config.index_word_bits)).reshape(-1, 1, config.index_word_bits)
+    bits = blocks >> np.arange(planes, dtype=indices.dtype)[:, None] & 1
+    return pack(bits.reshape(-1, config.index_word_bits), 1, config.index_word_bytes)
+
+
+def split_planes(words: np.ndarray, planes: int, config: AcceleratorConfig) -> np.ndarray:
+    """The inverse: index words to the bits of n * index_rows array rows (..., planes, cols, lanes)."""
+    shape = (-1, planes, config.index_rows, config.cols, config.lanes)
+    bits = unpack(words, 1, config.index_word_bits).reshape(shape).swapaxes(1, 2)
+    return bits.reshape(-1, planes, config.cols, config.lanes)
 
 
 def pack_parameters(

@@ -10,7 +10,7 @@ from sateen.formats import Format, Minifloat
 from sateen.hw import isa
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.walk import Walk
-from sateen.hw.window import POOL_ORDER, Window
+from sateen.hw.window import POOL_ORDER, Widths, Window
 
 READ_LATENCY = 2
 """Cycles from a word's address to its data."""
@@ -60,7 +60,9 @@ class Pool(wiring.Component):
         m = Module()
         config, i = self.config, self.instruction
         fmt = config.activation
-        m.submodules.window = window = Window(order=POOL_ORDER, addr_bits=len(self.read.addr))
+        m.submodules.window = window = Window(
+            order=POOL_ORDER, addr_bits=len(self.read.addr), widths=Widths.of(config)
+        )
         active = Signal()
         m.d.comb += [
             *window.set(i),

@@ -98,13 +98,19 @@ class Registers(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         interrupt_enable, interrupt_pending = Signal(), Signal()
-        base_low, base_high, watchdog = Signal(32), Signal(32), Signal(32)
+        # Bits that no address has cannot be set.
+        width = self.config.bus_address_bits
+        base_low, base_high = Signal(min(32, width)), Signal(max(0, width - 32))
+        program = Signal(self.config.memory_bits)
+        watchdog = Signal(32 if self.config.counters else 0)
         m.d.comb += [
             self.interrupt.eq(interrupt_enable & interrupt_pending),
             self.base.eq(Cat(base_low, base_high)),
+            self.program.eq(program),
         ]
         cycles, counters = self._counters(m)
-        self._watch(m, watchdog)
+        if self.config.counters:
+            self._watch(m, watchdog)
 
         status = Cat(self.busy, self.done, self.ready, C(0, 5), self.error)
         kept = Signal(32)  # high word of CYCLES when the low one was read
@@ -153,7 +159,7 @@ class Registers(wiring.Component):
                 Register.INTERRUPT: (lambda b: C(1), interrupt),
                 Register.BASE_LOW: (lambda b: aligned(b, BASE_ALIGN), store(base_low)),
                 Register.BASE_HIGH: (lambda b: self.ready, store(base_high)),
-                Register.PROGRAM: (lambda b: aligned(b, self.config.beat_bytes), store(self.program)),
+                Register.PROGRAM: (lambda b: aligned(b, self.config.beat_bytes), store(program)),
                 Register.WATCHDOG: (lambda b: self.ready, store(watchdog)),
             },
         )
@@ -167,7 +173,7 @@ class Registers(wiring.Component):
 
         What happens in a cycle is counted in the next, and `_read` looks a cycle after it was asked.
         """
-        cycles = Signal(64)
+        cycles = Signal(64 if self.config.counters else 32)
         events = {}
         for e in Engine:
             executing, pending = self.executing[e], self.pending[e]
@@ -178,6 +184,9 @@ class Registers(wiring.Component):
                 Register.STALL + 16 * e: self.stall[e],
             }
         events |= {Register.BEATS_READ: self.beats[0], Register.BEATS_WRITTEN: self.beats[1]}
+        absent = {}
+        if not self.config.counters:
+            absent, events = {address: C(0, 32) for address in events}, {}
         counters = {address: Signal(32, name=f"counter_{address:02x}") for address in events}
         counting = Signal()
         happened = {address: Signal(name=f"happened_{address:02x}") for address in events}
@@ -188,7 +197,7 @@ class Registers(wiring.Component):
         with m.Else():
             m.d.sync += cycles.eq(cycles + counting)
             m.d.sync += [c.eq(c + happened[address]) for address, c in counters.items()]
-        return cycles, counters
+        return cycles, counters | absent
 
     def _watch(self, m: Module, watchdog: Signal) -> None:
         """A run that started in s has `timeout` in s + 1 + WATCHDOG, `expired` WATCHDOG cycles later."""

@@ -40,7 +40,7 @@ class BurstRequests(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self.config = config
-        self.beat_bits = SOURCE_BITS - log2(config.beat_bytes)
+        self.beat_bits = config.memory_bits - log2(config.beat_bytes)
         super().__init__(
             {
                 "start": In(1),
@@ -68,7 +68,9 @@ class BurstRequests(wiring.Component):
         room = Signal(burst_bits + 1)  # beats up to the boundary
         last = Signal()  # left <= room
         issue = Signal()
+        address = Signal(config.bus_address_bits)
         m.d.comb += [
+            self.address.eq(address),
             room.eq(config.burst_beats - offset[:burst_bits]),
             last.eq(~left[burst_bits + 1 :].any() & (left[: burst_bits + 1] <= room)),
             issue.eq(
@@ -82,7 +84,7 @@ class BurstRequests(wiring.Component):
         with m.If(issue):
             m.d.sync += [
                 self.valid.eq(1),
-                self.address.eq(self.base + (offset << shift)),
+                address.eq(self.base + (offset << shift)),
                 # room - 1 = ~offset
                 self.length.eq(Mux(last, (left - 1)[:burst_bits], ~offset[:burst_bits])),
                 # After the last burst neither counts; before it the next one begins at a boundary.

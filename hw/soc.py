@@ -24,6 +24,8 @@ class Soc(wiring.Component):
         Frequency of `sync`; bits per second on the line. An integer number of cycles must make a bit within 2 %.
     image : bytes
         Contents of the memory at power-up, from address 0 on: program and constants. Without it the host writes them.
+    single_port : bool
+        The memory is RAM with one port, see `SocMemory`.
     build : bytes
         8 bytes that name the build which the chip is made for, zeros if none.
 
@@ -42,6 +44,7 @@ class Soc(wiring.Component):
         baud: int = 115200,
         image: bytes = b"",
         build: bytes = bytes(8),
+        single_port: bool = False,
     ) -> None:
         self.config = config
         self.memory = SocMemory(
@@ -49,6 +52,7 @@ class Soc(wiring.Component):
             size=max(1, -(-memory_bytes // BOUNDARY)) * BOUNDARY,
             outstanding=config.outstanding,
             image=image,
+            single_port=single_port,
         )
         self.link = Link(
             clock_hz=clock_hz,

@@ -4,7 +4,7 @@ To the accelerator it is the memory of docs/isa.md, "Memory timing", with `laten
 so the cycle model predicts its runs exactly. A chip with other memory replaces this one component.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -65,6 +65,9 @@ class SocMemory(wiring.Component):
         Read bursts, and write bursts, that may be open at once; more have to wait.
     image : bytes
         Contents at power-up, from address 0 on. The rest is zero, or undefined if there is none.
+    single_port : bool
+        For RAM with one port for both, which has no contents at power-up: what is read waits for what is written.
+        Only while nothing is written are reads as quick as `latency` says.
 
     Members
     -------
@@ -74,7 +77,11 @@ class SocMemory(wiring.Component):
 
     latency = LATENCY
 
-    def __init__(self, *, data_bits: int, size: int, outstanding: int, image: bytes = b"") -> None:
+    def __init__(
+        self, *, data_bits: int, size: int, outstanding: int, image: bytes = b"", single_port: bool = False
+    ) -> None:
+        if single_port and image:
+            raise ValueError("image must be empty where the memory has a single port")
         if size < BOUNDARY or size % BOUNDARY:
             raise ValueError(f"size must be a multiple of {BOUNDARY} bytes, not {size!r}")
         if len(image) > size:
@@ -84,6 +91,7 @@ class SocMemory(wiring.Component):
         self.data_bits = data_bits
         self.size = size
         self.outstanding = outstanding
+        self.single_port = single_port
         beat_bytes = data_bits // 8
         words = [
             int.from_bytes(image[i : i + beat_bytes], "little") for i in range(0, len(image), beat_bytes)
@@ -93,9 +101,18 @@ class SocMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.ram = ram = memory.Memory(self.contents, attrs={"no_rw_check": 1})
-        read_done = self._read(m, ram.read_port())
-        write_done = self._write(m, ram.write_port(granularity=8))
+        # Yosys takes the largest RAM of the part, SPRAM, where it is told to and both ports have one address.
+        style = {"ram_style": "huge"} if self.single_port else {}
+        m.submodules.ram = ram = memory.Memory(self.contents, attrs={"no_rw_check": 1} | style)
+        read, write = ram.read_port(), ram.write_port(granularity=8)
+        read_address, write_address = Signal.like(read.addr), Signal.like(write.addr)
+        writing = write.en.any() if self.single_port else Const(0)
+        m.d.comb += [
+            read.addr.eq(Mux(writing, write_address, read_address)),
+            write.addr.eq(Mux(self.single_port, read.addr, write_address)),
+        ]
+        read_done = self._read(m, read, read_address, writing)
+        write_done = self._write(m, write, write_address)
         m.d.comb += self.host.done.eq(read_done | write_done)
         return m
 
@@ -114,7 +131,7 @@ class SocMemory(wiring.Component):
         outside = address[page:] >= self.size // BOUNDARY  # all of the burst, which stays in its page
         return queue, Cat(address[shift:bits], length, outside), data.View(layout, queue.r_data)
 
-    def _read(self, m: Module, port: memory.ReadPort) -> Signal:
+    def _read(self, m: Module, port: memory.ReadPort, port_address: Signal, writing: Value) -> Signal:
         """Address, memory, beat on the bus: a chain that closes its gaps. Returns `done` of the byte port."""
         bus, host, shift = self.bus, self.host, self._shift
         queue, accepted, burst = self._queue("ar")
@@ -130,7 +147,7 @@ class SocMemory(wiring.Component):
             queue.w_data.eq(accepted),
             free.eq(~bus.rvalid | bus.rready),
             advance.eq(~loaded | free),
-            issue.eq(active & advance),
+            issue.eq(active & advance & ~writing),
             queue.r_en.eq(~active | (issue & (left == 0))),
         ]
         with m.If(issue):
@@ -154,15 +171,15 @@ class SocMemory(wiring.Component):
 
         grant, granted = Signal(), Signal()
         m.d.comb += [
-            grant.eq(host.read & ~granted & ~active & ~loaded),
+            grant.eq(host.read & ~granted & ~active & ~loaded & ~writing),
             port.en.eq(issue | grant),
-            port.addr.eq(Mux(active, address, host.address >> shift)),
+            port_address.eq(Mux(active, address, host.address >> shift)),
             host.read_data.eq(port.data.word_select(host.address[:shift], 8)),
         ]
         m.d.sync += granted.eq(grant)
         return granted
 
-    def _write(self, m: Module, port: memory.WritePort) -> Signal:
+    def _write(self, m: Module, port: memory.WritePort, port_address: Signal) -> Signal:
         """Beats and bytes to the memory, responses after `LATENCY`. Returns `done` of the byte port."""
         bus, host, shift = self.bus, self.host, self._shift
         queue, accepted, burst = self._queue("aw")
@@ -209,12 +226,12 @@ class SocMemory(wiring.Component):
         with m.If(beat):
             m.d.sync += [
                 port.en.eq(Mux(burst.outside, 0, bus.wstrb)),
-                port.addr.eq(address),
+                port_address.eq(address),
                 port.data.eq(bus.wdata),
             ]
         with m.Elif(grant):
             m.d.sync += [
-                port.addr.eq(host.address >> shift),
+                port_address.eq(host.address >> shift),
                 port.data.eq(host.write_data.replicate(len(port.en))),
             ]
         return granted

@@ -93,7 +93,7 @@ class StoreEngine(wiring.Component):
         depth = 4 if word_units <= 2 * beat_units else 2
         queue = Array(Signal(config.act_word_bits, name=f"queue_{i}", reset_less=True) for i in range(depth))
         pop, arrived = Signal(), Signal()
-        reads_left = Signal(24)
+        reads_left = Signal(config.word_bits)
         reading = Signal()  # reads_left != 0, as a register
         used = Signal(range(depth + 1))  # places that hold a word or wait for one
         filled = Signal(range(depth + 1))

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.hw.axi import AXI4, AXI4Lite, attach
-from sateen.hw.buffers import ActivationBuffer, Buffer
+from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
 from sateen.hw.control import Control
 from sateen.hw.isa import Engine
 from sateen.hw.load import LoadEngine
@@ -43,8 +43,8 @@ class Accelerator(wiring.Component):
         m.submodules.control = control = Control(config=config)
         m.submodules.activations = activations = ActivationBuffer(config=config)
         m.submodules.weights = weights = Buffer(depth=config.weight_depth, width=config.weight_word_bits)
-        if config.indexed:  # as deep as the weights: a word of indices for each of them
-            m.submodules.indices = indices = Buffer(depth=config.weight_depth, width=config.index_word_bits)
+        if config.indexed:
+            m.submodules.indices = indices = IndexBuffer(config=config)
             wiring.connect(m, load.index, indices.write)
             wiring.connect(m, matrix.index_read, indices.read)
         m.submodules.parameters = parameters = Buffer(

@@ -20,15 +20,43 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from sateen.config import AcceleratorConfig
+
 MATRIX_ORDER = ("ky", "c", "kx", "p", "oy", "ox")
 TILED_ORDER = ("tile_y", "tile_x", *MATRIX_ORDER)
 """Either dataflow: MATRIX_ORDER if there is one tile; else runs of neighbouring pixels, and oy and p are 1."""
 POOL_ORDER = ("oy", "ox", "c", "ky", "kx")
 
-# y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
-_POSITION = signed(20)
-_STRIDE_Y = {"ky": unsigned(8), "oy": unsigned(6), "tile_y": unsigned(6)}
-_STRIDE_X = {"kx": unsigned(8), "ox": unsigned(6)}
+
+@dataclass(frozen=True)
+class Widths:
+    """Bits of what a window counts: by default those of an instruction's fields."""
+
+    kernel: int = 9
+    channels: int = 12
+    passes: int = 6
+    output: int = 12
+    plane: int = 14
+    # y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
+    position: int = 20
+    stride: int = 6
+    dilation: int = 8
+
+    @classmethod
+    def of(cls, config: AcceleratorConfig) -> "Widths":
+        return cls(
+            kernel=config.kernel_bits,
+            channels=config.channel_bits,
+            passes=config.passes_bits,
+            output=config.output_bits,
+            plane=config.plane_bits,
+            position=config.position_bits,
+            stride=config.stride_bits,
+            dilation=config.dilation_bits,
+        )
+
+
+_FULL = Widths()
 
 
 @dataclass(frozen=True)
@@ -193,6 +221,8 @@ class Window(wiring.Component):
         Width of `addr`; addresses wrap there.
     tile_width : int
         A power of two.
+    widths : Widths
+        Fields that have more bits are cut to these.
 
     Members
     -------
@@ -207,27 +237,41 @@ class Window(wiring.Component):
     latency = 1
     initiation_interval = 1
 
-    def __init__(self, *, order: tuple[str, ...], addr_bits: int, tile_width: int = 1):
-        widths = {"ky": 9, "kx": 9, "c": 12, "p": 6, "oy": 12, "ox": 12, "tile_y": 12, "tile_x": 12}
+    def __init__(
+        self, *, order: tuple[str, ...], addr_bits: int, tile_width: int = 1, widths: Widths = _FULL
+    ):
+        bits = {"ky": widths.kernel, "kx": widths.kernel, "c": widths.channels, "p": widths.passes}
+        bits |= dict.fromkeys(("oy", "ox", "tile_y", "tile_x"), widths.output)
+        position, stride, dilation = (
+            signed(widths.position),
+            unsigned(widths.stride),
+            unsigned(widths.dilation),
+        )
         optional = {"p", "tile_y", "tile_x"}
-        if set(order) - optional != set(widths) - optional or len(order) != len(set(order)):
+        if set(order) - optional != set(bits) - optional or len(order) != len(set(order)):
             raise ValueError(
                 f"order must hold each of ky, kx, c, oy, ox (and p, tile_y, tile_x) once, not {order!r}"
             )
         address = unsigned(addr_bits)
-        self.levels = {name: widths[name] for name in order}
+        self.widths = widths
+        self.levels = {name: bits[name] for name in order}
         self.tile_width = tile_width
         self.sums = {
             "addr": Sum(address, {name: 1 if name == "c" else address for name in order if name != "p"}),
-            "y": Sum(_POSITION, {k: _STRIDE_Y[k] for k in order if k in _STRIDE_Y}),
+            "y": Sum(
+                position,
+                {"ky": dilation, "oy": stride} | ({"tile_y": stride} if "tile_y" in order else {}),
+            ),
             "x": Sum(
-                _POSITION,
-                {k: _STRIDE_X[k] for k in order if k in _STRIDE_X}
-                | ({"tile_x": unsigned(6 + exact_log2(tile_width))} if "tile_x" in order else {}),
+                position,
+                {"kx": dilation, "ox": stride}
+                | ({"tile_x": unsigned(widths.stride + exact_log2(tile_width))} if "tile_x" in order else {}),
             ),
         }
         nest = nest_layout(self.levels, self.sums)
-        self.layout = data.StructLayout({"nest": nest, "in_h": unsigned(14), "in_w": unsigned(14)})
+        self.layout = data.StructLayout(
+            {"nest": nest, "in_h": unsigned(widths.plane), "in_w": unsigned(widths.plane)}
+        )
         flags = flag_layout(self.levels)
         super().__init__(
             {
@@ -289,8 +333,8 @@ class Window(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.nest = nest = NestedCounter(levels=self.levels, sums=self.sums)
-        in_h = Signal(14, reset_less=True)
-        in_w = Signal(14, reset_less=True)
+        in_h = Signal(self.widths.plane, reset_less=True)
+        in_w = Signal(self.widths.plane, reset_less=True)
         with m.If(self.load):
             m.d.sync += [in_h.eq(self.parameters.in_h), in_w.eq(self.parameters.in_w)]
         m.d.comb += [
@@ -298,7 +342,7 @@ class Window(wiring.Component):
             nest.parameters.eq(self.parameters.nest),
             nest.step.eq(self.step),
             self.addr.eq(nest.value.addr),
-            # one unsigned comparison each: a negative position is a large number, above any size of 14 bits
+            # one unsigned comparison each: a negative position is a large number, above any size
             self.inside.eq((nest.value.y.as_unsigned() < in_h) & (nest.value.x.as_unsigned() < in_w)),
             Cat(self.first).eq(Cat(nest.first)),
             Cat(self.last).eq(Cat(nest.last)),

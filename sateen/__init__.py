@@ -1,6 +1,6 @@
 """Sateen: an ONNX network to a bit-exact FPGA accelerator.
 
-`sateen.check`, `compile`, `run`, `cost` and `report` do what the commands of the same names do; they are
+`sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do; they are
 loaded on first use, so that importing a number format stays cheap.
 """
 
@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sateen.api import check, compile, cost, report, run
+    from sateen.api import bitstream, check, compile, cost, report, run
     from sateen.config import PRESETS, AcceleratorConfig, preset
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
@@ -23,6 +23,7 @@ __all__ = [
     "Format",
     "SateenError",
     "__version__",
+    "bitstream",
     "check",
     "compile",
     "cost",
@@ -38,6 +39,7 @@ _HOME = {
     "cost": "sateen.api",
     "report": "sateen.api",
     "run": "sateen.api",
+    "bitstream": "sateen.api",
     "AcceleratorConfig": "sateen.config",
     "PRESETS": "sateen.config",
     "preset": "sateen.config",

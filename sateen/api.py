@@ -5,11 +5,13 @@ sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny", we
 result = sateen.run("build", {"x": images}, engine="rtl")
 sateen.cost("build", device="ecp5")
 sateen.report("build")
+sateen.bitstream("build", board="ulx3s-85f")
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +38,10 @@ ENGINES = ("reference", "program", "model", "rtl")
 BOARD = "board"
 """Not an engine of its own: the RTL, on a chip."""
 DEFAULT_BAUD = 115200
-SCALES = ("mse", "minmax", "percentile")
+SCALES = ("mse", "minmax", "percentile", "entropy")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
+DEFAULT_PTQ = "fast"
 SPARSE_PRESET = "sat256"
 
 
@@ -60,29 +63,45 @@ def compile(
     activations: str | None = None,
     sparsity: str = "dense",
     sparsity_method: str = "sparsegpt",
-    scales: str = "mse",
+    ptq: str | Path = DEFAULT_PTQ,
+    scales: str | None = None,
     power_of_two: bool = False,
     dataflow: str = "auto",
+    board: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
 
-    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default "mac256", or "sat256"
-    with an N:M `sparsity`, to which all layers but the first and the last are pruned).
+    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default that of the `board`, for
+    which bitstreams are then made; without one "mac256", or "sat256" with an N:M `sparsity`, to which all layers but
+    the first and the last are pruned).
+    `ptq` is a recipe: "fast", "balanced", "best" or a TOML file's path; `scales` ("mse", "minmax", "percentile",
+    "entropy") replaces the way in which it finds the scales of activations.
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. A model that is quantized already
-    keeps its scales, brings its formats unless they are given here or by `config`, and needs no `calibration` if it
-    says how every tensor is rounded. Raises SateenError.
+    keeps its scales, brings its formats unless they are given here or by `config`, needs no `calibration` if it says
+    how every tensor is rounded, and takes only recipes that change neither weights nor scales. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
+    from sateen.compiler.ptq.recipe import load_recipe
 
     pattern = parse_sparsity(sparsity)
+    if board is not None:
+        from sateen.fpga.boards import board as find
+
+        machine = find(board).name
+        preset = machine if config is None and preset is None else preset
     if config is None and preset is None and not pattern.dense:
         preset = SPARSE_PRESET
     chosen = choose_config(config, preset, weights, activations)
-    if scales not in SCALES:
+    if scales is not None and scales not in SCALES:
         raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
+    recipe = load_recipe(ptq)
+    changes: dict[str, Any] = {"scales": scales} if scales is not None else {}
+    if power_of_two:
+        changes["power_of_two"] = True
+    recipe = replace(recipe, **changes)
     path = _model_path(model)
     samples = None if calibration is None else _arrays(calibration, "calibration data")
     return compile_model(
@@ -94,11 +113,11 @@ def compile(
             config is not None or weights is not None,
             config is not None or activations is not None,
         ),
-        scale_method=scales,
-        power_of_two=power_of_two,
+        recipe=recipe,
         sparsity=pattern,
         sparsity_method=sparsity_method,
         dataflow=dataflow,
+        board=board,
         progress=progress,
     )
 
@@ -112,12 +131,13 @@ def run(
     interval: int = 1,
     trace: str | Path | None = None,
     port: str | None = None,
-    baud: int = DEFAULT_BAUD,
+    baud: int | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a build on inputs with one engine. `latency` and `interval` are the memory's, in cycles (docs/isa.md).
 
-    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own.
+    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own. `baud` is
+    by default what the build's bitstreams were made for.
 
     Raises BuildError, DataError, LinkError.
     """
@@ -143,6 +163,8 @@ def run(
     ports = {p["name"]: p["shape"] for p in read_manifest(folder)["inputs"]}
     arrays = check_ports(_arrays(inputs, "inputs"), ports, "inputs")
     if port is not None:
+        if baud is None:
+            baud = _baud(folder)
         return run_on_board(folder, arrays, port, baud=baud, progress=progress)
     return run_build(
         folder,
@@ -169,6 +191,65 @@ def report(build: str | Path, output: str | Path | None = None) -> Path:
     from sateen.reporting import write_report
 
     return write_report(Path(build), None if output is None else Path(output))
+
+
+def bitstream(
+    build: str | Path,
+    board: str | None = None,
+    *,
+    clock: float | None = None,
+    baud: int = DEFAULT_BAUD,
+    seed: int = 1,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the bitstream for a board, by default the one that the build was compiled for; return what was measured.
+
+    `clock` is in MHz, by default the board's. Raises LimitError if the machine does not fit or misses that clock.
+    """
+    from sateen.bitstreams import make_bitstream
+
+    return make_bitstream(
+        Path(build),
+        board,
+        clock_mhz=clock,
+        baud=baud,
+        seed=seed,
+        output=None if output is None else Path(output),
+        progress=progress,
+    )
+
+
+def vivado(
+    build: str | Path, board: str, *, clock: float | None = None, output: str | Path | None = None
+) -> list[Path]:
+    """Write a Vivado project for a board that needs one, into `output` or BUILD/vivado/BOARD; return its files.
+
+    `clock` is in MHz, by default the board's. Raises ConfigError and BuildError.
+    """
+    from sateen.fpga.vivado import export_vivado, vendor_board
+    from sateen.sim.engines import Build
+
+    b, target = Build(Path(build)), vendor_board(board)
+    if clock is not None:
+        if target.system == "pcie":
+            raise ConfigError(f"board '{board}': its clock is the PCIe bridge's; leave --clock out")
+        target = replace(target, clock_mhz=clock)
+    folder = b.folder / "vivado" / board if output is None else Path(output)
+    return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image())
+
+
+def _baud(build: Path) -> int:
+    """Of the build's bitstreams, where all agree."""
+    from sateen.bitstreams import bitstreams
+    from sateen.sim.engines import Build
+
+    rates = {found["baud"] for found in bitstreams(Build(build))}
+    if len(rates) > 1:
+        raise DataError(
+            f"build {build}: its bitstreams have {', '.join(map(str, sorted(rates)))} baud; say which with --baud"
+        )
+    return rates.pop() if rates else DEFAULT_BAUD
 
 
 def choose_config(

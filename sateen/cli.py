@@ -43,6 +43,16 @@ def _baud(text: str) -> int:
     return _at_least_1(text, 100_000_000)
 
 
+def _megahertz(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MHz from 0.1 to 1000")
+    return value
+
+
 def _command(name: str) -> Command:
     """The function `name` of its module, imported when the command is run, so that --help is quick."""
 
@@ -69,7 +79,15 @@ _HOME = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (DESIGN: the command line)."""
-    from sateen.api import BOARD, DEFAULT_BAUD, DEFAULT_PRESET, ENGINES, SCALES, SPARSITY_METHODS
+    from sateen.api import (
+        BOARD,
+        DEFAULT_BAUD,
+        DEFAULT_PRESET,
+        DEFAULT_PTQ,
+        ENGINES,
+        SCALES,
+        SPARSITY_METHODS,
+    )
     from sateen.config import DATAFLOWS, PRESETS
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
@@ -95,6 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default {DEFAULT_PRESET})"
     )
+    p.add_argument(
+        "--board",
+        metavar="BOARD",
+        help="take its preset, unless another machine is named, for sateen bitstream",
+    )
     p.add_argument("--weights", metavar="FMT", help="format of the weights, such as int8, e3m2, int4")
     p.add_argument("--activations", metavar="FMT", help="format of the activations, such as uint8, e4m3fn")
     p.add_argument(
@@ -115,8 +138,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="X.npz",
         help="real samples, one array per graph input, batch first; a quantized model needs none",
     )
-    p.add_argument("--scales", choices=SCALES, default="mse", help="how scales are found (default mse)")
-
+    p.add_argument(
+        "--ptq",
+        default=DEFAULT_PTQ,
+        metavar="RECIPE",
+        help=f"fast, balanced, best or a TOML file with the list of passes (default {DEFAULT_PTQ})",
+    )
+    p.add_argument(
+        "--scales", choices=SCALES, help="how scales of activations are found (default: the recipe's, mse)"
+    )
     p.add_argument(
         "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
     )
@@ -134,6 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
+        "--labels", metavar="L.npz", help="one array with each sample's class: count how many are right"
+    )
+    p.add_argument(
         "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
     )
     p.add_argument(
@@ -147,9 +180,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--baud",
         type=_baud,
-        default=DEFAULT_BAUD,
         metavar="N",
-        help=f"bits per second that the board's bitstream is made for (default {DEFAULT_BAUD})",
+        help="bits per second that the board's bitstream is made for (default: what the build's says, else "
+        f"{DEFAULT_BAUD})",
     )
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys")
@@ -160,9 +193,25 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("build", metavar="BUILD")
     p.add_argument("-o", "--output", metavar="F.html", help="default BUILD/report.html")
 
-    p = add("bitstream", "make a bitstream for a board (not yet)", json=False)
+    p = add("bitstream", "synthesize, place and route a build for a board, and pack the bitstream")
     p.add_argument("build", metavar="BUILD")
-    p.add_argument("--board", required=True, metavar="BOARD")
+    p.add_argument("--board", metavar="BOARD", help="default: the one that the build was compiled for")
+    p.add_argument("--clock", type=_megahertz, metavar="MHZ", help="of the machine (default: the board's)")
+    p.add_argument(
+        "--baud",
+        type=_baud,
+        default=DEFAULT_BAUD,
+        metavar="N",
+        help=f"bits per second of the serial line (default {DEFAULT_BAUD})",
+    )
+    p.add_argument(
+        "--seed",
+        type=_at_least_1,
+        default=1,
+        metavar="N",
+        help="of the placement (default 1): another may be faster",
+    )
+    p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
 
     add("formats", "list the number formats with range, precision and MAC cost")
     return parser

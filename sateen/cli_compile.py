@@ -73,9 +73,11 @@ def compile(args: argparse.Namespace) -> int:
             activations=args.activations,
             sparsity=args.sparsity,
             sparsity_method=args.sparsity_method,
+            ptq=args.ptq,
             scales=args.scales,
             power_of_two=args.power_of_two,
             dataflow=args.dataflow,
+            board=args.board,
             progress=report,
         )
     if args.json:
@@ -114,6 +116,12 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         ("bytes moved", f"{moved:,} per sample{_of(dense and dense['bytes']['total'], moved)}"),
         ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
     ]
+    p = manifest["ptq"]
+    kept = "the model's own scales" if "given" in p else "scales and bias correction"
+    passes = ", ".join(q["name"] for q in p["passes"]) or kept
+    rows.append(
+        ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
+    )
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():

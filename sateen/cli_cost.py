@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -11,8 +10,7 @@ from rich.table import Table
 
 from sateen import api
 from sateen.cli_io import emit, emit_json, emit_table, progress
-from sateen.errors import BuildError
-from sateen.manifest import read_manifest
+from sateen.fpga.vivado import VENDOR_BOARDS
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -51,8 +49,48 @@ def report(args: argparse.Namespace) -> int:
 
 
 def bitstream(args: argparse.Namespace) -> int:
-    read_manifest(Path(args.build))
-    raise BuildError(
-        f"board '{args.board}': bitstreams are not made yet; {args.build}/accelerator.v is plain Verilog "
-        "with AXI4 ports for a flow of your own"
+    if args.board in VENDOR_BOARDS:
+        return _vivado(args)
+    with progress("bitstream") as report:
+        found = api.bitstream(
+            args.build,
+            args.board,
+            clock=args.clock,
+            baud=args.baud,
+            seed=args.seed,
+            output=args.output,
+            progress=report,
+        )
+    if args.json:
+        emit_json({"build": args.build, **{k: v for k, v in found.items() if k != "build"}})
+        return 0
+    table = Table("resource", "used", "there is", "", title=f"{found['title']}, {found['part']}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, there in found["available"].items():
+        if used := found["used"][name]:
+            table.add_row(
+                escape(name), f"{used:,}", f"{there:,}", f"{100 * used / there:.0f} %" if there else ""
+            )
+    emit_table(table)
+    emit(
+        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} "
+        f"cycles a sample, {found['frames_per_second']:,.0f} samples a second, the serial line not counted"
     )
+    emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
+    if found["note"]:
+        emit(f"{found['board']} {found['note']}")
+    return 0
+
+
+def _vivado(args: argparse.Namespace) -> int:
+    paths = api.vivado(args.build, args.board, clock=args.clock, output=args.output)
+    project = next(p for p in paths if p.name == "project.tcl")
+    if args.json:
+        emit_json({"build": args.build, "board": args.board, "project": str(project), "bitstream": None})
+        return 0
+    emit(
+        f"{VENDOR_BOARDS[args.board].title}: its bitstream takes Vivado, for which here is a project (not tried in it):"
+    )
+    emit(f"vivado -mode batch -source {project}")
+    return 0

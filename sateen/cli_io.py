@@ -172,7 +172,7 @@ def guarded(command: Callable[[], int], debug: bool = False) -> int:
             raise
         if debug:
             traceback.print_exc()
-        return _fail(describe(e), 2)
+        return _fail(describe(e), getattr(e, "exit_code", 2))
 
 
 def describe(e: BaseException) -> str:

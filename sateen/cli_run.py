@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sateen import api
 from sateen.arrays import load_npz, save_npz
 from sateen.cli_io import emit, emit_json, emit_table, progress
 from sateen.errors import DataError
+from sateen.labels import load_labels, score
 from sateen.sim.memory_timing import ON_CHIP
 
 if TYPE_CHECKING:
@@ -24,12 +26,15 @@ JSON_VALUES = 65536
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.engine == "model" and (args.outputs or args.compare):
-        option = "--outputs" if args.outputs else "--compare"
+    if args.engine == "model" and (args.outputs or args.compare or args.labels):
+        option = "--outputs" if args.outputs else "--compare" if args.compare else "--labels"
         raise DataError(
             f"engine 'model' counts cycles and has no outputs; leave {option} out, or use another engine"
         )
     inputs = load_npz(args.inputs, "inputs")
+    labels = None
+    if args.labels:
+        labels = load_labels(args.labels, len(next(iter(inputs.values()))))
     with progress(args.engine) as report:
         result = api.run(
             args.build,
@@ -49,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
         different = differences(reference.outputs or {}, result.outputs or {})
     if args.outputs and result.outputs is not None:
         save_npz(args.outputs, result.outputs)
+    scored = None if labels is None else score(Path(args.build), result, labels)
     if args.json:
-        emit_json(summary(args, result, different))
+        emit_json(summary(args, result, different) | {"accuracy": scored})
     else:
         _table(args, result, different)
+        if scored:
+            right, n = scored["correct"], scored["samples"]
+            emit(f"accuracy {100 * right / n:.1f} %: {right} of {n} samples")
     return 1 if different and any(different.values()) else 0
 
 

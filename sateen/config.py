@@ -22,6 +22,19 @@ def _next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+FIELD_LIMITS = (
+    ("plane_bits", 1, 14),
+    ("position_bits", 2, 20),
+    ("kernel_bits", 1, 9),
+    ("channel_bits", 1, 12),
+    ("stride_bits", 1, 6),
+    ("dilation_bits", 1, 8),
+    ("memory_bits", 13, 32),
+    ("word_bits", 1, 24),
+    ("token_bits", 1, 6),
+)
+"""Least and most bits that a machine counts with; the most is what instructions have."""
+
 WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
 
 
@@ -64,6 +77,29 @@ class AcceleratorConfig:
     specialize: bool = True
     """Generate for one model: accumulators as wide as it needs, a table only if it uses one. If false, the machine is
     exactly as configured, the same for every model that it can hold."""
+    narrow: bool = False
+    """With `specialize`, also count only as far as that model's program does: what follows."""
+    plane_bits: int = 14
+    """Of a plane's height and width, in and out."""
+    position_bits: int = 20
+    """Of a position in or around a plane, which may be negative."""
+    kernel_bits: int = 9
+    channel_bits: int = 12
+    """Of the words of a pixel."""
+    stride_bits: int = 6
+    dilation_bits: int = 8
+    memory_bits: int = 32
+    """Of a byte's address in memory; with less than 32, addresses on the bus have no more, either."""
+    word_bits: int = 24
+    """Of the words that a LOAD or STORE moves."""
+    token_bits: int = 6
+    """Of a count of tokens."""
+    token_pairs: int = (1 << 16) - 1
+    """Which engine may give tokens to which: bit 4*giver + taker, as `isa.Engine` numbers them."""
+    residual: bool = True
+    """Whether the vector unit can add a residual."""
+    counters: bool = True
+    """BUSY, WAIT, IDLE, STALL and BEATS count; if false they are 0, there is no watchdog, and CYCLES has 32 bits."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, limit: str) -> None:
@@ -160,6 +196,10 @@ class AcceleratorConfig:
         need(self.outstanding <= 16, "outstanding", "at most 16")
         need(8 <= self.acc_bits <= 127, "acc_bits", "8 to 127")
         need(self.multiplier in ("fixed", "shift"), "multiplier", "'fixed' or 'shift'")
+        for name, least, most in FIELD_LIMITS:
+            need(least <= getattr(self, name) <= most, name, f"from {least} to {most}")
+        need(self.token_pairs < 1 << 16, "token_pairs", "below 2**16")
+        need(self.position_bits > self.plane_bits, "position_bits", f"above plane_bits = {self.plane_bits}")
 
     # -- derived sizes ------------------------------------------------------------------------------------
 
@@ -195,9 +235,14 @@ class AcceleratorConfig:
         return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
 
     @property
+    def index_planes(self) -> int:
+        """Bits of an index that can be stored: those of the widest pattern's; the others are counted."""
+        return max(parse_sparsity(p).index_bits for p in self.patterns)
+
+    @property
     def indexed(self) -> bool:
         """Whether the machine stores indices; one that is built for dense layers alone counts them."""
-        return any(not parse_sparsity(p).dense for p in self.patterns)
+        return self.index_planes > 0
 
     @property
     def output_stationary(self) -> bool:
@@ -218,9 +263,19 @@ class AcceleratorConfig:
         return self.cols * self.lanes * self.weight.bits
 
     @property
+    def index_row_bits(self) -> int:
+        """The indices of a weight word: for each plane one bit of every lane, in the same order."""
+        return self.index_planes * self.cols * self.lanes
+
+    @property
+    def index_rows(self) -> int:
+        """Weight words that share an index word: as many as fill a bus beat, and all of one tile."""
+        return min(self.rows, max(1, self.bus_bits // (self.cols * self.lanes))) if self.indexed else 1
+
+    @property
     def index_word_bits(self) -> int:
-        """The indices of a weight word, in the same order."""
-        return self.cols * self.lanes * self.index_bits
+        """One plane of `index_rows` weight words, the first lowest."""
+        return self.index_rows * self.cols * self.lanes
 
     @property
     def parameter_bits(self) -> int:
@@ -252,6 +307,20 @@ class AcceleratorConfig:
     @property
     def beat_bytes(self) -> int:
         return self.bus_bits // 8
+
+    @property
+    def output_bits(self) -> int:
+        """Of an output's height and width, 12 in an instruction."""
+        return min(12, self.plane_bits)
+
+    @property
+    def passes_bits(self) -> int:
+        """Of the passes of a word, 6 in an instruction."""
+        return min(6, self.dense_passes.bit_length()) if self.narrow else 6
+
+    @property
+    def bus_address_bits(self) -> int:
+        return 64 if self.memory_bits == 32 else self.memory_bits
 
     # -- text ---------------------------------------------------------------------------------------------
 
@@ -317,6 +386,44 @@ class _Violation(ConfigError):
         return f"{text} ({rest}); it must be {self.limit}{remedy}"
 
 
+_ECP5_85 = AcceleratorConfig(
+    name="ulx3s-85f",
+    narrow=True,
+    rows=8,
+    cols=8,
+    lanes=1,
+    group=1,
+    act_bank_depth=2048,
+    weight_depth=1024,
+    acc_depth=128,
+    parameter_depth=128,
+    vector_lanes=2,
+    bus_bits=64,
+    queue_depth=4,
+    burst_beats=16,
+    outstanding=4,
+)
+
+_SMALL = AcceleratorConfig(
+    name="icebreaker",
+    narrow=True,
+    counters=False,
+    rows=1,
+    cols=1,
+    lanes=1,
+    group=1,
+    act_banks=2,
+    act_bank_depth=1024,
+    weight_depth=512,
+    acc_depth=64,
+    parameter_depth=64,
+    vector_lanes=1,
+    bus_bits=32,
+    queue_depth=1,
+    burst_beats=16,
+    outstanding=1,
+)
+
 PRESETS: dict[str, AcceleratorConfig] = {
     c.name: c
     for c in (
@@ -337,6 +444,16 @@ PRESETS: dict[str, AcceleratorConfig] = {
             burst_beats=16,
             outstanding=2,
         ),
+        # Those of boards, see fpga/boards.py: with memory and serial link they fit, and reach the board's clock.
+        _ECP5_85,
+        _ECP5_85.replace(name="orangecrab-85f"),
+        _ECP5_85.replace(name="ecpix5-85f"),
+        _ECP5_85.replace(
+            name="orangecrab-25f", rows=4, cols=4, acc_depth=64, parameter_depth=64, bus_bits=32
+        ),
+        _SMALL,
+        _SMALL.replace(name="tangnano-9k"),
+        _SMALL.replace(name="tangnano-20k", rows=2, cols=2, lanes=2, group=2, counters=True, queue_depth=2),
         AcceleratorConfig(
             name="mac256",
             rows=8,

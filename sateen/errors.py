@@ -2,7 +2,9 @@
 
 
 class SateenError(Exception):
-    """Root of every error that a user can cause; the command line prints it in one line and exits with 2."""
+    """Root of every error that a user can cause; the command line prints it in one line."""
+
+    exit_code = 2
 
 
 class FormatError(SateenError, ValueError):
@@ -23,6 +25,12 @@ class DataError(SateenError, ValueError):
 
 class BuildError(SateenError, RuntimeError):
     """A build folder or a tool that is missing or broken."""
+
+
+class LimitError(BuildError):
+    """What was asked for is right, but does not fit, or misses its clock."""
+
+    exit_code = 1
 
 
 class LinkError(SateenError, RuntimeError):

@@ -10,9 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.errors import BuildError
+from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
+from sateen.sim.engines import Build
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -44,7 +47,8 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     manifest = read_manifest(build)
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
-    page = render(manifest, schedule, _cost(build, manifest))
+    b = Build(build)
+    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b), _seconds(build))
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -60,8 +64,23 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     return path
 
 
-def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, Any] | None) -> str:
-    """The page's text from a build's JSON files."""
+def _seconds(build: Path) -> float | None:
+    """That quantization took, if the build says so: times.json has no hash."""
+    try:
+        return float(json.loads((build / "times.json").read_text(encoding="utf-8"))["ptq"]["all"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def render(
+    manifest: dict[str, Any],
+    schedule: dict[str, Any],
+    cost: dict[str, Any] | None,
+    boards: list[dict[str, Any]] | None = None,
+    accuracy: dict[str, Any] | None = None,
+    seconds: float | None = None,
+) -> str:
+    """The page's text from a build's JSON files; `seconds` is how long quantization took."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -76,6 +95,7 @@ def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, A
         manifest=manifest,
         title=Path(str(manifest.get("model") or manifest.get("name") or "build")).stem,
         config=manifest["config"],
+        seconds=seconds,
         schedule=schedule,
         layers=layers,
         totals=schedule["totals"],
@@ -89,6 +109,8 @@ def render(manifest: dict[str, Any], schedule: dict[str, Any], cost: dict[str, A
         timeline=draw(schedule),
         charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
+        boards=boards or [],
+        accuracy=accuracy,
     )
 
 

@@ -26,7 +26,13 @@ BAUD = 125_000
 
 
 def soc_of(
-    build: Build, *, clock_hz: int, baud: int, resident: bool = True, memory_bytes: int | None = None
+    build: Build,
+    *,
+    clock_hz: int,
+    baud: int,
+    resident: bool = True,
+    memory_bytes: int | None = None,
+    single_port: bool = False,
 ) -> Soc:
     """The system on the chip of a build.
 
@@ -39,6 +45,8 @@ def soc_of(
         is for every build of the same configuration that fits, and the host loads it.
     memory_bytes : int, optional
         By default what the build needs.
+    single_port : bool
+        The memory is RAM with one port, which has no contents at power-up.
 
     Raises
     ------
@@ -57,6 +65,7 @@ def soc_of(
             baud=baud,
             image=build.image() if resident else b"",
             build=build.identity if resident else bytes(8),
+            single_port=single_port,
         )
     except ValueError as e:
         raise ConfigError(f"system on the chip: {e}") from None
@@ -69,7 +78,7 @@ class SimulatedBoard:
     ----------
     build : Path
         The build folder.
-    clock_hz, baud, resident, memory_bytes
+    clock_hz, baud, resident, memory_bytes, single_port
         See `soc_of`. The simulated clock runs as fast as it can; the line has clock_hz / baud cycles per bit.
     cache : Path, optional
         Of the built simulators.
@@ -90,9 +99,17 @@ class SimulatedBoard:
         baud: int = BAUD,
         resident: bool = True,
         memory_bytes: int | None = None,
+        single_port: bool = False,
         cache: Path | None = None,
     ) -> None:
-        soc = soc_of(Build(build), clock_hz=clock_hz, baud=baud, resident=resident, memory_bytes=memory_bytes)
+        soc = soc_of(
+            Build(build),
+            clock_hz=clock_hz,
+            baud=baud,
+            resident=resident,
+            memory_bytes=memory_bytes,
+            single_port=single_port,
+        )
         self.divisor = soc.link.divisor
         self.baud = baud
         self.executable = verilator.build(emit_soc_verilog(soc), cache=cache, harness=HARNESS)

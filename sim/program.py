@@ -15,7 +15,7 @@ from sateen.errors import BuildError
 from sateen.formats.requantize import requantize
 from sateen.hw.assembler import Instruction, decode
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
-from sateen.hw.packing import pack, split_words, unpack, unpack_parameters
+from sateen.hw.packing import pack, split_planes, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
 
 
@@ -45,7 +45,9 @@ class Interpreter:
         n = len(data)
         self.act = np.zeros((n, config.act_depth, config.elements), np.uint8)
         self.weight_codes = np.zeros((config.weight_depth, config.cols, config.lanes), np.uint8)
-        self.weight_indices = np.zeros_like(self.weight_codes)
+        self.index_bits = np.zeros(
+            (config.weight_depth, config.index_planes, config.cols, config.lanes), np.uint8
+        )
         v = config.vector_lanes
         self.bias = np.zeros((config.parameter_depth, v), object)
         self.multiplier = np.zeros((config.parameter_depth, v), np.int64)
@@ -102,10 +104,11 @@ class Interpreter:
             self.act[:, to : to + n] = unpack(words, c.activation.bits, c.elements)
         elif i.target == Target.WEIGHT:
             words = self._read(i.source, n * c.weight_word_bytes)[0].reshape(n, -1)
-            self.weight_codes[to : to + n] = split_words(words, c.weight.bits, c)
+            self.weight_codes[to : to + n] = split_words(words, c)
         elif i.target == Target.INDEX:
             words = self._read(i.source, n * c.index_word_bytes)[0].reshape(n, -1)
-            self.weight_indices[to : to + n] = split_words(words, c.index_bits, c)
+            bits = split_planes(words, i.last_plane + 1, c)
+            self.index_bits[to * c.index_rows :][: len(bits), : i.last_plane + 1] = bits
         elif i.target == Target.PARAMETER:
             words = self._read(i.source, n * c.parameter_word_bytes)[0].reshape(n, -1)
             bias, multiplier, shift = unpack_parameters(words, c)
@@ -180,11 +183,11 @@ class Interpreter:
             index, row = np.divmod(step, c.rows)
         span = slice(i.weight_base, i.weight_base + len(tap))
         fixed = self.weight_fixed[self.weight_codes[span]]
-        if i.indexed:
-            lane_index = self.weight_indices[span].astype(np.int64)
-        else:
-            lane_index = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
-        element = np.broadcast_to(row[:, None, None] * c.group + lane_index, fixed.shape)
+        number = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
+        counted = (number << i.index_shift) % c.group >> i.index_bits << i.index_bits
+        planes = self.index_bits[span, : i.index_bits]
+        stored = (planes << np.arange(i.index_bits)[:, None, None]).sum(1, dtype=np.int64)
+        element = row[:, None, None] * c.group + counted + stored
         weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
         np.add.at(weights, (tap[:, None, None], element, np.arange(c.cols)[:, None]), fixed)
         return weights

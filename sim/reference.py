@@ -39,13 +39,15 @@ def reference_codes(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> di
 
 
 def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The codes (N, H, W, C) of every input tensor.
+    """The codes (N, H, W, terms * C) of every input tensor.
 
     Raises DataError when an input is missing, unknown, misshapen, not real numbers or not finite.
     """
     arrays = check_inputs(qgraph.inputs, inputs)
     return {
-        p.name: qgraph.tensors[p.name].quant.quantize(p.to_hwc(np.asarray(arrays[p.name], np.float64)))
+        p.name: qgraph.tensors[p.name].quant.quantize_terms(
+            p.to_hwc(np.asarray(arrays[p.name], np.float64)), qgraph.terms(p)
+        )
         for p in qgraph.inputs
     }
 

@@ -35,6 +35,17 @@ class Quant:
         codes = self.format.encode(scaled)
         return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
 
+    def quantize_terms(self, x: np.ndarray, terms: int) -> np.ndarray:
+        """Codes (..., terms * C) of x (..., C): each term is the code of what the terms before it leave over.
+
+        What real value they stand for is the sum of the terms', channel t*C + c being term t of channel c.
+        """
+        codes, rest = [], np.asarray(x, np.float64)
+        for _ in range(terms):
+            codes.append(self.quantize(rest))
+            rest = rest - self.dequantize(codes[-1])
+        return np.concatenate(codes, axis=-1)
+
     @property
     def offset(self) -> float:
         """The zero point as a value of the format."""

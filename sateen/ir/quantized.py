@@ -116,7 +116,10 @@ Op = Linear | MaxPool | Concat
 
 @dataclass(frozen=True, slots=True)
 class QuantizedGraph:
-    """Ops in topological order. A tensor written by a raw Linear has no codes and is read by no op."""
+    """Ops in topological order. A tensor written by a raw Linear has no codes and is read by no op.
+
+    An input's tensor may have a multiple of the port's channels: it is then split into terms (`terms`).
+    """
 
     name: str
     inputs: tuple[Port, ...]
@@ -124,6 +127,10 @@ class QuantizedGraph:
     ops: tuple[Op, ...]
     tensors: dict[str, Tensor]
     metadata: dict[str, object] = field(default_factory=dict)
+
+    def terms(self, port: Port) -> int:
+        """Codes that each value of an input is given as, to be more precise than its format."""
+        return self.tensors[port.name].shape[2] // port.hwc[2]
 
     def producer(self, tensor: str) -> Op | None:
         return next((op for op in self.ops if op.output == tensor), None)

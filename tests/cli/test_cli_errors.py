@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sateen.cli_io import describe, guarded
-from sateen.errors import SateenError
+from sateen.errors import LimitError, SateenError
 
 
 def one_line(err):
@@ -51,6 +51,8 @@ def test_wrong_options(sateen, args):
         (["--preset", "huge"], "presets are tiny"),
         (["--config", "none.toml"], "cannot be read"),
         (["--sparsity", "8:2"], "unknown sparsity '8:2'; patterns are dense, 1:2"),
+        (["--ptq", "slow"], "recipe 'slow' is unknown; it must be fast, balanced, best"),
+        (["--ptq", "none.toml"], "recipe none.toml: cannot be read"),
         (["--sparsity", "half"], "unknown sparsity 'half'; patterns are dense, 1:2"),
         (["--preset", "mac256", "--sparsity", "2:8"], "'mac256' is built for dense; use --preset sat256"),
     ],
@@ -256,9 +258,32 @@ def test_outputs_into_no_folder(sateen, build, data, tmp_path):
     assert code == 2 and "does not exist" in one_line(err)
 
 
-def test_bitstream_is_not_yet(sateen, build):
-    code, out, err = sateen("bitstream", build, "--board", "ulx3s")
-    assert code == 2 and "not made yet" in one_line(err) and not out
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--board", "ulx3s"), "unknown board 'ulx3s'; boards are ulx3s-85f,"),
+        ((), "was not compiled for a board; give --board NAME, one of ulx3s-85f,"),
+        (
+            ("--board", "icebreaker", "--clock", "1"),
+            "the PLL of ice40 cannot make it from 12 MHz; choose",
+        ),
+        (("--board", "icebreaker", "--baud", "20000000"), "baud must be from 1 to clock_hz / 4"),
+        (("--board", "icebreaker", "--clock", "fast"), "'fast' is not a number of MHz"),
+        (("--board", "icebreaker", "-o", "/nowhere/x.bin"), "folder /nowhere does not exist"),
+    ],
+)
+def test_bitstream_options(sateen, build, options, message):
+    code, out, err = sateen("bitstream", build, *options)
+    assert code == 2 and message in one_line(err) and not out
+
+
+def test_compile_for_an_unknown_board(sateen, model, data, tmp_path):
+    code, _, err = sateen("compile", model, "-o", tmp_path / "b", "--board", "de10", "--calibration", data)
+    assert code == 2 and "unknown board 'de10'; boards are ulx3s-85f," in one_line(err)
+
+
+def test_a_limit_is_no_wrong_input():
+    assert guarded(lambda: fail(LimitError("too large"))()) == 1
 
 
 def test_unknown_device(sateen, build):

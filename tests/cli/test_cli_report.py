@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from sateen import api
 from sateen.charts import LABELS, Slot, columns, ticks
 from sateen.config import preset
+from sateen.models.data import digits_split
 from sateen.reporting import ENGINES, KINDS, LIMITS, _short, render
+from sateen.sim.engines import Build
 from sateen.timeline import merged, short
 
 VOID = {"meta", "link", "img", "br", "line"}
@@ -121,6 +126,13 @@ MANIFEST = {
     "inputs": [],
     "outputs": [],
     "files": {"program.bin": "00ff"},
+    "ptq": {
+        "recipe": "mine",
+        "passes": [{"name": "smooth", "alpha": 0.5}, {"name": "gptq"}],
+        "scales": "entropy",
+        "samples": 77,
+        "seed": 0,
+    },
 }
 COUNTS = {
     "lut": 10,
@@ -157,7 +169,7 @@ def text_of(page):
 @pytest.mark.parametrize("cost", [None, COST])
 @pytest.mark.parametrize(("layers", "instructions"), [(0, 0), (1, 1), (5, 10), (60, 100)])
 def test_page(layers, instructions, cost, indexed):
-    page = render(MANIFEST, schedule(layers, instructions, indexed), cost)
+    page = render(MANIFEST, schedule(layers, instructions, indexed), cost, seconds=1.23)
     checker = text_of(page)
     for text in (
         "Schedule",
@@ -168,6 +180,8 @@ def test_page(layers, instructions, cost, indexed):
         "Cost",
         "<net>",
         "int8",
+        "recipe mine (smooth, gptq)",
+        "scales by entropy, 77 calibration samples, seed 0, 1.2 s",
         *(f"block{n}" for n in range(layers)),
     ):
         assert text in checker.text
@@ -260,3 +274,56 @@ def test_report_command(sateen, build, tmp_path):
     assert code == 0 and json.loads(out)["report"] == str(tmp_path / "s.html")
     code, _, err = sateen("report", build, "-o", tmp_path / "no/r.html")
     assert code == 2 and "does not exist" in err
+
+
+BITSTREAM = {
+    "board": "icebreaker", "title": "A board", "part": "ice40-up5k-sg48", "tools": ["yosys 1", "nextpnr 2"], "seed": 3,
+    "clock_mhz": 24.0, "fmax_mhz": 25.34, "cycles": 128_533, "frames_per_second": 186.72, "multipliers": 2,
+    "memory_bytes": 53_248, "resident": False, "baud": 57_600,
+    "used": {"ICESTORM_LC": 4000, "ICESTORM_DSP": 4, "ICESTORM_HFOSC": 0},
+    "available": {"ICESTORM_LC": 5280, "ICESTORM_DSP": 8, "ICESTORM_HFOSC": 1},
+}  # fmt: skip
+
+
+def test_what_was_measured_of_a_bitstream(sateen, build, data, tmp_path):
+    folder, page = tmp_path / "build", tmp_path / "r.html"
+    shutil.copytree(build, folder)
+    labels = digits_split().y_test[:3].copy()
+    labels[1] += 1
+    np.savez(tmp_path / "labels.npz", labels)
+    command = ("run", folder, "--inputs", data / "inputs.npz", "--labels", tmp_path / "labels.npz")
+    code, out, _ = sateen(*command)
+    assert code == 0 and "accuracy 66.7 %: 2 of 3 samples" in out
+    code, out, _ = sateen(*command, "--engine", "program", "--json")
+    assert code == 0 and json.loads(out)["accuracy"]["correct"] == 2
+    (folder / "bitstream").mkdir()
+    record = folder / "bitstream" / "icebreaker.json"
+    record.write_text(json.dumps(BITSTREAM | {"build": Build(folder).identity.hex()}))
+    assert sateen("report", folder, "-o", page)[0] == 0
+    text = text_of(page.read_text()).text.replace("\u202f", " ")
+    for part in ("24 MHz", "25.3 MHz", "187", "66.7 %", "ice40-up5k-sg48", "75.8 %", "50.0 %", "seed 3"):
+        assert part in text, part
+    assert "HFOSC" not in text and "which the host loads" in text
+    assert api._baud(folder) == 57_600
+
+    record.write_text(json.dumps(BITSTREAM | {"build": "of another network"}))
+    assert sateen("report", folder, "-o", page)[0] == 0 and "up5k" not in page.read_text()
+    record.write_text("{")
+    code, _, err = sateen("report", folder, "-o", page)
+    assert code == 2 and "icebreaker.json: cannot be read" in err and "run sateen bitstream again" in err
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"a": np.zeros(3, int), "b": np.zeros(3, int)}, "has 2 arrays"),
+        ({"a": np.zeros(4, int)}, r"must be integers of shape (3,)"),
+        ({"a": np.zeros(3)}, "array 'a' is float64 (3,)"),
+    ],
+)
+def test_wrong_labels(sateen, build, data, tmp_path, arrays, message):
+    np.savez(tmp_path / "labels.npz", **arrays)
+    code, out, err = sateen(
+        "run", build, "--inputs", data / "inputs.npz", "--labels", tmp_path / "labels.npz"
+    )
+    assert code == 2 and message in err and not out

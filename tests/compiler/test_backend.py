@@ -9,16 +9,19 @@ from random_graph import random_graph
 from sateen.compiler.backend import generate
 from sateen.compiler.order import add_tokens
 from sateen.compiler.quantize import accumulator_bits
-from sateen.config import preset
+from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
+from sateen.config import DATAFLOWS, preset
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.hw.isa import Engine, Opcode, Target
+from sateen.hw.packing import index_words
 from sateen.ir.quantized import Linear
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes
 
 TINY = preset("tiny")
+EIGHT = ("1:2", "2:4", "4:8", "1:4", "2:8", "1:8")
 MACHINES = {
     "tiny": TINY,
     "mac256": preset("mac256"),
@@ -91,12 +94,17 @@ def test_streaming_spills():
     assert spilled >= 5
 
 
-@pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8", "1:4", "2:8", "1:8"])
-def test_sparse_weights_take_fewer_passes_and_change_no_bit(pattern):
-    """A pattern with n * group/m nonzeros in a group takes that many over the lanes in passes."""
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("group, pattern", [(8, p) for p in EIGHT] + [(16, p) for p in (*EIGHT, "2:16")])
+def test_sparse_weights_take_fewer_passes_and_change_no_bit(group, pattern, lanes):
+    """n * group/m nonzeros of a group in passes of `lanes`, and log2(m) bits for each index.
+
+    Where a pass has room for more, the next pattern of smaller m that it holds: 1:8 on two lanes is stored as 1:4.
+    """
     n, m = map(int, pattern.split(":"))
+    patterns = ("dense", *EIGHT, *(["2:16"] if group == 16 else []))
     config = TINY.replace(
-        rows=4, cols=4, lanes=2, group=8, patterns=("dense", pattern), acc_bits=40, table=True
+        rows=2, cols=8, lanes=lanes, group=group, patterns=patterns, acc_bits=40, table=True
     )
     graph = random_graph(8, parse_format("int8"), parse_format("int8"))
     ops = []
@@ -111,9 +119,50 @@ def test_sparse_weights_take_fewer_passes_and_change_no_bit(pattern):
     program, found, wanted = run_program(replace(graph, ops=tuple(ops)), config)
     assert all(np.array_equal(found[t].astype(object), wanted[t].astype(object)) for t in found)
     passes = {i.passes for i in program.instructions if i.opcode == Opcode.MATRIX}
-    assert max(passes) == max(1, 8 // m * n // 2)
+    assert max(passes) == max(1, group // m * n // lanes)
+    spare = max(1, lanes * m // (n * group))
     loads = [i for i in program.instructions if i.opcode == Opcode.LOAD and i.target == Target.INDEX]
-    assert loads and any(i.indexed for i in program.instructions if i.opcode == Opcode.MATRIX)
+    planes = {i.last_plane + 1 for i in loads}
+    matrix = [i for i in program.instructions if i.opcode == Opcode.MATRIX]
+    assert planes == {i.index_bits for i in matrix} - {0}
+    assert max(planes) == (m // spare).bit_length() - 1
+    assert {i.index_shift for i in matrix if i.index_bits == max(planes)} == {
+        (m // n // spare).bit_length() - 1
+    }
+
+
+def test_fewer_nonzeros_than_the_pattern_take_fewer_passes():
+    """And the upper bits of an index are stored only where its place does not tell them."""
+    config = TINY.replace(rows=1, cols=1, lanes=2, group=8, patterns=("dense", "2:4", "2:8"), vector_lanes=1)
+    for used, packing in (
+        ((0, 1, 2, 3, 4, 5, 6, 7), (4, 0, 0)),
+        ((0, 1, 2, 3), (2, 0, 0)),  # in order, what comes after is left out
+        ((0, 1, 4, 5), (2, 2, 1)),  # 2:4
+        ((1, 2, 4, 7), (2, 1, 0)),  # 1:2, whose indices are smaller
+        ((0, 4), (1, 2, 0)),  # 1:4
+        ((5, 7), (1, 3, 1)),  # 2:8
+        ((7,), (1, 2, 0)),  # 1:4 too, the other lane is free
+        ((4, 5, 6, 7), (2, 3, 2)),  # 4:8
+        ((), (1, 0, 0)),
+    ):
+        nonzero = np.zeros((1, 1, 1, 1, 8, 1), bool)
+        nonzero[0, 0, 0, 0, used, 0] = True
+        assert min(packings(nonzero, config)) == Packing(*packing), used
+
+
+def test_a_pattern_takes_the_bytes_of_its_values_and_indices():
+    """8 bits and log2(m) more for each kept element, in memory, wherever the lanes are all used."""
+    base = TINY.replace(rows=2, cols=8, lanes=1, group=8, patterns=("dense", *EIGHT))
+    rng = np.random.default_rng(0)
+    for pattern in EIGHT:
+        n, m = map(int, pattern.split(":"))
+        keep = rng.random((3, 3, 64 // m, m, 8)).argsort(3) < n
+        codes = np.where(keep, rng.integers(1, 128, keep.shape), 0).reshape(3, 3, 64, 8).astype(np.uint8)
+        shape = tile_shape(codes, base)
+        for dataflow in DATAFLOWS:
+            words, indices = pack_tile(codes, shape, base, dataflow)
+            planes = index_words(indices, shape.packing.index_bits, base)
+            assert 8 * (words.size + planes.size) == keep.sum() * (8 + m.bit_length() - 1)
 
 
 def test_too_small_buffer_names_layer_and_remedy():

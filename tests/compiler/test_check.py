@@ -240,7 +240,7 @@ REFUSED = {
         "codes, not values",
     ),
     "quantized in operators": (
-        lambda n: n("DynamicQuantizeLinear", n.input("N", 3)),
+        lambda n: n("DynamicQuantizeLinear", n.input("N", 3), outputs=3),
         "quantized in a form",
     ),
     "lstm": (lambda n: n("GRU", n.input(4, 1, 3), n.random(1, 6, 3), n.random(1, 6, 2), hidden_size=2), "recurrent"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from random_graph import Builder, random_graph
 
 from sateen.compiler.backend import generate, without_indices
@@ -96,30 +97,33 @@ def test_bytes_are_those_of_the_program():
         assert found["activations_written"] == sum(stores) * config.act_word_bytes
 
 
-def test_weights_take_what_their_shapes_say():
-    """A layer of 3×3, 32 to 8 channels: all of it, or 2 of 8 values with 3-bit indices."""
+@pytest.mark.parametrize("pattern, index_bits", [("2:8", 3), ("1:4", 2), ("2:4", 2), ("4:8", 3), ("1:2", 1)])
+def test_weights_take_what_their_shapes_say(pattern, index_bits):
+    """A layer of 3×3, 32 to 8 channels: all of it, or n of m values with indices of log2(m) bits."""
+    nonzero = int(2304 * parse_sparsity(pattern).density)
+    index_bytes = nonzero * index_bits // 8
     b = Builder(np.random.default_rng(1), INT8, INT8, (8, 8, 32))
     y = b.conv("x", 8, (3, 3), pads=(1, 1, 1, 1))
     full = np.random.default_rng(2).integers(1, 128, (8, 3, 3, 32)).astype(np.uint8)
     b.ops[0] = replace(b.ops[0], weight=full)
-    graph = pruned(b.graph(y), "2:8")
+    graph = pruned(b.graph(y), pattern)
     program = generate(graph, SPARSE)
     s = schedule(program, MEMORIES[1], graph, without_indices(graph, program))
     (layer,) = s["layers"]
-    assert s["indexed"] and layer["sparsity"] == "2:8"
+    assert s["indexed"] and layer["sparsity"] == pattern
     assert layer["weights"] == {
         "count": 2304,
-        "nonzero": 576,
+        "nonzero": nonzero,
         "packed_bytes": 2304,
-        "values_bytes": 576,
-        "index_bytes": 576 * 3 // 8,
+        "values_bytes": nonzero,
+        "index_bytes": index_bytes,
         "dense_bytes": 2304,
-        "zeros_bytes": 2304 - 576,
-        "saved_bytes": 2304 - 576 - 216,
-        "compression": 2304 / (576 + 216),
+        "zeros_bytes": 2304 - nonzero,
+        "saved_bytes": 2304 - nonzero - index_bytes,
+        "compression": 2304 / (nonzero + index_bytes),
     }
-    assert (layer["macs"], layer["dense_macs"]) == (64 * 576, 64 * 2304)
-    assert (layer["bytes"]["weights"], layer["dense"]["bytes"]["weights"]) == (576, 2304)
+    assert (layer["macs"], layer["dense_macs"]) == (64 * nonzero, 64 * 2304)
+    assert (layer["bytes"]["weights"], layer["dense"]["bytes"]["weights"]) == (nonzero, 2304)
     assert layer["dense"]["cycles"] > layer["cycles"]
 
 

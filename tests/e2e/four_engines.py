@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 import sateen
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import DATAFLOWS, AcceleratorConfig, preset
 from sateen.formats import parse_format
 from sateen.sim.engines import RunResult
 
@@ -24,6 +24,11 @@ def machine(weights: str, activations: str, base: str = "tiny", **changes: objec
         specialize=False,
         **changes,
     )
+
+
+EIGHT = ("dense", "1:2", "2:4", "4:8", "1:4", "2:8", "1:8")
+"""The patterns of a machine with groups of 8."""
+SPARSE = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=EIGHT, dataflows=DATAFLOWS)
 
 
 def check(

@@ -185,6 +185,21 @@ def test_a_board_without_a_build_is_loaded(tmp_path, data):
             assert found.outputs["logits"].tobytes() == reference.outputs["logits"].tobytes()
 
 
+def test_a_machine_as_narrow_as_its_model(tmp_path, data):
+    """On a memory with one port, as an iCE40 UP5K has it."""
+    folder = compiled(tmp_path / "build", data, board="icebreaker")
+    assert sateen.config.PRESETS["icebreaker"].narrow and Build(folder).config.plane_bits == 4
+    with SimulatedBoard(folder, resident=False, single_port=True) as board:
+        found = run_on_board(folder, data["inputs"], board.port, baud=board.baud)
+    reference = sateen.run(folder, data["inputs"], "reference")
+    assert found.outputs["logits"].tobytes() == reference.outputs["logits"].tobytes()
+    predicted = sateen.run(
+        folder, data["inputs"], "model", latency=ON_CHIP.latency, interval=ON_CHIP.interval
+    )
+    assert found.cycles == predicted.cycles
+    assert not any(found.counters["busy"].values()), "it has no counters"
+
+
 def test_no_board(tmp_path):
     with pytest.raises(
         LinkError, match=r"port /dev/nothing: cannot be opened at 115200 baud \(.*No such file"

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from four_engines import check, machine
+from four_engines import SPARSE, check, machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_network import FORMATS, networks
@@ -49,17 +49,15 @@ def test_rtl_equals_reference(formats):
 @pytest.mark.slow
 def test_sparse_rtl_equals_reference():
     """One machine with indices, layers of every density on it, in either dataflow."""
-    patterns = ("dense", "2:4", "2:8", "1:8")
-    config = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=patterns, dataflows=DATAFLOWS)
 
     @settings(max_examples=12, **COMMON)
-    @given(networks(), st.sampled_from(patterns), st.sampled_from(("auto", *DATAFLOWS)))
+    @given(networks(), st.sampled_from(SPARSE.patterns), st.sampled_from(("auto", *DATAFLOWS)))
     def run(network, sparsity, dataflow):
         with tempfile.TemporaryDirectory() as folder:
             check(
                 network.model,
                 network.samples(8),
-                config,
+                SPARSE,
                 Path(folder),
                 sparsity=sparsity,
                 dataflow=dataflow,

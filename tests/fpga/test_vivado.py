@@ -25,10 +25,8 @@ set argv {}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("build")
-    (folder / "accelerator.v").write_text(emit_verilog(preset("tiny")), encoding="utf-8")
-    return folder
+def verilog():
+    return emit_verilog(preset("tiny"))
 
 
 def run(script, *, inferred=True):
@@ -47,9 +45,9 @@ def named(calls, command):
 
 @pytest.mark.parametrize("name", VENDOR_BOARDS)
 @pytest.mark.parametrize("inferred", [True, False])
-def test_scripts(name, inferred, build, tmp_path):
+def test_scripts(name, inferred, verilog, tmp_path):
     board = vendor_board(name)
-    export_vivado(build, board, tmp_path, b"\1" * 64)
+    export_vivado(verilog, board, tmp_path, b"\1" * 64)
     calls = run(tmp_path / "project.tcl", inferred=inferred)
     assert (tmp_path / "image.bin").read_bytes() == b"\1" * 64
 
@@ -68,7 +66,7 @@ def test_scripts(name, inferred, build, tmp_path):
     assert all("/" in p for p in (*pins, *buses))
 
     # the IP has what the Verilog has
-    there = ports((build / "accelerator.v").read_text(encoding="utf-8"))
+    there = ports(verilog)
     for bus in PROTOCOLS:
         assert any(p.startswith(f"{bus}_") for p in there)
         assert ("-busif", bus, "-clock", "clk") in [
@@ -83,15 +81,31 @@ def test_scripts(name, inferred, build, tmp_path):
     assert ("impl_1", "-to_step", "write_bitstream", "-jobs", "4") in named(calls, "launch_runs")
 
 
-def test_an_older_machine_is_refused(build, tmp_path):
-    text = (build / "accelerator.v").read_text(encoding="utf-8").replace("s_axi_arprot", "s_axi_other")
-    (tmp_path / "accelerator.v").write_text(text, encoding="utf-8")
+def test_an_older_machine_is_refused(verilog, tmp_path):
     with pytest.raises(
         BuildError, match=r"its ports are not those of the scripts \(s_axi_arprot, s_axi_other\)"
     ):
-        export_vivado(tmp_path, vendor_board("zcu104"), tmp_path / "out", b"")
+        export_vivado(verilog.replace("s_axi_arprot", "s_axi_other"), vendor_board("zcu104"), tmp_path, b"")
 
 
 def test_unknown_board():
     with pytest.raises(ConfigError, match="unknown board 'zcu999'; Vivado projects are for zcu104, "):
         vendor_board("zcu999")
+
+
+def test_command(tmp_path, capsys):
+    from importlib.resources import as_file, files
+
+    import numpy as np
+
+    import sateen
+    from sateen.cli import main
+
+    x = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
+    with as_file(files("sateen.models") / "digits_cnn.onnx") as model:
+        sateen.compile(model, tmp_path / "b", calibration={"input": x}, preset="tiny")
+    assert main(["bitstream", str(tmp_path / "b"), "--board", "zcu104", "--clock", "150"]) == 0
+    assert "vivado -mode batch -source" in capsys.readouterr().out
+    assert "clock_mhz {150}" in (tmp_path / "b/vivado/zcu104/settings.tcl").read_text()
+    assert main(["bitstream", str(tmp_path / "b"), "--board", "vcu1525", "--clock", "150"]) == 2
+    assert "its clock is the PCIe bridge's" in capsys.readouterr().err

@@ -16,6 +16,7 @@ CONFIGS = {
     "one row": dict(rows=1, cols=4, lanes=1, group=4),
     "one row, indexed": dict(rows=1, cols=4, lanes=1, group=4, patterns=("dense", "1:4")),
     "flat, group above lanes": dict(rows=2, cols=8, lanes=2, group=8, weight_format="int4"),
+    "flat, upper bits counted": dict(rows=2, cols=4, lanes=1, group=8, patterns=("dense", "1:2", "2:4")),
     "flat, indexed": dict(rows=2, cols=8, lanes=2, group=8, patterns=("dense", "2:8"), weight_format="int4"),
     "e3m2 fixed": dict(rows=4, cols=2, weight_format="e3m2", activation_format="e3m2"),
     "e4m3fn shift": dict(
@@ -34,10 +35,10 @@ def random_codes(fmt, rng, shape):
 
 
 def ref_array(tile, words, config):
-    """Sums (n, cols) for a tile of (codes, indices or pass), (rows, cols, lanes), and words (n, rows, group)."""
-    codes, indices = tile
-    if isinstance(indices, int):
-        indices = np.broadcast_to(indices * config.lanes + np.arange(config.lanes), codes.shape)
+    """Sums (n, cols) for a tile of codes (rows, cols, lanes) and words (n, rows, group)."""
+    codes, stored, number, bits, shift = tile
+    counted = (number * config.lanes + np.arange(config.lanes)) << shift
+    indices = (counted % config.group & -1 << bits) + stored % (1 << bits)
     a = config.activation.fixed(words).astype(object)
     w = config.weight.fixed(codes).astype(object)
     sums = np.zeros((len(words), config.cols), object)
@@ -57,14 +58,12 @@ def rtl_array(passes, config, gap, seed=0):
     schedule = {}  # cycle -> {port: value}
     expected_at = []
     cycle = 1
-    for (codes, indices), words in passes:
+    for (codes, stored, number, bits, shift), words in passes:
         for r in range(config.rows):
             event = schedule.setdefault(cycle + r, {})
             event |= {"weight": pack(codes[r], config.weight.bits), "load": r == 0}
-            if isinstance(indices, int):
-                event["pass"] = indices
-            else:
-                event["index"] = pack(indices[r], config.index_bits)
+            planes = [stored[r] >> b & 1 for b in range(config.index_planes)]
+            event |= {"pass": number, "index": pack(planes, 1), "bits": bits, "shift": shift}
         at = cycle
         for word in words:
             at += 1
@@ -85,8 +84,9 @@ def rtl_array(passes, config, gap, seed=0):
             if config.dense_passes > 1:
                 ctx.set(array.i_pass, event.get("pass", rng.randrange(config.dense_passes)))
             if config.indexed:
-                ctx.set(array.i_index, event.get("index", rng.getrandbits(config.index_word_bits)))
-                ctx.set(array.i_indexed, "index" in event)
+                ctx.set(array.i_index, event.get("index", rng.getrandbits(config.index_row_bits)))
+                ctx.set(array.i_index_bits, event.get("bits", rng.randrange(config.index_planes + 1)))
+                ctx.set(array.i_index_shift, event.get("shift", rng.randrange(config.index_planes + 1)))
             if expected_at[len(result)] == now:
                 result.append([ctx.get(array.o_psum[c]) for c in range(config.cols)])
             await ctx.tick()
@@ -106,11 +106,12 @@ def test_passes(changes, gap):
     passes = []
     for count in (1, 7, 1, 2, config.rows, config.rows + 1, 1, 1):
         shape = (config.rows, config.cols, config.lanes)
-        indices = int(rng.integers(0, config.dense_passes))  # of a dense tile: which pass
-        if config.indexed and count != 2:
-            indices = rng.integers(0, config.group, shape)
+        number = int(rng.integers(0, config.dense_passes))
+        bits = int(rng.integers(0, config.index_planes + 1))
+        stored = rng.integers(0, 1 << config.index_planes, shape)
+        codes = random_codes(config.weight, rng, shape)
         words = random_codes(config.activation, rng, (count, config.rows, config.group))
-        passes.append(((random_codes(config.weight, rng, shape), indices), words))
+        passes.append(((codes, stored, number, bits, int(rng.integers(0, bits + 1))), words))
     want = np.concatenate([ref_array(tile, words, config) for tile, words in passes])
     np.testing.assert_array_equal(rtl_array(passes, config, gap), want)
 

@@ -6,7 +6,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from sateen.config import AcceleratorConfig
-from sateen.hw.buffers import ActivationBuffer, Buffer
+from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
 
 CONFIG = AcceleratorConfig(rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=4, vector_lanes=2)
 
@@ -44,6 +44,48 @@ def test_buffer():
                 assert ctx.get(dut.read.data) == expected
 
     assert Buffer.latency == 1
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize(
+    "rows, cols, bus_bits, pattern",
+    [(4, 4, 32, "2:8"), (4, 8, 32, "2:4"), (1, 4, 64, "1:2"), (4, 32, 32, "1:8")],
+)
+def test_index_buffer(rows, cols, bus_bits, pattern):
+    """Planes of several rows in, all planes of one row out."""
+    patterns = ("dense", pattern)
+    config = AcceleratorConfig(
+        rows=rows, cols=cols, lanes=2, group=8, patterns=patterns, weight_depth=32, bus_bits=bus_bits
+    )
+    dut, rng = IndexBuffer(config=config), random.Random(3)
+    planes, block, row_bits = config.index_planes, config.index_rows, cols * 2
+    assert block == min(rows, max(1, bus_bits // row_bits))
+
+    async def testbench(ctx):
+        bits, expected = [[0] * planes for _ in range(32)], None
+        for _ in range(500):
+            read, write = rng.random() < 0.7, rng.random() < 0.7
+            row, to = rng.randrange(32), rng.randrange(32 // block)
+            mask, data = rng.randrange(1 << planes) if planes > 1 else 1, rng.getrandbits(len(dut.write.data))
+            ctx.set(dut.read.en, read)
+            ctx.set(dut.read.addr, row)
+            ctx.set(dut.write.en, write)
+            ctx.set(dut.write.addr, to)
+            ctx.set(dut.write.data, data)
+            if planes > 1:
+                ctx.set(dut.write.mask, mask)
+            if read:
+                expected = sum(word << (b * row_bits) for b, word in enumerate(bits[row]))
+            for b in range(planes):
+                for k in range(block):
+                    if write and mask >> b & 1:
+                        word = data >> (b * block + k) * row_bits & (1 << row_bits) - 1
+                        bits[to * block + k][b] = word
+            await ctx.tick()
+            if expected is not None:
+                assert ctx.get(dut.read.data) == expected
+
+    assert IndexBuffer.latency == 1
     simulate(dut, testbench)
 
 

@@ -246,6 +246,17 @@ def test_transfer_that_could_not_end_is_illegal(bad):
     assert run.error is Error.ILLEGAL_INSTRUCTION and 0 not in run.log["start"]
 
 
+def test_plane_that_the_machine_lacks_is_illegal():
+    machine = config().replace(group=8, patterns=("dense", "2:4"))
+    load = {"words": 4, "target": Target.INDEX}
+    for last_plane, error in ((1, Error.NONE), (2, Error.ILLEGAL_INSTRUCTION)):
+        run = Run(
+            machine, [Instruction(Opcode.LOAD, load | {"last_plane": last_plane}), END], random.Random(1)
+        )
+        run.simulate()
+        assert run.error is error
+
+
 def test_program_that_overruns_its_buffer():
     bad = [fetch(0, 2 * CHUNK)]
     program = bad + [Instruction(Opcode.MATRIX, wait=1)] * 14 + [END]

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from amaranth.hdl import Const
 from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, Memory, settle
 
@@ -33,7 +34,7 @@ CONFIGS = {
         rows=8, cols=4, act_bank_depth=64, weight_depth=64, bus_bits=32, burst_beats=1, outstanding=1,
         acc_bits=20,
     ),
-    # values and indices apart; activation 24 bytes, weight 12, index 6, on beats of 16
+    # values and indices apart; activation 24 bytes, weight 12, index 8, on beats of 16
     "indexed": AcceleratorConfig(
         rows=4, cols=8, lanes=2, group=8, patterns=("dense", "2:8"), weight_format="e3m2",
         activation_format="e3m2", act_bank_depth=64, weight_depth=64, bus_bits=128, burst_beats=8, outstanding=3,
@@ -52,7 +53,15 @@ NARROW_WORDS = AcceleratorConfig(  # of 10 bits, filled up to 2 bytes, and of 20
     rows=1, cols=2, lanes=2, group=2, weight_format="int5", activation_format="uint5", act_bank_depth=64,
     weight_depth=64, bus_bits=64, burst_beats=8, outstanding=2, vector_lanes=1,
 )  # fmt: skip
-CONFIGS |= GEARS | {"filled up": NARROW_WORDS}
+# Index words that are a beat, less than a byte, and more than a beat, of one to four planes.
+INDICES = {
+    f"indices {pattern}, {rows}x{cols} on {bus}": AcceleratorConfig(
+        rows=rows, cols=cols, lanes=2, group=16, patterns=("dense", pattern), act_bank_depth=64, weight_depth=64 * rows,
+        bus_bits=bus, burst_beats=8, outstanding=2, vector_lanes=1,
+    )
+    for pattern, rows, cols, bus in (("2:16", 4, 8, 64), ("1:2", 1, 2, 64), ("2:8", 2, 32, 32))
+}  # fmt: skip
+CONFIGS |= GEARS | INDICES | {"filled up": NARROW_WORDS}
 
 
 MEMORIES = [(1, 1), (5, 1), (2, 3), (20, 1), (1, 9), (40, 2), (3, 2)]
@@ -84,9 +93,10 @@ def words_of(
 
 
 def run_loads(config, loads, memory):
-    """Runs (target, source, destination, words) one after the other.
+    """Runs (target, source, destination, words, last plane) one after the other.
 
-    Returns for each its start, done, writes as (cycle, address, word), and errors.
+    Returns for each its start, done, writes as (cycle, address, word), and errors. An index word's address counts
+    its planes too, as if each were an address.
     """
     dut = LoadEngine(config=config)
     ports = {
@@ -102,10 +112,17 @@ def run_loads(config, loads, memory):
         sampled = [getattr(dut.axi, n) for n in READ_CHANNEL]
         sampled += [s for p in ports.values() for s in (p.en, p.addr, p.data)]
         sampled += [dut.instruction_valid, dut.instruction_data, dut.done, dut.error, dut.beat, dut.stall]
+        sampled.append(dut.index.mask if config.index_planes > 1 else Const(1))
         t = 0
-        for target, source, destination, words in loads:
+        for target, source, destination, words, last_plane in loads:
             instruction = isa.LOAD.const(
-                {"target": target, "source": source, "destination": destination, "words": words}
+                {
+                    "target": target,
+                    "source": source,
+                    "destination": destination,
+                    "words": words,
+                    "last_plane": last_plane,
+                }
             )
             ctx.set(dut.instruction, instruction.as_value().value)
             ctx.set(dut.start, 1)
@@ -116,6 +133,7 @@ def run_loads(config, loads, memory):
                 _, _, *values = await ctx.tick().sample(*sampled)
                 ctx.set(dut.start, 0)
                 ctx.set(dut.instruction, 0)
+                *values, mask = values
                 n = len(READ_CHANNEL)
                 channel = settle(READ_CHANNEL, values[:n])
                 channel["araddr"] -= BASE * channel["arvalid"]
@@ -124,6 +142,11 @@ def run_loads(config, loads, memory):
                     en, addr, word = values[n + 3 * i : n + 3 * i + 3]
                     if en:
                         assert port_target is target
+                        if target is isa.Target.INDEX:
+                            plane = mask.bit_length() - 1
+                            assert mask == 1 << plane
+                            word = word >> plane * config.index_word_bits & (1 << config.index_word_bits) - 1
+                            addr = addr * (last_plane + 1) + plane
                         writes.append((t, addr, word))
                 valid, word, done, error, beat, stall = values[-6:]
                 if valid:
@@ -158,7 +181,8 @@ def random_loads(config, rng, count):
             words = min(words, 6)
         near_boundary = 4096 * rng.randint(1, 3) - rng.randint(0, 9) * config.beat_bytes
         source = rng.choice([rng.randrange(0, 12000, config.beat_bytes), near_boundary])
-        loads.append((target, source, rng.randrange(64), words))
+        last_plane = rng.randrange(max(1, config.index_planes)) if target is isa.Target.INDEX else 0
+        loads.append((target, source, rng.randrange(64), words, last_plane))
     return loads
 
 
@@ -168,16 +192,18 @@ def check(config, loads, memory, results):
         isa.Target.WEIGHT: config.weight_depth,
         isa.Target.PARAMETER: config.parameter_depth,
         isa.Target.TABLE: 1 << config.activation.bits,
-        isa.Target.INDEX: config.weight_depth,
+        isa.Target.INDEX: config.weight_depth // config.index_rows,
     }
-    for (target, source, destination, words), (_, done, writes, *_) in zip(loads, results, strict=True):
+    for (target, source, destination, words, last), (_, done, writes, *_) in zip(loads, results, strict=True):
         if target is isa.Target.INSTRUCTION:
             size = config.beat_bytes
             got = b"".join(int(w).to_bytes(size, "little") for _, _, w in writes)
             assert got == memory.contents[source : source + words * isa.INSTRUCTION_BYTES]
         else:
             assert [w for _, _, w in writes] == words_of(target, config, memory.contents, source, words)
-            assert [a for _, a, _ in writes] == [(destination + i) % sizes[target] for i in range(words)]
+            planes = last + 1 if target is isa.Target.INDEX else 1
+            wanted = [(destination * planes + i) % (sizes[target] * planes) for i in range(words)]
+            assert [a for _, a, _ in writes] == wanted
         assert writes[-1][0] == done, "done comes with the last write"
 
 
@@ -210,7 +236,7 @@ def test_timing(name, latency, interval):
     results = run_loads(config, loads, memory)
     check(config, loads, memory, results)
     timing = MemoryTiming(latency, interval)
-    for (target, source, _, words), (start, done, writes, *_) in zip(loads, results, strict=True):
+    for (target, source, _, words, _), (start, done, writes, *_) in zip(loads, results, strict=True):
         expected = load_timing(start, source, words, target, config, timing)
         assert done == expected.done, (target, source, words)
         if target is isa.Target.INSTRUCTION:
@@ -223,18 +249,28 @@ def test_full_bandwidth():
     """With enough bursts open, a long load takes one cycle a beat, also of words that begin anywhere in a beat."""
     config = CONFIGS["gather"].replace(outstanding=4, burst_beats=16)
     memory = Memory(bytearray(8192), 8, 16, 4, latency=20)
-    [(start, done, *_, beats, stalls)] = run_loads(config, [(isa.Target.ACTIVATION, 0, 0, 252)], memory)
+    [(start, done, *_, beats, stalls)] = run_loads(config, [(isa.Target.ACTIVATION, 0, 0, 252, 0)], memory)
     assert beats == 252 * 14 / 8
     assert done - start == beats + 2 + 20
     assert stalls == 21  # everything but the beats and the last write
     assert memory.most_open > 1
 
 
+def test_indices_take_a_cycle_a_beat():
+    """Whatever the number of planes: words that share a beat would take one each."""
+    config = CONFIGS["indices 2:16, 4x8 on 64"]
+    assert config.index_word_bits == config.bus_bits
+    for planes in range(1, 5):
+        memory = Memory(bytearray(8192), 8, 8, 2, latency=1)
+        [(start, done, *_)] = run_loads(config, [(isa.Target.INDEX, 0, 0, 8 * planes, planes - 1)], memory)
+        assert done - start == 8 * planes + 2 + 1
+
+
 def test_error_is_reported_and_the_load_ends():
     config = CONFIGS["gather"]
     memory = Memory(bytearray(8192), 8, 8, 3, errors=frozenset([64, 128]))
     results = run_loads(
-        config, [(isa.Target.ACTIVATION, 0, 0, 20), (isa.Target.ACTIVATION, 1024, 0, 5)], memory
+        config, [(isa.Target.ACTIVATION, 0, 0, 20, 0), (isa.Target.ACTIVATION, 1024, 0, 5, 0)], memory
     )
     assert [(r[3], len(r[2])) for r in results] == [(2, 20), (0, 5)]
 

@@ -30,8 +30,8 @@ BASE = AcceleratorConfig(
 LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
-    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, indexed=0, output_stationary=0,
-    last_steps=0, slide=0,
+    out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, index_bits=0, index_shift=0,
+    output_stationary=0, last_steps=0, slide=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -40,7 +40,7 @@ def memories(config, seed):
     """Random activation codes (act_depth, elements), weight codes and indices (weight_depth, cols, lanes)."""
     rng = np.random.default_rng(seed)
     shape = (config.weight_depth, config.cols, config.lanes)
-    indices = rng.integers(0, config.group, shape)
+    indices = rng.integers(0, 1 << config.index_planes, shape)
     words = random_codes(config.activation, rng, (config.act_depth, config.elements))
     return words, random_codes(config.weight, rng, shape), indices
 
@@ -82,8 +82,9 @@ def ref_matrix(fields, config, memory, acc):
                 words[word % config.act_depth] if inside else np.full(config.elements, f["padding"], np.uint8)
             )
             a = config.activation.fixed(codes).reshape(config.rows, config.group).astype(object)
-            counted = p % config.dense_passes * config.lanes + np.arange(config.lanes)
-            index = indices[tile_rows] if f["indexed"] else np.broadcast_to(counted, w.shape)
+            number = p % config.dense_passes * config.lanes + np.arange(config.lanes)
+            counted = (number << f["index_shift"]) % config.group
+            index = (counted & -1 << f["index_bits"]) + indices[tile_rows] % (1 << f["index_bits"])
             picked = a[np.arange(config.rows)[:, None, None], index]  # (rows, cols, lanes)
             sums = (picked * w).sum((0, 2))
             address = f["acc_base"] + oy * f["out_w"] + ox
@@ -96,7 +97,8 @@ def rtl_matrix(programs, config, memory):
     words, weights, indices = memory
     word_of = [pack(w, config.activation.bits) for w in words]
     row_of = [pack(e.reshape(-1), config.weight.bits) for e in weights]
-    indices_of = [pack(e.reshape(-1), config.index_bits) for e in indices]
+    planes = np.arange(config.index_planes)[:, None]
+    indices_of = [pack((e.reshape(-1) >> planes & 1).reshape(-1), 1) for e in indices]
     engine = MatrixEngine(config=config)
     results = []
 
@@ -204,6 +206,8 @@ CONFIGS = {
         rows=2, cols=4, group=8, weight_format="e2m1", activation_format="e4m3fn", multiplier="shift"
     ),
     "indexed": dict(rows=2, cols=8, lanes=2, group=8, patterns=("dense", "2:8")),
+    "indexed, upper bits counted": dict(rows=2, cols=4, lanes=2, group=8, patterns=("dense", "2:4")),
+    "groups of 16": dict(rows=2, cols=4, lanes=2, group=16, patterns=("dense", "2:4", "2:16")),
     "indexed, one lane": dict(
         rows=4, cols=4, lanes=1, group=4, patterns=("dense", "1:4"), weight_format="int3"
     ),
@@ -217,9 +221,11 @@ def test_configurations(changes):
         config,
         [
             CONV3 | dict(padding=config.activation.zero_code, passes=config.dense_passes % 6),
-            dict(channel_words=3, acc_base=20, out_w=2, weight_base=7, indexed=config.indexed),
+            dict(channel_words=3, acc_base=20, out_w=2, weight_base=7, index_bits=config.index_planes),
             dict(channel_words=2, passes=config.dense_passes, acc_base=20, out_w=2, accumulate=1),
-            dict(channel_words=2, passes=2, acc_base=20, out_w=5, indexed=config.indexed),
+            dict(channel_words=2, passes=2, acc_base=20, out_w=5, index_bits=config.index_planes),
+            dict(channel_words=2, passes=3, out_w=2, index_bits=config.index_planes // 2)
+            | dict(index_shift=config.indexed),
         ],
     )
 
@@ -264,13 +270,17 @@ def test_output_stationary(changes):
         [
             stationary | dict(last_steps=1, out_w=3, kernel_w=2, slide=1),
             stationary | CONV3 | dict(padding=config.activation.zero_code, passes=passes, last_steps=passes),
-            stationary | dict(last_steps=config.rows, out_w=7, out_h=2, acc_base=18, indexed=config.indexed),
+            stationary
+            | dict(last_steps=config.rows, out_w=7, out_h=2, acc_base=18, index_bits=config.index_planes),
             CONV3 | dict(acc_base=1, accumulate=1),
             stationary
             | dict(channel_words=2, passes=passes, last_steps=passes * config.rows, acc_base=20, out_w=2)
             | dict(accumulate=1, weight_base=60, kernel_w=2),
-            dict(channel_words=2, passes=2, acc_base=20, out_w=5, indexed=config.indexed),
+            dict(channel_words=2, passes=2, acc_base=20, out_w=5, index_bits=config.index_planes),
             stationary | dict(last_steps=1, acc_base=5),
+            stationary
+            | dict(channel_words=2, passes=3, last_steps=3, out_w=2, index_bits=config.index_planes // 2)
+            | dict(index_shift=config.indexed),
             stationary | CONV3 | dict(slide=1, passes=passes, last_steps=1, out_w=5, channel_words=2),
             stationary | CONV3 | dict(slide=1, passes=passes, last_steps=passes * config.rows, accumulate=1),
         ],

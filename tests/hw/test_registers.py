@@ -82,8 +82,8 @@ class Host:
         return value
 
 
-def simulate(bench, seed=0):
-    dut = Registers(config=CONFIG)
+def simulate(bench, seed=0, config=CONFIG):
+    dut = Registers(config=config)
 
     async def run(ctx):
         print(f"{seed=}")
@@ -103,6 +103,29 @@ def test_constants():
         assert await host.value(Register.CONFIG) == config_word(CONFIG)
 
     simulate(bench)
+
+
+def test_a_machine_with_few_registers():
+    """No counters but CYCLES, no watchdog, and addresses of 16 bits."""
+
+    async def bench(ctx, dut, host):
+        for register in (Register.BASE_LOW, Register.BASE_HIGH, Register.PROGRAM, Register.WATCHDOG):
+            assert await host.write(register, 0xFFFFF000) == Response.OKAY
+        assert ctx.get(dut.base) == ctx.get(dut.program) == 0xF000
+        assert await host.value(Register.BASE_LOW) == await host.value(Register.PROGRAM) == 0xF000
+        assert await host.value(Register.BASE_HIGH) == await host.value(Register.WATCHDOG) == 0
+        ctx.set(dut.busy, 1)
+        ctx.set(dut.executing, 15)
+        ctx.set(dut.beats, 3)
+        for _ in range(100):
+            await ctx.tick()
+            assert not ctx.get(dut.timeout | dut.expired)
+        for register in Register:
+            if register >= Register.BUSY:
+                assert await host.value(register) == 0
+        assert await host.value(Register.CYCLES_LOW) >= 100 and await host.value(Register.CYCLES_HIGH) == 0
+
+    simulate(bench, config=CONFIG.replace(counters=False, memory_bits=16))
 
 
 def test_config_word_tells_configurations_apart():

@@ -178,9 +178,68 @@ async def write(ctx, dut, address: int, value: int) -> None:
     raise AssertionError("not written within 100 cycles")
 
 
-@pytest.mark.parametrize("data_bits", [32, 512])
-def test_bytes(data_bits):
-    dut = SocMemory(data_bits=data_bits, size=4096, outstanding=1, image=bytes(range(256)) * 16)
+def filled(dut: SocMemory, image: bytes) -> SocMemory:
+    """With contents that a single port's RAM has not at power-up."""
+    size = dut.data_bits // 8
+    dut.contents.init = [int.from_bytes(image[i : i + size], "little") for i in range(0, len(image), size)]
+    return dut
+
+
+@pytest.mark.parametrize("writes", [0, 25])
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_single_port(writes, stall):
+    """What is read is right whatever is written meanwhile; nothing is lost, and at worst every beat waits for one."""
+    seed = random.Random(f"{writes} {stall}").randrange(1 << 30)
+    print("seed", seed)
+    image = random.Random(seed).randbytes(SIZE)
+    dut = filled(SocMemory(data_bits=32, size=SIZE, outstanding=2, single_port=True), image)
+    oracle = Memory(bytearray(image), 4, 16, 2, latency=LATENCY)
+    master = Master(seed, 4, 2, 25, stall)
+    master.todo["aw"] = writes
+    expected: list[int] = []
+
+    async def bench(ctx):
+        for t in range(20000):
+            master.present(ctx, dut.bus)
+            if not writes:  # then it is as quick as the contract
+                shadow = Shadow(dut)
+                oracle.present_read(shadow, Names(), t)
+                assert ctx.get(dut.bus.rvalid) == shadow.values.get("rvalid", 0), f"cycle {t}"
+            oracle.present_write(Shadow(dut), Names(), t)
+            reads = settle(READ_CHANNEL, [ctx.get(getattr(dut.bus, n)) for n in READ_CHANNEL])
+            written = settle(WRITE_CHANNEL, [ctx.get(getattr(dut.bus, n)) for n in WRITE_CHANNEL])
+            rlast = ctx.get(dut.bus.rlast)
+            if reads["arvalid"] and reads["arready"]:
+                first = reads["araddr"]
+                expected.extend(range(first, first + 4 * (reads["arlen"] + 1), 4))
+            if reads["rvalid"] and reads["rready"]:
+                address = expected.pop(0)
+                found = ctx.get(dut.bus.rdata).to_bytes(4, "little")
+                assert found == image[address : address + 4], f"cycle {t}"
+            await ctx.tick()
+            oracle.observe_read(reads, t)
+            oracle.observe_write(written, t)
+            master.observe(reads, written, rlast)
+            if master.done:
+                break
+        assert master.done and not expected, "the bursts do not end"
+        for address in random.Random(seed).sample(range(SIZE), 200):
+            assert await read(ctx, dut, address) == oracle.contents[address], hex(address)
+
+    run(dut, bench)
+
+
+@pytest.mark.parametrize("data_bits, single_port", [(32, False), (512, False), (32, True)])
+def test_bytes(data_bits, single_port):
+    image = bytes(range(256)) * 16
+    dut = SocMemory(
+        data_bits=data_bits,
+        size=4096,
+        outstanding=1,
+        image=b"" if single_port else image,
+        single_port=single_port,
+    )
+    filled(dut, image)
     rng = random.Random(7)
     contents = bytearray(bytes(range(256)) * 16)
 
@@ -239,3 +298,5 @@ def test_sizes():
             SocMemory(data_bits=32, size=size, outstanding=1)
     with pytest.raises(ValueError, match="image has 5000 bytes, the memory 4096"):
         SocMemory(data_bits=32, size=4096, outstanding=1, image=bytes(5000))
+    with pytest.raises(ValueError, match="image must be empty where the memory has a single port"):
+        SocMemory(data_bits=32, size=4096, outstanding=1, image=b"x", single_port=True)

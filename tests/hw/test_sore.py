@@ -204,8 +204,8 @@ def test_latency_and_interval():
     assert SORE(fmt=fmt, patterns=CATALOGUE).initiation_interval == 16
 
 
-def test_output_is_a_weight_word_and_an_index_word():
-    """A lane for each column, n = the array's lanes: `o` carries a word of each buffer, its fields in their order."""
+def test_output_is_a_weight_word_and_its_index_planes():
+    """A lane for each column, n = the array's lanes: `o` carries a weight word and its planes, both in order."""
     config = AcceleratorConfig(rows=2, cols=4, lanes=2, group=8, weight_format="e3m2")
     rng, fmt, pattern = random.Random(0), config.weight, SparsityPattern(config.lanes, config.group)
     dense = random_codes(rng, fmt, 20, config.cols, config.group)
@@ -217,8 +217,13 @@ def test_output_is_a_weight_word_and_an_index_word():
     np.testing.assert_array_equal(
         pack(entries & 2**fmt.bits - 1, fmt.bits, config.weight_word_bytes), tile_words(codes, config)
     )
+    planes = [  # the same bit of the indices of all rows in a block
+        entries.reshape(-1, config.index_rows, entries.shape[-1]) >> fmt.bits + b & 1
+        for b in range(pattern.index_bits)
+    ]
     np.testing.assert_array_equal(
-        pack(entries >> fmt.bits, config.index_bits, config.index_word_bytes), index_words(indices, config)
+        pack(np.stack(planes, 1).reshape(-1, config.index_word_bits), 1, config.index_word_bytes),
+        index_words(indices, pattern.index_bits, config),
     )
 
 

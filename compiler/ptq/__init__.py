@@ -1,0 +1,1 @@
+"""Post-training quantization as passes: each makes of a float network one that loses less when it is quantized."""

@@ -1,0 +1,258 @@
+"""Recipes: which passes a network goes through on its way to integers, by name or from a TOML file.
+
+scales = "mse"            # how activation scales are found: mse, minmax, percentile, entropy
+input_terms = 1           # codes per input value; 0: as many as 8 bits need
+
+[[pass]]                  # in this order, each at most once
+name = "equalize"         # equalize, smooth, gptq, adaround
+iterations = 20           # the pass's options
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sateen.compiler.activations import plan_activations
+from sateen.compiler.calibrate import Progress, Statistics, calibrate
+from sateen.compiler.input_terms import MOST_TERMS
+from sateen.compiler.ptq.adaround import AdaRound
+from sateen.compiler.ptq.equalize import Equalize, equalize
+from sateen.compiler.ptq.gptq import Gptq, gptq
+from sateen.compiler.ptq.smooth import Smooth, smooth
+from sateen.compiler.quantize import quantize
+from sateen.compiler.scales import METHODS
+from sateen.errors import ConfigError, DataError
+from sateen.formats import Format
+from sateen.ir.graph import Conv, Graph
+from sateen.ir.quantized import QuantizedGraph
+
+PassOptions = Equalize | Smooth | Gptq | AdaRound
+
+PASSES: dict[str, type] = {
+    "equalize": Equalize,  # first: it needs nothing but weights
+    "smooth": Smooth,  # moves what equalization has left in the activations
+    "gptq": Gptq,  # needs the scales of the activations that the two above have changed
+    "adaround": AdaRound,  # starts from what GPTQ found, layer by layer
+}
+"""In the order in which they must come."""
+
+LEAST_SAMPLES = 8
+"""That "gptq" and "adaround" fit weights to; of fewer they learn the samples by heart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """passes : options of each, in order
+    scales : how activation scales are found, see `quantize`
+    input_terms : see `quantize`
+    power_of_two : all scales are powers of two
+    """
+
+    name: str
+    passes: tuple[PassOptions, ...] = ()
+    scales: str = "mse"
+    input_terms: int = 1
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scales not in METHODS:
+            raise ConfigError(
+                f"recipe '{self.name}': scales = {self.scales!r}; it must be {', '.join(METHODS)}"
+            )
+        if type(self.input_terms) is not int or not 0 <= self.input_terms <= MOST_TERMS:
+            raise ConfigError(
+                f"recipe '{self.name}': input_terms = {self.input_terms!r}; it must be 0 to {MOST_TERMS}"
+            )
+        order = [list(PASSES.values()).index(type(p)) for p in self.passes]
+        if order != sorted(set(order)):
+            raise ConfigError(
+                f"recipe '{self.name}': passes {', '.join(map(pass_name, self.passes))}; each may come once, in the "
+                f"order {', '.join(PASSES)}"
+            )
+        if any(isinstance(p, AdaRound) for p in self.passes) and not any(
+            isinstance(p, Gptq) for p in self.passes
+        ):
+            raise ConfigError(f"recipe '{self.name}': adaround starts from gptq; put gptq before it")
+
+
+RECIPES = {
+    "fast": Recipe("fast"),
+    "balanced": Recipe("balanced", (Gptq(),), input_terms=0),
+    "best": Recipe("best", (Gptq(sweeps=32), AdaRound()), input_terms=0),
+}
+"""`fast` costs no cycles; the others read inputs of few bits as several terms (docs/adr/0020-input-terms.md)."""
+
+
+def pass_name(options: PassOptions) -> str:
+    return next(name for name, kind in PASSES.items() if isinstance(options, kind))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe by name, or from a TOML file. Raises ConfigError."""
+    if str(name) in RECIPES:
+        return RECIPES[str(name)]
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise ConfigError(f"recipe '{name}' is unknown; it must be {', '.join(RECIPES)}, or a .toml file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"recipe {path}: cannot be read ({e.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"recipe {path}: is not TOML ({e})") from None
+    allowed = {"scales": str, "input_terms": int, "power_of_two": bool, "pass": list}
+    for key, value in content.items():
+        if key not in allowed:
+            raise ConfigError(f"recipe {path}: unknown key '{key}'; known are {', '.join(allowed)}")
+        if type(value) is not allowed[key]:
+            raise ConfigError(f"recipe {path}: {key} = {value!r}; it must be a {allowed[key].__name__}")
+    passes = tuple(_pass(path, entry) for entry in content.pop("pass", []))
+    return Recipe(path.name, passes, **content)
+
+
+def _pass(path: Path, entry: Any) -> PassOptions:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if name not in PASSES:
+        raise ConfigError(f"recipe {path}: pass {name!r} is unknown; known are {', '.join(PASSES)}")
+    kind = PASSES[name]
+    known = {f.name: type(f.default) for f in fields(kind)}
+    options = {k: v for k, v in entry.items() if k != "name"}
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(f"recipe {path}: pass {name} has no option '{key}'; it has {', '.join(known)}")
+        if known[key] is float and type(value) is int:
+            options[key] = float(value)
+        elif type(value) is not known[key]:
+            raise ConfigError(f"recipe {path}: {name}.{key} = {value!r}; it must be a {known[key].__name__}")
+    return kind(**options)
+
+
+def run_recipe(
+    graph: Graph,
+    samples: Mapping[str, np.ndarray] | None,
+    recipe: Recipe,
+    *,
+    weight_format: str | Format,
+    activation_format: str | Format,
+    progress: Progress | None = None,
+) -> tuple[QuantizedGraph, dict[str, Any]]:
+    """The quantized network, and what was done: recipe, options, seed, number of samples, seconds of each pass.
+
+    `samples` may be None for a file that says how every tensor is rounded. `progress` is called with (done, all).
+    Nothing is random but the choice of samples, whose seeds are fixed.
+
+    Raises
+    ------
+    ConfigError
+        A recipe that changes weights or scales, of a file that is quantized already.
+    DataError
+        Samples that are unfit, or fewer than `LEAST_SAMPLES` for passes that fit weights to them.
+    FormatError
+        A format that cannot hold what the network needs of it.
+    """
+    given = {
+        "tensors": len(graph.quantizers),
+        "weights": sum(isinstance(n, Conv) and n.given is not None for n in graph.nodes),
+    }
+    if any(given.values()):
+        _check_given(recipe)
+    if samples is None and not graph.quantizers:
+        raise DataError("calibration: no samples, and the model does not say how its tensors are rounded")
+    samples, calibrated = dict(samples or {}), samples is not None
+    fitted = [p for p in recipe.passes if isinstance(p, Gptq | AdaRound)]
+    count = len(next(iter(samples.values()), ()))
+    if fitted and 0 < count < LEAST_SAMPLES:
+        raise DataError(
+            f"calibration: {count} samples, but recipe '{recipe.name}' fits weights to them and needs at least "
+            f"{LEAST_SAMPLES}; give more, or use --ptq fast"
+        )
+    began = time.perf_counter()
+    seconds: dict[str, float] = {}
+    last = began
+
+    def done(name: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        seconds[name], last = seconds.get(name, 0.0) + round(now - last, 3), now
+
+    share = 0.4 if fitted else 0.9  # of the time, that calibration takes
+
+    def report(fraction: float) -> None:
+        if progress:
+            progress(round(1000 * fraction), 1000)
+
+    for options in recipe.passes:
+        if isinstance(options, Equalize):
+            graph = equalize(graph, options)
+            done("equalize")
+        elif isinstance(options, Smooth):
+            graph = smooth(graph, calibrate(graph, samples), options)
+            done("smooth")
+    statistics: Statistics | None = None
+    if calibrated:
+        statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
+        done("calibrate")
+    common: dict[str, Any] = {
+        "activation_format": activation_format,
+        "scale_method": recipe.scales,
+        "power_of_two": recipe.power_of_two,
+        "input_terms": recipe.input_terms,
+    }
+    plan = plan_activations(graph, statistics, **common)
+    done("scales")
+    scales = None
+    chosen = next((p for p in recipe.passes if isinstance(p, Gptq)), None)
+    if chosen:
+        graph, scales = gptq(
+            graph,
+            samples,
+            plan,
+            _format(weight_format),
+            chosen,
+            learned=next((p for p in recipe.passes if isinstance(p, AdaRound)), None),
+            power_of_two=recipe.power_of_two,
+            progress=lambda i, n: report(share + (1 - share) * i / n),
+        )
+        done("gptq and adaround" if len(fitted) > 1 else "gptq")
+    result = quantize(
+        graph, statistics, weight_format=weight_format, plan=plan, weight_scales=scales, **common
+    )
+    done("bias correction and rounding" if not chosen else "rounding")
+    report(1.0)
+    record = {
+        "recipe": recipe.name,
+        "scales": recipe.scales,
+        "power_of_two": recipe.power_of_two,
+        "input_terms": plan.terms,
+        "passes": [{"name": pass_name(p), **asdict(p)} for p in recipe.passes],
+        "seed": 0,
+        "samples": statistics.samples if statistics else 0,
+        "seconds": seconds | {"all": round(time.perf_counter() - began, 3)},
+    }
+    if any(given.values()):
+        record["given"] = given  # how many keep the scales that the file has
+    return result, record
+
+
+def _check_given(recipe: Recipe) -> None:
+    does = [pass_name(p) for p in recipe.passes]
+    if recipe.input_terms != 1:
+        does.append(f"input_terms = {recipe.input_terms}")
+    if does:
+        raise ConfigError(
+            f"recipe '{recipe.name}': {', '.join(does)} would change weights or scales, but the model is quantized "
+            "already and keeps its own; use --ptq fast, or give the model before it was quantized"
+        )
+
+
+def _format(f: str | Format) -> Format:
+    from sateen.formats import parse_format
+
+    return f if isinstance(f, Format) else parse_format(f)

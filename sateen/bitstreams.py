@@ -1,0 +1,120 @@
+"""`sateen bitstream`: a build as a chip for a board, its bitstream, and what was measured on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sateen.errors import BuildError, ConfigError
+from sateen.fpga.bitstream import Bitstream, make
+from sateen.fpga.boards import BOARDS, Board, board
+from sateen.fpga.chip import Chip
+from sateen.fpga.clocking import dividers
+from sateen.hw.uart import divisor_of
+from sateen.sim.board import soc_of
+from sateen.sim.engines import Build
+from sateen.sim.memory_timing import ON_CHIP
+from sateen.sim.model import predict
+
+FOLDER = "bitstream"
+"""In the build folder: for each board NAME.json and the bitstream itself."""
+SUFFIX = {"ecp5": ".bit", "ice40": ".bin", "gowin": ".fs"}
+"""As openFPGALoader knows the formats."""
+
+
+def make_bitstream(
+    build: Path,
+    name: str | None = None,
+    *,
+    clock_mhz: float | None = None,
+    baud: int,
+    seed: int = 1,
+    output: Path | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Make a build's bitstream for a board, BUILD/bitstream/BOARD.* if no path is given; what was measured.
+
+    Raises ConfigError (board, clock, baud), LimitError (does not fit, or misses its clock) and BuildError.
+    """
+    b = Build(build)
+    target = board(_board_of(b, name))
+    clock_hz = target.clock_hz if clock_mhz is None else round(clock_mhz * 1e6)
+    folder = b.folder / FOLDER
+    path = output or folder / f"{target.name}{SUFFIX[target.part.architecture]}"
+    if output is not None and not path.parent.is_dir():
+        raise BuildError(f"bitstream {path}: folder {path.parent} does not exist; create it first")
+    dividers(target.part.architecture, target.resolve().clk_hz, clock_hz)  # that it can be made
+    try:
+        divisor_of(clock_hz, baud)
+    except ValueError as e:
+        raise ConfigError(f"board '{target.name}': {e}") from None
+    resident = not target.single_port
+    soc = soc_of(b, clock_hz=clock_hz, baud=baud, resident=resident, single_port=target.single_port)
+    verilog = Chip(inside=soc, board=target, clock_hz=clock_hz).verilog()
+    if output is None:
+        folder.mkdir(exist_ok=True)
+    made = make(verilog, target, clock_hz, path, seed=seed, progress=progress)
+    found = _measured(b, target, made, path) | {
+        "clock_mhz": clock_hz / 1e6,
+        "baud": baud,
+        "seed": seed,
+        "resident": resident,
+        "memory_bytes": soc.memory.size,
+    }
+    found["frames_per_second"] = clock_hz / found["cycles"]
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    (folder / f"{target.name}.json").write_text(text, encoding="utf-8")
+    return found
+
+
+def _board_of(b: Build, name: str | None) -> str:
+    chosen = name or b.manifest.get("board")
+    if not chosen:
+        raise ConfigError(
+            f"build {b.folder} was not compiled for a board; give --board NAME, one of {', '.join(BOARDS)}"
+        )
+    return str(chosen)
+
+
+def _measured(b: Build, target: Board, made: Bitstream, path: Path) -> dict[str, Any]:
+    routed = made.routed
+    cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, ON_CHIP).cycles
+    return {
+        "board": target.name,
+        "title": target.title,
+        "part": target.part.title,
+        "architecture": target.part.architecture,
+        "speed": target.part.speed,
+        "config": b.config.name,
+        "multipliers": b.config.multipliers,
+        "build": b.identity.hex(),
+        "bitstream": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_bytes": path.stat().st_size,
+        "flash": target.flash.format(file=path),
+        "note": target.note,
+        "used": routed.used,
+        "available": routed.available,
+        "clocks_mhz": routed.clocks,
+        "fmax_mhz": routed.fmax,
+        "cycles": cycles,
+        "seconds": made.seconds,
+        "tools": list(made.tools),
+    }
+
+
+def bitstreams(b: Build) -> list[dict[str, Any]]:
+    """What was measured of the build's bitstreams; of those that are of this build. Raises BuildError."""
+    found = []
+    for path in sorted((b.folder / FOLDER).glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["build"] == b.identity.hex():
+                found.append(record)
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise BuildError(f"{path}: cannot be read ({e}); run sateen bitstream again") from None
+    return found
