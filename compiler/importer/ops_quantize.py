@@ -6,7 +6,7 @@ come from (`Walk.given`), so that a convolution can keep its scales.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -234,7 +234,7 @@ def _rounding(mode: str) -> None:
         )
 
 
-_MODES = {
+_MODES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys(_ROUND, np.rint),
     "CEIL": np.ceil,
     "FLOOR": np.floor,
