@@ -30,14 +30,14 @@ def weight_format(graph: Graph) -> Format | None:
     Raises FormatError if none does.
     """
     found = {n.given.format: n.name for n in graph.nodes if isinstance(n, Conv) and n.given is not None}
+    if not found:
+        return None
     integers = [f for f in found if isinstance(f, Integer)]
     wide = Integer(max((f.bits + (not f.signed) for f in integers), default=1) if len(found) > 1 else 1)
     candidates = [*found, *([wide] if len(integers) == len(found) and wide.bits <= 8 else [])]
     for fmt in sorted(candidates, key=lambda f: f.bits):
         if all(_values(f) <= _values(fmt) for f in found):
             return fmt
-    if not found:
-        return None
     raise FormatError(
         f"no one format holds the weights of all layers, and the machine has one: {_formats(found)}; "
         "quantize them alike"

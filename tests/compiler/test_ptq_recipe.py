@@ -8,6 +8,7 @@ from networks import Builder, residual, run_slowly
 
 from sateen.compiler.activations import plan_activations
 from sateen.compiler.export import export_onnx
+from sateen.compiler.given import activation_format, weight_format
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
@@ -119,6 +120,7 @@ def test_too_few_samples_to_fit_weights_to():
 @pytest.mark.parametrize("terms", [1, 0])
 def test_a_model_that_is_quantized_keeps_its_scales(terms):
     float_graph, b = residual()
+    assert weight_format(float_graph) is None and activation_format(float_graph) is None
     formats = {"weight_format": "int4", "activation_format": "int4"}
     first, record = run_recipe(float_graph, b.samples(16), RECIPES["fast"], **formats)
     assert "given" not in record
