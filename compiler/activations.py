@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.functions import evaluate
 from sateen.compiler.fuse import Pass, Step, fuse, shared_scales
+from sateen.compiler.given import sign_of
 from sateen.compiler.input_terms import split_input
 from sateen.compiler.residuals import snap_scales
 from sateen.compiler.scales import METHODS, Observed, activation_quant
@@ -17,6 +19,8 @@ from sateen.errors import DataError
 from sateen.formats import Format, parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import Quant
+
+_logger = logging.getLogger("sateen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,14 @@ class ActivationPlan:
 
 def plan_activations(
     graph: Graph,
-    statistics: Statistics,
+    statistics: Statistics | None,
     *,
     activation_format: str | Format,
     scale_method: str = "mse",
     power_of_two: bool = False,
     input_terms: int = 1,
 ) -> ActivationPlan:
-    """Scales and zero points from statistics, as `quantize` describes them. Raises as it does."""
+    """Scales and zero points, the file's own or from statistics, as `quantize` describes them. Raises as it does."""
     fmt = activation_format if isinstance(activation_format, Format) else parse_format(activation_format)
     options = Choice(fmt, scale_method, power_of_two, input_terms)
     if scale_method not in METHODS:
@@ -62,7 +66,7 @@ def plan_activations(
     graph.verify()
     steps = fuse(graph)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
-    quants = _quants(names, steps, statistics, options)
+    quants = _quants(graph, names, steps, statistics, options)
     split = _split_inputs(graph, statistics, options)
     return ActivationPlan(
         {n: split[n][0] if n in split else q for n, q in quants.items()},
@@ -70,10 +74,34 @@ def plan_activations(
     )
 
 
+def raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
+    """Outputs whose exact accumulators the host reads: nothing else reads them, nothing follows the sum."""
+    read = {i for s in steps for i in s.inputs}
+    return {
+        s.output
+        for s in steps
+        if isinstance(s, Pass)
+        and s.main is not None
+        and s.residual is None
+        and s.activation is None
+        and s.output in {o.tensor for o in graph.outputs}
+        and s.output not in read
+        and s.output not in graph.quantizers
+    }
+
+
 def _quants(
-    names: list[str], steps: tuple[Step, ...], statistics: Statistics, options: Choice
+    graph: Graph,
+    names: list[str],
+    steps: tuple[Step, ...],
+    statistics: Statistics | None,
+    options: Choice,
 ) -> dict[str, Quant]:
     """The Quant of every tensor in `names`, and of what the tables read."""
+    given = graph.quantizers
+    unused = {s.requantized for s in steps if isinstance(s, Pass) and sign_of(s, graph)}
+    if given:
+        unused |= raw_outputs(graph, steps)
     functions = {s.before: table_function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
     shared = shared_scales(steps, names)
     # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
@@ -81,7 +109,18 @@ def _quants(
     groups: dict[str, list[str]] = {}
     for name, group in shared.items():
         groups.setdefault(group, []).append(name)
-    quants = {
+    kept = {shared[name]: q.quant for name, q in given.items() if name in shared}
+    # the scale of a raw output, and that of a sum of which only the sign counts, mean nothing
+    kept |= {shared[t]: Quant(options.format, 1.0) for t in unused}
+    unknown = [t for group, members in groups.items() if group not in kept for t in members]
+    if unknown and statistics is None:
+        raise DataError(
+            f"the model says of {_listed(unknown)} not how it is rounded; give --calibration X.npz with real samples, "
+            "or quantize the model there too"
+        )
+    if unknown and given:
+        _logger.warning("calibrated, as the model does not quantize them: %s", ", ".join(unknown))
+    quants = kept | {
         group: activation_quant(
             _observed(statistics, members),
             options.format,
@@ -90,10 +129,16 @@ def _quants(
             function=functions.get(group) if group not in names and options.scale_method == "mse" else None,
         )
         for group, members in groups.items()
+        if group not in kept and statistics is not None
     }
     if not options.power_of_two:
-        quants = snap_scales(steps, quants, shared)
+        quants = snap_scales(steps, quants, shared, kept)
     return {name: quants[group] for name, group in shared.items()}
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    quoted = ", ".join(f"'{n}'" for n in names[:most])
+    return quoted + (f" and {len(names) - most} more tensors" if len(names) > most else "")
 
 
 def _observed(statistics: Statistics, names: list[str]) -> Observed:
@@ -109,10 +154,14 @@ def _observed(statistics: Statistics, names: list[str]) -> Observed:
     )
 
 
-def _split_inputs(graph: Graph, statistics: Statistics, options: Choice) -> dict[str, tuple[Quant, int]]:
-    """The inputs that are given as several terms: scale and number of terms."""
+def _split_inputs(
+    graph: Graph, statistics: Statistics | None, options: Choice
+) -> dict[str, tuple[Quant, int]]:
+    """The inputs that are given as several terms: scale and number of terms. What the file quantizes stays one."""
     split = {}
     for port in graph.inputs:
+        if statistics is None or port.name in graph.quantizers:
+            continue
         readers = graph.consumers(port.name)
         alone = port.name not in {o.tensor for o in graph.outputs}
         if (

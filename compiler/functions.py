@@ -87,6 +87,7 @@ FUNCTIONS: dict[str, Function] = {
     "abs": np.abs,
     "neg": np.negative,
     "sign": np.sign,
+    "bipolar": lambda x, scale=1.0: np.where(x >= 0, scale, -scale),
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sateen.errors import ModelError
 from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool
 
 
@@ -62,7 +63,8 @@ def fuse(graph: Graph) -> tuple[Step, ...]:
         match node:
             case Conv() | Pool(kind="average"):
                 new = Pass(node.name, node, node.input, node.output, source=(node.name,))
-                if isinstance(sole_reader(node.output), Add):
+                # what the file rounds before the Add is a tensor of its own
+                if isinstance(sole_reader(node.output), Add) and node.output not in graph.quantizers:
                     waiting[node.output] = new
             case Add(input_a=a, input_b=b):
                 # the side that was written later is fused: the other is there already when it runs
@@ -99,9 +101,11 @@ def fuse(graph: Graph) -> tuple[Step, ...]:
                         before=node.input,
                         source=(node.name,),
                     )
-            case _:
+            case Pool() | Concat():
                 steps.append(node)
                 continue
+            case _:
+                raise ModelError(f"'{node.name}' is a quantizer, which import should have taken out")
         steps.append(new)
     return tuple(steps)
 

@@ -16,13 +16,14 @@ import numpy as np
 import sateen
 from sateen.compiler.backend import Program, generate, specialise, without_indices
 from sateen.compiler.export import export_onnx
+from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
-from sateen.errors import BuildError, ConfigError, ModelError
+from sateen.errors import BuildError, ConfigError, DataError, ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.verilog import emit_verilog
@@ -50,7 +51,8 @@ def compile_model(
     build: Path,
     *,
     config: AcceleratorConfig,
-    calibration: dict[str, np.ndarray],
+    calibration: dict[str, np.ndarray] | None = None,
+    fixed_formats: tuple[bool, bool] = (True, True),
     recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
@@ -64,7 +66,9 @@ def compile_model(
 
     Parameters
     ----------
-    calibration : one array for each graph input, (N, *shape)
+    calibration : one array for each graph input, (N, *shape); a model that says how each tensor is rounded needs none
+    fixed_formats : whether the configuration's formats of weights and activations stay, or those of a model that is
+        quantized already take their place
     recipe : how the network is quantized, see `sateen.compiler.ptq.recipe`
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
@@ -86,7 +90,13 @@ def compile_model(
     step("import", 0.0)
     graph = import_model(model_path)
     _check_ports(graph)
-    graph = _sparse(graph, config, sparsity, sparsity_method, calibration)
+    graph, config = _conformed(graph, config, fixed_formats)
+    if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
+        raise DataError(
+            f"{model_path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
+            "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
+        )
+    graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
     quantized, record = run_recipe(
         graph,
         calibration,
@@ -113,6 +123,17 @@ def compile_model(
     _write(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     step("done", 1.0)
     return manifest | {"ptq": record | {"seconds": seconds}}
+
+
+def _conformed(
+    graph: Graph, config: AcceleratorConfig, fixed: tuple[bool, bool]
+) -> tuple[Graph, AcceleratorConfig]:
+    """The file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
+    weights = None if fixed[0] else weight_format(graph)
+    activations = None if fixed[1] else activation_format(graph)
+    formats = {"weight_format": weights, "activation_format": activations}
+    config = config.replace(**{k: f.name for k, f in formats.items() if f is not None})
+    return conform(graph, config.activation) if graph.quantizers else graph, config
 
 
 def _check_ports(graph: Graph) -> None:

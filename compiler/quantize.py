@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sateen.compiler.activations import ActivationPlan, plan_activations, table_function
+from sateen.compiler.activations import ActivationPlan, plan_activations, raw_outputs, table_function
 from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.fuse import Pass, Step, fuse
+from sateen.compiler.given import given_codes, sign_of, signs
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
     MULTIPLIER_MAX,
@@ -40,7 +41,7 @@ class Options:
 
 def quantize(
     graph: Graph,
-    statistics: Statistics,
+    statistics: Statistics | None,
     *,
     weight_format: str | Format,
     activation_format: str | Format,
@@ -54,7 +55,8 @@ def quantize(
 
     Parameters
     ----------
-    statistics : from `calibrate` on this graph.
+    statistics : from `calibrate` on this graph; None if all tensors have quantizers of the file. Those keep their
+        scales, and so do weights that the file has quantized; both must be of the two formats (`given.conform`).
     scale_method : "mse" searches the scale of the least squared error, "minmax" covers the range seen,
         "percentile" nearly all of it, "entropy" keeps most of the histogram's information (weights, and tensors with
         few values, as with "mse").
@@ -90,7 +92,7 @@ def quantize(
     quants = plan.quants
     graph.verify()
     steps = fuse(graph)
-    raw = _raw_outputs(graph, steps)
+    raw = raw_outputs(graph, steps)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
     ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
     ops = tuple(_repeated(graph, op, plan) for op in ops)
@@ -101,7 +103,7 @@ def quantize(
         "scale_method": scale_method,
         "power_of_two": power_of_two,
         "input_terms": plan.terms,
-        "calibration_samples": statistics.samples,
+        "calibration_samples": statistics.samples if statistics else 0,
     }
     qgraph = QuantizedGraph(graph.name, graph.inputs, graph.outputs, ops, tensors, metadata)
     return fold_zero_points(align_residuals(qgraph))
@@ -112,21 +114,6 @@ def _format(f: str | Format) -> Format:
 
 
 # -- tensors -----------------------------------------------------------------------------------------------
-
-
-def _raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
-    """Outputs whose exact accumulators the host reads: nothing else reads them, nothing follows the sum."""
-    read = {i for s in steps for i in s.inputs}
-    return {
-        s.output
-        for s in steps
-        if isinstance(s, Pass)
-        and s.main is not None
-        and s.residual is None
-        and s.activation is None
-        and s.output in {o.tensor for o in graph.outputs}
-        and s.output not in read
-    }
 
 
 def _shape(graph: Graph, tensor: str, plan: ActivationPlan) -> tuple[int, int, int]:
@@ -153,7 +140,7 @@ def _quantized(
     graph: Graph,
     step: Step,
     quants: dict[str, Quant],
-    statistics: Statistics,
+    statistics: Statistics | None,
     options: Options,
     raw: set[str],
 ) -> Op:
@@ -174,9 +161,11 @@ def _quantized(
     requantized = quants[step.requantized]
     folded = [] if step.output in raw else [requantized] + ([quants[step.residual]] if step.residual else [])
     zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
-    linear = _linear(
-        graph, step, quants[step.input], requantized, statistics, options, step.output in raw, zeros
-    )
+    source, sign = quants[step.input], sign_of(step, graph)
+    linear = _linear(graph, step, source, requantized, statistics, options, sign or step.output in raw, zeros)
+    if sign:
+        linear = signs(linear, step, source)
+        return replace(linear, table=_table(step, linear.requantized, quants[step.output]))
     if step.residual:
         linear = replace(linear, residual=Residual(step.residual, 1, 0))  # see align_residuals
     if step.table:
@@ -203,7 +192,7 @@ def _linear(
     step: Pass,
     source: Quant,
     requantized: Quant,
-    statistics: Statistics,
+    statistics: Statistics | None,
     options: Options,
     raw: bool,
     zeros: float,
@@ -214,9 +203,14 @@ def _linear(
     macs: int | None = 0
     match step.main:
         case Conv() as conv:
-            weight, scale = _conv_weight(conv, source, options, zeros)
-            change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
-            bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
+            bias = conv.bias
+            if conv.given is not None:
+                weight, scale = given_codes(conv, options.weight_format)
+            else:
+                weight, scale = _conv_weight(conv, source, options, zeros)
+                if statistics is not None:
+                    change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
+                    bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
             macs = 0 if conv.selects else None
             geometry = {
                 "stride": conv.stride,

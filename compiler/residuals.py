@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -19,15 +20,19 @@ _SNAP_BITS = 13
 
 
 def snap_scales(
-    steps: tuple[Step, ...], quants: dict[str, Quant], shared: dict[str, str]
+    steps: tuple[Step, ...],
+    quants: dict[str, Quant],
+    shared: dict[str, str],
+    given: Iterable[str] = (),
 ) -> dict[str, Quant]:
     """Move scales by at most 2**-10, so that Adds rescale by short, exact multipliers.
 
     Then the integers state what the real numbers state, and rounding does not differ between the two. `quants`
-    has a Quant for each group of tensors, `shared` says which group a tensor is in.
+    has a Quant for each group of tensors, `shared` says which group a tensor is in; the scales of the groups `given`
+    stay.
     """
     scale = {group: q.scale for group, q in quants.items()}
-    fixed: set[str] = set()
+    fixed = set(given)
     for step in steps:
         if not isinstance(step, Pass) or step.residual is None:
             continue

@@ -79,7 +79,9 @@ def compile(
     "entropy") replaces the way in which it finds the scales of activations.
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
-    `weights` and `activations` are format names that replace the configuration's. Raises SateenError.
+    `weights` and `activations` are format names that replace the configuration's. A model that is quantized already
+    keeps its scales, brings its formats unless they are given here or by `config`, needs no `calibration` if it says
+    how every tensor is rounded, and takes only recipes that change neither weights nor scales. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
     from sateen.compiler.ptq.recipe import load_recipe
@@ -101,17 +103,16 @@ def compile(
         changes["power_of_two"] = True
     recipe = replace(recipe, **changes)
     path = _model_path(model)
-    if calibration is None:
-        raise DataError(
-            f"{path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
-            "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
-        )
-    samples = _arrays(calibration, "calibration data")
+    samples = None if calibration is None else _arrays(calibration, "calibration data")
     return compile_model(
         path,
         Path(build),
         config=chosen,
         calibration=samples,
+        fixed_formats=(
+            config is not None or weights is not None,
+            config is not None or activations is not None,
+        ),
         recipe=recipe,
         sparsity=pattern,
         sparsity_method=sparsity_method,

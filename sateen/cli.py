@@ -134,7 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
         "weights that break the pattern",
     )
     p.add_argument(
-        "--calibration", metavar="X.npz", help="real samples, one array per graph input, batch first"
+        "--calibration",
+        metavar="X.npz",
+        help="real samples, one array per graph input, batch first; a quantized model needs none",
     )
     p.add_argument(
         "--ptq",

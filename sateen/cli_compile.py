@@ -117,7 +117,8 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
     ]
     p = manifest["ptq"]
-    passes = ", ".join(q["name"] for q in p["passes"]) or "scales and bias correction"
+    kept = "the model's own scales" if "given" in p else "scales and bias correction"
+    passes = ", ".join(q["name"] for q in p["passes"]) or kept
     rows.append(
         ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
     )

@@ -7,16 +7,18 @@ functions).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from sateen.compiler.importer.build import build_graph, walk_model
 from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
-from sateen.compiler.importer.nouns import PORTS, Finding
+from sateen.compiler.importer.nouns import PORTS, Finding, Refused
 from sateen.compiler.importer.passes import tidy
+from sateen.compiler.importer.quantizers import recentered, settle
 from sateen.errors import ModelError
-from sateen.ir.graph import Graph
+from sateen.ir.graph import Graph, Quantize
 
 __all__ = ["Finding", "check_model", "import_model", "load_model"]
 
@@ -40,9 +42,13 @@ def import_model(source: str | Path | onnx.ModelProto) -> Graph:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
         raise ModelError(f"{problems[0]}{more}")
     assert graph is not None
-    graph = tidy(graph)
+    graph = _settled(graph)
     graph.verify()
     return graph
+
+
+def _settled(graph: Graph) -> Graph:
+    return settle(tidy(recentered(graph)))
 
 
 def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
@@ -57,11 +63,17 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
     holder = onnx.ModelProto(graph=named)
     name_nodes(holder)
     walk = walk_model(prepare(model))
-    _, problems = build_graph(walk)
+    graph, problems = build_graph(walk)
     ports = [f for f in (*walk.findings, *problems) if f.op_type in PORTS]
     found = {f.node: f for f in walk.findings if f.op_type not in PORTS}
+    if graph is not None and any(isinstance(n, Quantize) for n in graph.nodes):
+        try:
+            _settled(graph)
+        except Refused as e:
+            node = e.finding.node
+            found[node] = replace(e.finding, op_type=found[node].op_type) if node in found else e.finding
     out = []
-    for node in holder.graph.node:
-        gone = Finding(node.name, node.op_type, True, "constant or without effect, removed before import")
-        out.append(found.pop(node.name, gone))
+    for proto in holder.graph.node:
+        gone = Finding(proto.name, proto.op_type, True, "constant or without effect, removed before import")
+        out.append(found.pop(proto.name, gone))
     return [*out, *found.values(), *dict.fromkeys(ports)]

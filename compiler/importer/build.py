@@ -94,7 +94,9 @@ def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
 
 
 def output(walk: Walk, name: str, value: Value) -> Output:
-    """Raises Unsupported if the output's elements are in an order that three dimensions cannot give."""
+    """Raises Unsupported if the output's elements are in an order that three dimensions cannot give, or codes."""
+    if name in walk.codes:
+        raise Unsupported("it gives codes, not values", "put a DequantizeLinear at the model's end")
     walk.batch_first(value)
     hwc = walk.hwc(value)
     pieces = split_axes(normal(f for d in value.layout[1:] for f in d), hwc)

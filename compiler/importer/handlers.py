@@ -5,6 +5,7 @@ from __future__ import annotations
 from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
+from sateen.compiler.importer import ops_quantize as quantize
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer.ops_elementwise import binary, unary
@@ -16,6 +17,7 @@ _FOLDED = "scale and offset per channel, folded into a convolution where one is 
 _CLAMP = "clamp in the vector unit"
 _TABLE = "activation table"
 _POOL = "pooling"
+_QUANTIZER = "quantizer, kept as the file has it"
 _LAYOUT = "layout only, nothing to compute"
 
 _TABLES: dict[str, Handler] = {
@@ -89,6 +91,12 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Split": (select.split, "selection, folded into a convolution where it can be"),
     "Gather": (select.gather, "selection, folded into a convolution where it can be"),
     "Concat": (shape.concat, "concatenation along channels"),
+    "QuantizeLinear": (quantize.quantize_linear, _QUANTIZER),
+    "DequantizeLinear": (quantize.dequantize_linear, _QUANTIZER),
+    "Quant": (quantize.int_quant, _QUANTIZER),
+    "IntQuant": (quantize.int_quant, _QUANTIZER),
+    "FloatQuant": (quantize.float_quant, _QUANTIZER),
+    "BipolarQuant": (quantize.bipolar_quant, _QUANTIZER),
     "Softmax": (shape.on_host("softmax"), "on the host"),
     "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),
 }

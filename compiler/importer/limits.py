@@ -18,6 +18,11 @@ EVEN = "constant, evenly spaced indices"
 NO_EFFECT = "without effect"
 TO_FLOAT = "to floating point"
 WHOLE_DIMENSIONS = "whole dimensions split or merged"
+PER_TENSOR = "one scale for each computed tensor"
+PER_OUTPUT = "one scale for each output channel of a weight"
+TYPES = "types of at most 8 bits"
+EIGHT_BITS = "1 to 8 bits"
+NEAREST = "rounding to nearest, ties to even"
 
 _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
 
@@ -41,4 +46,10 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "Cast": (TO_FLOAT,),
     "CastLike": (TO_FLOAT,),
     "Reshape": (WHOLE_DIMENSIONS,),
+    "QuantizeLinear": (PER_TENSOR, TYPES),
+    "DequantizeLinear": (PER_TENSOR, PER_OUTPUT),
+    "Quant": (PER_TENSOR, EIGHT_BITS, NEAREST),
+    "IntQuant": (PER_TENSOR, EIGHT_BITS, NEAREST),
+    "FloatQuant": (PER_TENSOR, EIGHT_BITS, NEAREST),
+    "BipolarQuant": (PER_TENSOR,),
 }

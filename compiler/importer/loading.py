@@ -15,6 +15,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
+from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
 
@@ -161,6 +162,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     level = slim_logger.level
     if any(n.op_type in RANDOM_OPERATORS.split() for n in model.graph.node):
         return model  # to be refused, not to be taken for constants
+    if any(n.op_type in QUANTIZERS for n in model.graph.node):
+        return model  # folding would lose the scales of weights
     work = onnx.ModelProto()
     work.CopyFrom(model)  # onnxslim changes what it is given
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims, reshape, shape_of
+from sateen.errors import ModelError
+from sateen.formats import Format
 from sateen.ir.graph import Shape
 
 FLOAT_TYPES = frozenset(
@@ -40,6 +43,14 @@ class Finding:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
 
 
+class Refused(ModelError):
+    """A node that fits nowhere once the whole graph is known."""
+
+    def __init__(self, node: str, op_type: str, reason: str, remedy: str) -> None:
+        self.finding = Finding(node, op_type, False, reason, remedy)
+        super().__init__(str(self.finding))
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """An ONNX tensor: `layout` of all its dimensions, batch first, in the IR tensor `tensor`."""
@@ -56,6 +67,19 @@ class Value:
     @property
     def rank(self) -> int:
         return len(self.layout)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenConstant:
+    """What is behind a constant that a quantizer of the file gives: fixed * scale * 2**format.lsb_exponent.
+
+    `fixed` and `scale` have the constant's shape. Without a format it is no weight of ours, and `why` says so.
+    """
+
+    format: Format | None
+    fixed: np.ndarray
+    scale: np.ndarray
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

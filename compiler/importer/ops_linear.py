@@ -10,10 +10,12 @@ import numpy as np
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, indices, normal, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.ops_quantize import given_weights
 from sateen.compiler.importer.pointwise import affine, place_channels
 from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import pads, pair, window_of
 from sateen.ir.graph import Conv, Shape
+from sateen.ir.quant import GivenWeights
 
 
 def need(array: np.ndarray | None, what: str) -> np.ndarray:
@@ -46,12 +48,13 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
             f"kernel_shape {list(node.integers('kernel_shape', ()))} is not that of its weights {weight.shape}",
             "export the model again",
         )
+    given = given_weights(walk, node, 1, 0)
     bias = np.zeros(outputs) if bias is None else bias
     if bias.shape != (outputs,):
         raise Unsupported(f"its bias has shape {bias.shape}", f"it must be ({outputs},)")
     if window.pointwise and groups == 1 and not walk.is_open(x):  # any order of the positions will do
         walk.batch_first(x)
-        return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True)]
+        return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True, given=given)]
     x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
     kernel = np.moveaxis(weight, 1, -1)  # (O, spatial..., I)
     kernel = kernel.transpose(0, *(1 + int(i) for i in np.argsort(axes)), n + 1)
@@ -61,7 +64,7 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     walk.emit(
         Conv(
             node.name, x.tensor, out, np.ascontiguousarray(kernel), bias, pair(axes, window.stride, 1),
-            pair(axes, window.dilation, 1), pads(axes, window), groups,
+            pair(axes, window.dilation, 1), pads(axes, window), groups, given=given,
         ),
         shape,
     )  # fmt: skip
@@ -85,7 +88,8 @@ def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     bias = np.zeros(outputs)
     if c is not None:
         bias = node.number("beta", 1.0) * per_output(c, walk.batch, outputs)
-    return [contract(walk, node, x, (1,), weight, bias, keep=True)]
+    given = given_weights(walk, node, 1, 0 if node.integer("transB", 0) else 1, node.number("alpha", 1.0))
+    return [contract(walk, node, x, (1,), weight, bias, keep=True, given=given)]
 
 
 def per_output(c: np.ndarray, batch: int, outputs: int) -> np.ndarray:
@@ -120,9 +124,13 @@ def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     dim = x.rank - 2 if left and x.rank > 2 else x.rank - 1
     if left and x.rank == 2:
         raise Unsupported("it multiplies along the batch", "put the constant on the right")
+    given = None
+    if not vector:
+        given = given_weights(walk, node, 0 if left else 1, -2 if left else -1)
     weight = weight[:, None] if vector else weight.T if left else weight
     walk.batch_first(x)
-    return [contract(walk, node, x, (dim,), weight, np.zeros(weight.shape[1]), keep=not vector)]
+    bias = np.zeros(weight.shape[1])
+    return [contract(walk, node, x, (dim,), weight, bias, keep=not vector, given=given)]
 
 
 def contract(
@@ -133,6 +141,7 @@ def contract(
     weight: np.ndarray,
     bias: np.ndarray,
     keep: bool,
+    given: GivenWeights | None = None,
 ) -> Value:
     """Sum over whole dimensions `dims` of x with weight (K, O); the result has O in place of the last of
     them.
@@ -177,7 +186,7 @@ def contract(
     kernel[:, y, px, c] = weight.T
     out = walk.fresh(node.proto.output[0])
     shape: Shape = (1 if kh > 1 else hwc[0], 1 if kw > 1 else hwc[1], outputs)
-    walk.emit(Conv(node.name, x.tensor, out, kernel, bias), shape)
+    walk.emit(Conv(node.name, x.tensor, out, kernel, bias, given=given), shape)
     result = [remap(d, hwc, shape) if i in others else () for i, d in enumerate(x.layout)]
     result[0] = x.layout[0]
     result[dims[-1]] = axis_dims(shape)[2]

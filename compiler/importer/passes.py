@@ -13,6 +13,7 @@ import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
 from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Graph, Node, Pool
+from sateen.ir.quant import GivenWeights
 
 _NON_NEGATIVE = frozenset(("sigmoid", "softplus", "exp", "abs", "sqrt", "hard_sigmoid"))
 
@@ -64,8 +65,8 @@ def _is_depthwise_1x1(node: Node) -> bool:
 
 
 def is_affine(node: Node) -> bool:
-    """A scale and an offset for each channel, nothing else."""
-    return _is_depthwise_1x1(node) and isinstance(node, Conv) and not any(node.pads)
+    """A scale and an offset for each channel, nothing else; not if the file has quantized the scale."""
+    return _is_depthwise_1x1(node) and isinstance(node, Conv) and not any(node.pads) and node.given is None
 
 
 def is_padding(node: Node) -> bool:
@@ -158,6 +159,7 @@ def affine_into_producer(graph: Graph) -> Graph | None:
                 output=node.output,
                 weight=producer.weight * scale[:, None, None, None],
                 bias=producer.bias * scale + node.bias,
+                given=_scaled(producer.given, scale),
             )
             return _replace(graph, {producer.name: merged, node.name: None})
     return None
@@ -175,14 +177,21 @@ def affine_into_consumer(graph: Graph) -> Graph | None:
         group = np.arange(user.weight.shape[0]) // (user.weight.shape[0] // user.groups)
         channel = group[:, None] * per_group + np.arange(per_group)  # (O, I)
         scale, offset = node.weight.reshape(-1)[channel], node.bias[channel]
+        if user.given is not None and (scale != scale[:, :1]).any():
+            continue  # the weights would leave their grid
         merged = dataclasses.replace(
             user,
             input=node.input,
             weight=user.weight * scale[:, None, None, :],
             bias=user.bias + (user.weight * offset[:, None, None, :]).sum(axis=(1, 2, 3)),
+            given=_scaled(user.given, scale[:, 0]),
         )
         return _replace(graph, {user.name: merged, node.name: None})
     return None
+
+
+def _scaled(given: GivenWeights | None, factor: np.ndarray) -> GivenWeights | None:
+    return None if given is None else GivenWeights(given.format, given.scale * factor)
 
 
 def order_into_consumer(graph: Graph) -> Graph | None:
@@ -250,11 +259,18 @@ def compose_functions(graph: Graph) -> Graph | None:
             low = min(max(node.low, user.low), user.high)
             high = min(max(node.high, user.low), user.high)
             merged = dataclasses.replace(node, output=user.output, low=low, high=high)
+        elif _keeps_sign(node) and isinstance(user, Activation) and user.function == "bipolar":
+            merged = dataclasses.replace(user, input=node.inputs[0])
         else:
             expression = substitute(outer, inner)
             merged = Activation(node.name, node.inputs[0], user.output, "composed", expression=expression)
         return _replace(graph, {node.name: merged, user.name: None})
     return None
+
+
+def _keeps_sign(node: Node) -> bool:
+    """Whether exactly the negative numbers stay negative."""
+    return isinstance(node, Activation) and node.function == "clip" and node.low < 0 <= node.high
 
 
 def _as_function(node: Node) -> Expression | None:

@@ -7,8 +7,12 @@ _RECURRENT = (
     "use a convolutional network, or unroll and compute on the host",
 )
 _QUANTIZED = (
-    "the model is quantized already",
-    "give the floating-point model: Sateen quantizes it with --weights, --activations and --calibration",
+    "the model is quantized in a form that is not supported",
+    "export it with QuantizeLinear and DequantizeLinear (QDQ), or give the floating-point model",
+)
+_TRUNC = (
+    "it drops low bits of a sum (rounding down, as a rule), but the machine rounds to nearest, ties to even",
+    "average with AveragePool or GlobalAveragePool and a Quant after it",
 )
 _CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
 _ATTENTION = ("attention is not supported yet", "only products with constants are supported")
@@ -24,9 +28,9 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_RECURRENT, "LSTM GRU RNN"),
     (
         _QUANTIZED,
-        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger "
-        "MatMulInteger",
+        "DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger",
     ),
+    (_TRUNC, "Trunc"),
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ATTENTION, "Attention Einsum RotaryEmbedding"),

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from sateen.compiler.functions import X
+from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.layout import (
     BATCH_STRIDE,
     Dim,
@@ -32,6 +33,7 @@ from sateen.compiler.importer.nouns import (
     FLOAT_TYPES,
     NOT_CHECKED,
     Finding,
+    GivenConstant,
     OnnxNode,
     Undecided,
     Unsupported,
@@ -40,6 +42,10 @@ from sateen.compiler.importer.nouns import (
 )
 from sateen.compiler.importer.refused import RANDOM_OPERATORS, REFUSED
 from sateen.ir.graph import Expression, Node, Shape
+from sateen.ir.quant import Quantizer
+
+MOVES = frozenset(("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
+"""Operators that change no element."""
 
 Handler = Callable[["Walk", OnnxNode], Sequence["Value | np.ndarray"]]
 
@@ -73,6 +79,9 @@ class Walk:
         self.unary: dict[
             str, tuple[str, Expression]
         ] = {}  # IR tensor: the tensor it is a function of, and which
+        self.given: dict[str, GivenConstant] = {}  # constants that come from a quantizer
+        self.codes: set[str] = set()  # ONNX tensors that hold codes, not values
+        self.quantizers: dict[str, Quantizer] = {}  # IR tensor: the quantizer that wrote it
         self.findings: list[Finding] = []
         self.batch = 1
         self._names: set[str] = set()
@@ -96,21 +105,23 @@ class Walk:
             self._node(OnnxNode(proto, self.opset))
 
     def _node(self, node: OnnxNode) -> None:
-        known = [self.values.get(i) for i in node.inputs if i]
+        operands = [self.values.get(i) for i in node.inputs if i]
         handler, how = self.handlers.get(node.op_type, (None, ""))
-        default_domain = node.proto.domain in ("", "ai.onnx")
+        own = known(node.op_type, node.proto.domain)
+        foldable = node.proto.domain in DEFAULT and node.op_type not in QUANTIZERS
         results: Sequence[Value | np.ndarray]
         try:
             if node.op_type in RANDOM_OPERATORS.split():
                 raise refuse_operator(node)
-            if default_domain and (not known or all(isinstance(k, np.ndarray) for k in known)):
+            if foldable and (not operands or all(isinstance(k, np.ndarray) for k in operands)):
                 results = self._fold(node)
                 how = "constant"
-            elif handler is None or not default_domain:
+            elif handler is None or not own:
                 raise refuse_operator(node)
-            elif any(k is None for k in known):
+            elif any(k is None for k in operands):
                 results, how = (), NOT_CHECKED
             else:
+                self._check_codes(node)
                 results = handler(self, node)
             self.findings.append(Finding(node.name, node.op_type, True, how))
         except Undecided:
@@ -129,9 +140,29 @@ class Walk:
             if name:
                 self.values[name] = results[i] if i < len(results) else self.assumed(name)
 
+    def _check_codes(self, node: OnnxNode) -> None:
+        """Codes may be moved and dequantized; the operators that move them pass the mark on."""
+        if not self.codes.intersection(node.inputs) or node.op_type == "DequantizeLinear":
+            return
+        if node.op_type not in MOVES:
+            raise Unsupported(
+                f"it computes with the codes of '{next(i for i in node.inputs if i in self.codes)}'",
+                "put a DequantizeLinear before it",
+            )
+        self.codes.update(node.proto.output)
+
     def _fold(self, node: OnnxNode) -> Sequence[np.ndarray]:
         """A node with constant inputs, computed by ONNX's reference implementation."""
         feeds = {i: self.values[i] for i in node.inputs if i}
+        given = self.given.get(node.input(0))
+        if given is not None and node.op_type in MOVES:
+            name = node.input(0)
+            fixed, scale = (self.fold(node, feeds | {name: a})[0] for a in (given.fixed, given.scale))
+            self.given[node.proto.output[0]] = GivenConstant(given.format, fixed, scale, given.why)
+        return self.fold(node, feeds)
+
+    def fold(self, node: OnnxNode, feeds: dict[str, Value | np.ndarray | None]) -> Sequence[np.ndarray]:
+        """The outputs of a node for constant `feeds`."""
         graph = onnx.helper.make_graph(
             [node.proto],
             "constant",
@@ -139,7 +170,7 @@ class Walk:
             [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.proto.output if o],
         )
         imports = [onnx.helper.make_opsetid(o.domain, o.version) for o in self.model.opset_import]
-        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):  # the reference starts with opset 19
+        if node.op_type == "QuantizeLinear":  # the reference starts with opset 19
             imports = [onnx.helper.make_opsetid("", max(19, self.opset))]
         model = onnx.helper.make_model(graph, opset_imports=imports)
         try:
@@ -364,10 +395,12 @@ def _translate(dims: Sequence[Dim], own: Value, base: Value) -> list[Dim]:
 
 def refuse_operator(node: OnnxNode) -> Unsupported:
     """Why an operator without a handler is refused, and what helps."""
-    if node.proto.domain not in ("", "ai.onnx"):
+    if node.proto.domain not in DEFAULT and not (
+        node.op_type in QUANTIZERS and known(node.op_type, node.proto.domain)
+    ):
         return Unsupported(
             f"operators of domain '{node.proto.domain}' are not supported",
-            "export the model in standard ONNX operators",
+            "export the model in standard ONNX operators or QONNX's quantizers",
         )
     reason, remedy = REFUSED.get(
         node.op_type,

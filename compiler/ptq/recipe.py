@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.activations import plan_activations
-from sateen.compiler.calibrate import Progress, calibrate
+from sateen.compiler.calibrate import Progress, Statistics, calibrate
 from sateen.compiler.input_terms import MOST_TERMS
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
@@ -30,7 +30,7 @@ from sateen.compiler.quantize import quantize
 from sateen.compiler.scales import METHODS
 from sateen.errors import ConfigError, DataError
 from sateen.formats import Format
-from sateen.ir.graph import Graph
+from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 
 PassOptions = Equalize | Smooth | Gptq | AdaRound
@@ -136,7 +136,7 @@ def _pass(path: Path, entry: Any) -> PassOptions:
 
 def run_recipe(
     graph: Graph,
-    samples: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray] | None,
     recipe: Recipe,
     *,
     weight_format: str | Format,
@@ -145,16 +145,27 @@ def run_recipe(
 ) -> tuple[QuantizedGraph, dict[str, Any]]:
     """The quantized network, and what was done: recipe, options, seed, number of samples, seconds of each pass.
 
-    `progress` is called with (done, all). Nothing is random but the choice of samples, whose seeds are fixed.
+    `samples` may be None for a file that says how every tensor is rounded. `progress` is called with (done, all).
+    Nothing is random but the choice of samples, whose seeds are fixed.
 
     Raises
     ------
+    ConfigError
+        A recipe that changes weights or scales, of a file that is quantized already.
     DataError
         Samples that are unfit, or fewer than `LEAST_SAMPLES` for passes that fit weights to them.
     FormatError
         A format that cannot hold what the network needs of it.
     """
-    samples = dict(samples)
+    given = {
+        "tensors": len(graph.quantizers),
+        "weights": sum(isinstance(n, Conv) and n.given is not None for n in graph.nodes),
+    }
+    if any(given.values()):
+        _check_given(recipe)
+    if samples is None and not graph.quantizers:
+        raise DataError("calibration: no samples, and the model does not say how its tensors are rounded")
+    samples, calibrated = dict(samples or {}), samples is not None
     fitted = [p for p in recipe.passes if isinstance(p, Gptq | AdaRound)]
     count = len(next(iter(samples.values()), ()))
     if fitted and 0 < count < LEAST_SAMPLES:
@@ -184,8 +195,10 @@ def run_recipe(
         elif isinstance(options, Smooth):
             graph = smooth(graph, calibrate(graph, samples), options)
             done("smooth")
-    statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
-    done("calibrate")
+    statistics: Statistics | None = None
+    if calibrated:
+        statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
+        done("calibrate")
     common: dict[str, Any] = {
         "activation_format": activation_format,
         "scale_method": recipe.scales,
@@ -220,10 +233,23 @@ def run_recipe(
         "input_terms": plan.terms,
         "passes": [{"name": pass_name(p), **asdict(p)} for p in recipe.passes],
         "seed": 0,
-        "samples": statistics.samples,
+        "samples": statistics.samples if statistics else 0,
         "seconds": seconds | {"all": round(time.perf_counter() - began, 3)},
     }
+    if any(given.values()):
+        record["given"] = given  # how many keep the scales that the file has
     return result, record
+
+
+def _check_given(recipe: Recipe) -> None:
+    does = [pass_name(p) for p in recipe.passes]
+    if recipe.input_terms != 1:
+        does.append(f"input_terms = {recipe.input_terms}")
+    if does:
+        raise ConfigError(
+            f"recipe '{recipe.name}': {', '.join(does)} would change weights or scales, but the model is quantized "
+            "already and keeps its own; use --ptq fast, or give the model before it was quantized"
+        )
 
 
 def _format(f: str | Format) -> Format:

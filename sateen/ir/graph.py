@@ -6,12 +6,13 @@ inputs and outputs. The compiler's passes map one Graph to another; `verify` hol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
+from sateen.ir.quant import GivenWeights, Quantizer
 
 Shape = tuple[int, int, int]
 
@@ -57,6 +58,7 @@ class Conv:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     groups: int = 1
     sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
+    given: GivenWeights | None = None  # the scales that the file's weights have, to be kept
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -142,7 +144,21 @@ class Concat:
         return self.parts
 
 
-Node = Conv | Add | Activation | Pool | Concat
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
+
+    name: str
+    input: str
+    output: str
+    quantizer: Quantizer
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+Node = Conv | Add | Activation | Pool | Concat | Quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +201,17 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes in topological order; `shapes` has every tensor's (H, W, C)."""
+    """Nodes in topological order; `shapes` has every tensor's (H, W, C).
+
+    `quantizers` has those tensors that the model file rounds, and how.
+    """
 
     name: str
     inputs: tuple[Port, ...]  # the tensor has the port's name
     outputs: tuple[Output, ...]
     nodes: tuple[Node, ...]
     shapes: dict[str, Shape]
+    quantizers: dict[str, Quantizer] = field(default_factory=dict)
 
     def verify(self) -> None:
         """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""

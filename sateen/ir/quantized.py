@@ -10,67 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sateen.formats import Format, Integer, SparsityPattern
+from sateen.formats import Format, SparsityPattern
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port, Shape
+from sateen.ir.quant import Quant
 
-
-@dataclass(frozen=True, slots=True)
-class Quant:
-    """real = scale * (fixed(code) - zero_point) * 2**lsb_exponent.
-
-    The zero point is a fixed-point number of the format. Integers round first and add it then, as QuantizeLinear
-    does. The grid of a minifloat is finer in places, so there it is added before the rounding: see
-    docs/adr/0014-minifloat-zero-points.md.
-    """
-
-    format: Format
-    scale: float
-    zero_point: int = 0
-
-    def dequantize(self, codes: np.ndarray) -> np.ndarray:
-        return self.scale * (self.format.decode(codes) - self.offset)
-
-    def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Round to nearest, ties to even, and saturate; see above for the zero point. -0 becomes +0."""
-        scaled = np.asarray(x, np.float64) / self.scale
-        if self.zero_after:
-            scaled = np.rint(scaled)
-        if self.zero_point:
-            scaled = scaled + self.offset
-        codes = self.format.encode(scaled)
-        return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
-
-    def quantize_terms(self, x: np.ndarray, terms: int) -> np.ndarray:
-        """Codes (..., terms * C) of x (..., C): each term is the code of what the terms before it leave over.
-
-        What real value they stand for is the sum of the terms', channel t*C + c being term t of channel c.
-        """
-        codes, rest = [], np.asarray(x, np.float64)
-        for _ in range(terms):
-            codes.append(self.quantize(rest))
-            rest = rest - self.dequantize(codes[-1])
-        return np.concatenate(codes, axis=-1)
-
-    @property
-    def offset(self) -> float:
-        """The zero point as a value of the format."""
-        return self.zero_point * 2.0**self.format.lsb_exponent
-
-    @property
-    def zero_after(self) -> int:
-        """What is added to a rounded number: the zero point of an integer, else 0."""
-        return self.zero_point if isinstance(self.format, Integer) else 0
-
-    @property
-    def zero_before(self) -> int:
-        """What is added before rounding, in fixed-point units: the zero point of a minifloat, else 0."""
-        return self.zero_point - self.zero_after
-
-    @property
-    def zero_code(self) -> int:
-        """The code of real zero: what padding pads with."""
-        return int(self.format.encode(np.array([self.offset]))[0])
+__all__ = ["Concat", "Linear", "MaxPool", "Op", "Quant", "QuantizedGraph", "Residual", "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,9 @@ class Net:
     def model(self) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, "net", self.inputs, self.outputs, self.initializers)
         ir = max((v for k, v in IR_VERSION.items() if k <= self.opset), default=3)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir)
+        domains = sorted({n.domain for n in self.nodes if n.domain})
+        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
 
 
 def samples(

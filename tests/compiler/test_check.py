@@ -237,7 +237,11 @@ REFUSED = {
     ),
     "quantized": (
         lambda n: n("QuantizeLinear", n.input("N", 3), n.constant(0.1, np.float32), n.constant(0, np.uint8)),
-        "quantized already",
+        "codes, not values",
+    ),
+    "quantized in operators": (
+        lambda n: n("DynamicQuantizeLinear", n.input("N", 3), outputs=3),
+        "quantized in a form",
     ),
     "lstm": (lambda n: n("GRU", n.input(4, 1, 3), n.random(1, 6, 3), n.random(1, 6, 2), hidden_size=2), "recurrent"),
     "domain": (lambda n: n("FusedConv", n.input("N", 3), domain="com.example"), "domain 'com.example'"),

@@ -70,6 +70,28 @@ def softmax_inside(op):
     return lambda net: net.conv(net(op, image(net)[0], axis=1), 4, 4, 1, 1)
 
 
+QONNX = "qonnx.custom_op.general"
+
+
+def quantizer(op, *constants, **attributes):
+    return one(op, *(np.float32(c) for c in constants), domain=QONNX, **attributes)
+
+
+def blocked(net):
+    """Two scales along the sum of each output channel."""
+    codes = net.constant(np.ones((4, 4, 1, 1)), np.int8)
+    scales = net.constant(np.ones((4, 2, 1, 1)), np.float32)
+    weight = net("DequantizeLinear", codes, scales, axis=1, block_size=2)
+    return net("Conv", image(net)[0], weight)
+
+
+def dequantized_by_channel(net):
+    codes = net("QuantizeLinear", image(net)[0], net.constant(1, np.float32), net.constant(0, np.int8))
+    return net("DequantizeLinear", codes, net.constant([1, 2, 1, 1], np.float32), axis=1)
+
+
+SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
+
 CASES = {
     ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
     ("MatMul", limits.CONSTANT): two("MatMul"),
@@ -88,13 +110,28 @@ CASES = {
     ("Expand", limits.NO_EFFECT): expand,
     ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
     ("CastLike", limits.TO_FLOAT): cast_like,
+    ("QuantizeLinear", limits.PER_TENSOR): one(
+        "QuantizeLinear", SCALES.ravel(), np.zeros(4, np.int8), axis=1
+    ),
+    ("QuantizeLinear", limits.TYPES): one("QuantizeLinear", np.float32(1), np.int16(0)),
+    ("DequantizeLinear", limits.PER_TENSOR): dequantized_by_channel,
+    ("DequantizeLinear", limits.PER_OUTPUT): blocked,
+    **{(op, limits.PER_TENSOR): quantizer(op, SCALES, 0, 4) for op in ("Quant", "IntQuant")},
+    **{(op, limits.EIGHT_BITS): quantizer(op, 1, 0, 9) for op in ("Quant", "IntQuant")},
+    **{
+        (op, limits.NEAREST): quantizer(op, 1, 0, 4, rounding_mode="FLOOR") for op in ("Quant", "IntQuant")
+    },
+    ("FloatQuant", limits.PER_TENSOR): quantizer("FloatQuant", SCALES, 2, 1, 1, 6),
+    ("FloatQuant", limits.EIGHT_BITS): quantizer("FloatQuant", 1, 5, 10, 15, 65504),
+    ("FloatQuant", limits.NEAREST): quantizer("FloatQuant", 1, 2, 1, 1, 6, rounding_mode="FLOOR"),
+    ("BipolarQuant", limits.PER_TENSOR): quantizer("BipolarQuant", SCALES),
     ("Reshape", limits.WHOLE_DIMENSIONS): one("Reshape", np.array([1, 6, 4, 6])),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("operator", "limit"), CASES)
 def test_the_importer_holds_the_limit(operator, limit):
-    net = Net(opset=18)
+    net = Net(opset=21)
     net.output(CASES[operator, limit](net))
     found = [f for f in check_model(net.model()) if f.op_type == operator and not f.supported]
     assert [f.limit for f in found] == [limit], found

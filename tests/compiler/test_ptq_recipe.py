@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from networks import Builder, residual, run_slowly
 
+from sateen.compiler.activations import plan_activations
+from sateen.compiler.export import export_onnx
+from sateen.compiler.given import activation_format, weight_format
+from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
@@ -14,6 +18,7 @@ from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.scales import METHODS, Observed, activation_quant
 from sateen.errors import ConfigError, DataError
 from sateen.formats import parse_format
+from sateen.ir.quantized import Linear
 from sateen.sim.reference import run_reference
 
 
@@ -110,6 +115,47 @@ def test_too_few_samples_to_fit_weights_to():
     ):
         run_recipe(graph, b.samples(7), RECIPES["balanced"], weight_format="int4", activation_format="int4")
     run_recipe(graph, b.samples(1), RECIPES["fast"], weight_format="int4", activation_format="int4")
+
+
+@pytest.mark.parametrize("terms", [1, 0])
+def test_a_model_that_is_quantized_keeps_its_scales(terms):
+    float_graph, b = residual()
+    assert weight_format(float_graph) is None and activation_format(float_graph) is None
+    formats = {"weight_format": "int4", "activation_format": "int4"}
+    first, record = run_recipe(float_graph, b.samples(16), RECIPES["fast"], **formats)
+    assert "given" not in record
+    graph = import_model(export_onnx(first))
+    second, record = run_recipe(graph, None, RECIPES["fast"], **formats)
+    assert record["recipe"] == "fast" and record["samples"] == 0 and "calibrate" not in record["seconds"]
+    assert record["given"]["tensors"] == len(graph.quantizers) and record["given"]["weights"] > 0
+    third, record = run_recipe(graph, b.samples(4, seed=3), RECIPES["fast"], **formats)
+    assert record["samples"] == 4
+    plan = plan_activations(graph, None, activation_format="int4", input_terms=terms)
+    assert not plan.terms
+    for op, again, calibrated in zip(first.ops, second.ops, third.ops, strict=True):
+        if isinstance(op, Linear):
+            assert (op.weight == again.weight).all() and (op.weight == calibrated.weight).all()
+            assert op.raw or first.tensors[op.output].quant == second.tensors[again.output].quant
+            assert op.raw or second.tensors[again.output].quant == plan.quants[again.output]
+        assert second.tensors[again.output] == third.tensors[again.output]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "what"),
+    [
+        (RECIPES["balanced"], "gptq, input_terms = 0"),
+        (Recipe("mine", (Equalize(), Smooth())), "equalize, smooth"),
+        (Recipe("mine", input_terms=2), "input_terms = 2"),
+    ],
+)
+def test_a_model_that_is_quantized_refuses_what_changes_it(recipe, what):
+    graph, b = residual()
+    formats = {"weight_format": "int4", "activation_format": "int4"}
+    given = import_model(export_onnx(run_recipe(graph, b.samples(16), RECIPES["fast"], **formats)[0]))
+    with pytest.raises(ConfigError, match=rf"{what} would change weights or scales.*use --ptq fast"):
+        run_recipe(given, b.samples(16), recipe, **formats)
+    with pytest.raises(DataError, match="no samples, and the model does not say how"):
+        run_recipe(graph, None, recipe, **formats)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -1,0 +1,18 @@
+"""The domains that operators are imported from."""
+
+from __future__ import annotations
+
+DEFAULT = ("", "ai.onnx")
+QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+"""QONNX's own domain, that of Brevitas' exporter, and FINN's older one."""
+
+QUANTIZERS: dict[str, tuple[str, ...]] = {
+    "QuantizeLinear": DEFAULT,
+    "DequantizeLinear": DEFAULT,
+    **{name: QONNX for name in ("Quant", "IntQuant", "FloatQuant", "BipolarQuant", "Trunc")},
+}
+
+
+def known(op_type: str, domain: str) -> bool:
+    """Whether the operator of that name in that domain is the one that the handlers know."""
+    return domain in QUANTIZERS.get(op_type, DEFAULT)

@@ -1,0 +1,293 @@
+"""`settle`: the file's quantizers become `Graph.quantizers`, the rounding of each tensor.
+
+A tensor that several steps round one after another becomes several tensors, with a table between them that
+takes the codes of one to those of the next. Every rewrite here gives the same numbers as the file does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sateen.compiler.functions import X, as_expression
+from sateen.compiler.importer.nouns import Refused
+from sateen.compiler.importer.passes import drop_dead, is_affine
+from sateen.compiler.importer.pointwise import depthwise
+from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool, Quantize
+from sateen.ir.quant import Quantizer
+
+Changes = dict[str, tuple[Node, ...]]
+"""What takes the place of a node, by its name."""
+
+
+def settle(graph: Graph) -> Graph:
+    """The graph without `Quantize` nodes.
+
+    Raises Refused where a tensor is read both rounded and as it is.
+    """
+    if not any(isinstance(n, Quantize) for n in graph.nodes):
+        return graph
+    for rewrite in (_signs_before_pools, _attached, _spread, _joined, _clips):
+        graph = rewrite(graph)
+    return drop_dead(graph)
+
+
+def recentered(graph: Graph) -> Graph:
+    """Zero points of minifloats, which ONNX has not: Q(x + c) - c, or Q(y) - c where y holds the c already."""
+    for node in graph.nodes:
+        if isinstance(node, Quantize) and (centred := _recentred(graph, node)):
+            graph = centred
+    return graph
+
+
+def _recentred(graph: Graph, quantize: Quantize) -> Graph | None:
+    quant = quantize.quantizer.quant
+    readers = graph.consumers(quantize.output)
+    offset = -_offset(readers[0]) if len(readers) == 1 else 0.0
+    zero = round(offset / quant.scale * 2.0**-quant.format.lsb_exponent) if np.isfinite(offset) else 0
+    shifted = replace(quant, zero_point=zero)
+    codes = quant.format.from_fixed(np.array([zero]))
+    on_grid = not quant.zero_point and zero != 0 and quant.format.fixed(codes)[0] == zero
+    if not on_grid or not np.isclose(shifted.scale * shifted.offset, offset, rtol=1e-6):
+        return None
+    if any(o.tensor in (quantize.input, quantize.output) for o in graph.outputs):
+        return None
+    after, before = readers[0], _writer(graph, quantize.input)
+    rounded = replace(quantize, output=after.output, quantizer=replace(quantize.quantizer, quant=shifted))
+    if before and np.isclose(_offset(before), offset, rtol=1e-6):
+        old: Changes = {quantize.name: (replace(rounded, input=before.inputs[0]),), after.name: ()}
+        return _changed(graph, old)
+    lowered = _lowered(graph, quantize.input, offset)
+    if lowered is not None:
+        return _changed(graph, lowered | {quantize.name: (rounded,), after.name: ()})
+    name = f"{quantize.input}.{quantize.name}.centered"
+    channels = graph.shapes[quantize.input][2]
+    shift = depthwise(name, quantize.input, name, np.ones(channels), np.full(channels, -offset))
+    graph = replace(graph, shapes=graph.shapes | {name: graph.shapes[quantize.input]})
+    return _changed(graph, {quantize.name: (shift, replace(rounded, input=name)), after.name: ()})
+
+
+def _lowered(graph: Graph, tensor: str, offset: float) -> Changes | None:
+    """What makes the tensor less by the offset, within what writes it; None if that is impossible."""
+    node = _writer(graph, tensor)
+    if node is None or len(graph.consumers(tensor)) != 1:
+        return None
+    if isinstance(node, Conv):
+        return {node.name: (replace(node, bias=node.bias - offset),)}
+    if isinstance(node, Add):
+        found = (_lowered(graph, i, offset) for i in node.inputs if isinstance(_writer(graph, i), Conv))
+        return next((changes for changes in found if changes), None)
+    if isinstance(node, Activation) and node.function == "clip":
+        inner = _lowered(graph, node.input, offset)
+        clip = replace(node, low=node.low - offset, high=node.high - offset)
+        return inner and inner | {node.name: (clip,)}
+    return None
+
+
+def _changed(graph: Graph, changes: Changes) -> Graph:
+    return replace(graph, nodes=tuple(new for n in graph.nodes for new in changes.get(n.name, (n,))))
+
+
+def _offset(node: Node) -> float:
+    """What the node adds to every element; NaN if it does anything else."""
+    adds = isinstance(node, Conv) and is_affine(node) and bool((node.weight == 1).all())
+    if adds and isinstance(node, Conv) and (node.bias == node.bias[0]).all():
+        return float(node.bias[0])
+    return float("nan")
+
+
+def _writer(graph: Graph, tensor: str) -> Node | None:
+    return next((n for n in graph.nodes if n.output == tensor), None)
+
+
+def retabled(node: Activation) -> Activation:
+    """The activation as a table, though it be a clip."""
+    return Activation(node.name, node.input, node.output, "composed", expression=as_expression(node))
+
+
+def translation(name: str, source: str, output: str) -> Activation:
+    """A table from the codes of one quantizer to those of another."""
+    return Activation(name, source, output, "composed", expression=X)
+
+
+def rename(node: Node, names: dict[str, str]) -> Node:
+    """The node with other inputs."""
+    changes = {
+        field: names[getattr(node, field)]
+        for field in ("input", "input_a", "input_b")
+        if getattr(node, field, None) in names
+    }
+    if isinstance(node, Concat):
+        return replace(node, parts=tuple(names.get(p, p) for p in node.parts))
+    return replace(node, **changes) if changes else node  # type: ignore[arg-type]
+
+
+def _signs_before_pools(graph: Graph) -> Graph:
+    """The sign of a maximum is the maximum of signs, and only a sum's sign is exact."""
+    nodes = list(graph.nodes)
+    results = {o.tensor for o in graph.outputs}
+    for pool in [n for n in nodes if isinstance(n, Pool) and n.kind == "max"]:
+        users = [n for n in nodes if pool.output in n.inputs]
+        sign = users[0] if len(users) == 1 else None
+        alone = sum(pool.input in n.inputs for n in nodes) == 1 and pool.input not in results
+        if not (isinstance(sign, Activation) and sign.function == "bipolar" and alone):
+            continue
+        after = [n for n in nodes if sign.output in n.inputs]
+        if len(after) != 1 or not isinstance(after[0], Quantize) or pool.output in results:
+            continue
+        quantize = after[0]
+        signs, rounded = sign.output, pool.output
+        first = replace(sign, input=pool.input)
+        second = replace(quantize, input=signs, output=rounded)
+        last = replace(pool, input=rounded, output=quantize.output)
+        at = nodes.index(pool)
+        nodes[at : at + 1] = [first, second, last]
+        nodes = [n for n in nodes if n is not sign and n is not quantize]
+        shapes = graph.shapes | {signs: graph.shapes[pool.input], rounded: graph.shapes[pool.input]}
+        graph = replace(graph, shapes=shapes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _attached(graph: Graph) -> Graph:
+    """Each quantizer to the tensor that it rounds."""
+    found: dict[str, Quantizer] = {}
+    names: dict[str, str] = {}
+    nodes: list[Node] = []
+    ports = {p.name for p in graph.inputs}
+    results = {o.tensor for o in graph.outputs}
+    for node in graph.nodes:
+        if not isinstance(node, Quantize):
+            nodes.append(rename(node, names))
+            continue
+        source = names.get(node.input, node.input)
+        if source not in found:
+            _check_readers(graph, node, results)
+            found[source] = node.quantizer
+        if found[source] == node.quantizer and not (source in ports and node.output in results):
+            names[node.output] = source
+        else:
+            nodes.append(translation(node.name, source, node.output))
+            found[node.output] = node.quantizer
+    outputs = tuple(replace(o, tensor=names.get(o.tensor, o.tensor)) for o in graph.outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, quantizers=found)
+
+
+def _check_readers(graph: Graph, quantize: Quantize, results: set[str]) -> None:
+    for other in graph.consumers(quantize.input):
+        if not isinstance(other, Quantize) or other.quantizer != quantize.quantizer:
+            how = f"as {other.quantizer}" if isinstance(other, Quantize) else "without"
+            raise Refused(
+                quantize.name,
+                "Quantize",
+                f"it rounds '{quantize.input}' ({quantize.quantizer}), but '{other.name}' reads it {how}",
+                "the machine keeps one version of a tensor: quantize it once, for all that read it",
+            )
+    if quantize.input in results:
+        raise Refused(
+            quantize.name,
+            "Quantize",
+            f"it rounds '{quantize.input}', which is a graph output without it",
+            "the machine keeps one version of a tensor: make the rounded one the output",
+        )
+
+
+def _spread(graph: Graph) -> Graph:
+    """Quantizers through operations that move or choose elements, forward, and backward where nobody else reads."""
+    found = dict(graph.quantizers)
+    results = {o.tensor for o in graph.outputs}
+
+    def private(tensor: str) -> bool:
+        return len(graph.consumers(tensor)) == 1 and tensor not in results
+
+    while True:
+        before = len(found)
+        for node in graph.nodes:
+            out = node.output
+            if _keeps_values(node, found) and out not in found:
+                given = {found.get(i) for i in node.inputs}
+                if len(given) == 1 and None not in given:
+                    found[out] = found[node.inputs[0]]
+            elif _moves(node) and not isinstance(node, Conv) and out in found:
+                for i in node.inputs:
+                    if i not in found and private(i):
+                        found[i] = found[out]
+        if len(found) == before:
+            return replace(graph, quantizers=found)
+
+
+def _moves(node: Node) -> bool:
+    """Whether every element of the result is one of the inputs, or zero."""
+    if isinstance(node, Conv):
+        return node.selects and not node.bias.any()
+    return isinstance(node, Concat) or (isinstance(node, Pool) and node.kind == "max")
+
+
+def _keeps_values(node: Node, found: dict[str, Quantizer]) -> bool:
+    """Whether the result has values of the input's grid only."""
+    if isinstance(node, Activation) and node.function == "clip" and node.input in found:
+        quantizer = found[node.input]
+        low, high = quantizer.limits
+        quant = quantizer.quant
+        bounds = [b for b in (node.low, node.high) if low <= b <= high]
+        return bool((quant.dequantize(quant.quantize(np.array(bounds))) == bounds).all())
+    return _moves(node)
+
+
+def _joined(graph: Graph) -> Graph:
+    """Max pooling, selection and Concat keep codes: tables translate where the output's are others."""
+    found = dict(graph.quantizers)
+    shapes = dict(graph.shapes)
+    nodes: list[Node] = []
+
+    def tensor(name: str, like: str, quantizer: Quantizer) -> str:
+        while name in shapes:
+            name += "_"
+        shapes[name], found[name] = graph.shapes[like], quantizer
+        return name
+
+    for node in graph.nodes:
+        out = found.get(node.output)
+        if isinstance(node, Pool | Conv) and _moves(node) and out and found.get(node.input, out) != out:
+            pooled = tensor(f"{node.output}.pooled", node.output, found[node.input])
+            nodes.append(replace(node, output=pooled))
+            nodes.append(translation(f"{node.name}.rescale", pooled, node.output))
+        elif isinstance(node, Concat):
+            given = {p: found[p] for p in node.parts if p in found}
+            if out is None and len(set(given.values())) > 1:
+                listed = ", ".join(f"'{p}': {q}" for p, q in given.items())
+                raise Refused(
+                    node.name,
+                    "Concat",
+                    f"it joins tensors of different quantizers ({listed}) and none follows",
+                    "put a quantizer after it, or the same one before it",
+                )
+            parts = []
+            for k, p in enumerate(node.parts):
+                if out and p in found and found[p] != out:
+                    part = tensor(f"{p}.rescaled", p, out)
+                    nodes.append(translation(f"{node.name}.rescale{k}", p, part))
+                    p = part
+                parts.append(p)
+            nodes.append(replace(node, parts=tuple(parts)))
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), shapes=shapes, quantizers=found)
+
+
+def _clips(graph: Graph) -> Graph:
+    """A clip between two roundings: the same ones are one, after it; different ones make it a table."""
+    found = dict(graph.quantizers)
+    nodes: list[Node] = []
+    kept = {o.tensor for o in graph.outputs} | {p.name for p in graph.inputs}
+    for node in graph.nodes:
+        if isinstance(node, Activation) and node.function == "clip":
+            before, after = found.get(node.input), found.get(node.output)
+            if before and before != after:
+                node = retabled(node)
+            elif before and after and node.input not in kept and len(graph.consumers(node.input)) == 1:
+                producer = next(n for n in graph.nodes if n.output == node.input)
+                if not _moves(producer):
+                    del found[node.input]
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), quantizers=found)

@@ -1,0 +1,104 @@
+"""How real numbers become codes: of a tensor, of a file's quantizer, of a file's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sateen.formats import Format, Integer
+
+
+@dataclass(frozen=True, slots=True)
+class Quant:
+    """real = scale * (fixed(code) - zero_point) * 2**lsb_exponent.
+
+    The zero point is a fixed-point number of the format. Integers round first and add it then, as QuantizeLinear
+    does. The grid of a minifloat is finer in places, so there it is added before the rounding: see
+    docs/adr/0014-minifloat-zero-points.md.
+    """
+
+    format: Format
+    scale: float
+    zero_point: int = 0
+
+    def dequantize(self, codes: np.ndarray) -> np.ndarray:
+        return self.scale * (self.format.decode(codes) - self.offset)
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """Round to nearest, ties to even, and saturate; see above for the zero point. -0 becomes +0."""
+        scaled = np.asarray(x, np.float64) / self.scale
+        if self.zero_after:
+            scaled = np.rint(scaled)
+        if self.zero_point:
+            scaled = scaled + self.offset
+        codes = self.format.encode(scaled)
+        return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
+
+    def quantize_terms(self, x: np.ndarray, terms: int) -> np.ndarray:
+        """Codes (..., terms * C) of x (..., C): each term is the code of what the terms before it leave over.
+
+        What real value they stand for is the sum of the terms', channel t*C + c being term t of channel c.
+        """
+        codes, rest = [], np.asarray(x, np.float64)
+        for _ in range(terms):
+            codes.append(self.quantize(rest))
+            rest = rest - self.dequantize(codes[-1])
+        return np.concatenate(codes, axis=-1)
+
+    @property
+    def offset(self) -> float:
+        """The zero point as a value of the format."""
+        return self.zero_point * 2.0**self.format.lsb_exponent
+
+    @property
+    def zero_after(self) -> int:
+        """What is added to a rounded number: the zero point of an integer, else 0."""
+        return self.zero_point if isinstance(self.format, Integer) else 0
+
+    @property
+    def zero_before(self) -> int:
+        """What is added before rounding, in fixed-point units: the zero point of a minifloat, else 0."""
+        return self.zero_point - self.zero_after
+
+    @property
+    def zero_code(self) -> int:
+        """The code of real zero: what padding pads with."""
+        return int(self.format.encode(np.array([self.offset]))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """A rounding that the model file asks for: `quant`, saturating at low and high, fixed-point units of its format."""
+
+    quant: Quant
+    low: int
+    high: int
+
+    @staticmethod
+    def whole(quant: Quant) -> Quantizer:
+        """Saturating where the format does."""
+        return Quantizer(quant, quant.format.min_fixed, quant.format.max_fixed)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        unit = self.quant.scale * 2.0**self.quant.format.lsb_exponent
+        return unit * (self.low - self.quant.zero_point), unit * (self.high - self.quant.zero_point)
+
+    def __str__(self) -> str:
+        q = self.quant
+        text = f"{q.format.name}, scale {q.scale:.6g}" + (
+            f", zero point {q.zero_point}" if q.zero_point else ""
+        )
+        if (self.low, self.high) != (q.format.min_fixed, q.format.max_fixed):
+            text += f", limits {self.low} to {self.high}"
+        return text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenWeights:
+    """The weights of a model file that is quantized already are values of `format` times scale (O,), of any sign."""
+
+    format: Format
+    scale: np.ndarray

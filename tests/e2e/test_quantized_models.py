@@ -1,0 +1,63 @@
+"""Files that are quantized already, through all four engines."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import sateen
+
+DOMAIN = "onnx.brevitas"
+
+
+def binary_network(seed=0):
+    """Ternary weights between bipolar activations, as a QONNX model without calibration data."""
+    rng = np.random.default_rng(seed)
+    constants, nodes = [], []
+
+    def constant(value):
+        constants.append(numpy_helper.from_array(np.asarray(value, np.float32), f"c{len(constants)}"))
+        return constants[-1].name
+
+    def node(op, *inputs, domain="", **attributes):
+        nodes.append(helper.make_node(op, inputs, [f"t{len(nodes)}"], domain=domain, **attributes))
+        return nodes[-1].output[0]
+
+    def quant(x, scale, bits, **attributes):
+        inputs = constant(scale), constant(0), constant(bits)
+        return node("Quant", x, *inputs, domain=DOMAIN, **{"signed": 1, "narrow": 1} | attributes)
+
+    def bipolar(x, scale):
+        return node("BipolarQuant", x, constant(scale), domain=DOMAIN)
+
+    x = quant("x", 0.5, 2)
+    y = node("Conv", x, bipolar(constant(rng.normal(size=(8, 4, 3, 3))), 0.25), pads=[1, 1, 1, 1])
+    x = bipolar(y, 1.0)
+    weight = quant(constant(rng.normal(size=(8, 8, 3, 3))), 0.5, 2)
+    x = bipolar(node("Conv", x, weight, constant(rng.normal(size=8))), 0.5)
+    y = node("Conv", x, quant(constant(rng.normal(size=(5, 8, 4, 4))), 0.5, 2))
+    graph = helper.make_graph(
+        nodes,
+        "binary",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 6, 6))],
+        [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.rtl
+def test_a_binary_network_runs_bit_exact(tmp_path):
+    onnx.save(binary_network(), tmp_path / "model.onnx")
+    manifest = sateen.compile(tmp_path / "model.onnx", tmp_path / "build", preset="tiny")
+    config = manifest["config"]
+    assert (config["weight_format"], config["activation_format"]) == ("int2n", "int2n")
+    x = {"x": np.random.default_rng(1).normal(size=(2, 4, 6, 6)).astype(np.float32)}
+    found = {e: sateen.run(tmp_path / "build", x, e) for e in ("reference", "program", "model", "rtl")}
+    wanted = found["reference"].outputs
+    for engine in ("program", "rtl"):
+        for name, y in wanted.items():
+            assert y.tobytes() == found[engine].outputs[name].tobytes(), f"{engine} differs on {name}"
+            assert np.ptp(y) > 0
+    assert found["model"].cycles == found["rtl"].cycles
