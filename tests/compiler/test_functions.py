@@ -16,11 +16,15 @@ ONNX_NAME = {"affine": None, "clip": "Clip", "gelu": "Gelu"}
 POINTS = np.concatenate([np.linspace(-6, 6, 97), [-100.0, -1e-7, 0.0, 1e-7, 100.0]])
 
 
+OTHERS = ("affine", "clip", "gelu", "not", "bipolar")
+"""Tested by themselves, or, bipolar, against qonnx's executor."""
+
+
 def activation(function, **parameters):
     return Activation("a", "x", "y", function, tuple(parameters.items()))
 
 
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f not in ("affine", "clip", "gelu", "not")])
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f not in OTHERS])
 def test_definition_is_that_of_onnx(function):
     """ONNX's own Python implementation, in double precision."""
     op = "".join(part.capitalize() for part in function.split("_"))
