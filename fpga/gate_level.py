@@ -14,8 +14,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.cost import modules
-from sateen.fpga.place_and_route import error_in, run_tool
-from sateen.fpga.synthesis import find_top
+from sateen.fpga.synthesis import error_in, find_top, run_tool
 
 SYNTH = {"ecp5": "synth_ecp5 -noiopad -top {top}", "ice40": "synth_ice40 -dsp -top {top}"}
 """Architecture to the Yosys command that makes what place and route gets, without pins."""

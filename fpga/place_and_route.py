@@ -6,11 +6,8 @@ import importlib.metadata
 import json
 import math
 import re
-import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 
 from sateen.errors import BuildError, ConfigError, LimitError
 from sateen.fpga.cost import modules
-from sateen.fpga.synthesis import find_top
+from sateen.fpga.synthesis import error_in, find_top, run_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,32 +301,3 @@ def describe_excess(excess: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join(
         f"{used} {name} of {there} ({used - there} too many)" for name, (used, there) in excess.items()
     )
-
-
-def error_in(log: list[str]) -> str:
-    return next((line for line in log if "ERROR" in line), log[-1] if log else "no message")
-
-
-def run_tool(module: str, function: str, arguments: list[str], folder: Path) -> tuple[int, list[str]]:
-    """Run a tool in a process of its own: exit code and the last lines of its log."""
-    call = "main()" if function == "main" else f"{function}(sys.argv[1:])"
-    program = f"import sys; from {module} import {function}; sys.exit({call})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    tail: deque[str] = deque(maxlen=400)
-    try:
-        assert process.stdout is not None
-        tail.extend(line.rstrip() for line in process.stdout if line.strip())
-        code = process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    return code, list(tail)

