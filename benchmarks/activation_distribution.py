@@ -30,7 +30,7 @@ from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
 import sateen
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import AcceleratorConfig
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.place_and_route import Part, Routed, few_pins, netlist, place_and_route, tool_version
@@ -39,6 +39,7 @@ from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.pe import pe_latency
 from sateen.hw.verilog import convert
 from sateen.models.resnet18 import resnet18
+from sateen.presets import preset
 from sateen.sim import model
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import MemoryTiming

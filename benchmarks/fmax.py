@@ -15,12 +15,13 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import AcceleratorConfig
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.place_and_route import Part, few_pins, netlist, place_and_route
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
+from sateen.presets import preset
 
 SQUARE = preset("tiny").replace(
     name="8x8",

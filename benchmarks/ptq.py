@@ -26,9 +26,9 @@ from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize import accumulator_bits
-from sateen.config import preset
 from sateen.ir.graph import Graph
 from sateen.models.images import load
+from sateen.presets import preset
 from sateen.sim.reference import run_reference
 
 FORMATS = ("int8", "e4m3", "int6", "e3m2", "e2m3", "int4", "e2m1")

@@ -22,12 +22,13 @@ import onnx
 from utilization import convolution
 
 import sateen
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import AcceleratorConfig
 from sateen.fpga.cost import instances_in, modules, resources
 from sateen.fpga.devices import FAMILIES, Family
 from sateen.fpga.synthesis import Netlist, synthesize, tool_version
 from sateen.hw.verilog import emit_verilog
 from sateen.models.resnet18 import resnet18
+from sateen.presets import preset
 
 OUTPUT = Path(__file__).resolve().parents[1] / "docs/results/sparsity_cost.md"
 TOP, ARRAY = "accelerator", "accelerator_matrix_array"

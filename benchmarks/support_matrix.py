@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.limits import LIMITS
-from sateen.config import PRESETS
 from sateen.formats import Integer, all_formats
 from sateen.fpga.devices import FAMILIES
+from sateen.presets import PRESETS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sateen
 from sateen.compiler.sparsify import keep_largest
-from sateen.config import preset
 from sateen.formats import parse_sparsity
+from sateen.presets import preset
 
 
 def convolution(channels: int, size: int, pattern: str) -> onnx.ModelProto:

@@ -131,6 +131,7 @@ def export_vivado(verilog: str, board: VendorBoard, folder: Path, image: bytes) 
     (folder / "accelerator.v").write_text(verilog, encoding="utf-8")
     (folder / "image.bin").write_bytes(image)
     with as_file(files("sateen.fpga") / "tcl") as scripts:
-        for name in ("project.tcl", "package_ip.tcl", f"{board.system}.tcl"):
+        shared = ("zynq.tcl",) if board.system.startswith("zynq") else ()
+        for name in ("project.tcl", "package_ip.tcl", f"{board.system}.tcl", *shared):
             shutil.copy(scripts / name, folder / name)
     return sorted(p for p in folder.iterdir() if p.is_file())

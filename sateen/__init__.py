@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sateen.api import bitstream, check, compile, cost, report, run
-    from sateen.config import PRESETS, AcceleratorConfig, preset
+    from sateen.config import AcceleratorConfig
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
+    from sateen.presets import PRESETS, preset
 
 __version__ = "0.1.0"
 

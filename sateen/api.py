@@ -19,10 +19,10 @@ import numpy as np
 
 from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
-from sateen.config import preset as preset_config
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.formats import parse_sparsity
 from sateen.manifest import read_file, read_manifest
+from sateen.presets import preset as preset_config
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding

@@ -88,7 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         SCALES,
         SPARSITY_METHODS,
     )
-    from sateen.config import DATAFLOWS, PRESETS
+    from sateen.config import DATAFLOWS
+    from sateen.presets import PRESETS
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
     parser.add_argument("--version", action="version", version=f"sateen {__version__}")

@@ -13,7 +13,7 @@ PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compile
     "models": "sateen.models",
     "fpga": "sateen.fpga",
 }
-NOUNS = {"formats", "ir", "config", "errors", "manifest"}
+NOUNS = {"formats", "ir", "config", "presets", "errors", "manifest"}
 ALLOWED = {
     "nouns": {"nouns"},
     "hw": {"nouns", "hw"},

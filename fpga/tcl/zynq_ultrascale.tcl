@@ -13,30 +13,10 @@ set_property -dict [list \
     CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $clock_mhz \
 ] [get_bd_cells ps]
 
-create_bd_cell -type ip -vlnv xilinx.com:ip:proc_sys_reset reset
-create_bd_cell -type ip -vlnv xilinx.com:ip:smartconnect to_registers
-create_bd_cell -type ip -vlnv xilinx.com:ip:smartconnect to_memory
-foreach cell {to_registers to_memory} {
-    set_property -dict {CONFIG.NUM_SI 1 CONFIG.NUM_MI 1} [get_bd_cells $cell]
-}
-
-foreach pin {
-    ps/maxihpm0_fpd_aclk ps/saxihp0_fpd_aclk reset/slowest_sync_clk to_registers/aclk to_memory/aclk accelerator/clk
-} {
-    connect_bd_net [get_bd_pins ps/pl_clk0] [get_bd_pins $pin]
-}
-connect_bd_net [get_bd_pins ps/pl_resetn0] [get_bd_pins reset/ext_reset_in]
-foreach cell {to_registers to_memory} {
-    connect_bd_net [get_bd_pins reset/interconnect_aresetn] [get_bd_pins $cell/aresetn]
-}
-connect_bd_net [get_bd_pins reset/peripheral_reset] [get_bd_pins accelerator/rst]
-
-foreach {from to} {
-    ps/M_AXI_HPM0_FPD to_registers/S00_AXI
-    to_registers/M00_AXI accelerator/s_axi
-    accelerator/m_axi to_memory/S00_AXI
-    to_memory/M00_AXI ps/S_AXI_HP0_FPD
-} {
-    connect_bd_intf_net [get_bd_intf_pins $from] [get_bd_intf_pins $to]
-}
-connect_bd_net [get_bd_pins accelerator/interrupt] [get_bd_pins ps/pl_ps_irq0]
+set clock ps/pl_clk0
+set resetn ps/pl_resetn0
+set host ps/M_AXI_HPM0_FPD
+set memory ps/S_AXI_HP0_FPD
+set interrupt ps/pl_ps_irq0
+set clocked {ps/maxihpm0_fpd_aclk ps/saxihp0_fpd_aclk}
+source [file join $folder zynq.tcl]

@@ -11,8 +11,8 @@ import pytest
 
 from sateen import api
 from sateen.charts import LABELS, Slot, columns, ticks
-from sateen.config import preset
 from sateen.models.data import digits_split
+from sateen.presets import preset
 from sateen.reporting import ENGINES, KINDS, LIMITS, _short, render
 from sateen.sim.engines import Build
 from sateen.timeline import merged, short

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sateen.config import AcceleratorConfig, preset
+from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
+from sateen.presets import preset
 
 
 @pytest.mark.parametrize(

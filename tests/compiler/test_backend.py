@@ -10,12 +10,13 @@ from sateen.compiler.backend import generate
 from sateen.compiler.order import add_tokens
 from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
-from sateen.config import DATAFLOWS, preset
+from sateen.config import DATAFLOWS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.hw.isa import Engine, Opcode, Target
 from sateen.hw.packing import index_words
 from sateen.ir.quantized import Linear
+from sateen.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes

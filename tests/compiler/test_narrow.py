@@ -5,12 +5,13 @@ from random_graph import random_graph
 
 from sateen.compiler.backend import generate
 from sateen.compiler.narrow import most_tokens, narrowed, needed_bits, token_pairs
-from sateen.config import FIELD_LIMITS, preset
+from sateen.config import FIELD_LIMITS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import LAYOUT, Engine, Opcode
 from sateen.hw.window import Widths
+from sateen.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 
 WINDOW = {

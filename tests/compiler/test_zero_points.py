@@ -12,10 +12,10 @@ from sateen.compiler.export_compare import compare_with_onnxruntime
 from sateen.compiler.input_terms import split_input
 from sateen.compiler.quantize import accumulator_bits, quantize, residual_shifts_fit
 from sateen.compiler.scales import Observed, activation_quant
-from sateen.config import preset
 from sateen.errors import DataError
 from sateen.formats import parse_format
 from sateen.ir.quantized import Linear, Quant
+from sateen.presets import preset
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes
 

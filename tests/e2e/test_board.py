@@ -11,12 +11,12 @@ import pytest
 import sateen
 from sateen.board import check_identity, run_on_board
 from sateen.cli import main
-from sateen.config import preset
 from sateen.errors import LinkError
 from sateen.fpga.link import Board
 from sateen.hw.frame import Identity
 from sateen.hw.registers import ID, Register, config_word
 from sateen.models.data import digits_split
+from sateen.presets import preset
 from sateen.sim.board import SimulatedBoard
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
@@ -188,7 +188,7 @@ def test_a_board_without_a_build_is_loaded(tmp_path, data):
 def test_a_machine_as_narrow_as_its_model(tmp_path, data):
     """On a memory with one port, as an iCE40 UP5K has it."""
     folder = compiled(tmp_path / "build", data, board="icebreaker")
-    assert sateen.config.PRESETS["icebreaker"].narrow and Build(folder).config.plane_bits == 4
+    assert preset("icebreaker").narrow and Build(folder).config.plane_bits == 4
     with SimulatedBoard(folder, resident=False, single_port=True) as board:
         found = run_on_board(folder, data["inputs"], board.port, baud=board.baud)
     reference = sateen.run(folder, data["inputs"], "reference")

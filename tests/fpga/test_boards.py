@@ -9,7 +9,6 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.config import PRESETS
 from sateen.errors import ConfigError, LimitError
 from sateen.fpga import bitstream
 from sateen.fpga.bitstream import largest_that_fits, make
@@ -17,6 +16,7 @@ from sateen.fpga.boards import BOARDS, Pin, Pins, board, constraints
 from sateen.fpga.chip import RESET_S, Chip
 from sateen.fpga.clocking import LIMITS, TOLERANCE, dividers
 from sateen.fpga.place_and_route import ARCHITECTURES, Part
+from sateen.presets import PRESETS
 
 
 class Delay(wiring.Component):

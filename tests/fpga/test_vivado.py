@@ -2,10 +2,10 @@
 
 import pytest
 
-from sateen.config import preset
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.vivado import PROTOCOLS, VENDOR_BOARDS, WIRES, export_vivado, ports, vendor_board
 from sateen.hw.verilog import emit_verilog
+from sateen.presets import preset
 
 tkinter = pytest.importorskip("tkinter", exc_type=ImportError)
 
