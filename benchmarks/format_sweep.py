@@ -1,0 +1,283 @@
+"""Accuracy of every format of 3 to 8 bits against what a multiply-accumulate costs, and against bytes of weights.
+
+    python benchmarks/format_sweep.py                                               the digits networks
+    python benchmarks/format_sweep.py --model resnet8.onnx --data FOLDER            and ResNet8 on CIFAR-10
+                                     [--methods fast balanced] [--apart] [--formats int4 e2m1] [--output DIR]
+
+Weights and activations are of one format; with --apart also each alone, the other int8. Accuracy is that
+of the bit-exact integers. LUTs are those of the smallest unit without DSP, 4 lanes, from `fpga/mac_units.json`. Writes
+DIR/format_sweep.json, .md and .png; rows that are there are kept, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from rich.progress import Progress
+
+from sateen.compiler.importer import import_model
+from sateen.compiler.ptq.recipe import RECIPES, run_recipe
+from sateen.formats import Integer, parse_format
+from sateen.fpga.devices import FAMILIES
+from sateen.fpga.mac_units import best, rows, swept_formats
+from sateen.ir.graph import Graph
+from sateen.ir.quantized import Linear
+from sateen.models.data import CALIBRATION, digits_split
+from sateen.models.images import load
+from sateen.sim.reference import run_reference
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
+LANES = 4
+KEY = ("network", "method", "weights", "activations", "images", "samples")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, what it is calibrated and what it is tested with, batch first, as the graph takes it."""
+
+    name: str
+    graph: Graph
+    calibration: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    float_accuracy: float
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"network": self.name, "images": len(self.images), "samples": len(self.calibration)}
+
+    def measure(self, method: str, weights: str, activations: str) -> dict[str, Any]:
+        began = time.perf_counter()
+        quantized, _ = run_recipe(
+            self.graph,
+            {self.graph.inputs[0].name: self.calibration},
+            RECIPES[method],
+            weight_format=weights,
+            activation_format=activations,
+        )
+        middle = time.perf_counter()
+        output = self.graph.outputs[0].port.name
+        found = run_reference(quantized, {self.graph.inputs[0].name: self.images})[output]
+        count = sum(op.weight.size for op in quantized.ops if isinstance(op, Linear))
+        return self.key | {
+            "method": method,
+            "weights": weights,
+            "activations": activations,
+            "accuracy": accuracy(found, self.labels),
+            "float": self.float_accuracy,
+            "weight_bytes": count * parse_format(weights).bits // 8,
+            "quantize_s": round(middle - began, 1),
+            "reference_s": round(time.perf_counter() - middle, 1),
+        }
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return round(100 * float((logits.reshape(len(logits), -1).argmax(1) == labels).mean()), 2)
+
+
+def task(name: str, model: Path, calibration: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Task:
+    graph = import_model(model)
+    session = onnxruntime.InferenceSession(model)
+    port = graph.inputs[0].name
+    logits = np.concatenate([session.run(None, {port: x[None]})[0] for x in images])
+    return Task(name, graph, calibration, images, labels, accuracy(logits, labels))
+
+
+def tasks(args: argparse.Namespace) -> Iterator[Task]:
+    data = digits_split()
+    for name in ("digits_cnn", "digits_resnet"):
+        with as_file(files("sateen.models") / f"{name}.onnx") as model:
+            yield task(name, model, data.x_train[:CALIBRATION], data.x_test, data.y_test)
+    if args.model is not None:
+        calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
+        images, labels = load(args.data / "cifar10_test.zip", args.images)
+        turned = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
+        yield task("resnet8", args.model, *turned, labels)
+
+
+def pairs(formats: Iterable[str], apart: bool) -> list[tuple[str, str]]:
+    together = [(f, f) for f in formats]
+    return together + (
+        [p for f in formats if f != "int8" for p in ((f, "int8"), ("int8", f))] if apart else []
+    )
+
+
+# -- what it shows -------------------------------------------------------------------------------------------
+
+
+def front(points: list[tuple[float, float]]) -> list[int]:
+    """Positions of those that no other beats: less cost, more accuracy."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    found: list[int] = []
+    for i in order:
+        if not found or points[i][1] > points[found[-1]][1]:
+            found.append(i)
+    return found
+
+
+def luts(name: str, family: str = "ecp5") -> float:
+    unit = best(rows(), name, family, LANES, dsp=False)
+    assert unit is not None, f"no unit of {name} without DSP"
+    return unit["lut"] / LANES
+
+
+def is_integer(name: str) -> bool:
+    return isinstance(parse_format(name), Integer)
+
+
+def tables(found: list[dict[str, Any]]) -> str:
+    text = [
+        "# Every format of 3 to 8 bits\n",
+        "Accuracy in percent of the bit-exact integers, weights and activations of one format. Bold: the best of",
+        "its width and method. LUTs are per multiply-accumulate, of the smallest unit without DSP, 4 lanes",
+        "(`benchmarks/mac_units.py`).\n",
+        "    python benchmarks/format_sweep.py --model resnet8.onnx --data FOLDER\n",
+        "![accuracy against LUTs and bytes](format_sweep.png)",
+    ]
+    networks = dict.fromkeys(r["network"] for r in found)
+    for network in networks:
+        mine = [r for r in found if r["network"] == network]
+        same = [r for r in mine if r["weights"] == r["activations"]]
+        methods = list(dict.fromkeys(r["method"] for r in same))
+        value = {(r["method"], r["weights"]): r["accuracy"] for r in same}
+        most = {
+            (m, bits): max(v for (n, f), v in value.items() if n == m and parse_format(f).bits == bits)
+            for m, bits in {(m, parse_format(f).bits) for m, f in value}
+        }
+        first = mine[0]
+        text += [
+            f"\n## {network}\n",
+            f"Float {first['float']:.2f} %; {first['images']} test images, {first['samples']} training images for "
+            "calibration. W and A alone: the other is int8.\n",
+        ]
+        alone = [(m, side) for m in methods for side in ("W", "A") if any(_apart(r, m, side) for r in mine)]
+        header = ["bits", "format", "LUT", "UltraScale+ LUT", "bytes of weights", *methods]
+        header += [f"{m}, {side} alone" for m, side in alone]
+        text += [f"| {' | '.join(header)} |", "|--:|---|" + "--:|" * (len(header) - 2)]
+        for f in swept_formats():
+            if not any(f.name == name for _, name in value):
+                continue
+            cells = [str(f.bits), f.name, f"{luts(f.name):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
+            cells.append(
+                f"{next(r['weight_bytes'] for r in same if r['weights'] == f.name):,}".replace(",", " ")
+            )
+            for m in methods:
+                a = value.get((m, f.name))
+                cells.append("" if a is None else f"**{a:.2f}**" if a == most[m, f.bits] else f"{a:.2f}")
+            for m, side in alone:
+                a = [
+                    r["accuracy"]
+                    for r in mine
+                    if _apart(r, m, side) and f.name in (r["weights"], r["activations"])
+                ]
+                cells.append(f"{a[0]:.2f}" if a else "")
+            text.append(f"| {' | '.join(cells)} |")
+        for m in methods:
+            names = [f for n, f in value if n == m]
+            for title, cost in (
+                ("LUTs", [luts(f) for f in names]),
+                ("bytes", [float(parse_format(f).bits) for f in names]),
+            ):
+                chosen = front([(c, value[m, f]) for c, f in zip(cost, names, strict=True)])
+                text.append(f"\nPareto front, `{m}`, against {title}: {', '.join(names[i] for i in chosen)}.")
+    return "\n".join(text) + "\n"
+
+
+def _apart(row: dict[str, Any], method: str, side: str) -> bool:
+    fixed, free = ("activations", "weights") if side == "W" else ("weights", "activations")
+    return row["method"] == method and row[fixed] == "int8" and row[free] != "int8"
+
+
+def plot(found: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    same = [r for r in found if r["weights"] == r["activations"]]
+    networks = list(dict.fromkeys(r["network"] for r in same))
+    families = list(FAMILIES)
+    figure, axes = pyplot.subplots(
+        len(networks), len(families) + 1, figsize=(18, 5 * len(networks)), squeeze=False, sharey="row"
+    )
+    for line, network in zip(axes, networks, strict=True):
+        mine = [r for r in same if r["network"] == network]
+        methods = list(dict.fromkeys(r["method"] for r in mine))
+        method = methods[-1]
+        points = [r for r in mine if r["method"] == method]
+        for axis, family in zip(line, [*families, ""], strict=True):
+            cost = [luts(r["weights"], family) if family else r["weight_bytes"] / 1024 for r in points]
+            for integer, marker, color in ((True, "s", "C0"), (False, "o", "C1")):
+                mask = [is_integer(r["weights"]) == integer for r in points]
+                chosen = [
+                    (c, r["accuracy"], r["weights"])
+                    for c, r, ok in zip(cost, points, mask, strict=True)
+                    if ok
+                ]
+                if not chosen:
+                    continue
+                axis.plot([c for c, _, _ in chosen], [a for _, a, _ in chosen], marker, c=color, ms=6, alpha=0.8,
+                          label="integer" if integer else "minifloat")  # fmt: skip
+                edge = [chosen[i] for i in front([(c, a) for c, a, _ in chosen])]
+                axis.step(
+                    [c for c, _, _ in edge], [a for _, a, _ in edge], where="post", c=color, lw=1, alpha=0.6
+                )
+                for c, a, name in edge:
+                    axis.annotate(name, (c, a), fontsize=8, xytext=(3, 3), textcoords="offset points")
+            axis.axhline(points[0]["float"], color="gray", lw=0.8, ls=":")
+            axis.set_xlabel(f"LUT per MAC, {FAMILIES[family].title}" if family else "KiB of weights")
+            axis.grid(alpha=0.3)
+        low = sorted(r["accuracy"] for r in points)[len(points) // 4]
+        line[0].set_ylim(bottom=max(0, low - 5))
+        line[0].set_ylabel(f"{network}: accuracy, % ({method})")
+        line[0].legend()
+    figure.suptitle(
+        "Weights and activations of one format; lines: Pareto fronts; dotted: float; worst points cut off"
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=60)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--calibration", type=int, default=256, help="training images")
+    parser.add_argument("--formats", nargs="*", default=[f.name for f in swept_formats()])
+    parser.add_argument("--methods", nargs="*", choices=RECIPES, default=["fast", "balanced"])
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if (args.model is None) != (args.data is None):
+        parser.error("--model and --data belong together")
+    path = args.output / "format_sweep.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    work = [(m, w, a) for m in args.methods for w, a in pairs(args.formats, args.apart)]
+    for t in tasks(args):
+        done = {tuple(r[k] for k in KEY) for r in found}
+        with Progress(transient=True) as bar:
+            for method, weights, activations in bar.track(work, description=t.name):
+                key = t.key | {"method": method, "weights": weights, "activations": activations}
+                if tuple(key[k] for k in KEY) in done:
+                    continue
+                found.append(t.measure(method, weights, activations))
+                path.write_text("[\n" + ",\n".join(f" {json.dumps(r)}" for r in found) + "\n]\n")
+    path.with_suffix(".md").write_text(tables(found))
+    plot(found, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
