@@ -138,10 +138,9 @@ def _advice(board: Board, available: Mapping[str, int], clock_mhz: float) -> str
 
 
 def _does_not_fit(board: Board, used: Mapping[str, tuple[int, int]]) -> str:
-    excess = {name: n for name, n in used.items() if n[0] > n[1]}
     available = {name: there for name, (_, there) in used.items()}
     return (
-        f"board '{board.name}': the design does not fit {board.part.title}: {describe_excess(excess)}; "
+        f"board '{board.name}': the design does not fit {board.part.title}: {describe_excess(used)}; "
         + _advice(board, available, 0.0)
     )
 

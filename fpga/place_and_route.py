@@ -110,6 +110,10 @@ class Routed:
         return min(self.clocks.values(), default=math.inf)
 
 
+_CROWDED = "Unable to find legal placement"
+"""What nextpnr says where all there is would be enough, but not as tiles share their control signals."""
+
+
 class FitError(LimitError):
     """A design that a part has no room for; `used` is nextpnr's table, primitive to (used, there)."""
 
@@ -198,14 +202,14 @@ def place_and_route(
         module = architecture.package.replace("-", "_")
         code, tail = run_tool(module, module.replace("yowasp", "run", 1), arguments, folder)
         if code != 0:
-            used = _utilization(tail)
-            if excess := {name: n for name, n in used.items() if n[0] > n[1]}:
+            used, message = _utilization(tail), error_in(tail)
+            if any(n > there for n, there in used.values()) or (used and _CROWDED in message):
                 raise FitError(
-                    f"the design does not fit {part.title}: {describe_excess(excess)}; take a smaller configuration or "
+                    f"the design does not fit {part.title}: {describe_excess(used)}; take a smaller configuration or "
                     "a larger part",
                     used,
                 )
-            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {error_in(tail)}")
+            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {message}")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if output is not None:
             output.write_bytes((folder / "routed").read_bytes())
@@ -296,8 +300,10 @@ def _utilization(log: list[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def describe_excess(excess: Mapping[str, tuple[int, int]]) -> str:
-    """ "300 DP16KD of 208 (92 too many)"."""
-    return ", ".join(
-        f"{used} {name} of {there} ({used - there} too many)" for name, (used, there) in excess.items()
-    )
+def describe_excess(used: Mapping[str, tuple[int, int]]) -> str:
+    """What there is too much of, or else, of a design that could not be placed, how many of the logic cells it uses."""
+    excess = {name: n for name, n in used.items() if n[0] > n[1]}
+    if not excess:
+        name, (n, there) = max(used.items(), key=lambda item: item[1][1])  # of which the part has the most
+        return f"{n} {name} of {there} leave no legal placement"
+    return ", ".join(f"{n} {name} of {there} ({n - there} too many)" for name, (n, there) in excess.items())

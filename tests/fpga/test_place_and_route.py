@@ -3,7 +3,7 @@
 import pytest
 
 from sateen.errors import BuildError, ConfigError
-from sateen.fpga.place_and_route import Part, few_pins, netlist, place_and_route
+from sateen.fpga.place_and_route import Part, describe_excess, few_pins, netlist, place_and_route
 
 ICE40 = Part("ice40", "hx1k", "tq144")
 ECP5 = Part("ecp5", "12k", "CABGA256", "6")
@@ -64,3 +64,10 @@ def test_messages_of_the_tools():
         place_and_route(counter(8), GOWIN)
     with pytest.raises(ConfigError, match="unknown architecture 'spartan'; nextpnr is here for ecp5, ice40"):
         place_and_route(counter(8), Part("spartan", "6"))
+
+
+def test_what_is_said_of_a_design_that_does_not_fit():
+    used = {"ICESTORM_LC": (5067, 5280), "ICESTORM_RAM": (31, 30), "ICESTORM_PLL": (1, 1)}
+    assert describe_excess(used) == "31 ICESTORM_RAM of 30 (1 too many)"
+    used["ICESTORM_RAM"] = (30, 30)
+    assert describe_excess(used) == "5067 ICESTORM_LC of 5280 leave no legal placement"
