@@ -2,6 +2,8 @@
 
 python benchmarks/mixed_precision.py --model resnet8.onnx --data FOLDER [--output mixed.json]
 
+With --output what is there already is kept, so that an interrupted run goes on where it was.
+
 A layer of fewer bits runs on a machine of more: its codes are among the machine's. Sensitivities are measured, an
 integer program chooses, and the accuracy of what it chooses is that of the bit-exact integers.
 """
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -101,16 +102,16 @@ class Network:
         bits = sum(size * parse_format(formats[name]).bits for name, size in self.layers.items())
         return bits / 8192
 
-    def sensitivities(self) -> np.ndarray:
-        """(layers, formats): how far the logits move, in squares, once one layer alone has that format, to nearest."""
+    def sensitivity(self, name: str) -> dict[str, float]:
+        """By format: how far the logits move, in squares, once this layer alone has it, rounded to nearest."""
         images = next(iter(self.samples.values()))[:PROBES]
         all_wide = dict.fromkeys(self.layers, FORMATS[0])
         base = self.outputs(self.quantized(all_wide, False), images)
-        rows = []
-        for name in self.layers:
-            changed = (self.outputs(self.quantized(all_wide | {name: f}, False), images) for f in FORMATS[1:])
-            rows.append([0.0, *(float(((y - base) ** 2).mean()) for y in changed)])
-        return np.array(rows)
+        found = {FORMATS[0]: 0.0}
+        for fmt in FORMATS[1:]:
+            moved = self.outputs(self.quantized(all_wide | {name: fmt}, False), images) - base
+            found[fmt] = float((moved**2).mean())
+        return found
 
 
 def choose(network: Network, cost: np.ndarray, budget: float) -> dict[str, str]:
@@ -149,41 +150,43 @@ def main() -> None:
     calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
     graph = import_model(args.model)
     network = Network(graph, calibration, args.activations)
-    record: dict[str, Any] = {
-        "images": args.images,
-        "samples": args.calibration,
-        "activations": args.activations,
-    }
+    settings = {"images": args.images, "samples": args.calibration, "activations": args.activations}
+    record: dict[str, Any] = settings | {"sensitivities": {}, "rows": [], "cycles": {}}
+    if args.output and args.output.exists():
+        old = json.loads(args.output.read_text())
+        record = old if settings.items() <= old.items() else record
+
+    def keep() -> None:
+        if args.output:
+            args.output.write_text(json.dumps(record, indent=1) + "\n")
 
     def accuracy(formats: Mapping[str, str]) -> float:
         found = network.outputs(network.quantized(formats), images)
         return round(100 * float((found.argmax(1) == labels).mean()), 2)
 
-    began = time.process_time()
-    cost = network.sensitivities()
-    record["sensitivity_s"] = round(time.process_time() - began, 1)
-    record["sensitivities"] = {
-        n: dict(zip(FORMATS, row, strict=True)) for n, row in zip(network.layers, cost.tolist(), strict=True)
-    }
-    record["rows"] = []
-    for fmt in FORMATS:
+    for name in network.layers:
+        if name not in record["sensitivities"]:
+            record["sensitivities"][name] = network.sensitivity(name)
+            keep()
+    cost = np.array([[record["sensitivities"][n][f] for f in FORMATS] for n in network.layers])
+    for fmt in FORMATS[-2:0:-1]:
         uniform = dict.fromkeys(network.layers, fmt)
         budget = network.kilobytes(uniform)
+        if any(r["format"] == fmt for r in record["rows"]):
+            continue
         mixed = choose(network, cost, budget)
-        row = {
-            "budget_kb": round(budget, 1),
+        row: dict[str, Any] = {
             "format": fmt,
-            "uniform": accuracy(uniform),
-            "mixed": accuracy(mixed),
-            "mixed_kb": round(network.kilobytes(mixed), 1),
+            "kilobytes": [budget, network.kilobytes(mixed)],
             "formats": mixed,
         }
+        row |= {"uniform": accuracy(uniform), "mixed": accuracy(mixed)}
         print(json.dumps(row), flush=True)
         record["rows"].append(row)
-    record["cycles"] = cycles(graph, args.activations)
+        keep()
+    record["cycles"] = record["cycles"] or cycles(graph, args.activations)
     print(json.dumps(record["cycles"]))
-    if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+    keep()
 
 
 def cycles(graph: Graph, activations: str) -> dict[str, dict[str, int]]:
