@@ -8,6 +8,7 @@ A minifloat fits only its own grid.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from fractions import Fraction
 
 import numpy as np
@@ -19,7 +20,12 @@ from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import Format, Integer, Minifloat
 from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Node, Pool
 from sateen.ir.quant import Quant, Quantizer
-from sateen.ir.quantized import Linear
+from sateen.ir.quantized import Linear, Op
+
+_logger = logging.getLogger("sateen")
+
+COARSE = 0.01
+"""Steps of an output, that a bias may lose silently."""
 
 # -- formats -----------------------------------------------------------------------------------------
 
@@ -56,12 +62,17 @@ def activation_format(graph: Graph) -> Format | None:
     Raises FormatError if there is no such format.
     """
     found = {q.quant.format: t for t, q in graph.quantizers.items()}
-    if len(found) < 2:
-        return next(iter(found), None)
+    if not found:
+        return None
     if all(isinstance(f, Integer) for f in found):
         codes = max(q.high - q.low for q in graph.quantizers.values())
+        only = next(iter(found))
+        if len(found) == 1 and codes.bit_length() == only.bits:
+            return only
         unsigned = all(q.low >= q.quant.zero_point for q in graph.quantizers.values())
         return Integer(codes.bit_length(), signed=not unsigned)
+    if len(found) == 1:
+        return next(iter(found))
     for fmt in found:
         if all(_fitted(q, fmt) for q in graph.quantizers.values()):
             return fmt
@@ -190,6 +201,63 @@ def given_codes(conv: Conv, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
             f"{fmt.name} does not have; use --weights {conv.given.format.name}, or a wider format"
         )
     return np.where(fixed == 0, fmt.zero_code, codes).astype(np.uint8), scale
+
+
+def refined(
+    conv: Conv, codes: np.ndarray, scale: np.ndarray, step: float, fmt: Format
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes times a power of two, scales divided by it, where a bias is no whole number of steps of the sum.
+
+    A bias becomes a whole number, so finer steps keep more of one that the file has not quantized. `step` times a
+    scale is one step of the sum. The greatest power of two that the format has room for.
+    """
+    codes, scale = codes.copy(), scale.copy()
+    for o in np.flatnonzero(_bias_rest(conv.bias, step * scale)):
+        fixed = fmt.fixed(codes[o])
+        for power in range(fmt.fixed_bits, 0, -1):
+            finer = fmt.from_fixed(fixed << power)
+            if (fmt.fixed(finer) == fixed << power).all():
+                codes[o], scale[o] = finer, scale[o] / (1 << power)
+                break
+    return codes, scale
+
+
+def _bias_rest(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """What rounding a bias to whole units loses, in units; 0 if that is float32's noise."""
+    exact = bias / unit
+    rest = np.abs(exact - np.rint(exact))
+    return np.where(rest > np.maximum(1e-3, 2e-7 * np.abs(exact)), rest, 0.0)
+
+
+def warn_of_biases(
+    graph: Graph, steps: tuple[Step, ...], ops: tuple[Op, ...], quants: dict[str, Quant]
+) -> None:
+    """Say which layer's bias, of those with the file's weights, loses most by becoming whole steps of the sum."""
+    worst, where = COARSE, ""
+    for step, op in zip(steps, ops, strict=True):
+        conv = step.main if isinstance(step, Pass) else None
+        known = isinstance(op, Linear) and not op.raw and op.weight_scale is not None
+        if not (isinstance(conv, Conv) and conv.given and known) or sign_of(step, graph):
+            continue
+        assert isinstance(op, Linear) and op.weight_scale is not None
+        source, target = quants[step.inputs[0]], op.requantized
+        unit = (
+            op.weight_scale
+            * source.scale
+            * 2.0 ** (source.format.lsb_exponent + op.weight_format.lsb_exponent)
+        )
+        lost = (_bias_rest(conv.bias, unit) * unit).max(initial=0.0) / (
+            target.scale * 2.0**target.format.lsb_exponent
+        )
+        if lost > worst:
+            worst, where = lost, conv.name
+    if where:
+        _logger.warning(
+            "biases become whole steps of the sum, which shifts the output of Conv '%s' by up to %.2g of its steps: "
+            "codes may differ from the file's next to a tie; --weights with more bits has finer steps",
+            where,
+            worst,
+        )
 
 
 # -- signs -------------------------------------------------------------------------------------------------

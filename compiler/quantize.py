@@ -12,7 +12,7 @@ from sateen.compiler.activations import ActivationPlan, plan_activations, raw_ou
 from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.fuse import Pass, Step, fuse
-from sateen.compiler.given import given_codes, sign_of, signs
+from sateen.compiler.given import given_codes, refined, sign_of, signs, warn_of_biases
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
     MULTIPLIER_MAX,
@@ -95,6 +95,7 @@ def quantize(
     raw = raw_outputs(graph, steps)
     names = [p.name for p in graph.inputs] + [s.output for s in steps]
     ops = tuple(_quantized(graph, s, quants, statistics, options, raw) for s in steps)
+    warn_of_biases(graph, steps, ops, quants)
     ops = tuple(_repeated(graph, op, plan) for op in ops)
     tensors = {t: Tensor(t, _shape(graph, t, plan), quants[t]) for t in names}
     metadata: dict[str, object] = {
@@ -206,6 +207,11 @@ def _linear(
             bias = conv.bias
             if conv.given is not None:
                 weight, scale = given_codes(conv, options.weight_format)
+                if not sign_of(step, graph):  # which is exact as it is
+                    lsb = source.format.lsb_exponent + options.weight_format.lsb_exponent
+                    weight, scale = refined(
+                        conv, weight, scale, source.scale * 2.0**lsb, options.weight_format
+                    )
             else:
                 weight, scale = _conv_weight(conv, source, options, zeros)
                 if statistics is not None:

@@ -8,6 +8,7 @@ from sateen.compiler.importer import ops_pool as pool
 from sateen.compiler.importer import ops_quantize as quantize
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
+from sateen.compiler.importer import ops_trunc as trunc
 from sateen.compiler.importer.ops_elementwise import binary, unary
 from sateen.compiler.importer.walk import Handler
 
@@ -97,6 +98,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "IntQuant": (quantize.int_quant, _QUANTIZER),
     "FloatQuant": (quantize.float_quant, _QUANTIZER),
     "BipolarQuant": (quantize.bipolar_quant, _QUANTIZER),
+    "Trunc": (trunc.trunc, _QUANTIZER),
     "Softmax": (shape.on_host("softmax"), "on the host"),
     "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),
 }

@@ -23,6 +23,8 @@ PER_OUTPUT = "one scale for each output channel of a weight"
 TYPES = "types of at most 8 bits"
 EIGHT_BITS = "1 to 8 bits"
 NEAREST = "rounding to nearest, ties to even"
+AFTER_POOL = "after AveragePool"
+ROUNDING = "ROUND, FLOOR, CEIL"
 
 _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
 
@@ -52,4 +54,5 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "IntQuant": (PER_TENSOR, EIGHT_BITS, NEAREST),
     "FloatQuant": (PER_TENSOR, EIGHT_BITS, NEAREST),
     "BipolarQuant": (PER_TENSOR,),
+    "Trunc": (AFTER_POOL, EIGHT_BITS, ROUNDING),
 }

@@ -10,6 +10,7 @@ from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import affine, aligned
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Activation, Add, Expression
@@ -69,6 +70,8 @@ def clip(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         low, high = scalar(walk, node, 1, -np.inf), scalar(walk, node, 2, np.inf)
     largest = float(np.finfo(np.float32).max)  # exporters write "no limit" this way
     low, high = -np.inf if low <= -largest else low, np.inf if high >= largest else high
+    if node.input(0) in walk.codes:
+        return [clip_codes(walk, node, walk.value(node), min(low, high), high)]
     return [clip_to(walk, node, walk.value(node), min(low, high), high)]
 
 

@@ -149,6 +149,17 @@ def dequantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray
     return [value]
 
 
+def clip_codes(walk: Walk, node: OnnxNode, x: Value, low: float, high: float) -> Value:
+    """A Clip between QuantizeLinear and DequantizeLinear: how fewer than 8 bits are written in ONNX's older types."""
+    if walk.is_open(x):
+        return x
+    given = walk.quantizers[x.tensor]
+    unit = 2.0**given.quant.format.lsb_exponent
+    bounds = (int(min(max(b, -(2.0**62)), 2.0**62) / unit) for b in (np.ceil(low), np.floor(high)))
+    first, last = (min(max(b, given.low), given.high) for b in bounds)
+    return emit(walk, node, x, Quantizer(given.quant, first, last))
+
+
 def _dequantized(walk: Walk, node: OnnxNode, codes: np.ndarray) -> np.ndarray:
     scale, zero = walk.weights(node, 1), zeros(walk, node)
     if scale is None:
@@ -171,7 +182,24 @@ def _dequantized(walk: Walk, node: OnnxNode, codes: np.ndarray) -> np.ndarray:
     why = f"its type is {codes.dtype.name}"
     if codes.dtype.name in _TYPES:
         fmt = onnx_format(codes.dtype)
+    limits_ = _clip_limits(walk, node.input(0))
+    if isinstance(fmt, Integer) and limits_ is not None:
+        zeros_ = np.zeros(1) if zero is None else zero
+        fmt = _integer(np.array([limits_[0] - zeros_.max(), limits_[1] - zeros_.min()])) or fmt
     return _given(walk, node, fmt, integers, spread(scale), why)
+
+
+def _clip_limits(walk: Walk, name: str) -> tuple[float, float] | None:
+    """Those of the Clip that wrote a constant, if one did."""
+    clip = next((n for n in walk.model.graph.node if n.op_type == "Clip" and name in n.output), None)
+    if clip is None or len(clip.input) != 3:
+        return None
+    low, high = (walk.values.get(i) for i in clip.input[1:])
+    return (
+        (float(low.min()), float(high.max()))
+        if isinstance(low, np.ndarray) and isinstance(high, np.ndarray)
+        else None
+    )
 
 
 def _given(
@@ -192,7 +220,7 @@ def _given(
 
 def _integer(fixed: np.ndarray) -> Integer | None:
     """The narrowest signed integers, of at most 8 bits, that hold all."""
-    found = (Integer(b) for b in range(1, 9))
+    found = (Integer(b, narrow=narrow) for b in range(1, 9) for narrow in (True, False)[b < 2 :])
     return next((f for f in found if f.min_fixed <= fixed.min() and fixed.max() <= f.max_fixed), None)
 
 

@@ -28,7 +28,7 @@ def settle(graph: Graph) -> Graph:
     """
     if not any(isinstance(n, Quantize) for n in graph.nodes):
         return graph
-    for rewrite in (_signs_before_pools, _attached, _spread, _joined, _clips):
+    for rewrite in (_signs_before_pools, _narrowed, _attached, _spread, _joined, _clips):
         graph = rewrite(graph)
     return drop_dead(graph)
 
@@ -146,6 +146,25 @@ def _signs_before_pools(graph: Graph) -> Graph:
         nodes = [n for n in nodes if n is not sign and n is not quantize]
         shapes = graph.shapes | {signs: graph.shapes[pool.input], rounded: graph.shapes[pool.input]}
         graph = replace(graph, shapes=shapes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _narrowed(graph: Graph) -> Graph:
+    """Two quantizers in a row that differ in their limits only are one: QuantizeLinear and Clip."""
+    found: dict[str, Quantize] = {}
+    results = {o.tensor for o in graph.outputs}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        before = found.get(node.input) if isinstance(node, Quantize) else None
+        if isinstance(node, Quantize) and before is not None:
+            a, b = before.quantizer, node.quantizer
+            alone = len(graph.consumers(before.output)) == 1 and before.output not in results
+            if alone and a.quant == b.quant and a.low <= b.low <= b.high <= a.high:
+                nodes.remove(before)
+                node = replace(node, input=before.input)
+        if isinstance(node, Quantize):
+            found[node.output] = node
+        nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 
 

@@ -10,10 +10,6 @@ _QUANTIZED = (
     "the model is quantized in a form that is not supported",
     "export it with QuantizeLinear and DequantizeLinear (QDQ), or give the floating-point model",
 )
-_TRUNC = (
-    "it drops low bits of a sum (rounding down, as a rule), but the machine rounds to nearest, ties to even",
-    "average with AveragePool or GlobalAveragePool and a Quant after it",
-)
 _CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
 _ATTENTION = ("attention is not supported yet", "only products with constants are supported")
 _NORMALIZE = (
@@ -30,7 +26,6 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
         _QUANTIZED,
         "DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger",
     ),
-    (_TRUNC, "Trunc"),
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ATTENTION, "Attention Einsum RotaryEmbedding"),

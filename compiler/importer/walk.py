@@ -141,10 +141,10 @@ class Walk:
                 self.values[name] = results[i] if i < len(results) else self.assumed(name)
 
     def _check_codes(self, node: OnnxNode) -> None:
-        """Codes may be moved and dequantized; the operators that move them pass the mark on."""
+        """Codes may be moved, clipped and dequantized; all but the last pass the mark on."""
         if not self.codes.intersection(node.inputs) or node.op_type == "DequantizeLinear":
             return
-        if node.op_type not in MOVES:
+        if node.op_type not in (*MOVES, "Clip"):
             raise Unsupported(
                 f"it computes with the codes of '{next(i for i in node.inputs if i in self.codes)}'",
                 "put a DequantizeLinear before it",

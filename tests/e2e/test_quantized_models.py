@@ -1,5 +1,7 @@
 """Files that are quantized already, through all four engines."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -61,3 +63,16 @@ def test_a_binary_network_runs_bit_exact(tmp_path):
             assert y.tobytes() == found[engine].outputs[name].tobytes(), f"{engine} differs on {name}"
             assert np.ptp(y) > 0
     assert found["model"].cycles == found["rtl"].cycles
+
+
+@pytest.mark.rtl
+def test_a_file_of_brevitas_runs_bit_exact(tmp_path):
+    """Residual addition, the truncated sum of an average pool; the outputs are those of Brevitas."""
+    data = Path(__file__).parents[1] / "compiler/data/brevitas"
+    cases = np.load(data / "cases.npz")
+    manifest = sateen.compile(data / "trunc_round.onnx", tmp_path / "build", preset="tiny")
+    assert (manifest["config"]["weight_format"], manifest["config"]["activation_format"]) == ("int4n", "int6")
+    x = {manifest["inputs"][0]["name"]: cases["x"][:2]}
+    for engine in ("reference", "program", "rtl"):
+        found = next(iter(sateen.run(tmp_path / "build", x, engine).outputs.values()))
+        np.testing.assert_array_equal(found.reshape(2, -1), cases["trunc_round"][:2])
