@@ -231,16 +231,20 @@ def run_recipe(
         )
         done("gptq and adaround" if any(isinstance(p, AdaRound) for p in fitted) else "gptq")
     statements = []
-    for k, options in enumerate(learning):
+    for k, unit in enumerate(learning):
+
+        def of_all(i: int, n: int, k: int = k) -> None:
+            report(fit + (1 - fit) * (k + i / n) / len(learning))
+
         graph, scales, plan, statement = reconstruct(
             target,
             samples,
             plan,
             _format(weight_format),
-            options,
+            unit,
             start=None if scales is None else (graph, scales),
             power_of_two=recipe.power_of_two,
-            progress=lambda i, n, k=k: report(fit + (1 - fit) * (k + i / n) / len(learning)),
+            progress=of_all,
         )
         statements.append(statement)
         done("reconstruct")

@@ -45,6 +45,7 @@ ROUNDINGS = ("flexround", "adaround")
 
 _logger = logging.getLogger("sateen")
 _VERSION = 1  # of what the cache holds
+_NOTHING = np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,14 +218,17 @@ class Cache:
         ]
         text += [[t, q.format.name, q.scale, q.zero_point] for t, q in plan.quants.items()]
         text += [[n.name for n in b.nodes] for b in blocks]
-        text += [repr(replace(n, weight=None, bias=None) if isinstance(n, Conv) else n) for n in graph.nodes]
+        text += [
+            repr(replace(n, weight=_NOTHING, bias=_NOTHING) if isinstance(n, Conv) else n)
+            for n in graph.nodes
+        ]
         digest.update(json.dumps(text).encode())
         for x in arrays.values():
-            digest.update(np.ascontiguousarray(x))
+            digest.update(np.ascontiguousarray(x).tobytes())
         for conv in (n for n in graph.nodes if isinstance(n, Conv)):
             r = start[conv.name]
             for x in (conv.weight, conv.bias, r.grid, r.scale, r.bias):
-                digest.update(np.ascontiguousarray(x))
+                digest.update(np.ascontiguousarray(x).tobytes())
         return Cache(cache_dir() / "reconstruct", digest.hexdigest())
 
     def _path(self, index: int) -> Path:
@@ -251,7 +255,7 @@ class Cache:
         for i, r in enumerate(learned.weights.values()):
             arrays |= {f"{i} grid": r.grid, f"{i} scale": r.scale, f"{i} bias": r.bias}
         data = io.BytesIO()
-        np.savez(data, **arrays)
+        np.savez(data, allow_pickle=False, **arrays)
         path = self._path(index)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:

@@ -6,7 +6,6 @@ Ref: Li et al., BRECQ, arXiv 2102.05426; Wei et al., QDrop, arXiv 2203.05740; Li
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from sateen.compiler.fuse import Pass, fuse
 from sateen.compiler.ptq.blocks import Block
 from sateen.compiler.ptq.reconstruct import Cache, Learned, Reconstruct
 from sateen.compiler.ptq.torch_graph import as_tensor, run_node
-from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, rounded
+from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown, rounded
 from sateen.formats import Format, Minifloat
 from sateen.ir.graph import Conv, Graph, Node
 from sateen.ir.quantized import Quant
@@ -216,7 +215,7 @@ def learn_block(
 
     def present_rules() -> dict[str, Rule]:
         return {
-            t: (s * torch.exp(sizes[groups[t]]) if groups.get(t) in sizes else s, f, z)
+            t: (s * grown(sizes[groups[t]]) if groups.get(t) in sizes else s, f, z)
             for t, (s, f, z) in rules.items()
         }
 
@@ -241,7 +240,7 @@ def learn_block(
     def hardened() -> tuple[dict[str, Rounded], dict[str, float], dict[str, Rule]]:
         """Weights, scales and rules as they would stay."""
         found = {
-            g: float(np.float32(quants_of(g, groups, quants).scale * math.exp(s.item())))
+            g: float(np.float32(quants_of(g, groups, quants).scale * grown(s).item()))
             for g, s in sizes.items()
         }
         now = {t: replace(quants[t], scale=found.get(groups.get(t, ""), quants[t].scale)) for t in known}

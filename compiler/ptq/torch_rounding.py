@@ -23,6 +23,8 @@ STRENGTH = 0.01
 """Of AdaRound's penalty, against an error of 1 at the start."""
 _QUICK = 10.0
 """How much faster AdaRound's logits move than FlexRound's factors at the same rate."""
+_FARTHEST = 3.0
+"""Of the logarithm of a scale's change."""
 _MARGIN = 0.45
 """Of a step: how far from its code a weight starts at most, so that it starts as that code."""
 
@@ -87,6 +89,11 @@ def nearest(weight: np.ndarray, scale: np.ndarray, bias: np.ndarray, fmt: Format
     return Rounded(fmt.fixed(codes) * 2.0**fmt.lsb_exponent, scale, bias)
 
 
+def grown(size: torch.Tensor) -> torch.Tensor:
+    """The factor that a scale's learned parameter stands for."""
+    return torch.exp(size.clamp(-_FARTHEST, _FARTHEST))
+
+
 class Bias:
     """Learned in units of `reach`, the size of the layer's outputs."""
 
@@ -124,7 +131,7 @@ class FlexRound:
 
     @property
     def scale(self) -> torch.Tensor:
-        return self.unit * torch.exp(self.size)
+        return self.unit * grown(self.size)
 
     def parameters(self) -> list[torch.Tensor]:
         return [self.factors, self.columns]
@@ -200,7 +207,7 @@ class AdaRound:
         )
 
 
-ROUNDINGS = {"flexround": FlexRound, "adaround": AdaRound}
+ROUNDINGS: dict[str, type[FlexRound] | type[AdaRound]] = {"flexround": FlexRound, "adaround": AdaRound}
 
 
 def _cell(grid: np.ndarray, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
