@@ -44,7 +44,7 @@ LOSSES = ("mse", "prediction")
 ROUNDINGS = ("flexround", "adaround")
 
 _logger = logging.getLogger("sateen")
-_VERSION = 1  # of what the cache holds
+_VERSION = 4  # of what the cache holds
 _NOTHING = np.zeros(0)
 
 
@@ -54,7 +54,8 @@ class Reconstruct:
 
     unit : what is learned at a time: "layer", "block" (between places where the network is one tensor), "network"
     rounding : "flexround", "adaround"
-    loss : "mse" of the unit's outputs; "prediction" adds the divergence of the network's outputs
+    loss : "mse" of the outputs of the block, or of all blocks of the network; "prediction" adds the divergence of the
+        network's outputs
     scales : learn those of activations, and with FlexRound those of weights
     drop : share of activations that is not rounded while learning
     iterations, batch : steps of Adam for each unit, samples in each

@@ -89,7 +89,7 @@ def run_node(
     match node:
         case Conv():
             x, pads = _padded(inputs[0], node.pads, 0.0)
-            weight = as_tensor(node.weight.transpose(0, 3, 1, 2)) if weight is None else weight
+            weight = channels_second(node.weight) if weight is None else weight
             bias = as_tensor(node.bias) if bias is None else bias
             return F.conv2d(x, weight, bias, node.stride, pads, node.dilation, node.groups)
         case Add():
@@ -104,6 +104,11 @@ def run_node(
                 return torch.nan_to_num(y) if node.function != "clip" else y
             return torch.from_numpy(evaluate(node, inputs[0].detach().numpy())).float()
     raise TypeError(f"no torch model of {type(node).__name__}")
+
+
+def channels_second(x: np.ndarray) -> torch.Tensor:
+    """(N, H, W, C), or weights (O, KH, KW, I), as torch has them; channels stay innermost in memory, as is faster."""
+    return as_tensor(x).permute(0, 3, 1, 2)
 
 
 def as_tensor(x: np.ndarray) -> torch.Tensor:

@@ -19,7 +19,7 @@ from sateen.compiler.calibrate import Progress
 from sateen.compiler.fuse import Pass, fuse
 from sateen.compiler.ptq.blocks import Block
 from sateen.compiler.ptq.reconstruct import Cache, Learned, Reconstruct
-from sateen.compiler.ptq.torch_graph import as_tensor, run_node
+from sateen.compiler.ptq.torch_graph import as_tensor, channels_second, run_node
 from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown, rounded
 from sateen.formats import Format, Minifloat
 from sateen.ir.graph import Conv, Graph, Node
@@ -102,13 +102,13 @@ def mixed(x: torch.Tensor, y: torch.Tensor, drop: float, generator: torch.Genera
     """Each element of x with probability `drop`, else of y."""
     if drop == 0 or x is y:
         return y
-    return torch.where(torch.rand(x.shape, generator=generator) < drop, x, y)
+    return torch.where(torch.empty_like(x).uniform_(generator=generator) < drop, x, y)
 
 
 def constants(start: Mapping[str, Rounded], fmt: Format, folded: Folded) -> dict[str, Layer]:
     return {
         name: Layer(
-            as_tensor(r.weight.transpose(0, 3, 1, 2)),
+            channels_second(r.weight),
             as_tensor(r.bias),
             as_tensor(r.scale),
             fmt,
@@ -140,11 +140,12 @@ class Objective:
         self.reference: dict[str, float] = {}
 
     def parts(self, outputs: Mapping[str, torch.Tensor], rows: slice | torch.Tensor) -> Tensors:
-        """Mean errors of some samples, whose block gives `outputs`."""
+        """Mean errors of some samples, for which the block has the tensors `outputs`."""
         found = {t: F.mse_loss(outputs[t], y[rows]) for t, y in self.task.targets.items()}
         if self.task.predictions:
+            outputs = {t: outputs[t] for t in self.task.block.outputs}
             beside = {t: x[rows] for t, x in self.task.real.items() if t not in outputs}
-            tensors = run(self.task.tail, beside | dict(outputs), {}, {})
+            tensors = run(self.task.tail, beside | outputs, {}, {})
             for t, y in self.task.predictions.items():
                 found[f"{t} prediction"] = divergence(tensors[t], y[rows])
         return found
@@ -158,7 +159,7 @@ class Objective:
             for i in range(0, count, _BATCH):
                 rows = slice(i, min(i + _BATCH, count))
                 found = run(block.nodes, {t: coarse[t][rows] for t in block.inputs}, layers, rules)
-                for name, value in self.parts({t: found[t] for t in block.outputs}, rows).items():
+                for name, value in self.parts(found, rows).items():
                     sums[name] = sums.get(name, 0.0) + float(value) * (rows.stop - rows.start) / count
         return sums
 
@@ -252,14 +253,15 @@ def learn_block(
         rows, order = order[:size], order[size:]
         part = i / options.iterations
         x = {
-            t: mixed(task.real[t][rows], task.coarse[t][rows], options.drop, generator) for t in block.inputs
+            t: mixed(_some(task.real[t], rows), _some(task.coarse[t], rows), options.drop, generator)
+            for t in block.inputs
         }
         current = dict(fixed)
         for name, module in modules.items():
             scale = module.scale.detach().flatten()
             current[name] = Layer(module.weight(part), module.bias(), scale, fmt, folded[name])
         found = run(block.nodes, x, current, present_rules(), options.drop, generator)
-        loss = objective.total(objective.parts({t: found[t] for t in block.outputs}, rows))
+        loss = objective.total(objective.parts(found, rows))
         for module in modules.values():
             penalty = module.penalty(part)
             loss = loss if penalty is None else loss + penalty
@@ -278,6 +280,10 @@ def learn_block(
             if score < least:
                 least, best = score, candidate
     return best[0], best[1], least / len(objective.reference)
+
+
+def _some(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return x[rows].contiguous(memory_format=torch.channels_last)
 
 
 def quants_of(group: str, groups: Mapping[str, str], quants: Mapping[str, Quant]) -> Quant:
@@ -312,8 +318,8 @@ def learn_network(
     groups : of the tensors whose scale may be learned, which of them share it
     """
     quants, results = dict(plan.quants), dict(start)
-    real = {p.name: _channels_first(p.to_hwc(arrays[p.name])) for p in graph.inputs}
-    coarse = {p.name: _channels_first(plan.rounded(p.name, p.to_hwc(arrays[p.name]))) for p in graph.inputs}
+    real = {p.name: channels_second(p.to_hwc(arrays[p.name])) for p in graph.inputs}
+    coarse = {p.name: channels_second(plan.rounded(p.name, p.to_hwc(arrays[p.name]))) for p in graph.inputs}
     rounded_tensors = set(groups)
     settled: set[str] = set()
     folded = folded_zeros(graph)
@@ -325,7 +331,7 @@ def learn_network(
     for i, block in enumerate(blocks):
         done |= {n.name for n in block.nodes}
         tail = tuple(n for n in graph.nodes if n.name not in done)
-        targets = _all(block.nodes, real, {}, {}, block.outputs)
+        targets = _all(block.nodes, real, {}, {}, block.compared)
         inside = [n.output for n in block.nodes if n.output in rounded_tensors]
         free = {groups[t] for t in inside} - settled if options.scales else set()
         settled |= {groups[t] for t in inside}
@@ -361,7 +367,7 @@ def learn_network(
         report(1.0)
         layers = constants(block_start(block, results), fmt, folded)
         known = [*inside, *(t for t in block.inputs if t in quants)]
-        real |= targets
+        real |= {t: targets[t] for t in block.outputs}
         coarse |= _all(block.nodes, coarse, layers, fixed_rules(quants, known), block.outputs)
         needed = {t for n in tail for t in n.inputs} | {o.tensor for o in graph.outputs}
         for tensors in (real, coarse):
@@ -392,7 +398,3 @@ def _all(
             for t in wanted:
                 parts[t].append(found[t])
     return {t: torch.cat(p) for t, p in parts.items()}
-
-
-def _channels_first(x: np.ndarray) -> torch.Tensor:
-    return as_tensor(x.transpose(0, 3, 1, 2))

@@ -16,7 +16,7 @@ import torch
 from torch.autograd import Function
 
 from sateen.compiler.ptq.adaround import BETAS, SHIFT, STRETCH, inverse, neighbours
-from sateen.compiler.ptq.torch_graph import as_tensor
+from sateen.compiler.ptq.torch_graph import as_tensor, channels_second
 from sateen.formats import Format, Minifloat
 
 STRENGTH = 0.01
@@ -25,7 +25,7 @@ _QUICK = 10.0
 """How much faster AdaRound's logits move than FlexRound's factors at the same rate."""
 _FARTHEST = 3.0
 """Of the logarithm of a scale's change."""
-_MARGIN = 0.45
+_MARGIN = 0.25
 """Of a step: how far from its code a weight starts at most, so that it starts as that code."""
 
 
@@ -47,10 +47,10 @@ class _Round(Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, fmt: Format, offset: float) -> torch.Tensor:
-        v = x / scale
+        v = x * (1 / scale)
         q = project(v, fmt, offset)
-        inside = (v >= fmt.min - offset) & (v <= fmt.max - offset)
-        ctx.save_for_backward(torch.where(inside, q - v, q), inside)
+        inside = v.clamp(fmt.min - offset, fmt.max - offset) == v
+        ctx.save_for_backward(q - v.mul_(inside), inside)
         ctx.shape = scale.shape
         return q * scale
 
@@ -222,7 +222,7 @@ def _cell(grid: np.ndarray, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
 
 def _outputs_first(weight: np.ndarray) -> torch.Tensor:
     """(O, KH, KW, I) to torch's (O, I, KH, KW)."""
-    return as_tensor(weight.transpose(0, 3, 1, 2))
+    return channels_second(weight)
 
 
 def _outputs_first_back(weight: torch.Tensor) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_the_error_falls_and_the_weights_lie_on_the_grid(network, rounding, form
     x = b.samples(64)
     new, scales, _, said, _ = apply(graph, x, *formats, fast(rounding=rounding))
     left = [e["left"] for e in said["blocks"]]
-    assert len(left) >= 3 and max(left) <= 1 and min(left) < 0.9
+    assert len(left) >= 3 and max(left) <= 1 and min(left) < 0.95
     values = grid(parse_format(formats[0]))
     for conv in convs(new):
         codes = conv.weight / scales[conv.name][:, None, None, None]
@@ -188,7 +188,7 @@ def test_zeros_stay():
 @pytest.mark.parametrize("formats", [("int4", "int4"), ("e2m1", "e3m2")])
 def test_the_simulation_foretells_the_integers(network, formats):
     """But near ties, of which average pooling makes many, and where scales that meet in an Add have moved by 2**-10."""
-    from sateen.compiler.ptq.torch_graph import as_tensor
+    from sateen.compiler.ptq.torch_graph import channels_second
     from sateen.compiler.ptq.torch_learn import constants, fixed_rules, folded_zeros, run
     from sateen.compiler.ptq.torch_rounding import nearest
 
@@ -199,10 +199,7 @@ def test_the_simulation_foretells_the_integers(network, formats):
     weights = {
         c.name: nearest(c.weight, scales[c.name], c.bias, parse_format(formats[0])) for c in convs(new)
     }
-    inputs = {
-        p.name: as_tensor(plan.rounded(p.name, p.to_hwc(x[p.name])).transpose(0, 3, 1, 2))
-        for p in graph.inputs
-    }
+    inputs = {p.name: channels_second(plan.rounded(p.name, p.to_hwc(x[p.name]))) for p in graph.inputs}
     written = {n.output for n in graph.nodes}
     raw = {op.output for op in qgraph.ops if isinstance(op, Linear) and op.raw}
     rules = fixed_rules(plan.quants, [t for t in plan.quants if t not in raw])
