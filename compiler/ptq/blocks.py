@@ -7,7 +7,7 @@ after each layer of a chain.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sateen.compiler.fuse import Pass, Step, fuse
 from sateen.ir.graph import Activation, Conv, Graph, Node
@@ -17,13 +17,11 @@ UNITS = ("layer", "block", "network")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Nodes in an order in which they can run, what they read from before, what is read of them after, and where they
-    are compared with the float network: at their outputs, of a whole network at those of all its blocks."""
+    """Nodes in an order in which they can run, what they read from before, and what is read of them after."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    compared: tuple[str, ...]
 
     @property
     def convs(self) -> tuple[Conv, ...]:
@@ -60,11 +58,7 @@ def split_blocks(
             refused.append(_block(graph, nodes).name)
         for step in steps:
             found += _before_function(_ordered(graph, [step]), differentiable)
-    blocks = [_block(graph, nodes) for nodes in found]
-    if unit == "network" and len(blocks) == 1:
-        parts = [_block(graph, _ordered(graph, steps)) for steps in _parts(graph, "block")]
-        blocks = [replace(blocks[0], compared=tuple(t for p in parts for t in p.outputs))]
-    return blocks, refused
+    return [_block(graph, nodes) for nodes in found], refused
 
 
 def _parts(graph: Graph, unit: str) -> list[list[Step]]:
@@ -106,5 +100,4 @@ def _block(graph: Graph, nodes: list[Node]) -> Block:
     outside = {i for n in graph.nodes if n.name not in names for i in n.inputs}
     outside |= {o.tensor for o in graph.outputs}
     inputs = dict.fromkeys(i for n in nodes for i in n.inputs if i not in inside)
-    outputs = tuple(n.output for n in nodes if n.output in outside)
-    return Block(tuple(nodes), tuple(inputs), outputs, outputs)
+    return Block(tuple(nodes), tuple(inputs), tuple(n.output for n in nodes if n.output in outside))

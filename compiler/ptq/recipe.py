@@ -89,7 +89,11 @@ RECIPES = {
     "fast": Recipe("fast"),
     "balanced": Recipe("balanced", (Gptq(),), input_terms=0),
     "best": Recipe("best", (Gptq(sweeps=32), AdaRound()), input_terms=0),
-    "learned": Recipe("learned", (Gptq(sweeps=32), AdaRound(), Reconstruct()), input_terms=0),
+    "learned": Recipe(
+        "learned",
+        (Gptq(sweeps=32), AdaRound(), Reconstruct(unit="network", loss="prediction", drop=0.0)),
+        input_terms=0,
+    ),
 }
 """`fast` costs no cycles; the others read inputs of few bits as several terms (docs/adr/0020-input-terms.md)."""
 

@@ -44,7 +44,7 @@ LOSSES = ("mse", "prediction")
 ROUNDINGS = ("flexround", "adaround")
 
 _logger = logging.getLogger("sateen")
-_VERSION = 4  # of what the cache holds
+_VERSION = 5  # of what the cache holds
 _NOTHING = np.zeros(0)
 
 
@@ -54,8 +54,7 @@ class Reconstruct:
 
     unit : what is learned at a time: "layer", "block" (between places where the network is one tensor), "network"
     rounding : "flexround", "adaround"
-    loss : "mse" of the outputs of the block, or of all blocks of the network; "prediction" adds the divergence of the
-        network's outputs
+    loss : "mse" of the unit's outputs; "prediction" adds the divergence of the network's outputs
     scales : learn those of activations, and with FlexRound those of weights
     drop : share of activations that is not rounded while learning
     iterations, batch : steps of Adam for each unit, samples in each
@@ -69,10 +68,10 @@ class Reconstruct:
     loss: str = "mse"
     scales: bool = True
     drop: float = 0.5
-    iterations: int = 1000
+    iterations: int = 500
     batch: int = 32
-    rate: float = 0.002
-    scale_rate: float = 0.001
+    rate: float = 0.001
+    scale_rate: float = 0.0005
     seed: int = 0
     threads: int = 1
 

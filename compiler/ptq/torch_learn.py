@@ -331,7 +331,7 @@ def learn_network(
     for i, block in enumerate(blocks):
         done |= {n.name for n in block.nodes}
         tail = tuple(n for n in graph.nodes if n.name not in done)
-        targets = _all(block.nodes, real, {}, {}, block.compared)
+        targets = _all(block.nodes, real, {}, {}, block.outputs)
         inside = [n.output for n in block.nodes if n.output in rounded_tensors]
         free = {groups[t] for t in inside} - settled if options.scales else set()
         settled |= {groups[t] for t in inside}
@@ -367,7 +367,7 @@ def learn_network(
         report(1.0)
         layers = constants(block_start(block, results), fmt, folded)
         known = [*inside, *(t for t in block.inputs if t in quants)]
-        real |= {t: targets[t] for t in block.outputs}
+        real |= targets
         coarse |= _all(block.nodes, coarse, layers, fixed_rules(quants, known), block.outputs)
         needed = {t for n in tail for t in n.inputs} | {o.tensor for o in graph.outputs}
         for tensors in (real, coarse):

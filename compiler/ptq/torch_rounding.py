@@ -25,7 +25,7 @@ _QUICK = 10.0
 """How much faster AdaRound's logits move than FlexRound's factors at the same rate."""
 _FARTHEST = 3.0
 """Of the logarithm of a scale's change."""
-_MARGIN = 0.25
+_MARGIN = 0.35
 """Of a step: how far from its code a weight starts at most, so that it starts as that code."""
 
 
