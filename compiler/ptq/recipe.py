@@ -91,7 +91,12 @@ RECIPES = {
     "best": Recipe("best", (Gptq(sweeps=32), AdaRound()), input_terms=0),
     "learned": Recipe(
         "learned",
-        (Gptq(sweeps=32), AdaRound(), Reconstruct(unit="network", loss="prediction", drop=0.0)),
+        (
+            Gptq(sweeps=32),
+            AdaRound(),
+            Reconstruct(),
+            Reconstruct(unit="network", loss="prediction", drop=0.0, iterations=500),
+        ),
         input_terms=0,
     ),
 }

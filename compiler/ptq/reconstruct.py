@@ -68,10 +68,10 @@ class Reconstruct:
     loss: str = "mse"
     scales: bool = True
     drop: float = 0.5
-    iterations: int = 500
+    iterations: int = 400
     batch: int = 32
-    rate: float = 0.001
-    scale_rate: float = 0.0005
+    rate: float = 0.002
+    scale_rate: float = 0.001
     seed: int = 0
     threads: int = 1
 
