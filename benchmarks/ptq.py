@@ -36,8 +36,8 @@ CYCLES = (("mac256", "e3m2"), ("mac256", "int4"), ("sat256", "e3m2"), ("tiny", "
 
 ABOUT = """Columns are the formats of weights and
 activations. The first five rows are ways to find scales, bias correction included; "input terms" gives inputs of few
-bits as several codes, and all rows below do so too; `balanced` and `best` are recipes of `--ptq`, and `fast` is
-"mse". The standard error of a figure from 2 000 images is one point. Empty: not measured."""
+bits as several codes, and all rows below do so too; `balanced`, `best` and `learned` are recipes of `--ptq`, and `fast`
+is "mse". The standard error of a figure from 2 000 images is one point. Empty: not measured."""
 
 METHODS = {
     r.name: r
@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--calibration", type=int, default=256, help="training images")
     parser.add_argument(
+        "--held-out", action="store_true", help="training images instead of test images, to choose options by"
+    )
+    parser.add_argument(
         "--formats", nargs="*", default=[f"{f}/{f}" for f in FORMATS], help="weights/activations"
     )
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
@@ -84,14 +87,21 @@ def main() -> None:
         parser.error("--data is missing; it is needed for all but --cycles")
 
     calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
-    images, labels = load(args.data / "cifar10_test.zip", args.images)
+    if args.held_out:
+        images, labels = load(args.data / "cifar10_train.zip", args.images, skip=args.calibration)
+    else:
+        images, labels = load(args.data / "cifar10_test.zip", args.images)
     calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
     graph = import_model(args.model)
     name, output = graph.inputs[0].name, graph.outputs[0].port.name
     rows: list[dict[str, Any]] = []
     if args.output and args.output.exists():
         rows = json.loads(args.output.read_text())
-    settings = {"images": len(images), "samples": len(calibration)}
+    settings = {
+        "images": len(images),
+        "samples": len(calibration),
+        "of": "training" if args.held_out else "test",
+    }
     if not any(r["method"] == "float" and settings.items() <= r.items() for r in rows):
         session = onnxruntime.InferenceSession(args.model)
         logits = np.concatenate([session.run(None, {name: x[None]})[0] for x in images])
@@ -131,7 +141,7 @@ def main() -> None:
                 if args.output:
                     args.output.write_text(json.dumps(rows, indent=1) + "\n")
             bar.advance(task)
-    text = table([r for r in rows if settings.items() <= r.items()])
+    text = table([r for r in rows if r["images"] == len(images) and r["of"] == settings["of"]])
     print(text)
     if args.output:
         args.output.with_suffix(".md").write_text(text)
@@ -160,19 +170,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Methods down, formats across, in percent."""
     formats = list(dict.fromkeys(r["formats"] for r in rows if r["method"] != "float"))
     formats.sort(key=lambda f: FORMATS.index(f.split("/")[0]) if f.split("/")[0] in FORMATS else len(FORMATS))
-    found = {(r["method"], r["formats"]): r["accuracy"] for r in rows}
-    images, samples = rows[0]["images"], rows[0]["samples"]
+    floats = [r["accuracy"] for r in rows if r["method"] == "float"]
+    found = {(r["method"], r["samples"], r["formats"]): r["accuracy"] for r in rows}
+    images, kind = rows[0]["images"], rows[0]["of"]
+    done = {(r["method"], r["samples"]) for r in rows}
+    work = [(m, n) for m in METHODS for n in sorted({n for k, n in done if k == m})]
     lines = [
         "# Post-training quantization of ResNet8 on CIFAR-10\n",
         f"Accuracy in percent of the bit-exact integer network. {ABOUT}\n",
         "    python benchmarks/ptq.py --model resnet8.onnx --data FOLDER --output ptq.json\n",
-        f"Float: {found['float', 'float32']} %. {images} test images, {samples} training images for calibration.\n",
-        f"| method | {' | '.join(formats)} |",
-        f"|---{'|---' * len(formats)}|",
+        f'Float: {floats[0]} %. {images} {kind} images; "samples" are training images for calibration.\n',
+        f"| method | samples | {' | '.join(formats)} |",
+        f"|---|---{'|---' * len(formats)}|",
     ]
-    for method in (m for m in METHODS if any(r["method"] == m for r in rows)):
-        cells = [f"{found[method, f]:.2f}" if (method, f) in found else "" for f in formats]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+    for method, samples in work:
+        cells = [f"{found[method, samples, f]:.2f}" if (method, samples, f) in found else "" for f in formats]
+        lines.append(f"| {method} | {samples} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

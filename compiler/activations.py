@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,28 @@ def plan_activations(
     )
 
 
+def scale_groups(graph: Graph, steps: tuple[Step, ...]) -> dict[str, str]:
+    """Of every tensor that has a Quant, the representative of those that share it."""
+    names = [p.name for p in graph.inputs] + [s.output for s in steps]
+    shared = shared_scales(steps, names)
+    # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
+    before = [s.before for s in steps if isinstance(s, Pass) and s.table and s.before]
+    return shared | {b: b for b in before if b not in shared}
+
+
+def rescaled(graph: Graph, plan: ActivationPlan, scales: Mapping[str, float]) -> ActivationPlan:
+    """The plan with other scales of some tensors, moved by as little as Adds need: at most 2**-10."""
+    steps = fuse(graph)
+    shared = scale_groups(graph, steps)
+    quants = {g: plan.quants[t] for t, g in shared.items()}
+    quants |= {shared[t]: replace(plan.quants[t], scale=s) for t, s in scales.items()}
+    quants = snap_scales(steps, quants, shared)
+    # an input that is given as several terms has a Quant of its own
+    return replace(
+        plan, quants={t: plan.quants[t] if t in plan.terms else quants[shared[t]] for t in plan.quants}
+    )
+
+
 def raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
     """Outputs whose exact accumulators the host reads: nothing else reads them, nothing follows the sum."""
     read = {i for s in steps for i in s.inputs}
@@ -103,9 +125,7 @@ def _quants(
     if given:
         unused |= raw_outputs(graph, steps)
     functions = {s.before: table_function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
-    shared = shared_scales(steps, names)
-    # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
-    shared |= {before: before for before in functions if before not in shared}
+    shared = scale_groups(graph, steps)
     groups: dict[str, list[str]] = {}
     for name, group in shared.items():
         groups.setdefault(group, []).append(name)

@@ -11,8 +11,12 @@ import numpy as np
 from sateen.errors import DataError
 
 
-def load(path: str | Path, count: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def load(
+    path: str | Path, count: int | None = None, seed: int = 0, skip: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 3, 32, 32) uint8 and labels (N,) int64: a seeded random choice of `count`, or all.
+
+    With `skip`, none of the first so many of that choice: what is held out of them.
 
     The zip holds one folder of JPEG files for each class. Raises DataError when it cannot be read.
     """
@@ -23,9 +27,8 @@ def load(path: str | Path, count: int | None = None, seed: int = 0) -> tuple[np.
             names = sorted(n for n in archive.namelist() if n.endswith(".jpg"))
             classes = sorted({n.rsplit("/", 2)[-2] for n in names})
             if count is not None and count < len(names):
-                names = [
-                    names[i] for i in np.sort(np.random.default_rng(seed).permutation(len(names))[:count])
-                ]
+                order = np.random.default_rng(seed).permutation(len(names))[skip : skip + count]
+                names = [names[i] for i in np.sort(order)]
             images = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names]
     except (OSError, zipfile.BadZipFile) as e:
         raise DataError(

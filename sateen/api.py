@@ -75,8 +75,8 @@ def compile(
     `config` is a configuration or a TOML file's path; otherwise `preset` names one (default that of the `board`, for
     which bitstreams are then made; without one "mac256", or "sat256" with an N:M `sparsity`, to which all layers but
     the first and the last are pruned).
-    `ptq` is a recipe: "fast", "balanced", "best" or a TOML file's path; `scales` ("mse", "minmax", "percentile",
-    "entropy") replaces the way in which it finds the scales of activations.
+    `ptq` is a recipe: "fast", "balanced", "best", "learned" (needs PyTorch) or a TOML file's path; `scales` ("mse",
+    "minmax", "percentile", "entropy") replaces the way in which it finds the scales of activations.
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. A model that is quantized already

@@ -143,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ptq",
         default=DEFAULT_PTQ,
         metavar="RECIPE",
-        help=f"fast, balanced, best or a TOML file with the list of passes (default {DEFAULT_PTQ})",
+        help=f"fast, balanced, best, learned (with PyTorch), or a TOML file of passes (default {DEFAULT_PTQ})",
     )
     p.add_argument(
         "--scales", choices=SCALES, help="how scales of activations are found (default: the recipe's, mse)"

@@ -25,6 +25,8 @@ ALLOWED = {
 }
 EXTRA = {"models": "train", "compiler": "test"}
 """Packages that may import libraries of an optional dependency, inside functions."""
+TORCH = "sateen.compiler.ptq.torch_"
+"""Modules that need the extra `learn`, imported inside functions; beside models/ they alone import torch."""
 
 
 def layer(module: str) -> str:
@@ -88,10 +90,12 @@ def distributions(requirements: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(("path", "name"), list(sources()))
-def test_every_library_is_declared_and_only_models_import_torch(path, name):
+def test_every_library_is_declared_and_few_import_torch(path, name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = distributions(project["dependencies"])
-    if layer(name) in EXTRA:
+    if name.startswith(TORCH):
+        declared |= distributions(project["optional-dependencies"]["learn"])
+    elif layer(name) in EXTRA:
         declared |= distributions(project["optional-dependencies"][EXTRA[layer(name)]])
     declared = {
         {"scikit_learn": "sklearn", "protobuf": "google", "pillow": "PIL", "pyserial": "serial"}.get(d, d)
@@ -103,5 +107,5 @@ def test_every_library_is_declared_and_only_models_import_torch(path, name):
         if (library := module.split(".")[0]) not in declared and library not in sys.stdlib_module_names
     ]
     assert not wrong, "\n".join(wrong)
-    if layer(name) != "models":
+    if layer(name) != "models" and not name.startswith(TORCH):
         assert "torch" not in {module.split(".")[0] for module, _ in imports(path, name)}

@@ -18,8 +18,8 @@ from sateen.compiler.scales import grid
 from sateen.errors import ConfigError
 from sateen.formats import Format
 
-_STRETCH, _SHIFT = 1.2, -0.1  # of the sigmoid, so that it reaches 0 and 1
-_FIRST_BETA, _LAST_BETA = 20.0, 2.0
+STRETCH, SHIFT = 1.2, -0.1  # of the sigmoid, so that it reaches 0 and 1
+BETAS = 20.0, 2.0  # of the regulariser, the first and the last
 _WARM_UP = 0.2  # of the iterations, without the regulariser
 
 
@@ -57,18 +57,17 @@ def learn_rounding(
     reference = np.maximum(output_error(start, target, h), 1e-30)[:, None]
     # where the weight lies between its neighbours, as the logit that gives it
     part = np.divide(target - low, step, out=np.zeros_like(step), where=step > 0)
-    v = _inverse(np.clip(part, 0.05, 0.95))
+    v = inverse(np.clip(part, 0.05, 0.95))
     first, second = np.zeros_like(v), np.zeros_like(v)
     warm = int(_WARM_UP * options.iterations)
     for i in range(options.iterations):
         s = 1 / (1 + np.exp(-v))
-        h_v = np.clip(s * _STRETCH + _SHIFT, 0, 1)
-        slope = np.where((h_v > 0) & (h_v < 1), s * (1 - s) * _STRETCH, 0.0)
+        h_v = np.clip(s * STRETCH + SHIFT, 0, 1)
+        slope = np.where((h_v > 0) & (h_v < 1), s * (1 - s) * STRETCH, 0.0)
         gradient = 2 * ((low + step * h_v - target) @ h) * step / reference
         if i >= warm:
-            beta = _LAST_BETA + (_FIRST_BETA - _LAST_BETA) * 0.5 * (
-                1 + np.cos(np.pi * (i - warm) / max(1, options.iterations - warm))
-            )
+            part_done = (i - warm) / max(1, options.iterations - warm)
+            beta = BETAS[1] + (BETAS[0] - BETAS[1]) * 0.5 * (1 + np.cos(np.pi * part_done))
             away = 2 * h_v - 1
             gradient = gradient - options.weight * 2 * beta * np.abs(away) ** (beta - 1) * np.sign(away)
         gradient = gradient * slope
@@ -76,7 +75,7 @@ def learn_rounding(
         second = 0.999 * second + 0.001 * gradient**2
         corrected = first / (1 - 0.9 ** (i + 1))
         v = v - options.rate * corrected / (np.sqrt(second / (1 - 0.999 ** (i + 1))) + 1e-12)
-    learned = np.where(_inverse(0.5) < v, high, low)
+    learned = np.where(inverse(0.5) < v, high, low)
     if keep is not None:
         learned = np.where(keep, learned, 0.0)
     better = output_error(learned, target, h) < output_error(start, target, h)
@@ -92,7 +91,7 @@ def neighbours(weight: np.ndarray, fmt: Format, scale: np.ndarray) -> tuple[np.n
     return low * scale[:, None], high * scale[:, None]
 
 
-def _inverse(part: np.ndarray | float) -> np.ndarray:
+def inverse(part: np.ndarray | float) -> np.ndarray:
     """v with sigmoid(v) * stretch + shift = part."""
-    s = (np.asarray(part) - _SHIFT) / _STRETCH
+    s = (np.asarray(part) - SHIFT) / STRETCH
     return np.log(s / (1 - s))

@@ -4,7 +4,7 @@ scales = "mse"            # how activation scales are found: mse, minmax, percen
 input_terms = 1           # codes per input value; 0: as many as 8 bits need
 
 [[pass]]                  # in this order, each at most once
-name = "equalize"         # equalize, smooth, gptq, adaround
+name = "equalize"         # equalize, smooth, gptq, adaround, reconstruct
 iterations = 20           # the pass's options
 """
 
@@ -25,6 +25,7 @@ from sateen.compiler.input_terms import MOST_TERMS
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
 from sateen.compiler.ptq.gptq import Gptq, gptq
+from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct, require_torch
 from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize import quantize
 from sateen.compiler.scales import METHODS
@@ -33,13 +34,14 @@ from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 
-PassOptions = Equalize | Smooth | Gptq | AdaRound
+PassOptions = Equalize | Smooth | Gptq | AdaRound | Reconstruct
 
 PASSES: dict[str, type] = {
     "equalize": Equalize,  # first: it needs nothing but weights
     "smooth": Smooth,  # moves what equalization has left in the activations
     "gptq": Gptq,  # needs the scales of the activations that the two above have changed
     "adaround": AdaRound,  # starts from what GPTQ found, layer by layer
+    "reconstruct": Reconstruct,  # starts from what those found, and moves scales too
 }
 """In the order in which they must come."""
 
@@ -71,10 +73,11 @@ class Recipe:
                 f"recipe '{self.name}': input_terms = {self.input_terms!r}; it must be 0 to {MOST_TERMS}"
             )
         order = [list(PASSES.values()).index(type(p)) for p in self.passes]
-        if order != sorted(set(order)):
+        last = order.index(len(PASSES) - 1) if len(PASSES) - 1 in order else len(order)
+        if order != sorted(order) or len(set(order[:last])) < last:
             raise ConfigError(
                 f"recipe '{self.name}': passes {', '.join(map(pass_name, self.passes))}; each may come once, in the "
-                f"order {', '.join(PASSES)}"
+                f"order {', '.join(PASSES)}; reconstruct may come again"
             )
         if any(isinstance(p, AdaRound) for p in self.passes) and not any(
             isinstance(p, Gptq) for p in self.passes
@@ -86,6 +89,16 @@ RECIPES = {
     "fast": Recipe("fast"),
     "balanced": Recipe("balanced", (Gptq(),), input_terms=0),
     "best": Recipe("best", (Gptq(sweeps=32), AdaRound()), input_terms=0),
+    "learned": Recipe(
+        "learned",
+        (
+            Gptq(sweeps=32),
+            AdaRound(),
+            Reconstruct(),
+            Reconstruct(unit="network", loss="prediction", drop=0.0, iterations=500),
+        ),
+        input_terms=0,
+    ),
 }
 """`fast` costs no cycles; the others read inputs of few bits as several terms (docs/adr/0020-input-terms.md)."""
 
@@ -166,7 +179,10 @@ def run_recipe(
     if samples is None and not graph.quantizers:
         raise DataError("calibration: no samples, and the model does not say how its tensors are rounded")
     samples, calibrated = dict(samples or {}), samples is not None
-    fitted = [p for p in recipe.passes if isinstance(p, Gptq | AdaRound)]
+    fitted = [p for p in recipe.passes if isinstance(p, Gptq | AdaRound | Reconstruct)]
+    learning = [p for p in recipe.passes if isinstance(p, Reconstruct)]
+    if learning:
+        require_torch()  # before anything else takes time
     count = len(next(iter(samples.values()), ()))
     if fitted and 0 < count < LEAST_SAMPLES:
         raise DataError(
@@ -182,7 +198,8 @@ def run_recipe(
         now = time.perf_counter()
         seconds[name], last = seconds.get(name, 0.0) + round(now - last, 3), now
 
-    share = 0.4 if fitted else 0.9  # of the time, that calibration takes
+    share = 0.05 if learning else 0.4 if fitted else 0.9  # of the time, that calibration takes
+    fit = 0.1 if learning else 1.0  # where GPTQ ends
 
     def report(fraction: float) -> None:
         if progress:
@@ -208,6 +225,7 @@ def run_recipe(
     plan = plan_activations(graph, statistics, **common)
     done("scales")
     scales = None
+    target = graph
     chosen = next((p for p in recipe.passes if isinstance(p, Gptq)), None)
     if chosen:
         graph, scales = gptq(
@@ -218,13 +236,31 @@ def run_recipe(
             chosen,
             learned=next((p for p in recipe.passes if isinstance(p, AdaRound)), None),
             power_of_two=recipe.power_of_two,
-            progress=lambda i, n: report(share + (1 - share) * i / n),
+            progress=lambda i, n: report(share + (fit - share) * i / n),
         )
-        done("gptq and adaround" if len(fitted) > 1 else "gptq")
+        done("gptq and adaround" if any(isinstance(p, AdaRound) for p in fitted) else "gptq")
+    statements = []
+    for k, unit in enumerate(learning):
+
+        def of_all(i: int, n: int, k: int = k) -> None:
+            report(fit + (1 - fit) * (k + i / n) / len(learning))
+
+        graph, scales, plan, statement = reconstruct(
+            target,
+            samples,
+            plan,
+            _format(weight_format),
+            unit,
+            start=None if scales is None else (graph, scales),
+            power_of_two=recipe.power_of_two,
+            progress=of_all,
+        )
+        statements.append(statement)
+        done("reconstruct")
     result = quantize(
         graph, statistics, weight_format=weight_format, plan=plan, weight_scales=scales, **common
     )
-    done("bias correction and rounding" if not chosen else "rounding")
+    done("bias correction and rounding" if not fitted else "rounding")
     report(1.0)
     record = {
         "recipe": recipe.name,
@@ -236,6 +272,8 @@ def run_recipe(
         "samples": statistics.samples if statistics else 0,
         "seconds": seconds | {"all": round(time.perf_counter() - began, 3)},
     }
+    if statements:
+        record["reconstruct"] = statements
     if any(given.values()):
         record["given"] = given  # how many keep the scales that the file has
     return result, record

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from networks import Builder, residual, run_slowly
@@ -14,6 +17,7 @@ from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, load_recipe, run_recipe
+from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.scales import METHODS, Observed, activation_quant
 from sateen.errors import ConfigError, DataError
@@ -39,7 +43,10 @@ def test_a_file(tmp_path):
         ('scales = "best"', r"scales = 'best'; it must be mse, minmax, percentile, entropy"),
         ("input_terms = 9", r"input_terms = 9; it must be 0 to 4"),
         ("speed = 1", r"unknown key 'speed'; known are scales"),
-        ('[[pass]]\nname = "magic"', r"pass 'magic' is unknown; known are equalize, smooth, gptq, adaround"),
+        (
+            '[[pass]]\nname = "magic"',
+            r"'magic' is unknown; known are equalize, smooth, gptq, adaround, reconstruct",
+        ),
         ('[[pass]]\nname = "gptq"\nblocks = 1', r"pass gptq has no option 'blocks'; it has damping, block"),
         ('[[pass]]\nname = "gptq"\nblock = "a"', r"gptq.block = 'a'; it must be a int"),
         (
@@ -60,22 +67,33 @@ def test_files_that_are_refused(tmp_path, text, message):
 
 def test_names_that_are_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"recipe 'slow' is unknown; it must be fast, balanced, best, or a .toml"
+        ConfigError, match=r"recipe 'slow' is unknown; it must be fast, balanced, best, learned, or a .toml"
     ):
         load_recipe("slow")
     with pytest.raises(ConfigError, match=r"cannot be read"):
         load_recipe(tmp_path / "none.toml")
 
 
+def shortened(recipe):
+    """The recipe with less learning."""
+    return replace(
+        recipe,
+        passes=tuple(replace(p, iterations=30) if isinstance(p, Reconstruct) else p for p in recipe.passes),
+    )
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_recipe_is_as_good_as_the_one_before(name):
+def test_each_recipe_is_better_than_the_first(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("SATEEN_CACHE", str(tmp_path))
+    if name == "learned":
+        pytest.importorskip("torch", reason="needs the learn extra")
     graph, b = residual()
     x = b.samples(96)
     done = []
     qgraph, record = run_recipe(
         graph,
         x,
-        RECIPES[name],
+        shortened(RECIPES[name]),
         weight_format="int3",
         activation_format="int6",
         progress=lambda i, n: done.append(i / n),
@@ -165,6 +183,8 @@ def test_samples_that_are_not_finite(value):
     x = b.samples(16)
     x["x"][3, 0, 0, 0] = value
     for name in RECIPES:
+        if name == "learned" and importlib.util.find_spec("torch") is None:
+            continue
         with pytest.raises(DataError, match="sample 3 holds NaN or infinity"):
             run_recipe(graph, x, RECIPES[name], weight_format="int4", activation_format="int4")
 
