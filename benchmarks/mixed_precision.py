@@ -30,11 +30,11 @@ from sateen.compiler.ptq.layerwise import moments, rewrite_quantized
 from sateen.compiler.ptq.recipe import RECIPES, run_recipe
 from sateen.compiler.quantize import accumulator_bits, quantize
 from sateen.compiler.scales import weight_scales
-from sateen.config import preset
 from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.models.images import load
+from sateen.presets import preset
 from sateen.sim.reference import run_reference
 
 FORMATS = ("int8", "int6", "int5", "int4", "int3")
