@@ -150,7 +150,7 @@ def _too_slow(board: Board, routed: Routed, need: float, seed: int) -> str:
     begin, end, logic, wires = routed.longest
     return (
         f"board '{board.name}': clock '{clock}' reaches {routed.fmax:.1f} MHz of {need:g} ({need - routed.fmax:.1f} "
-        f"too few) on {board.part.title} with seed {seed}; the longest path, from {begin} to {end}, has {logic:.1f} ns of "
-        f"logic and {wires:.1f} ns of wires; use --clock {math.floor(routed.fmax)}, or try --seed "
+        f"too few) on {board.part.title} with seed {seed}; the longest path, from {begin} to {end}, has "
+        f"{logic:.1f} ns of logic and {wires:.1f} ns of wires; use --clock {math.floor(routed.fmax)}, or try --seed "
         f"{seed + 1}; {_advice(board, routed.available, need)}"
     )

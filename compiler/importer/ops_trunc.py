@@ -100,10 +100,11 @@ def _parameters(walk: Walk, node: OnnxNode, signed: bool) -> tuple[float, int, s
 def _quantizer(walk: Walk, tensor: str) -> Quantizer | None:
     """That which rounded the tensor, also before operations that only choose among its values."""
     while tensor not in walk.quantizers:
-        writer = next((n for n in walk.nodes if n.output == tensor), None)
-        relu = isinstance(writer, Activation) and writer.function == "clip" and not writer.low
-        if not (isinstance(writer, Pool) and writer.kind == "max") and not (relu and writer.high == np.inf):
-            return None
-        assert writer is not None and not isinstance(writer, Conv)
-        tensor = writer.inputs[0]
+        match next((n for n in walk.nodes if n.output == tensor), None):
+            case Pool(kind="max") as writer:
+                tensor = writer.inputs[0]
+            case Activation(function="clip") as writer if not writer.low and writer.high == np.inf:
+                tensor = writer.inputs[0]
+            case _:
+                return None
     return walk.quantizers[tensor]

@@ -90,6 +90,19 @@ def dequantized_by_channel(net):
     return net("DequantizeLinear", codes, net.constant([1, 2, 1, 1], np.float32), axis=1)
 
 
+def trunc(bits, mode="FLOOR", kind="AveragePool"):
+    """Of the sum of four codes, right after the pool."""
+
+    def build(net):
+        x = net.input(1, 4, 6, 6)
+        x = net("Quant", x, *(net.constant(np.float32(c)) for c in (0.5, 0, 4)), domain=QONNX)
+        y = net(kind, x, kernel_shape=[2, 2], strides=[2, 2])
+        constants = [net.constant(np.float32(c)) for c in (0.125, 0, bits + 2, bits)]
+        return net("Trunc", y, *constants, domain=QONNX, rounding_mode=mode)
+
+    return build
+
+
 SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 
 CASES = {
@@ -125,6 +138,9 @@ CASES = {
     ("FloatQuant", limits.EIGHT_BITS): quantizer("FloatQuant", 1, 5, 10, 15, 65504),
     ("FloatQuant", limits.NEAREST): quantizer("FloatQuant", 1, 2, 1, 1, 6, rounding_mode="FLOOR"),
     ("BipolarQuant", limits.PER_TENSOR): quantizer("BipolarQuant", SCALES),
+    ("Trunc", limits.AFTER_POOL): trunc(4, kind="MaxPool"),
+    ("Trunc", limits.EIGHT_BITS): trunc(9),
+    ("Trunc", limits.ROUNDING): trunc(4, "UP"),
     ("Reshape", limits.WHOLE_DIMENSIONS): one("Reshape", np.array([1, 6, 4, 6])),
 }  # fmt: skip
 
