@@ -29,6 +29,20 @@ class EngineControl(wiring.Signature):
         super().__init__({"start": Out(1), "instruction": Out(isa.INSTRUCTION_BITS), "done": In(1)})
 
 
+def is_idle(m: Module, start: Value, done: Value) -> Signal:
+    """No instruction executes in an engine; in the cycle of `start` none does yet.
+
+    A register: what latches an instruction's fields with it, again and again until the cycle of `start`, does not wait
+    for `start`, which is decided late in its cycle.
+    """
+    idle = Signal(init=1)
+    with m.If(start):
+        m.d.sync += idle.eq(0)
+    with m.Elif(done):
+        m.d.sync += idle.eq(1)
+    return idle
+
+
 class Dispatcher(wiring.Component):
     """Keeps two chunks of instructions and hands them to the queues, a beat per cycle, in order.
 

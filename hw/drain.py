@@ -14,6 +14,7 @@ from amaranth.utils import exact_log2
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.buffers import memory_of
+from sateen.hw.dispatch import is_idle
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.requantize import Requantizer, bound, control_layout, requantize_latency
 from sateen.hw.walk import Walk
@@ -73,6 +74,7 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        self._idle = is_idle(m, self.start, self.done)
         m.submodules.requantizer = requantizer = Requantizer(
             config=self.config, lanes=self.config.vector_lanes
         )
@@ -92,7 +94,7 @@ class Drain(wiring.Component):
         config, i = self.config, self.instruction
         control = Signal(control_layout(config), reset_less=True)
         low, high = Signal.like(i.low, reset_less=True), Signal.like(i.high, reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += [
                 control.residual.eq(i.residual & ~i.raw if config.residual else 0),
                 control.residual_multiplier.eq(i.residual_multiplier),
@@ -123,7 +125,7 @@ class Drain(wiring.Component):
         step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
         m.d.comb += [
             pixel_end.eq(active & (step[0] == (1 << step_bits) - 1)),
-            nest.load.eq(self.start),
+            nest.load.eq(self._idle),
             nest.step.eq(pixel_end),
             nest.parameters.count.y.eq(i.out_h),
             nest.parameters.count.x.eq(i.out_w),
@@ -131,7 +133,7 @@ class Drain(wiring.Component):
         if config.residual:
             m.submodules.residual = residual = Walk(addr_bits=len(self.read.addr))
             m.d.comb += [
-                residual.load.eq(self.start),
+                residual.load.eq(self._idle),
                 residual.base.eq(i.residual_base),
                 residual.step_x.eq(i.residual_step_x),
                 residual.step_y.eq(i.residual_step_y),
@@ -142,15 +144,19 @@ class Drain(wiring.Component):
                 self.read.addr.eq(residual.addr),
             ]
         with m.If(self.start):
-            m.d.sync += [self.acc.addr.eq(i.acc_base), active.eq(1)]
+            m.d.sync += active.eq(1)
+        with m.Elif(pixel_end):
+            m.d.sync += active.eq(~nest.last.y)
+        with m.If(self._idle):
+            m.d.sync += self.acc.addr.eq(i.acc_base)
         with m.Elif(pixel_end):  # pixels lie one after another there
-            m.d.sync += [self.acc.addr.eq(self.acc.addr + 1), active.eq(~nest.last.y)]
+            m.d.sync += self.acc.addr.eq(self.acc.addr + 1)
         with m.If(active):
             m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
         valid = Signal(READ_LATENCY)
         m.d.sync += [valid.eq(Cat(active, valid)), *(b.eq(a) for a, b in pairwise(step))]
         parameter_base = Signal(len(self.parameter.addr), reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += parameter_base.eq(i.parameter_base)
         m.d.comb += [
             self.acc.en.eq(active),
@@ -198,7 +204,7 @@ class Drain(wiring.Component):
     def _slice(self, m: Module) -> Value:
         """The slice of the word that is read and written."""
         index = Signal(exact_log2(self.config.slices), reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += index.eq(self.instruction.slice)
         return index
 
@@ -206,7 +212,7 @@ class Drain(wiring.Component):
         """The table, or a register in its place. One copy of the table for each lane."""
         bits = self.config.activation.bits
         use = Signal()
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += use.eq(self.instruction.table & ~self.instruction.raw)
         found = Signal()
         m.d.sync += found.eq(valid)
@@ -246,7 +252,7 @@ class Drain(wiring.Component):
         m.submodules.walk = walk = Walk(addr_bits=exact_log2(config.act_depth))
         m.d.sync += writing.eq(valid & (index == steps - 1))
         m.d.comb += [
-            walk.load.eq(self.start),
+            walk.load.eq(self._idle),
             walk.base.eq(i.base),
             walk.step_x.eq(i.step_x),
             walk.step_y.eq(i.step_y),

@@ -17,6 +17,7 @@ from sateen.config import AcceleratorConfig
 from sateen.hw import isa
 from sateen.hw.accumulator import Accumulator, address_bits
 from sateen.hw.array import SystolicArray, array_latency
+from sateen.hw.dispatch import is_idle
 from sateen.hw.ports import ReadPort
 from sateen.hw.steps import STEP_BITS, Results, Run, Steps
 from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Widths, Window
@@ -130,6 +131,7 @@ class MatrixEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])
+        self._idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
             addr_bits=len(self.act_read.addr),
@@ -174,7 +176,7 @@ class MatrixEngine(wiring.Component):
         end = read & window.last[next(iter(window.levels))]
         m.d.comb += [
             *window.set(fields, **counts),
-            window.load.eq(self.start),
+            window.load.eq(self._idle),
             pass_start.eq(read & window.first.oy & ~stationary),
             window.step.eq(read),
             self.act_read.addr.eq(window.addr),
@@ -184,12 +186,13 @@ class MatrixEngine(wiring.Component):
 
         weight_addr = self.weight_read.addr
         with m.If(self.start):
-            m.d.sync += [running.eq(1), weight_addr.eq(fields.weight_base)]
-        with m.Else():
-            with m.If(end):
-                m.d.sync += running.eq(0)
-            with m.If(self.weight_read.en):
-                m.d.sync += weight_addr.eq(weight_addr + 1)  # wraps at the buffer's size
+            m.d.sync += running.eq(1)
+        with m.Elif(end):
+            m.d.sync += running.eq(0)
+        with m.If(self._idle):
+            m.d.sync += weight_addr.eq(fields.weight_base)
+        with m.Elif(self.weight_read.en):
+            m.d.sync += weight_addr.eq(weight_addr + 1)  # wraps at the buffer's size
         with m.If(pass_start):
             m.d.sync += wait.eq(interval - 1)
         with m.Elif(wait.any()):
@@ -222,7 +225,7 @@ class MatrixEngine(wiring.Component):
         needed = Signal(STEP_BITS)  # words of the run's pixels; at least one, so it may come a cycle late
         more = Signal(STEP_BITS, reset_less=True)  # than pixels
         weight_base = Signal.like(weight_addr, reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += [
                 weight_base.eq(fields.weight_base),
                 more.eq(Mux(fields.slide, fields.kernel_w - 1, 0)),
@@ -237,7 +240,7 @@ class MatrixEngine(wiring.Component):
             steps.last_turn.eq(window.last.ky),
             steps.last_tile.eq(window.last.tile_y),
             steps.slide.eq(~window.last.oy),
-            run.load.eq(self.start),
+            run.load.eq(self._idle),
             run.width.eq(fields.out_w),
             run.step.eq(steps.turn & steps.last_turn),
         ]
@@ -260,7 +263,7 @@ class MatrixEngine(wiring.Component):
         valid = _delay(m, sequence.read, ACTIVATION_LATENCY, "valid")
         outside = _delay(m, ~window.inside, ACTIVATION_LATENCY, "outside")
         padding = Signal(self.config.activation.bits, reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += padding.eq(fields.padding)
         m.d.comb += [
             array.i_valid.eq(valid),
@@ -288,7 +291,7 @@ class MatrixEngine(wiring.Component):
         loading = Signal.like(
             array.i_pass
         )  # of the weights that come: words may be over before their rows are
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += current.eq(0)
         with m.Elif(sequence.read & window.last.oy):
             m.d.sync += current.eq(Mux(window.last.p, 0, current + 1))
@@ -300,7 +303,7 @@ class MatrixEngine(wiring.Component):
         m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start, or the step
         if self.config.indexed:
             bits, shift = Signal.like(array.i_index_bits), Signal.like(array.i_index_shift)
-            with m.If(self.start):
+            with m.If(self._idle):
                 m.d.sync += [bits.eq(fields.index_bits), shift.eq(fields.index_shift)]
             m.d.comb += [
                 self.index_read.en.eq(self.weight_read.en & bits.any()),
@@ -326,7 +329,7 @@ class MatrixEngine(wiring.Component):
         base = Signal(accumulator.addr_bits, reset_less=True)
         addr = Signal(accumulator.addr_bits, reset_less=True)
         add = Signal(reset_less=True)
-        with m.If(self.start):
+        with m.If(self._idle):
             m.d.sync += [base.eq(fields.acc_base), addr.eq(fields.acc_base), add.eq(fields.accumulate)]
         with m.Elif(valid):
             m.d.sync += [addr.eq(Mux(pass_end, base, addr + 1)), add.eq(add | pass_end)]
@@ -345,7 +348,7 @@ class MatrixEngine(wiring.Component):
             m.submodules.results = results = Results(rows=self.config.rows, addr_bits=accumulator.addr_bits)
             lead = WEIGHT_LATENCY + array.step_latency - Results.lead
             m.d.comb += [
-                results.load.eq(self.start),
+                results.load.eq(self._idle),
                 results.base.eq(fields.acc_base),
                 results.width.eq(fields.out_w),
                 results.come.eq(_delay(m, steps.last, lead, "complete")),

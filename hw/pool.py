@@ -8,6 +8,7 @@ from amaranth.utils import exact_log2
 from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
 from sateen.hw import isa
+from sateen.hw.dispatch import is_idle
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, Widths, Window
@@ -60,13 +61,14 @@ class Pool(wiring.Component):
         m = Module()
         config, i = self.config, self.instruction
         fmt = config.activation
+        idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=POOL_ORDER, addr_bits=len(self.read.addr), widths=Widths.of(config)
         )
         active = Signal()
         m.d.comb += [
             *window.set(i),
-            window.load.eq(self.start),
+            window.load.eq(idle),
             window.step.eq(active),
             self.read.en.eq(active & window.inside),
             self.read.addr.eq(window.addr),
@@ -103,7 +105,7 @@ class Pool(wiring.Component):
             end.eq(last.oy),
         ]
         m.d.comb += [
-            walk.load.eq(self.start),
+            walk.load.eq(idle),
             walk.base.eq(i.out_base),
             walk.step_x.eq(i.out_step_x),
             walk.step_y.eq(i.out_step_y),

@@ -169,15 +169,17 @@ class SocMemory(wiring.Component):
                 bus.rlast.eq(loaded_last),
             ]
 
-        grant, granted = Signal(), Signal()
+        # The host's word passes through the register of the bus too, which is free then: the RAM's output comes late.
+        grant, granted, there = Signal(), Signal(), Signal()
+        idle = ~active & ~loaded & ~bus.rvalid
         m.d.comb += [
-            grant.eq(host.read & ~granted & ~active & ~loaded & ~writing),
+            grant.eq(host.read & idle & ~granted & ~there & ~writing),
             port.en.eq(issue | grant),
             port_address.eq(Mux(active, address, host.address >> shift)),
-            host.read_data.eq(port.data.word_select(host.address[:shift], 8)),
+            host.read_data.eq(bus.rdata.word_select(host.address[:shift], 8)),
         ]
-        m.d.sync += granted.eq(grant)
-        return granted
+        m.d.sync += [granted.eq(grant), there.eq(granted)]
+        return there
 
     def _write(self, m: Module, port: memory.WritePort, port_address: Signal) -> Signal:
         """Beats and bytes to the memory, responses after `LATENCY`. Returns `done` of the byte port."""
