@@ -101,9 +101,9 @@ def _quantizer(walk: Walk, tensor: str) -> Quantizer | None:
     """That which rounded the tensor, also before operations that only choose among its values."""
     while tensor not in walk.quantizers:
         writer = next((n for n in walk.nodes if n.output == tensor), None)
-        relu = isinstance(writer, Activation) and writer.function == "clip" and not writer.low
-        if not (isinstance(writer, Pool) and writer.kind == "max") and not (relu and writer.high == np.inf):
-            return None
-        assert writer is not None and not isinstance(writer, Conv)
-        tensor = writer.inputs[0]
+        match writer:
+            case Pool(kind="max") | Activation(function="clip", low=0.0, high=np.inf):
+                tensor = writer.input
+            case _:
+                return None
     return walk.quantizers[tensor]

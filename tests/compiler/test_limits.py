@@ -90,6 +90,18 @@ def dequantized_by_channel(net):
     return net("DequantizeLinear", codes, net.constant([1, 2, 1, 1], np.float32), axis=1)
 
 
+def truncated(bits=4, **attributes):
+    """Of the average over the 6 x 6 image, whose sum has steps of 1 / 36."""
+
+    def case(net):
+        rounded = quantizer("Quant", 1, 0, 4)(net)
+        pooled = net("GlobalAveragePool", rounded)
+        constants = [net.constant(np.float32(v)) for v in (1 / 36, 0, bits + 2, bits)]
+        return net("Trunc", pooled, *constants, domain=QONNX, **attributes)
+
+    return case
+
+
 SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 
 CASES = {
@@ -125,6 +137,9 @@ CASES = {
     ("FloatQuant", limits.EIGHT_BITS): quantizer("FloatQuant", 1, 5, 10, 15, 65504),
     ("FloatQuant", limits.NEAREST): quantizer("FloatQuant", 1, 2, 1, 1, 6, rounding_mode="FLOOR"),
     ("BipolarQuant", limits.PER_TENSOR): quantizer("BipolarQuant", SCALES),
+    ("Trunc", limits.AFTER_POOL): quantizer("Trunc", 1, 0, 8, 4),
+    ("Trunc", limits.EIGHT_BITS): truncated(bits=9),
+    ("Trunc", limits.ROUNDING): truncated(rounding_mode="HALF_UP"),
     ("Reshape", limits.WHOLE_DIMENSIONS): one("Reshape", np.array([1, 6, 4, 6])),
 }  # fmt: skip
 
