@@ -360,8 +360,9 @@ def report(rows: list[dict[str, Any]]) -> str:
         given = [found[who, h, fmt] for h in hows if (who, h, fmt) in found]
         return max(given, key=lambda r: r["accuracy"], default=None)
 
+    error = (base["accuracy"] * (100 - base["accuracy"]) / base["images"]) ** 0.5
     about = ABOUT.format(
-        **{k: base[k] for k in ("images", "samples")}, version=base["brevitas"], error=(base["accuracy"] * (100 - base["accuracy"]) / base["images"]) ** 0.5, equalize=EQUALIZE,
+        **{k: base[k] for k in ("images", "samples")}, version=base["brevitas"], error=error, equalize=EQUALIZE,
         percentile=COMMON["act_quant_percentile"], threads="torch and BLAS",
     )  # fmt: skip
     lines = [
