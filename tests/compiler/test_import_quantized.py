@@ -312,24 +312,6 @@ def test_float_quant(e, m, bias, top, monkeypatch):
     agrees_with_qonnx(net, quant(net("Relu", y), 2**-4), monkeypatch)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("signed", [0, 1])
-@pytest.mark.parametrize("mode", ["FLOOR", "CEIL", "ROUND"])
-def test_trunc_of_every_sum(mode, signed, version, monkeypatch):
-    """Drops 2 bits of sums of 4 codes, of which all remainders occur."""
-    net = Brevitas(seed=signed)
-    x = net.quant(net.input(1, 8, 8, 8), 2**-3, 4, signed=signed)
-    y = net("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-    numbers = (2**-5, 0, 6, 4) if version == 1 else (2**-5, 0, 6, 2**-3, 4)
-    constants = [net.constant(v, np.float32) for v in numbers]
-    flags = {"signed": signed, "narrow": 0} if version == 2 else {}
-    y = net("Trunc", y, *constants, domain=QONNX[0], rounding_mode=mode, **flags)
-    model = net.output(net("Conv", y, net.quant(net.random(2, 8, 1, 1), 0.25, 3))).model()
-    next(o for o in model.opset_import if o.domain == QONNX[0]).version = version
-    feeds = {"x": np.random.default_rng(2).normal(0.5, 1, (1, 8, 8, 8)).astype(np.float32)}
-    same(model, in_qonnx(model, feeds, monkeypatch), feeds, tolerance=0)
-
-
 # -- errors --------------------------------------------------------------------------------------------------
 
 
@@ -345,17 +327,6 @@ def wide_weights(net):
 def trunc(net):
     x = net.conv(net.quant(net.input(1, 3, 4, 4), 0.5, 4), 3, 3, 1, 1)
     return net("Trunc", x, *(net.constant(v, np.float32) for v in (0.5, 0, 6, 4)), domain=QONNX[1])
-
-
-def trunc_of_other_steps(net):
-    x = net("GlobalAveragePool", net.quant(net.input(1, 3, 4, 4), 0.5, 4))
-    return net("Trunc", x, *(net.constant(v, np.float32) for v in (0.5, 0, 8, 4)), domain=QONNX[1])
-
-
-def trunc_of_five(net):
-    x = net("GlobalAveragePool", net.quant(net.input(1, 3, 4, 4), 0.5, 4))
-    constants = (net.constant(v, np.float32) for v in (0.5 / 16, 0, 8, 5 * 0.5 / 16, 6))
-    return net("Trunc", x, *constants, domain=QONNX[1])
 
 
 def read_twice(net):
@@ -383,8 +354,6 @@ ERRORS = {
     by_input_channel: r"scales of its weights .* differ within an output channel.*one scale for each output",
     wide_weights: r"do not fit 8 bits \(it has 12 bits\)",
     trunc: r"Trunc.*something else than the sum of an average pool.*right after an AveragePool",
-    trunc_of_other_steps: r"its scale is 0.5, but one step of the average pool's sum is 0.03125",
-    trunc_of_five: r"it divides by 5; use output scales and bit widths that divide by 1, 2, 4",
     read_twice: r"rounds 'conv1'.*but 'Add3' reads it without.*quantize it once",
     mixed_concat: r"joins tensors of different quantizers.*put a quantizer after it",
     mixed_dequantize: r"scale 0.25 and zero point 1 are not those of the QuantizeLinear before it \(0.5, 1\)",
