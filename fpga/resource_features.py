@@ -1,0 +1,478 @@
+"""What each component of the machine consists of, in bits: the terms that the resource model has coefficients for.
+
+A term is a number of bits that take a LUT, or a flip-flop, or a fraction or a small multiple of one: an adder's, a
+multiplexer's, a register's. Memories and DSPs are counted by rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sateen.config import AcceleratorConfig
+from sateen.formats import Format, Minifloat
+from sateen.fpga.memory_map import Memory, memory
+from sateen.hw import isa
+from sateen.hw.accumulator import BANKS, address_bits
+from sateen.hw.decode import Operand
+from sateen.hw.dispatch import instruction_beats, instruction_bits
+from sateen.hw.isa import Engine
+from sateen.hw.load import targets, word_bytes
+from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, residual_shift_limit
+from sateen.hw.steps import STEP_BITS
+from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
+
+_DSP_OPERAND = {"ecp5": (18, 18), "xcup": (27, 18)}
+_DSP_LEAST = 9
+"""Bits of a product for which synthesis takes a DSP."""
+
+
+@dataclass(slots=True)
+class Terms:
+    """Bits by kind, for LUTs and for flip-flops, and what is known exactly."""
+
+    lut: dict[str, float] = field(default_factory=dict)
+    ff: dict[str, float] = field(default_factory=dict)
+    dsp: int = 0
+    bram: int = 0
+    """Half blocks."""
+
+    def add(self, *, ff: float = 0, **lut: float) -> None:
+        for name, n in lut.items():
+            self.lut[name] = self.lut.get(name, 0.0) + n
+        if ff:
+            self.ff["registers"] = self.ff.get("registers", 0.0) + ff
+
+    def store(
+        self, family: str, found: Memory, bits: int, *, depth: int = 0, registered: bool = True
+    ) -> None:
+        """A memory whose word has `bits`."""
+        if found.kind == "block":
+            self.bram += found.units
+            self.add(ff=log2(found.ways))
+        elif found.kind == "lut":
+            self.add(memory=found.units, ff=bits * registered)
+        else:
+            self.add(memory_enables=depth, ff=found.units + bits * registered)
+        if found.ways > 1:
+            self.add(memory_ways=bits * mux(family, found.ways), memory_decoder=found.ways)
+
+
+def log2(n: int) -> int:
+    """Rounded up."""
+    return (n - 1).bit_length() if n > 1 else 0
+
+
+def mux(family: str, ways: int) -> float:
+    """LUTs of a bit that is one of so many: two inputs in a LUT of ECP5, four in one of UltraScale+; what joins them
+    is no LUT."""
+    if ways < 2:
+        return 0.0
+    return ways / 2 if family == "ecp5" else max(1.0, ways / 4)
+
+
+def dsps(family: str, a: int, b: int) -> int:
+    """Of a product of signed operands."""
+    if a + b < _DSP_LEAST or min(a, b) < 2:
+        return 0
+    wide, narrow = _DSP_OPERAND[family]
+    a, b = max(a, b), min(a, b)
+    # all but the highest part lose a bit, as they are unsigned
+    return (1 if a <= wide else -(-(a - 1) // 17)) * (1 if b <= narrow else -(-(b - 1) // 17))
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------
+
+
+def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1) -> None:
+    """Products of signed operands."""
+    n = dsps(family, a, b)
+    terms.dsp += n * count
+    if n == 0:
+        terms.add(partial_products=count * a * b, products=count)
+    elif n > 1:
+        terms.add(partial_sums=count * (n - 1) * (a + b - 17))
+
+
+def decoder(terms: Terms, fmt: Format, multiplier: str, count: int) -> None:
+    """Of codes of a format, so many."""
+    if not isinstance(fmt, Minifloat):
+        return
+    kind = "fixed" if multiplier == "fixed" else "parts"
+    operand = Operand.of(fmt, multiplier)
+    terms.add(
+        **{
+            f"decode_{kind}": count * (operand.significand_bits + operand.exponent_bits),
+            f"decode_{kind}_shift": count * operand.significand_bits * fmt.exponent_bits,
+        }
+    )
+
+
+def comparator(fmt: Format) -> dict[str, float]:
+    """Of two codes."""
+    return {"minifloat_greater": fmt.bits} if isinstance(fmt, Minifloat) else {"integer_greater": fmt.bits}
+
+
+def operand_bits(fmt: Format, multiplier: str) -> int:
+    operand = Operand.of(fmt, multiplier)
+    return operand.significand_bits + operand.exponent_bits
+
+
+# -- components --------------------------------------------------------------------------------------------
+
+
+def _registers(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits,
+          beat=log2(c.beat_bytes))  # fmt: skip
+    events = 18 * c.counters
+    t.add(ff=33 * events + c.bus_address_bits + c.memory_bits + (32 + 32 + 32 + 32 + 4) * c.counters)
+    t.ff["one"] = 1
+    return t
+
+
+def _control(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    beats = instruction_beats(c)
+    depth = 2 * isa.CHUNK * beats
+    t.store(family, memory(family, c.bus_bits, depth), c.bus_bits)
+    t.store(family, memory(family, len(Engine) + 1, 2 * isa.CHUNK), len(Engine) + 1)
+    pairs = c.token_pairs.bit_count()
+    t.add(one=1, tokens=pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
+    t.add(ff=pairs * (c.token_bits + 1) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
+    t.ff["one"] = 1
+    for engine in Engine:
+        kept = min(beats, -(-instruction_bits(engine) // c.bus_bits))
+        beat = min(c.bus_bits, instruction_bits(engine))
+        found = memory(family, kept * beat, c.queue_depth, slices=kept, synchronous=False)
+        t.store(family, found, kept * beat, depth=c.queue_depth, registered=False)
+        t.add(enables=kept, queue_pointers=2 * log2(c.queue_depth), levels=log2(c.queue_depth + 1))
+        t.add(ff=2 * log2(c.queue_depth) + log2(c.queue_depth + 1))
+        if engine is Engine.LOAD:
+            t.add(words=c.word_bits)
+    return t
+
+
+def _activations(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width, banks = c.act_word_bits, c.act_banks
+    found = memory(family, width, c.act_bank_depth, slices=c.slices)
+    offset = log2(c.act_bank_depth)
+    for _ in range(banks):
+        t.store(family, found, width)
+    t.add(one=1, write_data=banks * width, write_mask=banks * c.slices, read_address=banks * offset,
+          write_address=banks * offset, banks=banks)  # fmt: skip
+    t.add(read_data=3 * width * mux(family, banks), ff=3 * (width + log2(banks) + 1))
+    return t
+
+
+def _buffer(width: int, depth: int, family: str, rows: int = 1) -> Terms:
+    t = Terms()
+    t.store(family, memory(family, width, depth, rows=rows), width)
+    return t
+
+
+def _indices(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width = c.cols * c.lanes
+    found = memory(family, width, c.weight_depth, rows=c.index_rows)
+    for _ in range(c.index_planes):
+        t.store(family, found, width)
+    t.add(planes=c.index_planes, blocks=c.index_planes * c.index_rows * (found.ways > 1))
+    return t
+
+
+def _load(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    size = {target: word_bytes(target, c) for target in targets(c)}
+    size[isa.Target.INSTRUCTION] = c.beat_bytes
+    unit = {target: math.gcd(n, c.beat_bytes) for target, n in size.items()}
+    grain = min(unit.values())
+    stream = 8 * max(size[k] + c.beat_bytes - unit[k] for k in size)
+    level = 2 + (max(*size.values(), c.beat_bytes) // grain).bit_length()
+    selected = 0
+    for n in set(size.values()):
+        least = math.gcd(n, c.beat_bytes)
+        places = log2(c.beat_bytes // grain) - log2(least // grain)
+        selected += _below(stream, places, 8 * least, 8 * n)
+    t.add(one=1, selected=selected, level=level, writes=24, targets=len(size))
+    t.add(units=sum(_times(size[k] // unit[k]) for k in size) * c.word_bits)
+    t.add(sizes=len(set(size.values())) * level, beats=len(size) * c.memory_bits)
+    t.add(ff=stream + 2 * level + 24 + 24)
+    _requests(t, c)
+    if c.index_planes > 1:
+        t.add(planes=c.index_planes, ff=2 * c.index_planes)
+    t.ff["one"] = 1
+    return t
+
+
+def _requests(t: Terms, c: AcceleratorConfig) -> None:
+    beats = c.memory_bits - log2(c.beat_bytes)
+    t.add(burst=log2(c.burst_beats), request=beats, base=c.bus_address_bits - log2(c.beat_bytes * c.burst_beats),
+          opened=log2(c.outstanding + 1))  # fmt: skip
+    t.add(
+        ff=2 * beats + c.bus_address_bits - log2(c.beat_bytes) + log2(c.burst_beats) + log2(c.outstanding + 1)
+    )
+
+
+def _times(factor: int) -> int:
+    """Adders of a multiplication by a constant."""
+    odd = factor // (factor & -factor)
+    return 1 if odd > 1 and odd & (odd + 1) == 0 else max(0, odd.bit_count() - 1)
+
+
+def _below(stream: int, places: int, unit: int, width: int) -> int:
+    """Bits of the multiplexers in hw.gearbox.below."""
+    total = 0
+    for i in reversed(range(places)):
+        keep = width + ((1 << i) - 1) * unit
+        total += min(keep, stream)
+        stream = keep
+    return total
+
+
+def _store(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    unit = math.gcd(c.act_word_bytes, c.beat_bytes)
+    word, beat = c.act_word_bytes // unit, c.beat_bytes // unit
+    depth = 4 if word <= 2 * beat else 2
+    units = word + beat - 1
+    level = 2 + max(word, beat).bit_length()
+    places = log2(word)
+    selected = _below(8 * unit * units, places, 8 * unit, c.bus_bits)
+    t.add(one=1, queue=c.act_word_bits * mux(family, depth), stream=selected,
+          strobes=_below(units, places, 1, beat), shifted=units, level=level, reads=c.word_bits + log2(c.act_depth),
+          places=depth)  # fmt: skip
+    t.add(units=_times(word) * c.word_bits, beats=c.memory_bits)
+    t.add(ff=depth * c.act_word_bits + 8 * unit * units + units + level + c.word_bits + log2(c.act_depth)
+          + c.memory_bits - log2(c.beat_bytes) + 2 * log2(depth) + 2 * log2(depth + 1) + log2(c.burst_beats)
+          + log2(c.outstanding + 1))  # fmt: skip
+    _requests(t, c)
+    t.ff["one"] = 1
+    return t
+
+
+def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int) -> None:
+    """The loop nest with its sums."""
+    w = Widths.of(c)
+    bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
+    levels = [bits.get(name, w.output) for name in order]
+    t.add(levels=len(levels), counts=sum(levels))
+    t.add(ff=2 * sum(levels) + 2 * len(levels) + 2 * w.plane)
+    tiled = "tile_x" in order
+    tile = w.stride + log2(c.rows)
+    sums = (
+        (address, len([n for n in order if n != "p"]), (4 + 2 * tiled) * address),
+        (w.position, 2 + tiled, w.dilation + w.stride * (1 + tiled)),
+        (w.position, 2 + tiled, w.dilation + w.stride + tile * tiled),
+    )
+    for width, values, steps in sums:
+        t.add(sums=width * values, ff=width * (values + 1) + steps)
+    t.add(inside=2 * w.position)
+
+
+def _matrix(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    address = log2(c.act_depth)
+    _window(t, c, TILED_ORDER if c.output_stationary else MATRIX_ORDER, address)
+    acc, weight = address_bits(c), log2(c.weight_depth)
+    t.add(one=1, padding=c.act_word_bits, addresses=weight + acc)
+    t.add(ff=weight + 2 * acc + c.activation.bits)
+    delays = 3 * (2 + c.rows + 2 + (c.lanes > 1))
+    t.ff["delays"] = delays
+    t.ff["one"] = 1
+    if c.dense_passes > 1:
+        t.add(passes=1, ff=2 * log2(c.dense_passes))
+    if c.indexed:
+        t.add(ff=2 * c.index_planes.bit_length())
+    if c.output_stationary:
+        t.add(steps=STEP_BITS, rows=log2(c.rows), results=acc, tiled=1)
+        t.add(ff=weight + acc)
+        t.ff["tiled"] = 1
+        t.ff["tiled_rows"] = log2(c.rows)
+    else:
+        t.add(waits=log2(max(c.rows, 4)), ff=log2(max(c.rows, 4)))
+    return t
+
+
+def _accumulator(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width, offset = c.cols * c.acc_bits, address_bits(c) - 1
+    for _ in range(BANKS):
+        t.store(family, memory(family, width, c.acc_depth), width)
+    t.add(one=1, old=width, sums=width, answer=width, address=BANKS * offset)
+    t.add(ff=2 * width + 3 * (offset + 1))
+    t.ff["one"] = 1
+    return t
+
+
+def _edge(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    rows, width = c.rows, c.group * c.activation.bits
+    decoder(t, c.activation, c.multiplier, c.elements)
+    decoder(t, c.weight, c.multiplier, c.cols * c.lanes)
+    t.add(
+        one=1,
+        rows=rows,
+        indices=c.cols * c.lanes * c.index_planes,
+        counted=c.lanes * c.index_bits * c.indexed,
+    )
+    t.add(ff=c.elements * operand_bits(c.activation, c.multiplier)
+          + c.cols * c.lanes * operand_bits(c.weight, c.multiplier) + 2 * rows + 2)  # fmt: skip
+    # an index bit that is not stored is the same in all columns
+    stored = c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes
+    t.ff["indices"] = stored
+    t.ff["one"] = 1
+    if c.output_stationary:
+        t.add(held=rows * rows * width, entering=rows * width, switch=1, switched_rows=rows, first=width)
+        t.add(ff=(rows - 1) * c.act_word_bits + rows * rows * width)
+        t.ff["tiled"] = 1
+    else:
+        t.add(ff=rows * (rows - 1) // 2 * width)
+    return t
+
+
+def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
+    t = Terms()
+    a, w = Operand.of(c.activation, c.multiplier), Operand.of(c.weight, c.multiplier)
+    lanes, acc = c.lanes, c.acc_bits
+    product = a.significand_bits + w.significand_bits
+    top = a.max_exponent + w.max_exponent
+    multiplication(t, family, a.significand_bits, w.significand_bits, lanes)
+    t.add(one=1)
+    if not first or c.output_stationary:
+        t.add(sum=acc)
+    if c.output_stationary:
+        t.add(own=acc, discard=lanes)
+    if c.group > lanes:
+        t.add(choice=lanes * operand_bits(c.activation, c.multiplier) * mux(family, 1 << c.index_bits))
+    shifted = product
+    if top:
+        shifted = min(product + top, acc)
+        t.add(exponent=lanes * top.bit_length(), shift=lanes * shifted * mux(family, top + 1),
+              shift_stages=lanes * shifted * top.bit_length())  # fmt: skip
+        t.add(ff=lanes * top.bit_length())
+    if lanes > 1:
+        t.add(lanes=(lanes - 1) * (shifted + 1), ff=shifted + log2(lanes))
+    index = c.index_bits
+    t.add(ff=lanes * (w.significand_bits + w.exponent_bits + index + product))
+    total = shifted + log2(lanes)
+    t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
+    return t
+
+
+def _first_element(c: AcceleratorConfig, family: str) -> Terms:
+    return _element(c, family, first=True)
+
+
+def _vector(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    lanes, bits, address = c.vector_lanes, c.activation.bits, log2(c.act_depth)
+    steps = c.cols // lanes
+    acc, parameter = address_bits(c), log2(c.parameter_depth)
+    floating = isinstance(c.activation, Minifloat)
+    t.add(one=1, acc=lanes * c.acc_bits * mux(family, steps), written=c.act_word_bits, addresses=2 * address,
+          steps=steps, parameter=parameter, acc_address=acc, counts=2 * c.output_bits, walk=address,
+          residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=c.residual * address,
+          slices=c.slices if c.slices > 1 else 0)  # fmt: skip
+    t.add(bounds=2 * c.activation.fixed_bits * floating)
+    t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 5 * address * (1 + c.residual) + acc
+          + parameter + 4 * c.output_bits + log2(steps) * 4 + log2(c.slices)
+          + 2 * 2 * c.activation.fixed_bits + _ZERO_BITS * (1 + c.residual))  # fmt: skip
+    t.ff["residual"] = c.residual
+    t.ff["one"] = 1
+    t.ff["latency"] = 2 * floating + c.table
+    if c.table:
+        found = memory(family, bits, 1 << bits)
+        for _ in range(lanes):
+            t.store(family, found, bits)
+        t.add(table=lanes * bits, ff=lanes * bits)
+    return t
+
+
+def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    fmt = c.activation
+    acc, limit, fixed = c.acc_bits, residual_shift_limit(c), fmt.fixed_bits
+    floating = isinstance(fmt, Minifloat)
+    residual = fixed if floating else max(fixed, _ZERO_BITS) + 1
+    shifted = residual + min(limit, _BYTE - 1) if limit else residual
+    distance = max(1, limit.bit_length())
+    product, addend = acc + 17, shifted + 16
+    aligned = residual + 16 + limit
+    total = max(product, aligned) + 1
+    bits = fixed if floating else max(fixed, _ZERO_BITS) + 1
+    window = bits + _BYTE
+    steps = min(-(-(total + 1) // _BYTE), 1 << 7 - _FINE)
+    parts = -(-(acc + 1) // 47)
+    for _ in range(parts):
+        multiplication(t, family, -(-(acc + 1) // parts) + (parts > 1), 17)
+    multiplication(t, family, shifted, 17)
+    t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
+          lost=total, fine=window * 3, residual=shifted * min(3, distance),
+          align=aligned * mux(family, limit // _BYTE + 1), choices=16 + 7)  # fmt: skip
+    t.add(ff=acc + 1 + 16 + 7 + shifted + distance + product + addend + distance + 7 + total + 7
+          + window + 3 + 3)  # fmt: skip
+    if floating:
+        t.add(floating=1, decode=fixed * fmt.exponent_bits, magnitude=bits, code=fmt.bits,
+              normalise=bits * max(1, (bits - fmt.mantissa_bits).bit_length()))  # fmt: skip
+        t.add(
+            ff=bits
+            + 1
+            + 3
+            + fmt.mantissa_bits
+            + 2
+            + fmt.exponent_bits
+            + fmt.bits
+            + 3
+            + 3
+            + 2 * fmt.bits
+            + 2
+            + 8
+        )
+        t.ff["floating"] = 1
+    else:
+        t.add(integer=1, rounded=bits + 1, clamp=fixed, zero=residual)
+        t.add(ff=bits + 1 + 2 + fmt.bits + 6)
+        t.ff["integer"] = 1
+    return t
+
+
+def _pool(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    address = log2(c.act_depth)
+    _window(t, c, POOL_ORDER, address)
+    t.add(one=1, walk=address, best=c.act_word_bits)
+    t.add(**{name: c.elements * n for name, n in comparator(c.activation).items()})
+    t.add(ff=c.act_word_bits + 5 * address)
+    t.ff["one"] = 1
+    return t
+
+
+TERMS: dict[str, Callable[[AcceleratorConfig, str], Terms]] = {
+    "registers": _registers,
+    "control": _control,
+    "activations": _activations,
+    "weights": lambda c, family: _buffer(c.weight_word_bits, c.weight_depth, family),
+    "indices": _indices,
+    "parameters": lambda c, family: _buffer(c.vector_lanes * c.parameter_bits, c.parameter_depth, family),
+    "load": _load,
+    "store": _store,
+    "matrix": _matrix,
+    "accumulator": _accumulator,
+    "edge": _edge,
+    "first_element": _first_element,
+    "element": _element,
+    "vector": _vector,
+    "requantizer": _requantizer,
+    "pool": _pool,
+}
+
+INSTANCES: dict[str, Callable[[AcceleratorConfig], int]] = dict.fromkeys(TERMS, lambda c: 1) | {
+    "indices": lambda c: int(c.indexed),
+    "first_element": lambda c: c.cols,
+    "element": lambda c: (c.rows - 1) * c.cols,
+    "requantizer": lambda c: c.vector_lanes,
+}
+"""How many of each component a machine has."""

@@ -1,0 +1,175 @@
+"""The components that the resource model adds up, each as RTLIL text that Yosys synthesizes by itself.
+
+What repeats inside a component (the processing elements of the array, the lanes of the requantizer) is a component
+of its own and a black box there. Together they are the machine: `instances` says how many of each.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from amaranth.hdl import Fragment, Instance, Module
+from amaranth.hdl._ir import PortDirection, build_netlist
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from sateen.config import AcceleratorConfig
+from sateen.hw.accumulator import Accumulator
+from sateen.hw.array import SystolicArray
+from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
+from sateen.hw.control import Control
+from sateen.hw.load import LoadEngine
+from sateen.hw.matrix import MatrixEngine
+from sateen.hw.pe import PE
+from sateen.hw.pool import Pool
+from sateen.hw.registers import Registers
+from sateen.hw.requantize import Requantizer
+from sateen.hw.store import StoreEngine
+from sateen.hw.vector import VectorEngine
+from sateen.hw.verilog import _to_rtlil, merge_modules, top_ports
+
+TOP = "component"
+_LOCK = threading.Lock()
+"""Held while black boxes are elaborated."""
+
+
+def _element(config: AcceleratorConfig) -> PE:
+    return PE(
+        lanes=config.lanes,
+        group=config.group,
+        activation=config.activation,
+        weight=config.weight,
+        multiplier=config.multiplier,
+        acc_bits=config.acc_bits,
+        output_stationary=config.output_stationary,
+    )
+
+
+class _FirstElement(wiring.Component):
+    """An element of the first row: nothing comes from above, so synthesis leaves its adder out."""
+
+    def __init__(self, element: PE):
+        self._element = element
+        members = {name: m for name, m in element.signature.members.items() if name != "psum_in"}
+        super().__init__(members)
+
+    def elaborate(self, platform) -> Module:  # type: ignore[no-untyped-def]
+        m = Module()
+        m.submodules.element = element = self._element
+        for name, member in self.signature.members.items():
+            inner, outer = getattr(element, name), getattr(self, name)
+            m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        return m
+
+
+def _registers(config: AcceleratorConfig) -> Registers:
+    """Of a machine that has nothing else of the configuration: CONFIG is a hash of it all."""
+    return Registers(config=_PLAIN.replace(counters=config.counters, memory_bits=config.memory_bits,
+                                           bus_bits=config.bus_bits))  # fmt: skip
+
+
+_PLAIN = AcceleratorConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A component of the machine."""
+
+    name: str
+    build: Callable[[AcceleratorConfig], wiring.Component]
+    instances: Callable[[AcceleratorConfig], int] = lambda config: 1
+    opaque: tuple[type[wiring.Component], ...] = ()
+    """What in it is a component of its own."""
+    every: int = 4
+    """One sampled configuration in so many has it synthesized: a large component takes seconds, a small one nothing."""
+
+    def rtlil(self, config: AcceleratorConfig) -> str:
+        return rtlil(self.build(config), self.opaque)
+
+
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        Part("registers", _registers),
+        Part("control", lambda c: Control(config=c)),
+        Part("activations", lambda c: ActivationBuffer(config=c)),
+        Part("weights", lambda c: Buffer(depth=c.weight_depth, width=c.weight_word_bits), every=1),
+        Part("indices", lambda c: IndexBuffer(config=c), lambda c: int(c.indexed), every=1),
+        Part(
+            "parameters",
+            lambda c: Buffer(depth=c.parameter_depth, width=c.vector_lanes * c.parameter_bits),
+            every=1,
+        ),
+        Part("load", lambda c: LoadEngine(config=c)),
+        Part("store", lambda c: StoreEngine(config=c)),
+        Part("matrix", lambda c: MatrixEngine(config=c), opaque=(SystolicArray, Accumulator)),
+        Part("accumulator", lambda c: Accumulator(config=c), every=2),
+        Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
+        Part("first_element", lambda c: _FirstElement(_element(c)), lambda c: c.cols, every=1),
+        Part("element", _element, lambda c: (c.rows - 1) * c.cols, every=1),
+        Part("vector", lambda c: VectorEngine(config=c), opaque=(Requantizer, Pool)),
+        Part(
+            "requantizer",
+            lambda c: Requantizer(config=c, lanes=1),
+            lambda c: c.vector_lanes,
+            every=2,
+        ),
+        Part("pool", lambda c: Pool(config=c)),
+    )
+}
+
+
+def rtlil(component: wiring.Component, opaque: tuple[type[wiring.Component], ...] = ()) -> str:
+    """A component as a design whose top module is TOP; components of the `opaque` classes in it are black boxes."""
+    boxes: dict[str, str] = {}
+    with _opaque(opaque, boxes):
+        fragment = Fragment.get(component, None)
+    netlist = build_netlist(fragment, ports=top_ports(component, {}), name=TOP)
+    text = merge_modules(_to_rtlil(netlist))
+    # what a read gives in the cycle of a write to its word does not matter: `no_rw_check`, which Yosys heeds in Verilog
+    text = re.sub(r"^  cell \$memrd_v2 .*?^  end$", _unchecked, text, flags=re.MULTILINE | re.DOTALL)
+    return "".join((*boxes.values(), text))
+
+
+def _unchecked(cell: re.Match[str]) -> str:
+    if r"\CLK_ENABLE 1" not in cell[0]:
+        return cell[0]
+    return re.sub(r"(COLLISION_X_MASK )(\d+)'0+", lambda m: f"{m[1]}{m[2]}'{'1' * int(m[2])}", cell[0])
+
+
+@contextmanager
+def _opaque(classes: tuple[type[wiring.Component], ...], boxes: dict[str, str]) -> Iterator[None]:
+    """While it lasts, the classes elaborate to an instance of a black box, whose module is put into `boxes`."""
+
+    def elaborate(self: wiring.Component, platform: object) -> Module:
+        name = f"{TOP}_opaque_{type(self).__name__.lower()}"
+        m = Module()
+        ports = top_ports(self, {})
+        m.submodules.box = Instance(
+            name,
+            *(
+                ("i" if direction is PortDirection.Input else "o", port, value)
+                for port, (value, direction) in ports.items()
+            ),
+        )
+        wires = (
+            f"  wire width {len(value)} {direction.value} {n} \\{port}"
+            for n, (port, (value, direction)) in enumerate(ports.items())
+            if len(value)
+        )
+        boxes[name] = "\n".join(("attribute \\blackbox 1", f"module \\{name}", *wires, "end", "", ""))
+        return m
+
+    kept = {c: c.elaborate for c in classes}
+    with _LOCK:
+        try:
+            for c in classes:
+                c.elaborate = elaborate  # type: ignore[method-assign]
+            yield
+        finally:
+            for c, own in kept.items():
+                c.elaborate = own  # type: ignore[method-assign]
