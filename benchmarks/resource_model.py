@@ -29,7 +29,7 @@ from sateen.fpga.resource_data import (
     configurations,
     from_json,
     held_out,
-    is_small,
+    machines,
     measure_machine,
     measure_parts,
     read,
@@ -45,10 +45,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs/results/resource_model.md"
 TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "block RAM"}
 
 
-def experiment(samples: list[Sample], machines: int, pool: Executor) -> list[Row]:
+def experiment(samples: list[Sample], whole: list[Sample], pool: Executor) -> list[Row]:
     """All rows. What was synthesized before comes from the cache."""
     rows: list[Row] = []
-    whole = [s for s in samples if is_small(s.config)][:machines]
     with Progress() as bars:
         for family in FAMILIES.values():
             bar = bars.add_task(f"components, {family.title}", total=None)
@@ -162,7 +161,7 @@ def main() -> None:
             n_workers=1, threads_per_worker=args.workers, processes=False, dashboard_address=None
         )
         with Client(cluster) as client:
-            rows = experiment(samples, args.machines, client.get_executor())
+            rows = experiment(samples, machines(args.machines), client.get_executor())
         write(rows, str(DATA))
     model = model_of(rows)
     (FOLDER / FILE).write_text(json.dumps(model, indent=1, sort_keys=True) + "\n", encoding="utf-8")

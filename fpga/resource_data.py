@@ -31,6 +31,8 @@ COUNTS = ("lut", "ff", "dsp", "bram", "carry")
 FIELDS = ("configuration", "config", "family", "part", "instances", "text", *COUNTS)
 """Columns: the configuration's number and its fields as JSON, what was synthesized, how many of it the machine has,
 the SHA-256 of its RTLIL or Verilog (12 digits), and the counts of one."""
+FIRST_MACHINE = 10_000
+"""Number of the first machine that is synthesized as one."""
 HELD_OUT = 4
 """One configuration in so many is kept out of the fit, picked by a hash of its fields."""
 
@@ -64,7 +66,7 @@ def configurations(count: int) -> list[Sample]:
     points, scrambled) and grow with the sequence, so that configurations share components.
     """
     samples: list[Sample] = []
-    pools = {name: _pool(name, 64 + count) for name in _DRAWS}
+    pools = {name: _pool(levels, 64 + count) for name, levels in _DRAWS.items()}
     attempt = 0
     while len(samples) < count:
         draw = random.Random(SEED + attempt)
@@ -78,11 +80,18 @@ def configurations(count: int) -> list[Sample]:
     return samples
 
 
-def _pool(name: str, size: int) -> list[dict[str, Any]]:
+def machines(count: int) -> list[Sample]:
+    """The first `count` of a fixed sequence of small machines, to be synthesized as one; all fields differ."""
+    levels = functools.reduce(lambda a, b: a | b, _DRAWS.values()) | _SMALL
+    drawn = (_valid(values) for values in _pool(levels, 40 * count + 64))
+    found = [c for c in drawn if c is not None and is_small(c)]
+    return [Sample(FIRST_MACHINE + n, c) for n, c in enumerate(found[:count])]
+
+
+def _pool(levels: dict[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
     """So many points of the fields of a group."""
     from scipy.stats import qmc
 
-    levels = _DRAWS[name]
     # points of powers of two are balanced, and more of them begin with the same
     points = qmc.Sobol(len(levels), seed=SEED).random_base2((size - 1).bit_length())
     return [
@@ -109,12 +118,9 @@ def from_json(text: str) -> AcceleratorConfig:
 def is_small(config: AcceleratorConfig) -> bool:
     """Whether the machine as one is synthesized in a minute or two."""
     return (
-        config.multipliers <= 16
-        and config.act_word_bits <= 64
-        and config.weight_word_bits <= 64
-        and config.acc_bits <= 40
+        config.multipliers <= 32
+        and max(config.act_word_bits, config.weight_word_bits) <= 64
         and config.cols * config.acc_bits <= 160
-        and config.bus_bits <= 64
     )
 
 
@@ -151,6 +157,15 @@ _DRAWS: dict[str, dict[str, Sequence[Any]]] = {
         "counters": (True, True, True, False),
     },
 }
+_SMALL: dict[str, Sequence[Any]] = {
+    "rows": (1, 2, 2, 4),
+    "cols": (1, 2, 4, 4),
+    "lanes": (1, 1, 2, 4),
+    "choices": (1, 1, 2, 4),
+    "vector_lanes": (1, 1, 2),
+    "bus_bits": (32, 32, 64),
+}
+"""Of the machines that are synthesized as one."""
 _SHARED = {"array": 3, "depths": 12, "bus": 12}
 """Configurations for each further entry of a pool."""
 _PATTERNS = {2: ("1:2",), 4: ("2:4", "1:4"), 8: ("2:8", "1:8"), 16: ("2:16",)}

@@ -19,13 +19,28 @@ from sateen.hw.decode import Operand
 from sateen.hw.dispatch import instruction_beats, instruction_bits
 from sateen.hw.isa import Engine
 from sateen.hw.load import targets, word_bytes
-from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, residual_shift_limit
+from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, requantize_latency, residual_shift_limit
 from sateen.hw.steps import STEP_BITS
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
 
-_DSP_OPERAND = {"ecp5": (18, 18), "xcup": (27, 18)}
-_DSP_LEAST = 9
-"""Bits of a product for which synthesis takes a DSP."""
+
+@dataclass(frozen=True, slots=True)
+class _Multiplier:
+    """How Yosys cuts a product for a family's DSPs. Ref: Yosys, techlibs/common/mul2dsp.v."""
+
+    operands: tuple[int, int]
+    part: int
+    """Bits of a part of an operand that is too wide."""
+    headroom: int
+    """Of them those that only keep it from being negative: 1 where the DSP takes signed operands alone."""
+    least: int
+    """Bits of a product that takes a DSP."""
+
+
+_MULTIPLIER = {
+    "ecp5": _Multiplier((18, 18), 18, 0, 4),
+    "xcup": _Multiplier((27, 18), 18, 1, 9),
+}
 
 
 @dataclass(slots=True)
@@ -72,22 +87,32 @@ def mux(family: str, ways: int) -> float:
     return ways / 2 if family == "ecp5" else max(1.0, ways / 4)
 
 
-def dsps(family: str, a: int, b: int) -> int:
-    """Of a product of signed operands."""
-    if a + b < _DSP_LEAST or min(a, b) < 2:
+def dsps(family: str, a: int, b: int, *, signed: bool = True) -> int:
+    """DSPs of a product."""
+    m = _MULTIPLIER[family]
+    extra = m.headroom * (not signed)
+    return _cut(m, max(a, b) + extra, min(a, b) + extra)
+
+
+def _cut(m: _Multiplier, a: int, b: int) -> int:
+    if min(a, b) < 2 or a + b < m.least:
         return 0
-    wide, narrow = _DSP_OPERAND[family]
-    a, b = max(a, b), min(a, b)
-    # all but the highest part lose a bit, as they are unsigned
-    return (1 if a <= wide else -(-(a - 1) // 17)) * (1 if b <= narrow else -(-(b - 1) // 17))
+    step = m.part - m.headroom
+    if a > m.operands[0]:
+        n = (a - m.operands[0] + step - 1) // step
+        return n * _cut(m, m.part, b) + _cut(m, a - n * step, b)
+    if b > m.operands[1]:
+        n = (b - m.operands[1] + step - 1) // step
+        return n * _cut(m, a, m.part) + _cut(m, a, b - n * step)
+    return 1
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
 
 
-def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1) -> None:
-    """Products of signed operands."""
-    n = dsps(family, a, b)
+def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1, *, signed: bool = True) -> None:
+    """Products of equal shapes."""
+    n = dsps(family, a, b, signed=signed)
     terms.dsp += n * count
     if n == 0:
         terms.add(partial_products=count * a * b, products=count)
@@ -126,8 +151,10 @@ def _registers(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits,
           beat=log2(c.beat_bytes))  # fmt: skip
+    written = 32 if c.counters else max(min(32, c.bus_address_bits), c.memory_bits)
     events = 18 * c.counters
-    t.add(ff=33 * events + c.bus_address_bits + c.memory_bits + (32 + 32 + 32 + 32 + 4) * c.counters)
+    t.add(ff=c.bus_address_bits + c.memory_bits + written + -(-written // 8) + 32 + 33 * events)
+    t.add(ff=(32 + 3 * 32 + 3) * c.counters)  # the rest of CYCLES and its copy, the watchdog
     t.ff["one"] = 1
     return t
 
@@ -140,7 +167,8 @@ def _control(c: AcceleratorConfig, family: str) -> Terms:
     t.store(family, memory(family, len(Engine) + 1, 2 * isa.CHUNK), len(Engine) + 1)
     pairs = c.token_pairs.bit_count()
     t.add(one=1, tokens=pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
-    t.add(ff=pairs * (c.token_bits + 1) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
+    # a token that no engine takes needs no bit in the queues
+    t.add(ff=pairs * (c.token_bits + 3) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
     t.ff["one"] = 1
     for engine in Engine:
         kept = min(beats, -(-instruction_bits(engine) // c.bus_bits))
@@ -190,21 +218,65 @@ def _load(c: AcceleratorConfig, family: str) -> Terms:
     unit = {target: math.gcd(n, c.beat_bytes) for target, n in size.items()}
     grain = min(unit.values())
     stream = 8 * max(size[k] + c.beat_bytes - unit[k] for k in size)
-    level = 2 + (max(*size.values(), c.beat_bytes) // grain).bit_length()
-    selected = 0
-    for n in set(size.values()):
+    level = 1 + (max(*size.values(), c.beat_bytes) // grain).bit_length()
+    # the bits of a word, as a mask that begins with the newest: words may have bits that go nowhere
+    wanted: dict[int, int] = {}
+    for target, n in size.items():
+        wanted[n] = wanted.get(n, 0) | _reversed(_bits_used(target, c), 8 * n)
+    live = selected = 0
+    for n, bits in wanted.items():
         least = math.gcd(n, c.beat_bytes)
-        places = log2(c.beat_bytes // grain) - log2(least // grain)
-        selected += _below(stream, places, 8 * least, 8 * n)
+        found, muxes = _below(bits, stream, log2(c.beat_bytes // least), 8 * least)
+        live |= found
+        selected += muxes
+    for distance in range(stream // c.bus_bits + 1):  # a bit comes through those that are newer
+        live |= live >> c.bus_bits * distance
+    live &= (1 << stream) - 1
     t.add(one=1, selected=selected, level=level, writes=24, targets=len(size))
     t.add(units=sum(_times(size[k] // unit[k]) for k in size) * c.word_bits)
     t.add(sizes=len(set(size.values())) * level, beats=len(size) * c.memory_bits)
-    t.add(ff=stream + 2 * level + 24 + 24)
+    lengths = [size[k] // grain for k in size]
+    address = max(
+        log2(c.act_depth), log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table
+    )
+    t.add(
+        ff=live.bit_count()
+        + level
+        + _columns(lengths)
+        + address
+        + 24
+        + log2(isa.INSTRUCTION_BYTES // c.beat_bytes)
+    )
     _requests(t, c)
     if c.index_planes > 1:
         t.add(planes=c.index_planes, ff=2 * c.index_planes)
     t.ff["one"] = 1
     return t
+
+
+def _columns(values: list[int]) -> int:
+    """Flip-flops of a register that takes one of some constants: bits that are always equal share one."""
+    bits = max(values).bit_length()
+    return len({tuple(v >> b & 1 for v in values) for b in range(bits)} - {(0,) * len(values)})
+
+
+def _bits_used(target: isa.Target, c: AcceleratorConfig) -> int:
+    """Bits of a word of a target in memory that the machine keeps, as a mask."""
+    if target is isa.Target.PARAMETER:
+        channel = (1 << c.parameter_bits) - 1
+        return sum(channel << 8 * c.parameter_bytes * i for i in range(c.vector_lanes))
+    width = {
+        isa.Target.ACTIVATION: c.act_word_bits,
+        isa.Target.WEIGHT: c.weight_word_bits,
+        isa.Target.TABLE: c.activation.bits,
+        isa.Target.INSTRUCTION: c.bus_bits,
+        isa.Target.INDEX: c.index_word_bits,
+    }[target]
+    return (1 << width) - 1
+
+
+def _reversed(mask: int, bits: int) -> int:
+    return int(f"{mask:0{bits}b}"[::-1], 2)
 
 
 def _requests(t: Terms, c: AcceleratorConfig) -> None:
@@ -222,14 +294,18 @@ def _times(factor: int) -> int:
     return 1 if odd > 1 and odd & (odd + 1) == 0 else max(0, odd.bit_count() - 1)
 
 
-def _below(stream: int, places: int, unit: int, width: int) -> int:
-    """Bits of the multiplexers in hw.gearbox.below."""
-    total = 0
-    for i in reversed(range(places)):
-        keep = width + ((1 << i) - 1) * unit
-        total += min(keep, stream)
-        stream = keep
-    return total
+def _below(wanted: int, stream: int, places: int, unit: int) -> tuple[int, int]:
+    """The bits of the stream that hw.gearbox.below takes for the bits `wanted` of its result, and how many it selects.
+
+    Masks begin with the newest bit.
+    """
+    inside = (1 << stream) - 1
+    selected = 0
+    for i in range(places):
+        selected += (wanted & inside).bit_count()
+        wanted |= wanted << (unit << i)
+        wanted &= inside
+    return wanted, selected
 
 
 def _store(c: AcceleratorConfig, family: str) -> Terms:
@@ -238,15 +314,16 @@ def _store(c: AcceleratorConfig, family: str) -> Terms:
     word, beat = c.act_word_bytes // unit, c.beat_bytes // unit
     depth = 4 if word <= 2 * beat else 2
     units = word + beat - 1
-    level = 2 + max(word, beat).bit_length()
+    level = 1 + max(word, beat).bit_length()
     places = log2(word)
-    selected = _below(8 * unit * units, places, 8 * unit, c.bus_bits)
+    _, selected = _below((1 << c.bus_bits) - 1, 8 * unit * units, places, 8 * unit)
+    _, strobes = _below((1 << beat) - 1, units, places, 1)
     t.add(one=1, queue=c.act_word_bits * mux(family, depth), stream=selected,
-          strobes=_below(units, places, 1, beat), shifted=units, level=level, reads=c.word_bits + log2(c.act_depth),
+          strobes=strobes, shifted=units, level=level, reads=c.word_bits + log2(c.act_depth),
           places=depth)  # fmt: skip
     t.add(units=_times(word) * c.word_bits, beats=c.memory_bits)
-    t.add(ff=depth * c.act_word_bits + 8 * unit * units + units + level + c.word_bits + log2(c.act_depth)
-          + c.memory_bits - log2(c.beat_bytes) + 2 * log2(depth) + 2 * log2(depth + 1) + log2(c.burst_beats)
+    t.add(ff=depth * c.act_word_bits + 8 * unit * units + units + level + c.word_bits + log2(c.act_depth))
+    t.add(ff=c.memory_bits - log2(c.beat_bytes) + 2 * log2(depth) + 2 * log2(depth + 1) + log2(c.burst_beats)
           + log2(c.outstanding + 1))  # fmt: skip
     _requests(t, c)
     t.ff["one"] = 1
@@ -259,16 +336,16 @@ def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int
     bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
     levels = [bits.get(name, w.output) for name in order]
     t.add(levels=len(levels), counts=sum(levels))
-    t.add(ff=2 * sum(levels) + 2 * len(levels) + 2 * w.plane)
+    t.add(ff=2 * sum(levels) + len(levels) + 2 * w.plane)
     tiled = "tile_x" in order
-    tile = w.stride + log2(c.rows)
+    # the start is kept for x alone, which the outermost loop does not step; a tile's steps are a pixel's
     sums = (
-        (address, len([n for n in order if n != "p"]), (4 + 2 * tiled) * address),
-        (w.position, 2 + tiled, w.dilation + w.stride * (1 + tiled)),
-        (w.position, 2 + tiled, w.dilation + w.stride + tile * tiled),
+        (address, len([n for n in order if n != "p"]), 4 * address),
+        (w.position, 2 + tiled, w.dilation + w.stride),
+        (w.position, 2 + tiled, w.dilation + w.stride + min(w.position, 14)),
     )
-    for width, values, steps in sums:
-        t.add(sums=width * values, ff=width * (values + 1) + steps)
+    for width, values, rest in sums:
+        t.add(sums=width * values, ff=width * values + rest)
     t.add(inside=2 * w.position)
 
 
@@ -278,9 +355,7 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
     _window(t, c, TILED_ORDER if c.output_stationary else MATRIX_ORDER, address)
     acc, weight = address_bits(c), log2(c.weight_depth)
     t.add(one=1, padding=c.act_word_bits, addresses=weight + acc)
-    t.add(ff=weight + 2 * acc + c.activation.bits)
-    delays = 3 * (2 + c.rows + 2 + (c.lanes > 1))
-    t.ff["delays"] = delays
+    t.add(ff=weight + 2 * acc + c.activation.bits + 3 * (c.rows + (c.lanes > 1)))
     t.ff["one"] = 1
     if c.dense_passes > 1:
         t.add(passes=1, ff=2 * log2(c.dense_passes))
@@ -288,9 +363,8 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
         t.add(ff=2 * c.index_planes.bit_length())
     if c.output_stationary:
         t.add(steps=STEP_BITS, rows=log2(c.rows), results=acc, tiled=1)
-        t.add(ff=weight + acc)
+        t.add(ff=weight + acc + 2 * log2(c.rows) + (c.lanes > 1))
         t.ff["tiled"] = 1
-        t.ff["tiled_rows"] = log2(c.rows)
     else:
         t.add(waits=log2(max(c.rows, 4)), ff=log2(max(c.rows, 4)))
     return t
@@ -319,14 +393,15 @@ def _edge(c: AcceleratorConfig, family: str) -> Terms:
         counted=c.lanes * c.index_bits * c.indexed,
     )
     t.add(ff=c.elements * operand_bits(c.activation, c.multiplier)
-          + c.cols * c.lanes * operand_bits(c.weight, c.multiplier) + 2 * rows + 2)  # fmt: skip
-    # an index bit that is not stored is the same in all columns
-    stored = c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes
-    t.ff["indices"] = stored
+          + c.cols * c.lanes * operand_bits(c.weight, c.multiplier) + 2 * rows + (c.lanes > 1))  # fmt: skip
+    if c.indexed:
+        t.add(ff=c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes)
+    else:  # the same for all
+        t.add(ff=log2(c.dense_passes) + (c.index_bits > 0 and c.lanes > 1))
     t.ff["one"] = 1
     if c.output_stationary:
         t.add(held=rows * rows * width, entering=rows * width, switch=1, switched_rows=rows, first=width)
-        t.add(ff=(rows - 1) * c.act_word_bits + rows * rows * width)
+        t.add(ff=(rows - 1) * c.act_word_bits + rows * rows * width + log2(max(rows, 2)) + 2 * (c.lanes > 1))
         t.ff["tiled"] = 1
     else:
         t.add(ff=rows * (rows - 1) // 2 * width)
@@ -377,17 +452,18 @@ def _vector(c: AcceleratorConfig, family: str) -> Terms:
           residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=c.residual * address,
           slices=c.slices if c.slices > 1 else 0)  # fmt: skip
     t.add(bounds=2 * c.activation.fixed_bits * floating)
-    t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 5 * address * (1 + c.residual) + acc
-          + parameter + 4 * c.output_bits + log2(steps) * 4 + log2(c.slices)
-          + 2 * 2 * c.activation.fixed_bits + _ZERO_BITS * (1 + c.residual))  # fmt: skip
-    t.ff["residual"] = c.residual
+    bound = bits if floating else c.activation.fixed_bits
+    t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
+          + parameter + 4 * c.output_bits + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
+          + 2 * bound + c.residual + 2 * (requantize_latency(c.activation) + c.table))  # fmt: skip
     t.ff["one"] = 1
-    t.ff["latency"] = 2 * floating + c.table
+    if family == "xcup":  # shift registers without a reset are LUTs there
+        t.add(ff=-2 * (requantize_latency(c.activation) + c.table + 2))
     if c.table:
         found = memory(family, bits, 1 << bits)
         for _ in range(lanes):
             t.store(family, found, bits)
-        t.add(table=lanes * bits, ff=lanes * bits)
+        t.add(table=lanes * bits, ff=lanes * bits + 2)
     return t
 
 
@@ -405,37 +481,27 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     bits = fixed if floating else max(fixed, _ZERO_BITS) + 1
     window = bits + _BYTE
     steps = min(-(-(total + 1) // _BYTE), 1 << 7 - _FINE)
-    parts = -(-(acc + 1) // 47)
-    for _ in range(parts):
-        multiplication(t, family, -(-(acc + 1) // parts) + (parts > 1), 17)
+    parts = -(-(acc + 1) // 47)  # operands of 47 bits
+    low = -(-(acc + 1) // parts)
+    for _ in range(parts - 1):
+        multiplication(t, family, low, 16, signed=False)
+    multiplication(t, family, acc + 1 - low * (parts - 1), 17)
     multiplication(t, family, shifted, 17)
     t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
           lost=total, fine=window * 3, residual=shifted * min(3, distance),
           align=aligned * mux(family, limit // _BYTE + 1), choices=16 + 7)  # fmt: skip
-    t.add(ff=acc + 1 + 16 + 7 + shifted + distance + product + addend + distance + 7 + total + 7
-          + window + 3 + 3)  # fmt: skip
+    coarse = max(0, distance - _FINE)  # its fine part is used before the first register
+    t.add(ff=acc + 1 + 16 + 7 + shifted + coarse + product + addend + coarse + 7 + total + 7 + window + 6)
     if floating:
+        mantissa = fmt.mantissa_bits
+        exponent = (bits - mantissa - 1).bit_length()
         t.add(floating=1, decode=fixed * fmt.exponent_bits, magnitude=bits, code=fmt.bits,
-              normalise=bits * max(1, (bits - fmt.mantissa_bits).bit_length()))  # fmt: skip
-        t.add(
-            ff=bits
-            + 1
-            + 3
-            + fmt.mantissa_bits
-            + 2
-            + fmt.exponent_bits
-            + fmt.bits
-            + 3
-            + 3
-            + 2 * fmt.bits
-            + 2
-            + 8
-        )
-        t.ff["floating"] = 1
+              normalise=(bits + 1) * exponent)  # fmt: skip
+        t.add(ff=bits + 4 + fmt.bits + mantissa + 2 + exponent + 3)
+        t.add(ff=max(fmt.bits, exponent + mantissa + 1) + 2 + fmt.bits + 8)
     else:
         t.add(integer=1, rounded=bits + 1, clamp=fixed, zero=residual)
-        t.add(ff=bits + 1 + 2 + fmt.bits + 6)
-        t.ff["integer"] = 1
+        t.add(ff=max(bits + 1, _ZERO_BITS + 1) + 2 + fmt.bits + 6)
     return t
 
 

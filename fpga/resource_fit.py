@@ -23,6 +23,8 @@ from sateen.fpga.resource_model import (
 
 FLOOR = 20.0
 """LUTs or flip-flops: the error of a component that has fewer counts as if it had so many."""
+CONSTANT = ("one", "tiled")
+"""Terms that are no bits."""
 PRIOR = 0.02
 """How much a coefficient that the data leave open is held at one LUT, or flip-flop, a bit."""
 
@@ -68,11 +70,15 @@ def _solve(terms: list[dict[str, float]], counts: list[float]) -> dict[str, floa
     y = np.array(counts, float)
     weight = 1 / np.maximum(y, FLOOR)
     scale = np.sqrt(np.mean((matrix * weight[:, None]) ** 2, axis=0))
-    prior = np.array([0.0 if name == "one" else 1.0 for name in names])
+    prior = np.array([0.0 if name in CONSTANT else 1.0 for name in names])
     left = np.vstack([matrix * weight[:, None], np.diag(PRIOR * scale)])
     right = np.concatenate([y * weight, PRIOR * scale * prior])
-    solution, _ = nnls(left, right)
-    return {name: round(float(v), 4) for name, v in zip(names, solution, strict=True) if v > 5e-5}
+    # bits cost something, but a constant may be negative
+    free = [n for n, name in enumerate(names) if name in CONSTANT]
+    solution, _ = nnls(np.hstack([left, -left[:, free]]), right)
+    for n, taken in zip(free, solution[len(names) :], strict=True):
+        solution[n] -= taken
+    return {name: round(float(v), 4) for name, v in zip(names, solution, strict=False) if abs(v) > 5e-5}
 
 
 def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """Sateen: an ONNX network to a bit-exact FPGA accelerator.
 
-`sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do; they are
-loaded on first use, so that importing a number format stays cheap.
+`sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do, `estimate`
+what `sateen cost --estimate` does; they are loaded on first use, so that importing a number format stays cheap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sateen.api import bitstream, check, compile, cost, report, run
+    from sateen.api import bitstream, check, compile, cost, estimate, report, run
     from sateen.config import PRESETS, AcceleratorConfig, preset
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "compile",
     "cost",
+    "estimate",
     "parse_format",
     "preset",
     "report",
@@ -37,6 +38,7 @@ _HOME = {
     "check": "sateen.api",
     "compile": "sateen.api",
     "cost": "sateen.api",
+    "estimate": "sateen.api",
     "report": "sateen.api",
     "run": "sateen.api",
     "bitstream": "sateen.api",
