@@ -16,7 +16,6 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from dask.distributed import Client, LocalCluster
 from rich.progress import Progress
 
 import sateen.fpga
@@ -36,7 +35,7 @@ from sateen.fpga.resource_data import (
     write,
 )
 from sateen.fpga.resource_fit import fit, machine_errors, part_errors, ranges, summary
-from sateen.fpga.resource_model import FILE, RESOURCES
+from sateen.fpga.resource_model import FILE, RESOURCES, Coefficients
 from sateen.fpga.synthesis import tool_version
 
 FOLDER = Path(sateen.fpga.__path__[0])
@@ -73,7 +72,7 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
         "# Resource model",
         "",
         "Written by `python benchmarks/resource_model.py`: estimates of `sateen cost --estimate` against counts by",
-        f"{tool_version()}. {len(configs)} configurations, of which"
+        f"{model['tool']}. {len(configs)} configurations, of which"
         f" {sum(held_out(from_json(c)) for c in configs.values())} are held out of the fit by a hash of their fields;",
         f"{len({r['text'] for r in rows if r['part'] != WHOLE})} different components, and"
         f" {len({r['configuration'] for r in rows if r['part'] == WHOLE})} machines synthesized as one.",
@@ -130,17 +129,22 @@ def _percent(s: dict[str, Any], key: str) -> str:
 def model_of(rows: list[Row]) -> dict[str, Any]:
     """What resource_model.json holds."""
     coefficients = fit(rows)
-    errors = {}
-    for family in FAMILIES:
-        found = [m for m in machine_errors(rows, coefficients, family) if m["held_out"]]
-        errors[family] = {name: summary([m[name] for m in found]) for name in RESOURCES}
     return {
         "tool": tool_version(),
         "seed": SEED,
         "coefficients": coefficients,
-        "errors": errors,
+        "errors": errors_of(rows, coefficients),
         "range": ranges(rows),
     }
+
+
+def errors_of(rows: list[Row], coefficients: Coefficients) -> dict[str, Any]:
+    """Family, resource: the errors on machines that are held out."""
+    errors = {}
+    for family in FAMILIES:
+        found = [m for m in machine_errors(rows, coefficients, family) if m["held_out"]]
+        errors[family] = {name: summary([m[name] for m in found]) for name in RESOURCES}
+    return errors
 
 
 def main() -> None:
@@ -156,6 +160,8 @@ def main() -> None:
     if args.fit_only:
         rows = read(str(DATA))
     else:
+        from dask.distributed import Client, LocalCluster
+
         samples = configurations(args.configurations)
         cluster = args.scheduler or LocalCluster(
             n_workers=1, threads_per_worker=args.workers, processes=False, dashboard_address=None

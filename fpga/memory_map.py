@@ -61,6 +61,8 @@ class Memory:
     """Half block RAMs, LUTs, or flip-flops, in all."""
     ways: int
     """Cells that a bit of a word is in: a multiplexer of so many ways selects what is read."""
+    unit: int = 1
+    """Bits of a word in a cell."""
 
 
 @functools.cache
@@ -108,6 +110,6 @@ def _geometry(cell: _Cell, width: int, depth: int, slices: int, rows: int) -> tu
             if ways > 1:
                 cost += _DEMUX * ways * slices
             if best is None or cost < int(best[0]):
-                best = cost, Memory(cell.kind, cells, cells * cell.units, ways << soft)
+                best = cost, Memory(cell.kind, cells, cells * cell.units, ways << soft, unit)
     assert best is not None
     return best

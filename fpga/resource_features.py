@@ -6,9 +6,13 @@ multiplexer's, a register's. Memories and DSPs are counted by rule.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from amaranth.lib import data
 
 from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
@@ -17,10 +21,9 @@ from sateen.hw import isa
 from sateen.hw.accumulator import BANKS, address_bits
 from sateen.hw.decode import Operand
 from sateen.hw.dispatch import instruction_beats, instruction_bits
-from sateen.hw.isa import Engine
+from sateen.hw.isa import Engine, Opcode
 from sateen.hw.load import targets, word_bytes
 from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, requantize_latency, residual_shift_limit
-from sateen.hw.steps import STEP_BITS
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
 
 
@@ -71,7 +74,9 @@ class Terms:
         else:
             self.add(memory_enables=depth, ff=found.units + bits * registered)
         if found.ways > 1:
-            self.add(memory_ways=bits * mux(family, found.ways), memory_decoder=found.ways)
+            self.add(
+                **{f"{found.kind}_ways": bits * mux(family, found.ways), f"{found.kind}_decoder": found.ways}
+            )
 
 
 def log2(n: int) -> int:
@@ -144,6 +149,81 @@ def operand_bits(fmt: Format, multiplier: str) -> int:
     return operand.significand_bits + operand.exponent_bits
 
 
+# -- what of an instruction a machine uses -----------------------------------------------------------------
+
+
+def instruction_mask(engine: Engine, c: AcceleratorConfig) -> int:
+    """The bits of an engine's instructions that reach something in the machine."""
+    return functools.reduce(
+        operator.or_,
+        (_mask(isa.LAYOUT[opcode], _used(opcode, c)) for opcode, e in isa.ENGINE_OF.items() if e is engine),
+    )
+
+
+def _mask(layout: data.StructLayout, used: dict[str, int]) -> int:
+    """Of the lowest bits of fields."""
+    found = 0
+    for name, bits in used.items():
+        field = layout[name]
+        found |= (1 << min(bits, field.width)) - 1 << field.offset
+        if name in ("low", "high"):  # bounds are narrow, but have their sign on top
+            found |= 1 << field.offset + field.width - 1
+    return found
+
+
+def _used(opcode: Opcode, c: AcceleratorConfig) -> dict[str, int]:
+    address, acc = log2(c.act_depth), address_bits(c)
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        largest = max(address, log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table)
+        on_chip, memory_address = (
+            ("destination", "source") if opcode is Opcode.LOAD else ("source", "destination")
+        )
+        fields = {
+            on_chip: largest if opcode is Opcode.LOAD else address,
+            memory_address: c.memory_bits,
+            "words": 24,
+        }
+        return fields | ({"target": 3, "last_plane": 2} if opcode is Opcode.LOAD else {})
+    walked = dict.fromkeys(("base", "step_x", "step_y"), address)
+    window = walked | dict.fromkeys(("step_kx", "step_ky"), address)
+    window |= dict.fromkeys(("x0", "y0"), c.position_bits) | dict.fromkeys(("in_w", "in_h"), c.plane_bits)
+    window |= {"stride_x": c.stride_bits, "stride_y": c.stride_bits, "dilation_x": c.dilation_bits}
+    window |= {"dilation_y": c.dilation_bits, "kernel_w": c.kernel_bits, "kernel_h": c.kernel_bits}
+    window |= {"channel_words": c.channel_bits, "out_w": c.output_bits, "out_h": c.output_bits}
+    if opcode is Opcode.MATRIX:
+        found = window | {
+            "passes": 6 if c.output_stationary else c.passes_bits,
+            "weight_base": log2(c.weight_depth),
+        }
+        found |= {"acc_base": acc, "accumulate": 1, "padding": c.activation.bits}
+        if c.indexed:
+            found |= dict.fromkeys(("index_bits", "index_shift"), c.index_planes.bit_length())
+        if c.output_stationary:
+            found |= {
+                "output_stationary": 1,
+                "slide": 1,
+                "last_steps": 12,
+                "out_w": 12,
+                "out_h": c.output_bits,
+            }
+        return found
+    if opcode is Opcode.POOL:
+        return window | dict.fromkeys(("out_base", "out_step_x", "out_step_y"), address) | {"opcode": 4}
+    bound, integer = c.activation.fixed_bits - 1, not isinstance(c.activation, Minifloat)
+    found = walked | {"opcode": 4, "acc_base": acc, "out_w": c.output_bits, "out_h": c.output_bits}
+    found |= {"parameter_base": log2(c.parameter_depth), "slice": log2(c.slices), "low": bound, "high": bound}
+    found |= {"raw": 1, "raw_shift": 7, "table": int(c.table), "zero_point": 10 * integer}
+    if c.residual:
+        found |= dict.fromkeys(("residual_base", "residual_step_x", "residual_step_y"), address)
+        found |= {
+            "residual": 1,
+            "residual_multiplier": 16,
+            "residual_shift": 7,
+            "residual_zero": 10 * integer,
+        }
+    return found
+
+
 # -- components --------------------------------------------------------------------------------------------
 
 
@@ -166,19 +246,29 @@ def _control(c: AcceleratorConfig, family: str) -> Terms:
     t.store(family, memory(family, c.bus_bits, depth), c.bus_bits)
     t.store(family, memory(family, len(Engine) + 1, 2 * isa.CHUNK), len(Engine) + 1)
     pairs = c.token_pairs.bit_count()
-    t.add(one=1, tokens=pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
+    t.add(one=1, tokens=3 * pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
     # a token that no engine takes needs no bit in the queues
     t.add(ff=pairs * (c.token_bits + 3) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
     t.ff["one"] = 1
     for engine in Engine:
         kept = min(beats, -(-instruction_bits(engine) // c.bus_bits))
         beat = min(c.bus_bits, instruction_bits(engine))
+        used = instruction_mask(engine, c) | 0xFF0  # with the masks of tokens
         found = memory(family, kept * beat, c.queue_depth, slices=kept, synchronous=False)
-        t.store(family, found, kept * beat, depth=c.queue_depth, registered=False)
+        if found.kind == "lut":  # a cell is left out if nothing uses its bits
+            cells = sum(
+                bool(used >> n * beat + low & (1 << min(found.unit, beat - low)) - 1)
+                for n in range(kept)
+                for low in range(0, beat, found.unit)
+            )
+            t.add(memory=found.ways * cells * (found.units // found.cells), instruction=used.bit_count())
+        else:
+            t.add(instruction=used.bit_count(), ff=c.queue_depth * used.bit_count())
         t.add(enables=kept, queue_pointers=2 * log2(c.queue_depth), levels=log2(c.queue_depth + 1))
         t.add(ff=2 * log2(c.queue_depth) + log2(c.queue_depth + 1))
         if engine is Engine.LOAD:
             t.add(words=c.word_bits)
+    t.ff["one"] = 1
     return t
 
 
@@ -189,9 +279,13 @@ def _activations(c: AcceleratorConfig, family: str) -> Terms:
     offset = log2(c.act_bank_depth)
     for _ in range(banks):
         t.store(family, found, width)
-    t.add(one=1, write_data=banks * width, write_mask=banks * c.slices, read_address=banks * offset,
+    t.add(one=1, write_data=banks * width, write_mask=banks * c.slices, read_address=2 * banks * offset,
           write_address=banks * offset, banks=banks)  # fmt: skip
-    t.add(read_data=3 * width * mux(family, banks), ff=3 * (width + log2(banks) + 1))
+    t.add(
+        read_data=3 * width * mux(family, banks),
+        read_tree=3 * width * (banks - 1),
+        ff=3 * (width + log2(banks) + 1),
+    )
     return t
 
 
@@ -232,21 +326,17 @@ def _load(c: AcceleratorConfig, family: str) -> Terms:
     for distance in range(stream // c.bus_bits + 1):  # a bit comes through those that are newer
         live |= live >> c.bus_bits * distance
     live &= (1 << stream) - 1
-    t.add(one=1, selected=selected, level=level, writes=24, targets=len(size))
-    t.add(units=sum(_times(size[k] // unit[k]) for k in size) * c.word_bits)
-    t.add(sizes=len(set(size.values())) * level, beats=len(size) * c.memory_bits)
     lengths = [size[k] // grain for k in size]
+    beats = {(size[k] // unit[k], c.beat_bytes // unit[k]) for k in size}
+    t.add(one=1, selected=selected, level=4 * level, targets=len(size), beats=(len(beats) - 1) * c.word_bits)
+    t.add(units=sum(_times(n) + (m > 1) for n, m in beats) * c.word_bits)
+    t.add(sizes=len(set(size.values())) * level)
     address = max(
         log2(c.act_depth), log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table
     )
-    t.add(
-        ff=live.bit_count()
-        + level
-        + _columns(lengths)
-        + address
-        + 24
-        + log2(isa.INSTRUCTION_BYTES // c.beat_bytes)
-    )
+    writes = 24 + log2(isa.INSTRUCTION_BYTES // c.beat_bytes)
+    t.add(address=2 * address, writes=3 * writes)
+    t.add(ff=live.bit_count() + level + _columns(lengths) + address + writes)
     _requests(t, c)
     if c.index_planes > 1:
         t.add(planes=c.index_planes, ff=2 * c.index_planes)
@@ -281,8 +371,8 @@ def _reversed(mask: int, bits: int) -> int:
 
 def _requests(t: Terms, c: AcceleratorConfig) -> None:
     beats = c.memory_bits - log2(c.beat_bytes)
-    t.add(burst=log2(c.burst_beats), request=beats, base=c.bus_address_bits - log2(c.beat_bytes * c.burst_beats),
-          opened=log2(c.outstanding + 1))  # fmt: skip
+    base = c.bus_address_bits - log2(c.beat_bytes * c.burst_beats)
+    t.add(burst=4 * log2(c.burst_beats), request=3 * beats, base=base, opened=log2(c.outstanding + 1))
     t.add(
         ff=2 * beats + c.bus_address_bits - log2(c.beat_bytes) + log2(c.burst_beats) + log2(c.outstanding + 1)
     )
@@ -319,10 +409,17 @@ def _store(c: AcceleratorConfig, family: str) -> Terms:
     _, selected = _below((1 << c.bus_bits) - 1, 8 * unit * units, places, 8 * unit)
     _, strobes = _below((1 << beat) - 1, units, places, 1)
     t.add(one=1, queue=c.act_word_bits * mux(family, depth), stream=selected,
-          strobes=strobes, shifted=units, level=level, reads=c.word_bits + log2(c.act_depth),
+          strobes=strobes, shifted=units, level=4 * level, reads=3 * c.word_bits + 2 * log2(c.act_depth),
           places=depth)  # fmt: skip
-    t.add(units=_times(word) * c.word_bits, beats=c.memory_bits)
-    t.add(ff=depth * c.act_word_bits + 8 * unit * units + units + level + c.word_bits + log2(c.act_depth))
+    t.add(units=(_times(word) + (beat > 1)) * c.word_bits, beats=3 * (c.memory_bits - log2(c.beat_bytes)))
+    t.add(
+        ff=depth * c.act_word_bits
+        + 8 * unit * units
+        + -(-units // word)
+        + level
+        + c.word_bits
+        + log2(c.act_depth)
+    )
     t.add(ff=c.memory_bits - log2(c.beat_bytes) + 2 * log2(depth) + 2 * log2(depth + 1) + log2(c.burst_beats)
           + log2(c.outstanding + 1))  # fmt: skip
     _requests(t, c)
@@ -334,19 +431,42 @@ def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int
     """The loop nest with its sums."""
     w = Widths.of(c)
     bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
-    levels = [bits.get(name, w.output) for name in order]
-    t.add(levels=len(levels), counts=sum(levels))
-    t.add(ff=2 * sum(levels) + len(levels) + 2 * w.plane)
-    tiled = "tile_x" in order
+    counts = [bits.get(name, w.output) for name in order]
+    _counters(t, counts)
+    t.add(ff=2 * w.plane)
     # the start is kept for x alone, which the outermost loop does not step; a tile's steps are a pixel's
-    sums = (
-        (address, len([n for n in order if n != "p"]), 4 * address),
-        (w.position, 2 + tiled, w.dilation + w.stride),
-        (w.position, 2 + tiled, w.dilation + w.stride + min(w.position, 14)),
-    )
-    for width, values, rest in sums:
-        t.add(sums=width * values, ff=width * values + rest)
+    for width, levels, rest in (
+        (address, {name for name in order if name != "p"}, 4 * address),
+        (w.position, {"tile_y", "ky", "oy"} & set(order), w.dilation + w.stride),
+        (w.position, {"tile_x", "kx", "ox"} & set(order), w.dilation + w.stride + min(w.position, 14)),
+    ):
+        t.add(
+            sums=width * len(levels), sources=width * _sources(order, levels), ff=width * len(levels) + rest
+        )
     t.add(inside=2 * w.position)
+
+
+def _sources(order: tuple[str, ...], levels: set[str]) -> int:
+    """Two-way multiplexers for a bit of all values of a sum in hw.window.NestedCounter."""
+    total = 0
+    for inner, name in enumerate(order):
+        if name in levels:
+            # the start, what this and each outer level adds, and the values that the levels between them keep
+            seen = {"start"}
+            outside = "home"
+            for level in order[: inner + 1]:
+                if level in levels:
+                    seen.add(f"moved {level}")
+                    outside = level
+                else:
+                    seen.add(f"kept {outside}")
+            total += len(seen) - 1
+    return total
+
+
+def _counters(t: Terms, widths: list[int]) -> None:
+    """Levels of a loop nest: each counts down from a limit, and compares with zero and one."""
+    t.add(counts=5 * sum(widths), levels=len(widths), ff=2 * sum(widths) + len(widths))
 
 
 def _matrix(c: AcceleratorConfig, family: str) -> Terms:
@@ -354,7 +474,7 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
     address = log2(c.act_depth)
     _window(t, c, TILED_ORDER if c.output_stationary else MATRIX_ORDER, address)
     acc, weight = address_bits(c), log2(c.weight_depth)
-    t.add(one=1, padding=c.act_word_bits, addresses=weight + acc)
+    t.add(one=1, padding=c.act_word_bits, addresses=2 * weight + 2 * acc)
     t.add(ff=weight + 2 * acc + c.activation.bits + 3 * (c.rows + (c.lanes > 1)))
     t.ff["one"] = 1
     if c.dense_passes > 1:
@@ -362,7 +482,7 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
     if c.indexed:
         t.add(ff=2 * c.index_planes.bit_length())
     if c.output_stationary:
-        t.add(steps=STEP_BITS, rows=log2(c.rows), results=acc, tiled=1)
+        t.add(rows=log2(c.rows), results=3 * acc + weight, tiled=1)
         t.add(ff=weight + acc + 2 * log2(c.rows) + (c.lanes > 1))
         t.ff["tiled"] = 1
     else:
@@ -425,8 +545,7 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     shifted = product
     if top:
         shifted = min(product + top, acc)
-        t.add(exponent=lanes * top.bit_length(), shift=lanes * shifted * mux(family, top + 1),
-              shift_stages=lanes * shifted * top.bit_length())  # fmt: skip
+        t.add(exponent=lanes * top.bit_length(), shift=lanes * shifted * top.bit_length())
         t.add(ff=lanes * top.bit_length())
     if lanes > 1:
         t.add(lanes=(lanes - 1) * (shifted + 1), ff=shifted + log2(lanes))
@@ -448,13 +567,16 @@ def _vector(c: AcceleratorConfig, family: str) -> Terms:
     acc, parameter = address_bits(c), log2(c.parameter_depth)
     floating = isinstance(c.activation, Minifloat)
     t.add(one=1, acc=lanes * c.acc_bits * mux(family, steps), written=c.act_word_bits, addresses=2 * address,
-          steps=steps, parameter=parameter, acc_address=acc, counts=2 * c.output_bits, walk=address,
-          residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=c.residual * address,
+          steps=steps, parameter=parameter, acc_address=2 * acc, walk=4 * address,
+          residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=4 * c.residual * address,
           slices=c.slices if c.slices > 1 else 0)  # fmt: skip
-    t.add(bounds=2 * c.activation.fixed_bits * floating)
+    _counters(t, [c.output_bits] * 2)
+    if isinstance(c.activation, Minifloat):
+        stages = (c.activation.fixed_bits - c.activation.mantissa_bits - 1).bit_length()
+        t.add(bounds=2 * c.activation.fixed_bits * (1 + stages))
     bound = bits if floating else c.activation.fixed_bits
     t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
-          + parameter + 4 * c.output_bits + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
+          + parameter + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
           + 2 * bound + c.residual + 2 * (requantize_latency(c.activation) + c.table))  # fmt: skip
     t.ff["one"] = 1
     if family == "xcup":  # shift registers without a reset are LUTs there
@@ -477,7 +599,7 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     distance = max(1, limit.bit_length())
     product, addend = acc + 17, shifted + 16
     aligned = residual + 16 + limit
-    total = max(product, aligned) + 1
+    total = max(product, aligned) + 1 if c.residual else product
     bits = fixed if floating else max(fixed, _ZERO_BITS) + 1
     window = bits + _BYTE
     steps = min(-(-(total + 1) // _BYTE), 1 << 7 - _FINE)
@@ -486,21 +608,27 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     for _ in range(parts - 1):
         multiplication(t, family, low, 16, signed=False)
     multiplication(t, family, acc + 1 - low * (parts - 1), 17)
-    multiplication(t, family, shifted, 17)
-    t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
-          lost=total, fine=window * 3, residual=shifted * min(3, distance),
-          align=aligned * mux(family, limit // _BYTE + 1), choices=16 + 7)  # fmt: skip
     coarse = max(0, distance - _FINE)  # its fine part is used before the first register
-    t.add(ff=acc + 1 + 16 + 7 + shifted + coarse + product + addend + coarse + 7 + total + 7 + window + 6)
+    t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
+          lost=total, fine=window * 3, choices=16 + 7)  # fmt: skip
+    t.add(ff=acc + 1 + 16 + 7 + product + 7 + total + 7 + window + 6)
+    if c.residual:
+        multiplication(t, family, shifted, 17)
+        t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // _BYTE + 1))
+        t.add(ff=shifted + addend + 2 * coarse)
+        if floating:
+            t.add(decode=fixed * fmt.exponent_bits)
+        else:
+            t.add(zero=residual)
     if floating:
         mantissa = fmt.mantissa_bits
         exponent = (bits - mantissa - 1).bit_length()
-        t.add(floating=1, decode=fixed * fmt.exponent_bits, magnitude=bits, code=fmt.bits,
+        t.add(floating=1, magnitude=bits, code=fmt.bits,
               normalise=(bits + 1) * exponent)  # fmt: skip
         t.add(ff=bits + 4 + fmt.bits + mantissa + 2 + exponent + 3)
         t.add(ff=max(fmt.bits, exponent + mantissa + 1) + 2 + fmt.bits + 8)
     else:
-        t.add(integer=1, rounded=bits + 1, clamp=fixed, zero=residual)
+        t.add(integer=1, rounded=bits + 1, clamp=fixed)
         t.add(ff=max(bits + 1, _ZERO_BITS + 1) + 2 + fmt.bits + 6)
     return t
 
@@ -509,7 +637,7 @@ def _pool(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     address = log2(c.act_depth)
     _window(t, c, POOL_ORDER, address)
-    t.add(one=1, walk=address, best=c.act_word_bits)
+    t.add(one=1, walk=6 * address, best=c.act_word_bits)
     t.add(**{name: c.elements * n for name, n in comparator(c.activation).items()})
     t.add(ff=c.act_word_bits + 5 * address)
     t.ff["one"] = 1

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from amaranth.hdl import Fragment, Instance, Module
+from amaranth.hdl import Cat, Fragment, Instance, Module, Shape, Value
 from amaranth.hdl._ir import PortDirection, build_netlist
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Member
 
 from sateen.config import AcceleratorConfig
+from sateen.fpga.resource_features import instruction_mask
 from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray
 from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
 from sateen.hw.control import Control
+from sateen.hw.isa import Engine
 from sateen.hw.load import LoadEngine
 from sateen.hw.matrix import MatrixEngine
 from sateen.hw.pe import PE
@@ -49,21 +52,66 @@ def _element(config: AcceleratorConfig) -> PE:
     )
 
 
-class _FirstElement(wiring.Component):
-    """An element of the first row: nothing comes from above, so synthesis leaves its adder out."""
+class _Context(wiring.Component):
+    """A component as the machine uses it: bits of outputs that reach nothing left out, inputs that are constant tied.
 
-    def __init__(self, element: PE):
-        self._element = element
-        members = {name: m for name, m in element.signature.members.items() if name != "psum_in"}
+    Parameters
+    ----------
+    inner : Component
+    unused : mapping
+        Path of an output to the mask of those of its bits that are used.
+    tied : mapping
+        Path of an input, or of a field of it, to its value.
+    """
+
+    def __init__(
+        self,
+        inner: wiring.Component,
+        unused: Mapping[tuple[str, ...], int] = MappingProxyType({}),
+        tied: Mapping[tuple[str, ...], int] = MappingProxyType({}),
+    ):
+        self._inner, self._unused, self._tied = inner, unused, tied
+        members = {}
+        for path, member, _ in inner.signature.flatten(inner):
+            if path not in tied:
+                mask = unused.get(path)
+                shape = Shape.cast(member.shape) if mask is None else mask.bit_count()
+                members["__".join(map(str, path))] = Member(member.flow, shape)
         super().__init__(members)
 
-    def elaborate(self, platform) -> Module:  # type: ignore[no-untyped-def]
+    def elaborate(self, platform):  # type: ignore[no-untyped-def]
         m = Module()
-        m.submodules.element = element = self._element
-        for name, member in self.signature.members.items():
-            inner, outer = getattr(element, name), getattr(self, name)
-            m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        m.submodules.inner = inner = self._inner
+        for path, member, value in inner.signature.flatten(inner):
+            inside = Value.cast(value)
+            if path not in self._tied:
+                outside = Value.cast(getattr(self, "__".join(map(str, path))))
+                if member.flow is In:
+                    m.d.comb += inside.eq(outside)
+                else:
+                    mask = self._unused.get(path, -1)
+                    m.d.comb += outside.eq(Cat(bit for n, bit in enumerate(inside) if mask >> n & 1))
+        for path, constant in self._tied.items():
+            target = inner
+            for name in path:
+                target = getattr(target, name)
+            m.d.comb += target.eq(constant)
         return m
+
+
+def _control(config: AcceleratorConfig) -> wiring.Component:
+    masks = {(e.name.lower(), "instruction"): instruction_mask(e, config) for e in Engine}
+    return _Context(Control(config=config), masks)
+
+
+def _requantizer(config: AcceleratorConfig) -> wiring.Component:
+    inner = Requantizer(config=config, lanes=1)
+    return inner if config.residual else _Context(inner, tied={("control", "residual"): 0})
+
+
+def _first_element(config: AcceleratorConfig) -> wiring.Component:
+    """Nothing comes from above, so synthesis leaves its adder out."""
+    return _Context(_element(config), tied={("psum_in",): 0})
 
 
 def _registers(config: AcceleratorConfig) -> Registers:
@@ -95,7 +143,7 @@ PARTS: dict[str, Part] = {
     part.name: part
     for part in (
         Part("registers", _registers),
-        Part("control", lambda c: Control(config=c)),
+        Part("control", _control),
         Part("activations", lambda c: ActivationBuffer(config=c)),
         Part("weights", lambda c: Buffer(depth=c.weight_depth, width=c.weight_word_bits), every=1),
         Part("indices", lambda c: IndexBuffer(config=c), lambda c: int(c.indexed), every=1),
@@ -109,12 +157,12 @@ PARTS: dict[str, Part] = {
         Part("matrix", lambda c: MatrixEngine(config=c), opaque=(SystolicArray, Accumulator)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2),
         Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
-        Part("first_element", lambda c: _FirstElement(_element(c)), lambda c: c.cols, every=1),
+        Part("first_element", _first_element, lambda c: c.cols, every=1),
         Part("element", _element, lambda c: (c.rows - 1) * c.cols, every=1),
         Part("vector", lambda c: VectorEngine(config=c), opaque=(Requantizer, Pool)),
         Part(
             "requantizer",
-            lambda c: Requantizer(config=c, lanes=1),
+            _requantizer,
             lambda c: c.vector_lanes,
             every=2,
         ),
