@@ -20,7 +20,7 @@ from sateen.errors import ConfigError
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.resource_parts import PARTS, TOP
+from sateen.fpga.resource_parts import PARTS, TOP, Slack, rtlil
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
 
@@ -221,11 +221,18 @@ def measure_parts(
                 found.append(_row(sample, family, name, count, text))
     # texts of about the same size share a process
     order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), texts[n]))
-    counted = synthesize_many([texts[n] for n in order], family, top=TOP, workers=workers, pool=pool)
-    for done, (n, cells) in enumerate(counted, 1):
-        found[order[n]] |= _counts(cells, family)
+    designs = [rtlil(Slack()), *(texts[n] for n in order)]
+    counted = dict[int, Row]()
+    for done, (n, cells) in enumerate(
+        synthesize_many(designs, family, top=TOP, workers=workers, pool=pool), 1
+    ):
+        counted[n] = _counts(cells, family)
         if progress is not None:
-            progress(done, len(texts))
+            progress(done, len(designs))
+    for n, place in enumerate(order, 1):
+        row = counted[n]
+        slack = counted[0]["lut"] if PARTS[found[place]["part"]].slack else 0
+        found[place] |= row | {"lut": row["lut"] - slack}
     return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from amaranth.lib import data
 
 from sateen.config import AcceleratorConfig
-from sateen.formats import Format, Minifloat
+from sateen.formats import Format, Integer, Minifloat
 from sateen.fpga.memory_map import Memory, memory
 from sateen.hw import isa
 from sateen.hw.accumulator import BANKS, address_bits
@@ -145,8 +145,13 @@ def comparator(fmt: Format) -> dict[str, float]:
 
 
 def operand_bits(fmt: Format, multiplier: str) -> int:
+    """Of a decoded operand; the sign of an unsigned integer is always 0 and takes no flip-flop."""
     operand = Operand.of(fmt, multiplier)
-    return operand.significand_bits + operand.exponent_bits
+    return operand.significand_bits + operand.exponent_bits - is_unsigned(fmt)
+
+
+def is_unsigned(fmt: Format) -> bool:
+    return isinstance(fmt, Integer) and not fmt.signed
 
 
 # -- what of an instruction a machine uses -----------------------------------------------------------------
@@ -229,8 +234,7 @@ def _used(opcode: Opcode, c: AcceleratorConfig) -> dict[str, int]:
 
 def _registers(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
-    t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits,
-          beat=log2(c.beat_bytes))  # fmt: skip
+    t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits)
     written = 32 if c.counters else max(min(32, c.bus_address_bits), c.memory_bits)
     events = 18 * c.counters
     t.add(ff=c.bus_address_bits + c.memory_bits + written + -(-written // 8) + 32 + 33 * events)
@@ -535,6 +539,8 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     product = a.significand_bits + w.significand_bits
     top = a.max_exponent + w.max_exponent
     multiplication(t, family, a.significand_bits, w.significand_bits, lanes)
+    if is_unsigned(c.activation) and is_unsigned(c.weight):
+        product -= 2  # and so is the product
     t.add(one=1)
     if not first or c.output_stationary:
         t.add(sum=acc)
@@ -550,7 +556,7 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     if lanes > 1:
         t.add(lanes=(lanes - 1) * (shifted + 1), ff=shifted + log2(lanes))
     index = c.index_bits
-    t.add(ff=lanes * (w.significand_bits + w.exponent_bits + index + product))
+    t.add(ff=lanes * (operand_bits(c.weight, c.multiplier) + index + product))
     total = shifted + log2(lanes)
     t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
     return t

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from amaranth.hdl import Cat, Fragment, Instance, Module, Shape, Value
+from amaranth.hdl import Cat, Const, Fragment, Instance, Module, Shape, Value
 from amaranth.hdl._ir import PortDirection, build_netlist
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Member
+from amaranth.lib.wiring import In, Member, Out
 
 from sateen.config import AcceleratorConfig
-from sateen.fpga.resource_features import instruction_mask
+from sateen.fpga.resource_features import instruction_mask, is_unsigned, operand_bits
 from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray
 from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
@@ -36,20 +36,10 @@ from sateen.hw.vector import VectorEngine
 from sateen.hw.verilog import _to_rtlil, merge_modules, top_ports
 
 TOP = "component"
+SLACK = 32
+"""Steps of the path in `Slack`."""
 _LOCK = threading.Lock()
 """Held while black boxes are elaborated."""
-
-
-def _element(config: AcceleratorConfig) -> PE:
-    return PE(
-        lanes=config.lanes,
-        group=config.group,
-        activation=config.activation,
-        weight=config.weight,
-        multiplier=config.multiplier,
-        acc_bits=config.acc_bits,
-        output_stationary=config.output_stationary,
-    )
 
 
 class _Context(wiring.Component):
@@ -58,8 +48,8 @@ class _Context(wiring.Component):
     Parameters
     ----------
     inner : Component
-    unused : mapping
-        Path of an output to the mask of those of its bits that are used.
+    used : mapping
+        Path of an output to the mask of those of its bits that are used, or of an input to those that are not 0.
     tied : mapping
         Path of an input, or of a field of it, to its value.
     """
@@ -67,14 +57,14 @@ class _Context(wiring.Component):
     def __init__(
         self,
         inner: wiring.Component,
-        unused: Mapping[tuple[str, ...], int] = MappingProxyType({}),
+        used: Mapping[tuple[str, ...], int] = MappingProxyType({}),
         tied: Mapping[tuple[str, ...], int] = MappingProxyType({}),
     ):
-        self._inner, self._unused, self._tied = inner, unused, tied
+        self._inner, self._used, self._tied = inner, used, tied
         members = {}
         for path, member, _ in inner.signature.flatten(inner):
             if path not in tied:
-                mask = unused.get(path)
+                mask = used.get(path)
                 shape = Shape.cast(member.shape) if mask is None else mask.bit_count()
                 members["__".join(map(str, path))] = Member(member.flow, shape)
         super().__init__(members)
@@ -86,16 +76,44 @@ class _Context(wiring.Component):
             inside = Value.cast(value)
             if path not in self._tied:
                 outside = Value.cast(getattr(self, "__".join(map(str, path))))
+                mask = self._used.get(path, (1 << len(inside)) - 1)
+                used = Cat(bit for n, bit in enumerate(inside) if mask >> n & 1)
                 if member.flow is In:
-                    m.d.comb += inside.eq(outside)
+                    m.d.comb += [inside.eq(0), used.eq(outside)]
                 else:
-                    mask = self._unused.get(path, -1)
-                    m.d.comb += outside.eq(Cat(bit for n, bit in enumerate(inside) if mask >> n & 1))
+                    m.d.comb += outside.eq(used)
         for path, constant in self._tied.items():
             target = inner
             for name in path:
                 target = getattr(target, name)
             m.d.comb += target.eq(constant)
+        return m
+
+
+class Slack(wiring.Component):
+    """A component beside a path longer than any of its own.
+
+    Synthesis gives up area for the depth of what is deepest. In a machine that is rarely this component, and its
+    other parts are made small; alone it would be made fast: ECP5's registers take 3 007 LUTs then, not 1 458.
+    """
+
+    def __init__(self, inner: wiring.Component | None = None):
+        self._inner = inner
+        leaves = inner.signature.flatten(inner) if inner else ()
+        ports = {"__".join(map(str, path)): Member(m.flow, Shape.cast(m.shape)) for path, m, _ in leaves}
+        super().__init__(ports | {"slack_i": In(2 * SLACK), "slack_o": Out(1)})
+
+    def elaborate(self, platform):  # type: ignore[no-untyped-def]
+        m = Module()
+        if self._inner:
+            m.submodules.inner = inner = self._inner
+            for path, member, value in inner.signature.flatten(inner):
+                inside, outside = Value.cast(value), Value.cast(getattr(self, "__".join(map(str, path))))
+                m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
+        path = Const(0, 1)
+        for n in range(SLACK):
+            path = (path & self.slack_i[2 * n]) ^ self.slack_i[2 * n + 1]
+        m.d.comb += self.slack_o.eq(path)
         return m
 
 
@@ -111,7 +129,33 @@ def _requantizer(config: AcceleratorConfig) -> wiring.Component:
 
 def _first_element(config: AcceleratorConfig) -> wiring.Component:
     """Nothing comes from above, so synthesis leaves its adder out."""
-    return _Context(_element(config), tied={("psum_in",): 0})
+    return _element(config, {("psum_in",): 0})
+
+
+def _element(
+    config: AcceleratorConfig, tied: Mapping[tuple[str, ...], int] = MappingProxyType({})
+) -> _Context:
+    inner = PE(
+        lanes=config.lanes,
+        group=config.group,
+        activation=config.activation,
+        weight=config.weight,
+        multiplier=config.multiplier,
+        acc_bits=config.acc_bits,
+        output_stationary=config.output_stationary,
+    )
+    activation, weight = (operand_bits(f, config.multiplier) for f in (config.activation, config.weight))
+    activations = weights = 0
+    for n in range(config.group):
+        activations |= (1 << activation) - 1 << n * (activation + is_unsigned(config.activation))
+    for n in range(config.lanes):
+        place, skipped = (
+            n * (weight + is_unsigned(config.weight) + config.index_bits),
+            is_unsigned(config.weight),
+        )
+        weights |= (1 << weight) - 1 << place
+        weights |= (1 << config.index_bits) - 1 << place + weight + skipped
+    return _Context(inner, {("activations",): activations, ("weights",): weights}, tied)
 
 
 def _registers(config: AcceleratorConfig) -> Registers:
@@ -135,8 +179,12 @@ class Part:
     every: int = 4
     """One sampled configuration in so many has it synthesized: a large component takes seconds, a small one nothing."""
 
+    slack: bool = True
+    """Whether it stands beside a long path, see `Slack`; memories and elements come out the same without."""
+
     def rtlil(self, config: AcceleratorConfig) -> str:
-        return rtlil(self.build(config), self.opaque)
+        component = self.build(config)
+        return rtlil(Slack(component) if self.slack else component, self.opaque)
 
 
 PARTS: dict[str, Part] = {
@@ -145,20 +193,23 @@ PARTS: dict[str, Part] = {
         Part("registers", _registers),
         Part("control", _control),
         Part("activations", lambda c: ActivationBuffer(config=c)),
-        Part("weights", lambda c: Buffer(depth=c.weight_depth, width=c.weight_word_bits), every=1),
-        Part("indices", lambda c: IndexBuffer(config=c), lambda c: int(c.indexed), every=1),
+        Part(
+            "weights", lambda c: Buffer(depth=c.weight_depth, width=c.weight_word_bits), every=1, slack=False
+        ),
+        Part("indices", lambda c: IndexBuffer(config=c), lambda c: int(c.indexed), every=1, slack=False),
         Part(
             "parameters",
             lambda c: Buffer(depth=c.parameter_depth, width=c.vector_lanes * c.parameter_bits),
             every=1,
+            slack=False,
         ),
         Part("load", lambda c: LoadEngine(config=c)),
         Part("store", lambda c: StoreEngine(config=c)),
         Part("matrix", lambda c: MatrixEngine(config=c), opaque=(SystolicArray, Accumulator)),
-        Part("accumulator", lambda c: Accumulator(config=c), every=2),
+        Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
         Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
-        Part("first_element", _first_element, lambda c: c.cols, every=1),
-        Part("element", _element, lambda c: (c.rows - 1) * c.cols, every=1),
+        Part("first_element", _first_element, lambda c: c.cols, every=1, slack=False),
+        Part("element", _element, lambda c: (c.rows - 1) * c.cols, every=1, slack=False),
         Part("vector", lambda c: VectorEngine(config=c), opaque=(Requantizer, Pool)),
         Part(
             "requantizer",
