@@ -20,7 +20,7 @@ from sateen.errors import ConfigError
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.resource_parts import PARTS, TOP, Slack, rtlil
+from sateen.fpga.resource_parts import PARTS, SLACK_FAMILIES, TOP, Slack, rtlil
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
 
@@ -216,23 +216,22 @@ def measure_parts(
         for name in parts:
             count = PARTS[name].instances(sample.config)
             if count and sample.number % PARTS[name].every == 0:
-                text = _rtlil(name, sample.config)
+                text = _rtlil(name, sample.config, family.name if PARTS[name].has_slack(family.name) else "")
                 texts.append(text)
                 found.append(_row(sample, family, name, count, text))
     # texts of about the same size share a process
     order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), texts[n]))
-    designs = [rtlil(Slack()), *(texts[n] for n in order)]
-    counted = dict[int, Row]()
-    for done, (n, cells) in enumerate(
-        synthesize_many(designs, family, top=TOP, workers=workers, pool=pool), 1
-    ):
+    designs = [texts[n] for n in order]
+    if family.name in SLACK_FAMILIES:
+        designs.append(rtlil(Slack()))
+    counted: dict[int, Row] = {}
+    for n, cells in synthesize_many(designs, family, top=TOP, workers=workers, pool=pool):
         counted[n] = _counts(cells, family)
         if progress is not None:
-            progress(done, len(designs))
-    for n, place in enumerate(order, 1):
-        row = counted[n]
-        slack = counted[0]["lut"] if PARTS[found[place]["part"]].slack else 0
-        found[place] |= row | {"lut": row["lut"] - slack}
+            progress(len(counted), len(designs))
+    for n, place in enumerate(order):
+        slack = counted[len(order)]["lut"] if PARTS[found[place]["part"]].has_slack(family.name) else 0
+        found[place] |= counted[n] | {"lut": counted[n]["lut"] - slack}
     return found
 
 
@@ -244,8 +243,8 @@ def measure_machine(sample: Sample, family: Family) -> Row:
 
 
 @functools.cache
-def _rtlil(name: str, config: AcceleratorConfig) -> str:
-    return PARTS[name].rtlil(config)
+def _rtlil(name: str, config: AcceleratorConfig, family: str) -> str:
+    return PARTS[name].rtlil(config, family)
 
 
 def _row(sample: Sample, family: Family, part: str, instances: int, text: str) -> Row:

@@ -38,6 +38,8 @@ from sateen.hw.verilog import _to_rtlil, merge_modules, top_ports
 TOP = "component"
 SLACK = 32
 """Steps of the path in `Slack`."""
+SLACK_FAMILIES = ("ecp5",)
+"""Where it makes a difference: the mapping for UltraScale+ is small without it."""
 _LOCK = threading.Lock()
 """Held while black boxes are elaborated."""
 
@@ -180,11 +182,14 @@ class Part:
     """One sampled configuration in so many has it synthesized: a large component takes seconds, a small one nothing."""
 
     slack: bool = True
-    """Whether it stands beside a long path, see `Slack`; memories and elements come out the same without."""
+    """Whether it wants a long path beside it, see `Slack`; memories and elements come out the same without."""
 
-    def rtlil(self, config: AcceleratorConfig) -> str:
+    def has_slack(self, family: str) -> bool:
+        return self.slack and family in SLACK_FAMILIES
+
+    def rtlil(self, config: AcceleratorConfig, family: str) -> str:
         component = self.build(config)
-        return rtlil(Slack(component) if self.slack else component, self.opaque)
+        return rtlil(Slack(component) if self.has_slack(family) else component, self.opaque)
 
 
 PARTS: dict[str, Part] = {
