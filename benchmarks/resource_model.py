@@ -34,7 +34,7 @@ from sateen.fpga.resource_data import (
     read,
     write,
 )
-from sateen.fpga.resource_fit import fit, machine_errors, part_errors, ranges, summary
+from sateen.fpga.resource_fit import LEAST_MACHINES, fit, machine_errors, part_errors, ranges, summary
 from sateen.fpga.resource_model import FILE, RESOURCES, Coefficients
 from sateen.fpga.synthesis import tool_version
 
@@ -68,14 +68,18 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
     """docs/results/resource_model.md."""
     coefficients = model["coefficients"]
     configs = {r["configuration"]: r["config"] for r in rows}
+    whole = {r["configuration"] for r in rows if r["part"] == WHOLE}
+    held = sum(held_out(from_json(configs[n])) for n in whole)
+    different = len({r["text"] for r in rows if r["part"] != WHOLE})
     out = [
         "# Resource model",
         "",
         "Written by `python benchmarks/resource_model.py`: estimates of `sateen cost --estimate` against counts by",
-        f"{model['tool']}. {len(configs)} configurations, of which"
-        f" {sum(held_out(from_json(c)) for c in configs.values())} are held out of the fit by a hash of their fields;",
-        f"{len({r['text'] for r in rows if r['part'] != WHOLE})} different components, and"
-        f" {len({r['configuration'] for r in rows if r['part'] == WHOLE})} machines synthesized as one.",
+        f"{model['tool']}. Components are fitted to {different} different ones of",
+        f"{len(configs) - len(whole)} configurations. {len(whole)} other configurations are synthesized as machines in",
+        f"one, as `sateen cost` counts them; {held} of them, picked by a hash of their fields, are held out. Fewer",
+        f"than {LEAST_MACHINES} of the others fit nothing: what synthesis gains across components is then taken as 0, and",
+        "no machine is in the fit.",
         "An error is |estimate - count| / count.",
     ]
     for family in FAMILIES.values():
@@ -92,21 +96,19 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
         for held in (False, True):
             for name in RESOURCES:
                 found = [m for m in machines if m["held_out"] == held]
-                out.append(_line(f"{TITLES[name]}, {'held out' if held else 'fitted'}", name, found, configs))
-        out += ["", "Components, each by itself; held out are those of held-out configurations alone:", ""]
-        out += [
-            "| component | fitted: LUT median | worst | FF worst | held out: LUT median | worst | FF worst "
-            "| DSP, BRAM unequal |"
-        ]
-        out += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+                out.append(
+                    _line(f"{TITLES[name]}, {'held out' if held else 'not held out'}", name, found, configs)
+                )
+        out += ["", "Components, each by itself, all of them fitted:", ""]
+        out += ["| component | different ones | LUT median | worst | FF median | worst | DSP, BRAM unequal |"]
+        out += ["|---|--:|--:|--:|--:|--:|--:|"]
         errors = part_errors(rows, coefficients, family.name)
         for part in dict.fromkeys(e["part"] for e in errors):
-            cells = [part]
             mine = [e for e in errors if e["part"] == part]
-            for held in (False, True):
-                some = [e for e in mine if e["held_out"] == held]
-                lut, ff = summary([e["lut"] for e in some]), summary([e["ff"] for e in some])
-                cells += [_percent(lut, "median"), _percent(lut, "worst"), _percent(ff, "worst")]
+            cells = [part, str(len(mine))]
+            for name in ("lut", "ff"):
+                found = summary([e[name] for e in mine])
+                cells += [_percent(found, "median"), _percent(found, "worst")]
             cells.append(f"{sum(bool(e['dsp'] or e['bram']) for e in mine)} of {len(mine)}")
             out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out) + "\n"

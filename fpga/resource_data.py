@@ -34,7 +34,8 @@ the SHA-256 of its RTLIL or Verilog (12 digits), and the counts of one."""
 FIRST_MACHINE = 10_000
 """Number of the first machine that is synthesized as one."""
 HELD_OUT = 4
-"""One configuration in so many is kept out of the fit, picked by a hash of its fields."""
+"""One machine in so many is kept out of the fit altogether, picked by a hash of its fields; the components of the
+others are not in the fit, either, as they are no configurations of `configurations`."""
 
 FORMATS = (
     "int8", "int4", "e3m2", "int8", "int6", "e2m1", "e4m3", "int5", "int8", "e2m3", "int3", "e3m4", "uint8", "e5m2",
@@ -101,7 +102,7 @@ def _pool(levels: dict[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
 
 
 def held_out(config: AcceleratorConfig) -> bool:
-    """Whether a configuration is kept out of the fit."""
+    """Whether a machine is kept out of the fit."""
     return int(hashlib.sha256(as_json(config).encode()).hexdigest(), 16) % HELD_OUT == 0
 
 

@@ -7,35 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from sateen.fpga.devices import FAMILIES
 from sateen.fpga.resource_data import WHOLE, Row, from_json, held_out
 from sateen.fpga.resource_features import TERMS
 from sateen.fpga.resource_model import (
     ACROSS,
+    CONSTANT,
     GROUP,
     RANGED,
     RESOURCES,
     Coefficients,
     across_terms,
+    kind_of,
     predict,
     predict_part,
 )
 
 FLOOR = 20.0
 """LUTs or flip-flops: the error of a component that has fewer counts as if it had so many."""
-CONSTANT = ("one", "tiled")
-"""Terms that are no bits."""
+LEAST_MACHINES = 4
+"""To fit what is gained across components to."""
 PRIOR = 0.02
 """How much a coefficient that the data leave open is held at one LUT, or flip-flop, a bit."""
 
 
 def fit(rows: list[Row]) -> Coefficients:
-    """Of components and of what is gained across them, from configurations that are not held out."""
-    fitted = [r for r in rows if not held_out(from_json(r["config"]))]
-    found = fit_parts(fitted)
+    """Of components, from all of them; and of what is gained across them, from the machines that are not held out."""
+    found = fit_parts(rows)
     for family in found:
+        machines = [r for r in rows if r["family"] == family and r["part"] == WHOLE]
         found[family][ACROSS] = _fit_across(
-            [r for r in fitted if r["family"] == family and r["part"] == WHOLE], found
+            [r for r in machines if not held_out(from_json(r["config"]))], found
         )
     return found
 
@@ -78,7 +79,7 @@ def _solve(terms: list[dict[str, float]], counts: list[float]) -> dict[str, floa
     solution, _ = nnls(np.hstack([left, -left[:, free]]), right)
     for n, taken in zip(free, solution[len(names) :], strict=True):
         solution[n] -= taken
-    return {name: round(float(v), 4) for name, v in zip(names, solution, strict=False) if abs(v) > 5e-5}
+    return {name: round(float(v), 4) for name, v in zip(names, solution, strict=False)}
 
 
 def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[str, float]]:
@@ -93,7 +94,7 @@ def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[s
             left.append(row[name] - total[name])
             weights.append(1 / row[name])
         keys = sorted({key for t in terms for key in t})
-        if len(terms) < 2 * len(keys):
+        if len(terms) < LEAST_MACHINES:
             found[name] = {}
             continue
         matrix = np.array([[t[key] for key in keys] for t in terms]) * np.array(weights)[:, None]
@@ -106,20 +107,11 @@ def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[s
 
 
 def part_errors(rows: list[Row], coefficients: Coefficients, family: str) -> list[dict[str, Any]]:
-    """Errors of each different component; it is held out if all configurations are that have it."""
-    mine = [r for r in rows if r["family"] == family and r["part"] in TERMS]
-    seen = {(r["part"], r["text"]) for r in mine if not held_out(from_json(r["config"]))}
+    """Errors of each different component, all of which are fitted."""
     found = []
-    for row in distinct(mine):
+    for row in distinct(r for r in rows if r["family"] == family and r["part"] in TERMS):
         guess = predict_part(row["part"], from_json(row["config"]), family, coefficients)
-        found.append(
-            {
-                "part": row["part"],
-                "configuration": row["configuration"],
-                "held_out": (row["part"], row["text"]) not in seen,
-            }
-            | {name: relative(guess[name], row[name]) for name in RESOURCES}
-        )
+        found.append({"part": row["part"]} | {name: relative(guess[name], row[name]) for name in RESOURCES})
     return found
 
 
@@ -151,11 +143,13 @@ def summary(errors: list[float]) -> dict[str, Any]:
 
 
 def ranges(rows: list[Row]) -> dict[str, Any]:
-    """Least and most of each size in the data, and the formats."""
+    """Least and most of each size in the data, and bits of the formats in fixed point."""
     configs = [from_json(text) for text in dict.fromkeys(r["config"] for r in rows)]
     found: dict[str, Any] = {
         field: [min(getattr(c, field) for c in configs), max(getattr(c, field) for c in configs)]
         for field in RANGED
     }
-    names = {c.weight.name for c in configs} | {c.activation.name for c in configs}
-    return found | {"formats": sorted(names), "families": sorted(FAMILIES)}
+    for fmt in {f for c in configs for f in (c.weight, c.activation)}:
+        low, high = found.get(kind_of(fmt), (fmt.fixed_bits, fmt.fixed_bits))
+        found[kind_of(fmt)] = [min(low, fmt.fixed_bits), max(high, fmt.fixed_bits)]
+    return found

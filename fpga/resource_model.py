@@ -15,7 +15,7 @@ from typing import Any
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
-from sateen.formats import Integer
+from sateen.formats import Format, Integer
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.resource_features import INSTANCES, TERMS
 
@@ -25,6 +25,8 @@ GROUP = {"weights": "buffer", "indices": "buffer", "parameters": "buffer", "firs
 """Parts that have their coefficients in common with others."""
 ACROSS = "across"
 """The group of what synthesis gains across components."""
+CONSTANT = ("one", "tiled")
+"""Terms that are no bits."""
 FILE = "resource_model.json"
 RESOURCES = ("lut", "ff", "dsp", "bram")
 RANGED = (
@@ -93,16 +95,25 @@ def predict_part(
     terms = TERMS[part](config, family)
     fitted = coefficients[family][GROUP.get(part, part)]
     return {
-        "lut": sum(fitted["lut"].get(name, 0.0) * n for name, n in terms.lut.items()),
-        "ff": sum(fitted["ff"].get(name, 0.0) * n for name, n in terms.ff.items()),
+        "lut": _sum(fitted["lut"], terms.lut),
+        "ff": _sum(fitted["ff"], terms.ff),
         "dsp": terms.dsp,
         "bram": terms.bram / 2,
     }
 
 
+def _sum(fitted: dict[str, float], terms: dict[str, float]) -> float:
+    """A term that the data do not have is as many LUTs or flip-flops as it has bits."""
+    return max(0.0, sum(fitted.get(name, 0.0 if name in CONSTANT else 1.0) * n for name, n in terms.items()))
+
+
 def across_terms(config: AcceleratorConfig, total: dict[str, float]) -> dict[str, dict[str, float]]:
     """What the gain across components depends on, by resource."""
     return {name: {"one": 1.0, "total": total[name]} for name in ("lut", "ff")}
+
+
+def kind_of(fmt: Format) -> str:
+    return "integer" if isinstance(fmt, Integer) else "minifloat"
 
 
 def outside(config: AcceleratorConfig, limits: dict[str, Any]) -> list[str]:
@@ -113,12 +124,15 @@ def outside(config: AcceleratorConfig, limits: dict[str, Any]) -> list[str]:
         low, high = limits[field]
         if not low <= value <= high:
             found.append(f"{field} = {value} (fitted from {low} to {high})")
-    for field in ("weight_format", "activation_format"):
-        fmt = getattr(config, field.removesuffix("_format"))
-        if isinstance(fmt, Integer):
-            fmt = type(fmt)(fmt.bits, signed=fmt.signed)  # a narrow form costs the same
-        if fmt.name not in limits["formats"]:
-            found.append(f"{field} = {fmt.name} (not among the fitted ones)")
+    for field, fmt in (("weight_format", config.weight), ("activation_format", config.activation)):
+        kind = kind_of(fmt)
+        if kind not in limits:
+            found.append(f"{field} = {fmt.name} (fitted to no {kind})")
+        elif not limits[kind][0] <= fmt.fixed_bits <= limits[kind][1]:
+            low, high = limits[kind]
+            found.append(
+                f"{field} = {fmt.name} of {fmt.fixed_bits} bits (each {kind} fitted has {low} to {high})"
+            )
     return found
 
 
