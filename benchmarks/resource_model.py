@@ -78,8 +78,8 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
         f"{model['tool']}. Components are fitted to {different} different ones of",
         f"{len(configs) - len(whole)} configurations. {len(whole)} other configurations are synthesized as machines in",
         f"one, as `sateen cost` counts them; {held} of them, picked by a hash of their fields, are held out. Fewer",
-        f"than {LEAST_MACHINES} of the others fit nothing: what synthesis gains across components is then taken as 0, and",
-        "no machine is in the fit.",
+        f"than {LEAST_MACHINES} of the others fit nothing: what synthesis gains across components is then taken as 0,",
+        "and no machine is in the fit.",
         "An error is |estimate - count| / count.",
     ]
     for family in FAMILIES.values():
@@ -153,8 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--configurations", type=int, default=96, metavar="N")
-    parser.add_argument("--machines", type=int, default=12, metavar="N", help="synthesized as one, too")
+    parser.add_argument("--configurations", type=int, default=16, metavar="N")
+    parser.add_argument("--machines", type=int, default=3, metavar="N", help="synthesized as one, too")
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster (default: this machine)")
     parser.add_argument("--fit-only", action="store_true", help="of the data that are there")

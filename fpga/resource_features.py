@@ -539,11 +539,12 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     product = a.significand_bits + w.significand_bits
     top = a.max_exponent + w.max_exponent
     multiplication(t, family, a.significand_bits, w.significand_bits, lanes)
-    if is_unsigned(c.activation) and is_unsigned(c.weight):
-        product -= 2  # and so is the product
+    unsigned = is_unsigned(c.activation) and is_unsigned(c.weight)
+    product -= 2 * unsigned
     t.add(one=1)
     if not first or c.output_stationary:
-        t.add(sum=acc)
+        # the carry alone goes on above what is never negative: no LUT where the carry has its own input
+        t.add(sum=product + log2(lanes) if unsigned and family == "xcup" else acc)
     if c.output_stationary:
         t.add(own=acc, discard=lanes)
     if c.group > lanes:
