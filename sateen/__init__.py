@@ -1,7 +1,7 @@
 """Sateen: an ONNX network to a bit-exact FPGA accelerator.
 
-`sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do; they are
-loaded on first use, so that importing a number format stays cheap.
+`sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do, `estimate`
+what `sateen cost --estimate` does; they are loaded on first use, so that importing a number format stays cheap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sateen.api import bitstream, check, compile, cost, report, run
+    from sateen.api import bitstream, check, compile, cost, estimate, report, run
     from sateen.config import AcceleratorConfig
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
@@ -28,6 +28,7 @@ __all__ = [
     "check",
     "compile",
     "cost",
+    "estimate",
     "parse_format",
     "preset",
     "report",
@@ -38,12 +39,13 @@ _HOME = {
     "check": "sateen.api",
     "compile": "sateen.api",
     "cost": "sateen.api",
+    "estimate": "sateen.api",
     "report": "sateen.api",
     "run": "sateen.api",
     "bitstream": "sateen.api",
     "AcceleratorConfig": "sateen.config",
-    "PRESETS": "sateen.config",
-    "preset": "sateen.config",
+    "PRESETS": "sateen.presets",
+    "preset": "sateen.presets",
     "SateenError": "sateen.errors",
     "Format": "sateen.formats",
     "parse_format": "sateen.formats",

@@ -4,12 +4,14 @@ import sateen
 sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny", weights="e3m2")
 result = sateen.run("build", {"x": images}, engine="rtl")
 sateen.cost("build", device="ecp5")
+sateen.estimate(preset="sat256")
 sateen.report("build")
 sateen.bitstream("build", board="ulx3s-85f")
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +186,36 @@ def cost(build: str | Path, device: str | None = None, *, progress: Progress | N
     folder = Path(build)
     read_file(folder, read_manifest(folder), "accelerator.v")
     return count(folder, device, progress=progress)
+
+
+def estimate(
+    machine: AcceleratorConfig | str | Path | None = None,
+    device: str | None = None,
+    *,
+    preset: str | None = None,
+) -> dict[str, Any]:
+    """Resources of a machine as the resource model estimates them; None is for all device families.
+
+    `machine` is a configuration, its TOML file, or a build, whose energy for a sample is estimated, too; or there is a
+    `preset`. Takes milliseconds and synthesizes nothing. See `fpga.resource_model.estimate` and `fpga.energy`. Raises
+    ConfigError, BuildError.
+    """
+    from sateen.fpga.energy import energy
+    from sateen.fpga.resource_model import estimate as predict
+
+    if (machine is None) == (preset is None):
+        raise ConfigError(
+            "nothing to estimate is given; give a build, a configuration or a preset"
+            if machine is None
+            else f"both {machine} and preset '{preset}' are given; choose one"
+        )
+    if isinstance(machine, str | Path) and not Path(machine).is_file():
+        folder = Path(machine)
+        manifest = read_manifest(folder)
+        config = AcceleratorConfig.from_dict(manifest["config"], f"build {machine}")
+        totals = json.loads(read_file(folder, manifest, "schedule.json"))["totals"]
+        return predict(config, device) | {"energy": energy(totals, config)}
+    return predict(choose_config(machine, preset, None, None), device)
 
 
 def report(build: str | Path, output: str | Path | None = None) -> Path:

@@ -186,9 +186,17 @@ def build_parser() -> argparse.ArgumentParser:
         f"{DEFAULT_BAUD})",
     )
 
-    p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys")
-    p.add_argument("build", metavar="BUILD")
+    p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys, or estimate them")
+    p.add_argument(
+        "build", nargs="?", metavar="BUILD", help="a build; with --estimate a configuration's TOML file, too"
+    )
     p.add_argument("--device", metavar="DEV", help="ecp5 or xcup (default: both)")
+    p.add_argument(
+        "--estimate",
+        action="store_true",
+        help="by the resource model, in no time, without synthesis; its error is given with it",
+    )
+    p.add_argument("--preset", metavar="NAME", help="with --estimate: this machine, in the place of BUILD")
 
     p = add("report", "write one self-contained HTML page about a build")
     p.add_argument("build", metavar="BUILD")

@@ -10,10 +10,17 @@ from rich.table import Table
 
 from sateen import api
 from sateen.cli_io import emit, emit_json, emit_table, progress
+from sateen.errors import BuildError, ConfigError
 from sateen.fpga.vivado import VENDOR_BOARDS
 
 
 def cost(args: argparse.Namespace) -> int:
+    if args.estimate:
+        return _estimate(args)
+    if args.preset is not None:
+        raise ConfigError(f"preset '{args.preset}' has nothing to count; add --estimate, or give a build")
+    if args.build is None:
+        raise BuildError("no build is given; sateen cost BUILD counts one, --estimate takes --preset, too")
     with progress("cost") as report:
         found = api.cost(args.build, args.device, progress=report)
     if args.json:
@@ -24,19 +31,55 @@ def cost(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(device: dict[str, Any]) -> Table:
-    table = Table("part", "LUT", "FF", "DSP", f"BRAM ({device['bram_unit']})", "carry", title=device["title"])
+def _estimate(args: argparse.Namespace) -> int:
+    found = api.estimate(args.build, args.device, preset=args.preset)
+    if args.json:
+        emit_json(found)
+        return 0
+    for device in found["devices"].values():
+        emit_table(_table(device, ("lut", "ff", "dsp", "bram")))
+        emit(_accuracy(device["error"]))
+    if energy := found.get("energy"):
+        uj = energy["uj"]
+        emit(
+            f"energy of a sample: {uj['total_low']:,.3g} to {uj['total_high']:,.3g} µJ, {energy['source']}: "
+            f"multiplications {uj['multiply']:,.3g}, additions {uj['add']:,.3g}, on-chip memory {uj['on_chip']:,.3g}, "
+            f"memory {uj['memory_low']:,.3g} to {uj['memory_high']:,.3g}"
+        )
+    if found["outside"]:
+        emit(
+            f"'{found['name']}' lies outside of what the model was fitted to, so the error may be larger: "
+            f"{'; '.join(found['outside'])}"
+        )
+    return 0
+
+
+def _accuracy(error: dict[str, Any]) -> str:
+    """What is known about an estimate."""
+    if not error["lut"]["count"]:
+        return "estimated; no machine was held out of the fit to tell the error"
+    each = (
+        f"{title} {100 * error[key]['median']:.1f} % (worst {100 * error[key]['worst']:.1f} %)"
+        for key, title in _TITLES.items()
+        if key in error
+    )
+    return f"estimated; median error on {error['lut']['count']} machines that the fit has not seen: {', '.join(each)}"
+
+
+_TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM", "carry": "carry"}
+
+
+def _table(device: dict[str, Any], columns: tuple[str, ...] = tuple(_TITLES)) -> Table:
+    titles = _TITLES | {"bram": f"BRAM ({device['bram_unit']})"}
+    title = device["title"] + (", estimated" if device["source"] == "estimated" else "")
+    table = Table("part", *(titles[c] for c in columns), title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for part in device["parts"]:
-        table.add_row(escape(part["name"]), *_numbers(part))
+        table.add_row(escape(part["name"]), *(f"{part[c]:,}" for c in columns))
     table.add_section()
-    table.add_row("total", *_numbers(device["total"]), style="bold")
+    table.add_row("total", *(f"{device['total'][c]:,}" for c in columns), style="bold")
     return table
-
-
-def _numbers(c: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{c[k]:,}" for k in ("lut", "ff", "dsp", "bram", "carry"))
 
 
 def report(args: argparse.Namespace) -> int:

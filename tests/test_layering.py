@@ -23,7 +23,7 @@ ALLOWED = {
     "models": {"nouns", "models"},
     "top": {"nouns", "hw", "sim", "compiler", "fpga", "top"},  # command line and Python interface
 }
-EXTRA = {"models": "train", "compiler": "test"}
+EXTRA = {"models": "train", "compiler": "test", "fpga": "benchmark"}
 """Packages that may import libraries of an optional dependency, inside functions."""
 TORCH = "sateen.compiler.ptq.torch_"
 """Modules that need the extra `learn`, imported inside functions; beside models/ they alone import torch."""

@@ -45,7 +45,7 @@ def test_a_committed_figure_is_what_synthesis_gives(own_cache):
 
 
 def test_synthesis_says_what_is_wrong(own_cache):
-    with pytest.raises(BuildError, match="texts with one module 'mac'"):
+    with pytest.raises(BuildError, match="texts with a module 'mac'"):
         list(synthesize_many(["module \\other\nend\n"], FAMILIES["ecp5"], top="mac"))
     with pytest.raises(BuildError, match="Yosys failed for Lattice ECP5"):
         list(synthesize_many(["module \\mac\n  what\nend\n"], FAMILIES["ecp5"], top="mac"))

@@ -1,0 +1,679 @@
+"""What each component of the machine consists of, in bits: the terms that the resource model has coefficients for.
+
+A term is a number of bits that take a LUT, or a flip-flop, or a fraction or a small multiple of one: an adder's, a
+multiplexer's, a register's. Memories and DSPs are counted by rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from amaranth.lib import data
+
+from sateen.config import AcceleratorConfig
+from sateen.formats import Format, Integer, Minifloat
+from sateen.fpga.memory_map import Memory, memory
+from sateen.hw import isa
+from sateen.hw.accumulator import BANKS, address_bits
+from sateen.hw.decode import Operand
+from sateen.hw.dispatch import instruction_beats, instruction_bits
+from sateen.hw.isa import Engine, Opcode
+from sateen.hw.load import targets, word_bytes
+from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, requantize_latency, residual_shift_limit
+from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
+
+
+@dataclass(frozen=True, slots=True)
+class _Multiplier:
+    """How Yosys cuts a product for a family's DSPs. Ref: Yosys, techlibs/common/mul2dsp.v."""
+
+    operands: tuple[int, int]
+    part: int
+    """Bits of a part of an operand that is too wide."""
+    headroom: int
+    """Of them those that only keep it from being negative: 1 where the DSP takes signed operands alone."""
+    least: int
+    """Bits of a product that takes a DSP."""
+
+
+_MULTIPLIER = {
+    "ecp5": _Multiplier((18, 18), 18, 0, 4),
+    "xcup": _Multiplier((27, 18), 18, 1, 9),
+}
+
+
+@dataclass(slots=True)
+class Terms:
+    """Bits by kind, for LUTs and for flip-flops, and what is known exactly."""
+
+    lut: dict[str, float] = field(default_factory=dict)
+    ff: dict[str, float] = field(default_factory=dict)
+    dsp: int = 0
+    bram: int = 0
+    """Half blocks."""
+
+    def add(self, *, ff: float = 0, **lut: float) -> None:
+        for name, n in lut.items():
+            self.lut[name] = self.lut.get(name, 0.0) + n
+        if ff:
+            self.ff["registers"] = self.ff.get("registers", 0.0) + ff
+
+    def store(
+        self, family: str, found: Memory, bits: int, *, depth: int = 0, registered: bool = True
+    ) -> None:
+        """A memory whose word has `bits`."""
+        if found.kind == "block":
+            self.bram += found.units
+            self.add(ff=log2(found.ways))
+        elif found.kind == "lut":
+            self.add(memory=found.units, ff=bits * registered)
+        else:
+            self.add(memory_enables=depth, ff=found.units + bits * registered)
+        if found.ways > 1:
+            self.add(
+                **{f"{found.kind}_ways": bits * mux(family, found.ways), f"{found.kind}_decoder": found.ways}
+            )
+
+
+def log2(n: int) -> int:
+    """Rounded up."""
+    return (n - 1).bit_length() if n > 1 else 0
+
+
+def mux(family: str, ways: int) -> float:
+    """LUTs of a bit that is one of so many: two inputs in a LUT of ECP5, four in one of UltraScale+; what joins them
+    is no LUT."""
+    if ways < 2:
+        return 0.0
+    return ways / 2 if family == "ecp5" else max(1.0, ways / 4)
+
+
+def dsps(family: str, a: int, b: int, *, signed: bool = True) -> int:
+    """DSPs of a product."""
+    m = _MULTIPLIER[family]
+    extra = m.headroom * (not signed)
+    return _cut(m, max(a, b) + extra, min(a, b) + extra)
+
+
+def _cut(m: _Multiplier, a: int, b: int) -> int:
+    if min(a, b) < 2 or a + b < m.least:
+        return 0
+    step = m.part - m.headroom
+    if a > m.operands[0]:
+        n = (a - m.operands[0] + step - 1) // step
+        return n * _cut(m, m.part, b) + _cut(m, a - n * step, b)
+    if b > m.operands[1]:
+        n = (b - m.operands[1] + step - 1) // step
+        return n * _cut(m, a, m.part) + _cut(m, a, b - n * step)
+    return 1
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------
+
+
+def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1, *, signed: bool = True) -> None:
+    """Products of equal shapes."""
+    n = dsps(family, a, b, signed=signed)
+    terms.dsp += n * count
+    if n == 0:
+        terms.add(partial_products=count * a * b, products=count)
+    elif n > 1:
+        terms.add(partial_sums=count * (n - 1) * (a + b - 17))
+
+
+def decoder(terms: Terms, fmt: Format, multiplier: str, count: int) -> None:
+    """Of codes of a format, so many."""
+    if not isinstance(fmt, Minifloat):
+        return
+    kind = "fixed" if multiplier == "fixed" else "parts"
+    operand = Operand.of(fmt, multiplier)
+    terms.add(
+        **{
+            f"decode_{kind}": count * (operand.significand_bits + operand.exponent_bits),
+            f"decode_{kind}_shift": count * operand.significand_bits * fmt.exponent_bits,
+        }
+    )
+
+
+def comparator(fmt: Format) -> dict[str, float]:
+    """Of two codes."""
+    return {"minifloat_greater": fmt.bits} if isinstance(fmt, Minifloat) else {"integer_greater": fmt.bits}
+
+
+def operand_bits(fmt: Format, multiplier: str) -> int:
+    """Of a decoded operand; the sign of an unsigned integer is always 0 and takes no flip-flop."""
+    operand = Operand.of(fmt, multiplier)
+    return operand.significand_bits + operand.exponent_bits - is_unsigned(fmt)
+
+
+def is_unsigned(fmt: Format) -> bool:
+    return isinstance(fmt, Integer) and not fmt.signed
+
+
+# -- what of an instruction a machine uses -----------------------------------------------------------------
+
+
+def instruction_mask(engine: Engine, c: AcceleratorConfig) -> int:
+    """The bits of an engine's instructions that reach something in the machine."""
+    return functools.reduce(
+        operator.or_,
+        (_mask(isa.LAYOUT[opcode], _used(opcode, c)) for opcode, e in isa.ENGINE_OF.items() if e is engine),
+    )
+
+
+def _mask(layout: data.StructLayout, used: dict[str, int]) -> int:
+    """Of the lowest bits of fields."""
+    found = 0
+    for name, bits in used.items():
+        field = layout[name]
+        found |= (1 << min(bits, field.width)) - 1 << field.offset
+        if name in ("low", "high"):  # bounds are narrow, but have their sign on top
+            found |= 1 << field.offset + field.width - 1
+    return found
+
+
+def _used(opcode: Opcode, c: AcceleratorConfig) -> dict[str, int]:
+    address, acc = log2(c.act_depth), address_bits(c)
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        largest = max(address, log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table)
+        on_chip, memory_address = (
+            ("destination", "source") if opcode is Opcode.LOAD else ("source", "destination")
+        )
+        fields = {
+            on_chip: largest if opcode is Opcode.LOAD else address,
+            memory_address: c.memory_bits,
+            "words": 24,
+        }
+        return fields | ({"target": 3, "last_plane": 2} if opcode is Opcode.LOAD else {})
+    walked = dict.fromkeys(("base", "step_x", "step_y"), address)
+    window = walked | dict.fromkeys(("step_kx", "step_ky"), address)
+    window |= dict.fromkeys(("x0", "y0"), c.position_bits) | dict.fromkeys(("in_w", "in_h"), c.plane_bits)
+    window |= {"stride_x": c.stride_bits, "stride_y": c.stride_bits, "dilation_x": c.dilation_bits}
+    window |= {"dilation_y": c.dilation_bits, "kernel_w": c.kernel_bits, "kernel_h": c.kernel_bits}
+    window |= {"channel_words": c.channel_bits, "out_w": c.output_bits, "out_h": c.output_bits}
+    if opcode is Opcode.MATRIX:
+        found = window | {
+            "passes": 6 if c.output_stationary else c.passes_bits,
+            "weight_base": log2(c.weight_depth),
+        }
+        found |= {"acc_base": acc, "accumulate": 1, "padding": c.activation.bits}
+        if c.indexed:
+            found |= dict.fromkeys(("index_bits", "index_shift"), c.index_planes.bit_length())
+        if c.output_stationary:
+            found |= {
+                "output_stationary": 1,
+                "slide": 1,
+                "last_steps": 12,
+                "out_w": 12,
+                "out_h": c.output_bits,
+            }
+        return found
+    if opcode is Opcode.POOL:
+        return window | dict.fromkeys(("out_base", "out_step_x", "out_step_y"), address) | {"opcode": 4}
+    bound, integer = c.activation.fixed_bits - 1, not isinstance(c.activation, Minifloat)
+    found = walked | {"opcode": 4, "acc_base": acc, "out_w": c.output_bits, "out_h": c.output_bits}
+    found |= {"parameter_base": log2(c.parameter_depth), "slice": log2(c.slices), "low": bound, "high": bound}
+    found |= {"raw": 1, "raw_shift": 7, "table": int(c.table), "zero_point": 10 * integer}
+    if c.residual:
+        found |= dict.fromkeys(("residual_base", "residual_step_x", "residual_step_y"), address)
+        found |= {
+            "residual": 1,
+            "residual_multiplier": 16,
+            "residual_shift": 7,
+            "residual_zero": 10 * integer,
+        }
+    return found
+
+
+# -- components --------------------------------------------------------------------------------------------
+
+
+def _registers(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits)
+    written = 32 if c.counters else max(min(32, c.bus_address_bits), c.memory_bits)
+    events = 18 * c.counters
+    t.add(ff=c.bus_address_bits + c.memory_bits + written + -(-written // 8) + 32 + 33 * events)
+    t.add(ff=(32 + 3 * 32 + 3) * c.counters)  # the rest of CYCLES and its copy, the watchdog
+    t.ff["one"] = 1
+    return t
+
+
+def _control(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    beats = instruction_beats(c)
+    depth = 2 * isa.CHUNK * beats
+    t.store(family, memory(family, c.bus_bits, depth), c.bus_bits)
+    t.store(family, memory(family, len(Engine) + 1, 2 * isa.CHUNK), len(Engine) + 1)
+    pairs = c.token_pairs.bit_count()
+    t.add(one=1, tokens=3 * pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
+    # a token that no engine takes needs no bit in the queues
+    t.add(ff=pairs * (c.token_bits + 3) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
+    t.ff["one"] = 1
+    for engine in Engine:
+        kept = min(beats, -(-instruction_bits(engine) // c.bus_bits))
+        beat = min(c.bus_bits, instruction_bits(engine))
+        used = instruction_mask(engine, c) | 0xFF0  # with the masks of tokens
+        found = memory(family, kept * beat, c.queue_depth, slices=kept, synchronous=False)
+        if found.kind == "lut":  # a cell is left out if nothing uses its bits
+            cells = sum(
+                bool(used >> n * beat + low & (1 << min(found.unit, beat - low)) - 1)
+                for n in range(kept)
+                for low in range(0, beat, found.unit)
+            )
+            t.add(memory=found.ways * cells * (found.units // found.cells), instruction=used.bit_count())
+        else:
+            t.add(instruction=used.bit_count(), ff=c.queue_depth * used.bit_count())
+        t.add(enables=kept, queue_pointers=2 * log2(c.queue_depth), levels=log2(c.queue_depth + 1))
+        t.add(ff=2 * log2(c.queue_depth) + log2(c.queue_depth + 1))
+        if engine is Engine.LOAD:
+            t.add(words=c.word_bits)
+    t.ff["one"] = 1
+    return t
+
+
+def _activations(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width, banks = c.act_word_bits, c.act_banks
+    found = memory(family, width, c.act_bank_depth, slices=c.slices)
+    offset = log2(c.act_bank_depth)
+    for _ in range(banks):
+        t.store(family, found, width)
+    t.add(one=1, write_data=banks * width, write_mask=banks * c.slices, read_address=2 * banks * offset,
+          write_address=banks * offset, banks=banks)  # fmt: skip
+    t.add(
+        read_data=3 * width * mux(family, banks),
+        read_tree=3 * width * (banks - 1),
+        ff=3 * (width + log2(banks) + 1),
+    )
+    return t
+
+
+def _buffer(width: int, depth: int, family: str, rows: int = 1) -> Terms:
+    t = Terms()
+    t.store(family, memory(family, width, depth, rows=rows), width)
+    return t
+
+
+def _indices(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width = c.cols * c.lanes
+    found = memory(family, width, c.weight_depth, rows=c.index_rows)
+    for _ in range(c.index_planes):
+        t.store(family, found, width)
+    t.add(planes=c.index_planes, blocks=c.index_planes * c.index_rows * (found.ways > 1))
+    return t
+
+
+def _load(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    size = {target: word_bytes(target, c) for target in targets(c)}
+    size[isa.Target.INSTRUCTION] = c.beat_bytes
+    unit = {target: math.gcd(n, c.beat_bytes) for target, n in size.items()}
+    grain = min(unit.values())
+    stream = 8 * max(size[k] + c.beat_bytes - unit[k] for k in size)
+    level = 1 + (max(*size.values(), c.beat_bytes) // grain).bit_length()
+    # the bits of a word, as a mask that begins with the newest: words may have bits that go nowhere
+    wanted: dict[int, int] = {}
+    for target, n in size.items():
+        wanted[n] = wanted.get(n, 0) | _reversed(_bits_used(target, c), 8 * n)
+    live = selected = 0
+    for n, bits in wanted.items():
+        least = math.gcd(n, c.beat_bytes)
+        found, muxes = _below(bits, stream, log2(c.beat_bytes // least), 8 * least)
+        live |= found
+        selected += muxes
+    for distance in range(stream // c.bus_bits + 1):  # a bit comes through those that are newer
+        live |= live >> c.bus_bits * distance
+    live &= (1 << stream) - 1
+    lengths = [size[k] // grain for k in size]
+    beats = {(size[k] // unit[k], c.beat_bytes // unit[k]) for k in size}
+    t.add(one=1, selected=selected, level=4 * level, targets=len(size), beats=(len(beats) - 1) * c.word_bits)
+    t.add(units=sum(_times(n) + (m > 1) for n, m in beats) * c.word_bits)
+    t.add(sizes=len(set(size.values())) * level)
+    address = max(
+        log2(c.act_depth), log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table
+    )
+    writes = 24 + log2(isa.INSTRUCTION_BYTES // c.beat_bytes)
+    t.add(address=2 * address, writes=3 * writes)
+    t.add(ff=live.bit_count() + level + _columns(lengths) + address + writes)
+    _requests(t, c)
+    if c.index_planes > 1:
+        t.add(planes=c.index_planes, ff=2 * c.index_planes)
+    t.ff["one"] = 1
+    return t
+
+
+def _columns(values: list[int]) -> int:
+    """Flip-flops of a register that takes one of some constants: bits that are always equal share one."""
+    bits = max(values).bit_length()
+    return len({tuple(v >> b & 1 for v in values) for b in range(bits)} - {(0,) * len(values)})
+
+
+def _bits_used(target: isa.Target, c: AcceleratorConfig) -> int:
+    """Bits of a word of a target in memory that the machine keeps, as a mask."""
+    if target is isa.Target.PARAMETER:
+        channel = (1 << c.parameter_bits) - 1
+        return sum(channel << 8 * c.parameter_bytes * i for i in range(c.vector_lanes))
+    width = {
+        isa.Target.ACTIVATION: c.act_word_bits,
+        isa.Target.WEIGHT: c.weight_word_bits,
+        isa.Target.TABLE: c.activation.bits,
+        isa.Target.INSTRUCTION: c.bus_bits,
+        isa.Target.INDEX: c.index_word_bits,
+    }[target]
+    return (1 << width) - 1
+
+
+def _reversed(mask: int, bits: int) -> int:
+    return int(f"{mask:0{bits}b}"[::-1], 2)
+
+
+def _requests(t: Terms, c: AcceleratorConfig) -> None:
+    beats = c.memory_bits - log2(c.beat_bytes)
+    base = c.bus_address_bits - log2(c.beat_bytes * c.burst_beats)
+    t.add(burst=4 * log2(c.burst_beats), request=3 * beats, base=base, opened=log2(c.outstanding + 1))
+    t.add(
+        ff=2 * beats + c.bus_address_bits - log2(c.beat_bytes) + log2(c.burst_beats) + log2(c.outstanding + 1)
+    )
+
+
+def _times(factor: int) -> int:
+    """Adders of a multiplication by a constant."""
+    odd = factor // (factor & -factor)
+    return 1 if odd > 1 and odd & (odd + 1) == 0 else max(0, odd.bit_count() - 1)
+
+
+def _below(wanted: int, stream: int, places: int, unit: int) -> tuple[int, int]:
+    """The bits of the stream that hw.gearbox.below takes for the bits `wanted` of its result, and how many it selects.
+
+    Masks begin with the newest bit.
+    """
+    inside = (1 << stream) - 1
+    selected = 0
+    for i in range(places):
+        selected += (wanted & inside).bit_count()
+        wanted |= wanted << (unit << i)
+        wanted &= inside
+    return wanted, selected
+
+
+def _store(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    unit = math.gcd(c.act_word_bytes, c.beat_bytes)
+    word, beat = c.act_word_bytes // unit, c.beat_bytes // unit
+    depth = 4 if word <= 2 * beat else 2
+    units = word + beat - 1
+    level = 1 + max(word, beat).bit_length()
+    places = log2(word)
+    _, selected = _below((1 << c.bus_bits) - 1, 8 * unit * units, places, 8 * unit)
+    _, strobes = _below((1 << beat) - 1, units, places, 1)
+    t.add(one=1, queue=c.act_word_bits * mux(family, depth), stream=selected,
+          strobes=strobes, shifted=units, level=4 * level, reads=3 * c.word_bits + 2 * log2(c.act_depth),
+          places=depth)  # fmt: skip
+    t.add(units=(_times(word) + (beat > 1)) * c.word_bits, beats=3 * (c.memory_bits - log2(c.beat_bytes)))
+    t.add(
+        ff=depth * c.act_word_bits
+        + 8 * unit * units
+        + -(-units // word)
+        + level
+        + c.word_bits
+        + log2(c.act_depth)
+    )
+    t.add(ff=c.memory_bits - log2(c.beat_bytes) + 2 * log2(depth) + 2 * log2(depth + 1) + log2(c.burst_beats)
+          + log2(c.outstanding + 1))  # fmt: skip
+    _requests(t, c)
+    t.ff["one"] = 1
+    return t
+
+
+def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int) -> None:
+    """The loop nest with its sums."""
+    w = Widths.of(c)
+    bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
+    counts = [bits.get(name, w.output) for name in order]
+    _counters(t, counts)
+    t.add(ff=2 * w.plane)
+    # the start is kept for x alone, which the outermost loop does not step; a tile's steps are a pixel's
+    for width, levels, rest in (
+        (address, {name for name in order if name != "p"}, 4 * address),
+        (w.position, {"tile_y", "ky", "oy"} & set(order), w.dilation + w.stride),
+        (w.position, {"tile_x", "kx", "ox"} & set(order), w.dilation + w.stride + min(w.position, 14)),
+    ):
+        t.add(
+            sums=width * len(levels), sources=width * _sources(order, levels), ff=width * len(levels) + rest
+        )
+    t.add(inside=2 * w.position)
+
+
+def _sources(order: tuple[str, ...], levels: set[str]) -> int:
+    """Two-way multiplexers for a bit of all values of a sum in hw.window.NestedCounter."""
+    total = 0
+    for inner, name in enumerate(order):
+        if name in levels:
+            # the start, what this and each outer level adds, and the values that the levels between them keep
+            seen = {"start"}
+            outside = "home"
+            for level in order[: inner + 1]:
+                if level in levels:
+                    seen.add(f"moved {level}")
+                    outside = level
+                else:
+                    seen.add(f"kept {outside}")
+            total += len(seen) - 1
+    return total
+
+
+def _counters(t: Terms, widths: list[int]) -> None:
+    """Levels of a loop nest: each counts down from a limit, and compares with zero and one."""
+    t.add(counts=5 * sum(widths), levels=len(widths), ff=2 * sum(widths) + len(widths))
+
+
+def _matrix(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    address = log2(c.act_depth)
+    _window(t, c, TILED_ORDER if c.output_stationary else MATRIX_ORDER, address)
+    acc, weight = address_bits(c), log2(c.weight_depth)
+    t.add(one=1, padding=c.act_word_bits, addresses=2 * weight + 2 * acc)
+    t.add(ff=weight + 2 * acc + c.activation.bits + 3 * (c.rows + (c.lanes > 1)))
+    t.ff["one"] = 1
+    if c.dense_passes > 1:
+        t.add(passes=1, ff=2 * log2(c.dense_passes))
+    if c.indexed:
+        t.add(ff=2 * c.index_planes.bit_length())
+    if c.output_stationary:
+        t.add(rows=log2(c.rows), results=3 * acc + weight, tiled=1)
+        t.add(ff=weight + acc + 2 * log2(c.rows) + (c.lanes > 1))
+        t.ff["tiled"] = 1
+    else:
+        t.add(waits=log2(max(c.rows, 4)), ff=log2(max(c.rows, 4)))
+    return t
+
+
+def _accumulator(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    width, offset = c.cols * c.acc_bits, address_bits(c) - 1
+    for _ in range(BANKS):
+        t.store(family, memory(family, width, c.acc_depth), width)
+    t.add(one=1, old=width, sums=width, answer=width, address=BANKS * offset)
+    t.add(ff=2 * width + 3 * (offset + 1))
+    t.ff["one"] = 1
+    return t
+
+
+def _edge(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    rows, width = c.rows, c.group * c.activation.bits
+    decoder(t, c.activation, c.multiplier, c.elements)
+    decoder(t, c.weight, c.multiplier, c.cols * c.lanes)
+    t.add(
+        one=1,
+        rows=rows,
+        indices=c.cols * c.lanes * c.index_planes,
+        counted=c.lanes * c.index_bits * c.indexed,
+    )
+    t.add(ff=c.elements * operand_bits(c.activation, c.multiplier)
+          + c.cols * c.lanes * operand_bits(c.weight, c.multiplier) + 2 * rows + (c.lanes > 1))  # fmt: skip
+    if c.indexed:
+        t.add(ff=c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes)
+    else:  # the same for all
+        t.add(ff=log2(c.dense_passes) + (c.index_bits > 0 and c.lanes > 1))
+    t.ff["one"] = 1
+    if c.output_stationary:
+        t.add(held=rows * rows * width, entering=rows * width, switch=1, switched_rows=rows, first=width)
+        t.add(ff=(rows - 1) * c.act_word_bits + rows * rows * width + log2(max(rows, 2)) + 2 * (c.lanes > 1))
+        t.ff["tiled"] = 1
+    else:
+        t.add(ff=rows * (rows - 1) // 2 * width)
+    return t
+
+
+def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
+    t = Terms()
+    a, w = Operand.of(c.activation, c.multiplier), Operand.of(c.weight, c.multiplier)
+    lanes, acc = c.lanes, c.acc_bits
+    product = a.significand_bits + w.significand_bits
+    top = a.max_exponent + w.max_exponent
+    multiplication(t, family, a.significand_bits, w.significand_bits, lanes)
+    unsigned = is_unsigned(c.activation) and is_unsigned(c.weight)
+    product -= 2 * unsigned
+    t.add(one=1)
+    if not first or c.output_stationary:
+        # the carry alone goes on above what is never negative: no LUT where the carry has its own input
+        t.add(sum=product + log2(lanes) if unsigned and family == "xcup" else acc)
+    if c.output_stationary:
+        t.add(own=acc, discard=lanes)
+    if c.group > lanes:
+        t.add(choice=lanes * operand_bits(c.activation, c.multiplier) * mux(family, 1 << c.index_bits))
+    shifted = product
+    if top:
+        shifted = min(product + top, acc)
+        t.add(exponent=lanes * top.bit_length(), shift=lanes * shifted * top.bit_length())
+        t.add(ff=lanes * top.bit_length())
+    if lanes > 1:
+        t.add(lanes=(lanes - 1) * (shifted + 1), ff=shifted + log2(lanes))
+    index = c.index_bits
+    t.add(ff=lanes * (operand_bits(c.weight, c.multiplier) + index + product))
+    total = shifted + log2(lanes)
+    t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
+    return t
+
+
+def _first_element(c: AcceleratorConfig, family: str) -> Terms:
+    return _element(c, family, first=True)
+
+
+def _vector(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    lanes, bits, address = c.vector_lanes, c.activation.bits, log2(c.act_depth)
+    steps = c.cols // lanes
+    acc, parameter = address_bits(c), log2(c.parameter_depth)
+    floating = isinstance(c.activation, Minifloat)
+    t.add(one=1, acc=lanes * c.acc_bits * mux(family, steps), written=c.act_word_bits, addresses=2 * address,
+          steps=steps, parameter=parameter, acc_address=2 * acc, walk=4 * address,
+          residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=4 * c.residual * address,
+          slices=c.slices if c.slices > 1 else 0)  # fmt: skip
+    _counters(t, [c.output_bits] * 2)
+    if isinstance(c.activation, Minifloat):
+        stages = (c.activation.fixed_bits - c.activation.mantissa_bits - 1).bit_length()
+        t.add(bounds=2 * c.activation.fixed_bits * (1 + stages))
+    bound = bits if floating else c.activation.fixed_bits
+    t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
+          + parameter + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
+          + 2 * bound + c.residual + 2 * (requantize_latency(c.activation) + c.table))  # fmt: skip
+    t.ff["one"] = 1
+    if family == "xcup":  # shift registers without a reset are LUTs there
+        t.add(ff=-2 * (requantize_latency(c.activation) + c.table + 2))
+    if c.table:
+        found = memory(family, bits, 1 << bits)
+        for _ in range(lanes):
+            t.store(family, found, bits)
+        t.add(table=lanes * bits, ff=lanes * bits + 2)
+    return t
+
+
+def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    fmt = c.activation
+    acc, limit, fixed = c.acc_bits, residual_shift_limit(c), fmt.fixed_bits
+    floating = isinstance(fmt, Minifloat)
+    residual = fixed if floating else max(fixed, _ZERO_BITS) + 1
+    shifted = residual + min(limit, _BYTE - 1) if limit else residual
+    distance = max(1, limit.bit_length())
+    product, addend = acc + 17, shifted + 16
+    aligned = residual + 16 + limit
+    total = max(product, aligned) + 1 if c.residual else product
+    bits = fixed if floating else max(fixed, _ZERO_BITS) + 1
+    window = bits + _BYTE
+    steps = min(-(-(total + 1) // _BYTE), 1 << 7 - _FINE)
+    parts = -(-(acc + 1) // 47)  # operands of 47 bits
+    low = -(-(acc + 1) // parts)
+    for _ in range(parts - 1):
+        multiplication(t, family, low, 16, signed=False)
+    multiplication(t, family, acc + 1 - low * (parts - 1), 17)
+    coarse = max(0, distance - _FINE)  # its fine part is used before the first register
+    t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
+          lost=total, fine=window * 3, choices=16 + 7)  # fmt: skip
+    t.add(ff=acc + 1 + 16 + 7 + product + 7 + total + 7 + window + 6)
+    if c.residual:
+        multiplication(t, family, shifted, 17)
+        t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // _BYTE + 1))
+        t.add(ff=shifted + addend + 2 * coarse)
+        if floating:
+            t.add(decode=fixed * fmt.exponent_bits)
+        else:
+            t.add(zero=residual)
+    if floating:
+        mantissa = fmt.mantissa_bits
+        exponent = (bits - mantissa - 1).bit_length()
+        t.add(floating=1, magnitude=bits, code=fmt.bits,
+              normalise=(bits + 1) * exponent)  # fmt: skip
+        t.add(ff=bits + 4 + fmt.bits + mantissa + 2 + exponent + 3)
+        t.add(ff=max(fmt.bits, exponent + mantissa + 1) + 2 + fmt.bits + 8)
+    else:
+        t.add(integer=1, rounded=bits + 1, clamp=fixed)
+        t.add(ff=max(bits + 1, _ZERO_BITS + 1) + 2 + fmt.bits + 6)
+    return t
+
+
+def _pool(c: AcceleratorConfig, family: str) -> Terms:
+    t = Terms()
+    address = log2(c.act_depth)
+    _window(t, c, POOL_ORDER, address)
+    t.add(one=1, walk=6 * address, best=c.act_word_bits)
+    t.add(**{name: c.elements * n for name, n in comparator(c.activation).items()})
+    t.add(ff=c.act_word_bits + 5 * address)
+    t.ff["one"] = 1
+    return t
+
+
+TERMS: dict[str, Callable[[AcceleratorConfig, str], Terms]] = {
+    "registers": _registers,
+    "control": _control,
+    "activations": _activations,
+    "weights": lambda c, family: _buffer(c.weight_word_bits, c.weight_depth, family),
+    "indices": _indices,
+    "parameters": lambda c, family: _buffer(c.vector_lanes * c.parameter_bits, c.parameter_depth, family),
+    "load": _load,
+    "store": _store,
+    "matrix": _matrix,
+    "accumulator": _accumulator,
+    "edge": _edge,
+    "first_element": _first_element,
+    "element": _element,
+    "vector": _vector,
+    "requantizer": _requantizer,
+    "pool": _pool,
+}
+
+INSTANCES: dict[str, Callable[[AcceleratorConfig], int]] = dict.fromkeys(TERMS, lambda c: 1) | {
+    "indices": lambda c: int(c.indexed),
+    "first_element": lambda c: c.cols,
+    "element": lambda c: (c.rows - 1) * c.cols,
+    "requantizer": lambda c: c.vector_lanes,
+}
+"""How many of each component a machine has."""

@@ -1,0 +1,47 @@
+"""`sateen cost --estimate`."""
+
+import json
+
+
+def test_a_preset(sateen):
+    code, out, err = sateen("cost", "--preset", "tiny", "--estimate", "--device", "ecp5", "--json")
+    assert code == 0 and not err
+    found = json.loads(out)
+    assert found["name"] == "tiny" and found["source"] == "estimated" and list(found["devices"]) == ["ecp5"]
+    device = found["devices"]["ecp5"]
+    assert device["total"]["lut"] > 1000 and device["error"]["lut"]["count"]
+    assert sum(p["dsp"] for p in device["parts"]) == device["total"]["dsp"]
+
+
+def test_it_says_that_it_is_an_estimate_and_how_good(sateen, tmp_path):
+    config = tmp_path / "large.toml"
+    config.write_text("rows = 16\ncols = 64\nlanes = 4\ngroup = 4\nparameter_depth = 64\n")
+    code, out, _ = sateen("cost", config, "--estimate")
+    assert code == 0
+    assert "estimated" in out and "machines that the fit has not seen" in out
+    assert "'large' lies outside of what the model was fitted to" in out and "multipliers = 4096" in out
+
+
+def test_a_build_has_an_energy_too(sateen, build):
+    code, out, _ = sateen("cost", build, "--estimate", "--json")
+    assert code == 0
+    energy = json.loads(out)["energy"]
+    uj = energy["uj"]
+    assert "Horowitz" in energy["source"] and 0 < uj["total_low"] < uj["total_high"]
+    assert uj["total_low"] == sum(uj[k] for k in ("multiply", "add", "on_chip", "memory_low"))
+    assert not (build / "cost.json").exists()
+    code, out, _ = sateen("cost", build, "--estimate")
+    assert code == 0 and "energy of a sample:" in out
+
+
+def test_wrong_options(sateen, build):
+    for command, message in (
+        (("cost",), "no build is given"),
+        (("cost", "--preset", "tiny"), "add --estimate"),
+        (("cost", "--estimate"), "nothing to estimate is given"),
+        (("cost", build, "--estimate", "--preset", "tiny"), "choose one"),
+        (("cost", "--preset", "huge", "--estimate"), "unknown preset 'huge'"),
+        (("cost", "--preset", "tiny", "--estimate", "--device", "asic"), "devices are ecp5, xcup"),
+    ):
+        code, out, err = sateen(*command)
+        assert code == 2 and not out and message in err, command
