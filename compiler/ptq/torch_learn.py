@@ -200,7 +200,8 @@ def learn_block(
     rules, fixed = fixed_rules(quants, known), constants(start, fmt, folded)
     objective = Objective(task)
     before = objective.measure(fixed, rules)
-    objective.reference = {n: v for n, v in before.items() if v > _LEAST}
+    power = {t: float(y.square().mean()) for t, y in task.targets.items()}
+    objective.reference = {n: v for n, v in before.items() if v > _LEAST * power.get(n, 1.0)}
     if not objective.reference or not block.convs:
         return dict(start), {}, 1.0
     some = {t: x[:_BATCH] for t, x in task.real.items()}
