@@ -1,235 +1,32 @@
-"""What each component of the machine consists of, in bits: the terms that the resource model has coefficients for.
-
-A term is a number of bits that take a LUT, or a flip-flop, or a fraction or a small multiple of one: an adder's, a
-multiplexer's, a register's. Memories and DSPs are counted by rule.
-"""
+"""What each component of the machine consists of: the terms that the resource model has coefficients for."""
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from amaranth.lib import data
 
 from sateen.config import AcceleratorConfig
-from sateen.formats import Format, Integer, Minifloat
-from sateen.fpga.memory_map import Memory, memory
+from sateen.formats import Minifloat
+from sateen.fpga.instruction_use import instruction_mask
+from sateen.fpga.memory_map import memory
+from sateen.fpga.resource_terms import (
+    Terms,
+    comparator,
+    decoder,
+    is_unsigned,
+    log2,
+    multiplication,
+    mux,
+    operand_bits,
+)
 from sateen.hw import isa
 from sateen.hw.accumulator import BANKS, address_bits
 from sateen.hw.decode import Operand
 from sateen.hw.dispatch import instruction_beats, instruction_bits
-from sateen.hw.isa import Engine, Opcode
+from sateen.hw.isa import Engine
 from sateen.hw.load import targets, word_bytes
 from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, requantize_latency, residual_shift_limit
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
-
-
-@dataclass(frozen=True, slots=True)
-class _Multiplier:
-    """How Yosys cuts a product for a family's DSPs. Ref: Yosys, techlibs/common/mul2dsp.v."""
-
-    operands: tuple[int, int]
-    part: int
-    """Bits of a part of an operand that is too wide."""
-    headroom: int
-    """Of them those that only keep it from being negative: 1 where the DSP takes signed operands alone."""
-    least: int
-    """Bits of a product that takes a DSP."""
-
-
-_MULTIPLIER = {
-    "ecp5": _Multiplier((18, 18), 18, 0, 4),
-    "xcup": _Multiplier((27, 18), 18, 1, 9),
-}
-
-
-@dataclass(slots=True)
-class Terms:
-    """Bits by kind, for LUTs and for flip-flops, and what is known exactly."""
-
-    lut: dict[str, float] = field(default_factory=dict)
-    ff: dict[str, float] = field(default_factory=dict)
-    dsp: int = 0
-    bram: int = 0
-    """Half blocks."""
-
-    def add(self, *, ff: float = 0, **lut: float) -> None:
-        for name, n in lut.items():
-            self.lut[name] = self.lut.get(name, 0.0) + n
-        if ff:
-            self.ff["registers"] = self.ff.get("registers", 0.0) + ff
-
-    def store(
-        self, family: str, found: Memory, bits: int, *, depth: int = 0, registered: bool = True
-    ) -> None:
-        """A memory whose word has `bits`."""
-        if found.kind == "block":
-            self.bram += found.units
-            self.add(ff=log2(found.ways))
-        elif found.kind == "lut":
-            self.add(memory=found.units, ff=bits * registered)
-        else:
-            self.add(memory_enables=depth, ff=found.units + bits * registered)
-        if found.ways > 1:
-            self.add(
-                **{f"{found.kind}_ways": bits * mux(family, found.ways), f"{found.kind}_decoder": found.ways}
-            )
-
-
-def log2(n: int) -> int:
-    """Rounded up."""
-    return (n - 1).bit_length() if n > 1 else 0
-
-
-def mux(family: str, ways: int) -> float:
-    """LUTs of a bit that is one of so many: two inputs in a LUT of ECP5, four in one of UltraScale+; what joins them
-    is no LUT."""
-    if ways < 2:
-        return 0.0
-    return ways / 2 if family == "ecp5" else max(1.0, ways / 4)
-
-
-def dsps(family: str, a: int, b: int, *, signed: bool = True) -> int:
-    """DSPs of a product."""
-    m = _MULTIPLIER[family]
-    extra = m.headroom * (not signed)
-    return _cut(m, max(a, b) + extra, min(a, b) + extra)
-
-
-def _cut(m: _Multiplier, a: int, b: int) -> int:
-    if min(a, b) < 2 or a + b < m.least:
-        return 0
-    step = m.part - m.headroom
-    if a > m.operands[0]:
-        n = (a - m.operands[0] + step - 1) // step
-        return n * _cut(m, m.part, b) + _cut(m, a - n * step, b)
-    if b > m.operands[1]:
-        n = (b - m.operands[1] + step - 1) // step
-        return n * _cut(m, a, m.part) + _cut(m, a, b - n * step)
-    return 1
-
-
-# -- arithmetic --------------------------------------------------------------------------------------------
-
-
-def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1, *, signed: bool = True) -> None:
-    """Products of equal shapes."""
-    n = dsps(family, a, b, signed=signed)
-    terms.dsp += n * count
-    if n == 0:
-        terms.add(partial_products=count * a * b, products=count)
-    elif n > 1:
-        terms.add(partial_sums=count * (n - 1) * (a + b - 17))
-
-
-def decoder(terms: Terms, fmt: Format, multiplier: str, count: int) -> None:
-    """Of codes of a format, so many."""
-    if not isinstance(fmt, Minifloat):
-        return
-    kind = "fixed" if multiplier == "fixed" else "parts"
-    operand = Operand.of(fmt, multiplier)
-    terms.add(
-        **{
-            f"decode_{kind}": count * (operand.significand_bits + operand.exponent_bits),
-            f"decode_{kind}_shift": count * operand.significand_bits * fmt.exponent_bits,
-        }
-    )
-
-
-def comparator(fmt: Format) -> dict[str, float]:
-    """Of two codes."""
-    return {"minifloat_greater": fmt.bits} if isinstance(fmt, Minifloat) else {"integer_greater": fmt.bits}
-
-
-def operand_bits(fmt: Format, multiplier: str) -> int:
-    """Of a decoded operand; the sign of an unsigned integer is always 0 and takes no flip-flop."""
-    operand = Operand.of(fmt, multiplier)
-    return operand.significand_bits + operand.exponent_bits - is_unsigned(fmt)
-
-
-def is_unsigned(fmt: Format) -> bool:
-    return isinstance(fmt, Integer) and not fmt.signed
-
-
-# -- what of an instruction a machine uses -----------------------------------------------------------------
-
-
-def instruction_mask(engine: Engine, c: AcceleratorConfig) -> int:
-    """The bits of an engine's instructions that reach something in the machine."""
-    return functools.reduce(
-        operator.or_,
-        (_mask(isa.LAYOUT[opcode], _used(opcode, c)) for opcode, e in isa.ENGINE_OF.items() if e is engine),
-    )
-
-
-def _mask(layout: data.StructLayout, used: dict[str, int]) -> int:
-    """Of the lowest bits of fields."""
-    found = 0
-    for name, bits in used.items():
-        field = layout[name]
-        found |= (1 << min(bits, field.width)) - 1 << field.offset
-        if name in ("low", "high"):  # bounds are narrow, but have their sign on top
-            found |= 1 << field.offset + field.width - 1
-    return found
-
-
-def _used(opcode: Opcode, c: AcceleratorConfig) -> dict[str, int]:
-    address, acc = log2(c.act_depth), address_bits(c)
-    if opcode in (Opcode.LOAD, Opcode.STORE):
-        largest = max(address, log2(c.weight_depth), log2(c.parameter_depth), c.activation.bits * c.table)
-        on_chip, memory_address = (
-            ("destination", "source") if opcode is Opcode.LOAD else ("source", "destination")
-        )
-        fields = {
-            on_chip: largest if opcode is Opcode.LOAD else address,
-            memory_address: c.memory_bits,
-            "words": 24,
-        }
-        return fields | ({"target": 3, "last_plane": 2} if opcode is Opcode.LOAD else {})
-    walked = dict.fromkeys(("base", "step_x", "step_y"), address)
-    window = walked | dict.fromkeys(("step_kx", "step_ky"), address)
-    window |= dict.fromkeys(("x0", "y0"), c.position_bits) | dict.fromkeys(("in_w", "in_h"), c.plane_bits)
-    window |= {"stride_x": c.stride_bits, "stride_y": c.stride_bits, "dilation_x": c.dilation_bits}
-    window |= {"dilation_y": c.dilation_bits, "kernel_w": c.kernel_bits, "kernel_h": c.kernel_bits}
-    window |= {"channel_words": c.channel_bits, "out_w": c.output_bits, "out_h": c.output_bits}
-    if opcode is Opcode.MATRIX:
-        found = window | {
-            "passes": 6 if c.output_stationary else c.passes_bits,
-            "weight_base": log2(c.weight_depth),
-        }
-        found |= {"acc_base": acc, "accumulate": 1, "padding": c.activation.bits}
-        if c.indexed:
-            found |= dict.fromkeys(("index_bits", "index_shift"), c.index_planes.bit_length())
-        if c.output_stationary:
-            found |= {
-                "output_stationary": 1,
-                "slide": 1,
-                "last_steps": 12,
-                "out_w": 12,
-                "out_h": c.output_bits,
-            }
-        return found
-    if opcode is Opcode.POOL:
-        return window | dict.fromkeys(("out_base", "out_step_x", "out_step_y"), address) | {"opcode": 4}
-    bound, integer = c.activation.fixed_bits - 1, not isinstance(c.activation, Minifloat)
-    found = walked | {"opcode": 4, "acc_base": acc, "out_w": c.output_bits, "out_h": c.output_bits}
-    found |= {"parameter_base": log2(c.parameter_depth), "slice": log2(c.slices), "low": bound, "high": bound}
-    found |= {"raw": 1, "raw_shift": 7, "table": int(c.table), "zero_point": 10 * integer}
-    if c.residual:
-        found |= dict.fromkeys(("residual_base", "residual_step_x", "residual_step_y"), address)
-        found |= {
-            "residual": 1,
-            "residual_multiplier": 16,
-            "residual_shift": 7,
-            "residual_zero": 10 * integer,
-        }
-    return found
-
-
-# -- components --------------------------------------------------------------------------------------------
 
 
 def _registers(c: AcceleratorConfig, family: str) -> Terms:
@@ -623,11 +420,11 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
         multiplication(t, family, shifted, 17)
         t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // _BYTE + 1))
         t.add(ff=shifted + addend + 2 * coarse)
-        if floating:
+        if isinstance(fmt, Minifloat):
             t.add(decode=fixed * fmt.exponent_bits)
         else:
             t.add(zero=residual)
-    if floating:
+    if isinstance(fmt, Minifloat):
         mantissa = fmt.mantissa_bits
         exponent = (bits - mantissa - 1).bit_length()
         t.add(floating=1, magnitude=bits, code=fmt.bits,

@@ -44,7 +44,8 @@ def fit(rows: list[Row]) -> Coefficients:
 def fit_parts(rows: Iterable[Row]) -> Coefficients:
     data: dict[tuple[str, str], list[Row]] = {}
     for row in distinct(r for r in rows if r["part"] in TERMS):
-        data.setdefault((row["family"], GROUP.get(row["part"], row["part"])), []).append(row)
+        part = str(row["part"])
+        data.setdefault((row["family"], GROUP.get(part, part)), []).append(row)
     found: Coefficients = {}
     for (family, group), members in sorted(data.items()):
         terms = [TERMS[r["part"]](from_json(r["config"]), family) for r in members]

@@ -19,7 +19,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Member, Out
 
 from sateen.config import AcceleratorConfig
-from sateen.fpga.resource_features import instruction_mask, is_unsigned, operand_bits
+from sateen.fpga.instruction_use import instruction_mask
+from sateen.fpga.resource_terms import is_unsigned, operand_bits
 from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray
 from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
@@ -120,7 +121,9 @@ class Slack(wiring.Component):
 
 
 def _control(config: AcceleratorConfig) -> wiring.Component:
-    masks = {(e.name.lower(), "instruction"): instruction_mask(e, config) for e in Engine}
+    masks: dict[tuple[str, ...], int] = {
+        (e.name.lower(), "instruction"): instruction_mask(e, config) for e in Engine
+    }
     return _Context(Control(config=config), masks)
 
 

@@ -14,10 +14,11 @@ from sateen.fpga import resource_data
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.memory_map import memory
-from sateen.fpga.resource_features import INSTANCES, TERMS, dsps
+from sateen.fpga.resource_features import INSTANCES, TERMS
 from sateen.fpga.resource_fit import distinct, fit
 from sateen.fpga.resource_model import RESOURCES, load, outside, predict, predict_part
 from sateen.fpga.resource_parts import PARTS, TOP, rtlil
+from sateen.fpga.resource_terms import dsps
 from sateen.hw.buffers import Buffer
 from sateen.presets import PRESETS, preset
 
