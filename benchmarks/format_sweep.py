@@ -157,11 +157,11 @@ def tables(found: list[dict[str, Any]]) -> str:
         text += [
             f"\n## {network}\n",
             f"Float {first['float']:.2f} %; {first['images']} test images, {first['samples']} training images for "
-            "calibration. W and A alone: the other is int8.\n",
+            f"calibration.{absent(value)}\n",
         ]
         alone = [(m, side) for m in methods for side in ("W", "A") if any(_apart(r, m, side) for r in mine)]
         header = ["bits", "format", "LUT", "UltraScale+ LUT", "bytes of weights", *methods]
-        header += [f"{m}, {side} alone" for m, side in alone]
+        header += [f"{m}, {side} alone, the other int8" for m, side in alone]
         text += [f"| {' | '.join(header)} |", "|--:|---|" + "--:|" * (len(header) - 2)]
         for f in swept_formats():
             if not any(f.name == name for _, name in value):
@@ -190,6 +190,11 @@ def tables(found: list[dict[str, Any]]) -> str:
                 chosen = front([(c, value[m, f]) for c, f in zip(cost, names, strict=True)])
                 text.append(f"\nPareto front, `{m}`, against {title}: {', '.join(names[i] for i in chosen)}.")
     return "\n".join(text) + "\n"
+
+
+def absent(value: dict[tuple[str, str], float]) -> str:
+    missing = [f.name for f in swept_formats() if not any(f.name == name for _, name in value)]
+    return f" Not measured: {', '.join(missing)}." if missing else ""
 
 
 def _apart(row: dict[str, Any], method: str, side: str) -> bool:
