@@ -171,6 +171,7 @@ def main() -> None:
         with Client(cluster) as client:
             rows = experiment(samples, machines(args.machines), client.get_executor())
         write(rows, str(DATA))
+        rows = read(str(DATA))  # in the order that they have there, as the page is compared with it
     model = model_of(rows)
     (FOLDER / FILE).write_text(json.dumps(model, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     RESULTS.write_text(page(rows, model), encoding="utf-8")
