@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+from cifar10 import accuracy as percent
+from cifar10 import cifar10
 
 from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import import_model
@@ -29,7 +31,6 @@ from sateen.compiler.quantize import quantize
 from sateen.errors import SateenError
 from sateen.formats import Integer, Minifloat, parse_format
 from sateen.ir.graph import Activation, Add, Conv, Graph, Node, Pool
-from sateen.models.images import load
 from sateen.sim.reference import run_reference
 
 if TYPE_CHECKING:
@@ -264,9 +265,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
-    images, labels = load(args.data / "cifar10_test.zip", args.images)
-    calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
+    calibration, images, labels = cifar10(args.data, args.calibration, args.images)
     graph = import_model(args.model)
     port = graph.inputs[0]
     first = [torch.from_numpy(port.to_hwc(x).transpose(0, 3, 1, 2).copy()) for x in (calibration, images)]
@@ -285,7 +284,7 @@ def main() -> None:
             args.output.write_text(json.dumps(rows, indent=1) + "\n")
 
     def accuracy(logits: np.ndarray) -> float:
-        return round(100 * float((logits.reshape(len(labels), -1).argmax(1) == labels).mean()), 2)
+        return percent(logits, labels)
 
     def float_rows() -> dict[str, Any]:
         session = onnxruntime.InferenceSession(args.model)

@@ -23,20 +23,7 @@ from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
 from sateen.presets import preset
 
-SQUARE = preset("tiny").replace(
-    name="8x8",
-    rows=8,
-    cols=8,
-    lanes=1,
-    group=1,
-    act_bank_depth=2048,
-    weight_depth=1024,
-    acc_depth=128,
-    parameter_depth=128,
-    vector_lanes=2,
-    queue_depth=4,
-    outstanding=4,
-)
+SQUARE = preset("ulx3s-85f").replace(name="8x8", narrow=False, bus_bits=32)
 
 
 def main() -> None:

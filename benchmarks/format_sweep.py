@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from cifar10 import accuracy, cifar10
 from rich.progress import Progress
 
 from sateen.compiler.importer import import_model
@@ -32,7 +33,6 @@ from sateen.fpga.mac_units import best, rows, swept_formats
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
-from sateen.models.images import load
 from sateen.sim.reference import run_reference
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
@@ -80,10 +80,6 @@ class Task:
         }
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return round(100 * float((logits.reshape(len(logits), -1).argmax(1) == labels).mean()), 2)
-
-
 def task(name: str, model: Path, calibration: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Task:
     graph = import_model(model)
     session = onnxruntime.InferenceSession(model)
@@ -98,10 +94,7 @@ def tasks(args: argparse.Namespace) -> Iterator[Task]:
         with as_file(files("sateen.models") / f"{name}.onnx") as model:
             yield task(name, model, data.x_train[:CALIBRATION], data.x_test, data.y_test)
     if args.model is not None:
-        calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
-        images, labels = load(args.data / "cifar10_test.zip", args.images)
-        turned = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
-        yield task("resnet8", args.model, *turned, labels)
+        yield task("resnet8", args.model, *cifar10(args.data, args.calibration, args.images))
 
 
 def pairs(formats: Iterable[str], apart: bool) -> list[tuple[str, str]]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cifar10 import accuracy as percent
+from cifar10 import cifar10
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from sateen.compiler.activations import plan_activations
@@ -33,7 +35,6 @@ from sateen.compiler.scales import weight_scales
 from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
-from sateen.models.images import load
 from sateen.presets import preset
 from sateen.sim.reference import run_reference
 
@@ -145,9 +146,7 @@ def main() -> None:
     parser.add_argument("--activations", default="int8", help="of the machine")
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
-    calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
-    images, labels = load(args.data / "cifar10_test.zip", args.images)
-    calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
+    calibration, images, labels = cifar10(args.data, args.calibration, args.images)
     graph = import_model(args.model)
     network = Network(graph, calibration, args.activations)
     settings = {"images": args.images, "samples": args.calibration, "activations": args.activations}
@@ -162,7 +161,7 @@ def main() -> None:
 
     def accuracy(formats: Mapping[str, str]) -> float:
         found = network.outputs(network.quantized(formats), images)
-        return round(100 * float((found.argmax(1) == labels).mean()), 2)
+        return percent(found, labels)
 
     for name in network.layers:
         if name not in record["sensitivities"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from cifar10 import accuracy, cifar10
 from rich.progress import Progress
 
 from sateen.compiler.backend import generate, specialise
@@ -27,7 +28,6 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize import accumulator_bits
 from sateen.ir.graph import Graph
-from sateen.models.images import load
 from sateen.presets import preset
 from sateen.sim.reference import run_reference
 
@@ -86,12 +86,7 @@ def main() -> None:
     if args.data is None:
         parser.error("--data is missing; it is needed for all but --cycles")
 
-    calibration, _ = load(args.data / "cifar10_train.zip", args.calibration)
-    if args.held_out:
-        images, labels = load(args.data / "cifar10_train.zip", args.images, skip=args.calibration)
-    else:
-        images, labels = load(args.data / "cifar10_test.zip", args.images)
-    calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
+    calibration, images, labels = cifar10(args.data, args.calibration, args.images, held_out=args.held_out)
     graph = import_model(args.model)
     name, output = graph.inputs[0].name, graph.outputs[0].port.name
     rows: list[dict[str, Any]] = []
@@ -106,7 +101,7 @@ def main() -> None:
         session = onnxruntime.InferenceSession(args.model)
         logits = np.concatenate([session.run(None, {name: x[None]})[0] for x in images])
         rows.append(
-            {"method": "float", "formats": "float32", "accuracy": _accuracy(logits, labels), **settings}
+            {"method": "float", "formats": "float32", "accuracy": accuracy(logits, labels), **settings}
         )
     pairs = list(args.formats)
     if args.apart:
@@ -131,7 +126,7 @@ def main() -> None:
                 rows.append(
                     key
                     | {
-                        "accuracy": _accuracy(found, labels),
+                        "accuracy": accuracy(found, labels),
                         "quantize_s": round(middle - began, 1),
                         "reference_s": round(time.perf_counter() - middle, 1),
                         "input_terms": max(record["input_terms"].values(), default=1),
@@ -160,10 +155,6 @@ def print_cycles(graph: Graph) -> None:
             machine = specialise(machine, quantized, accumulator_bits(quantized))
             counts.append(generate(quantized, machine, machine.dataflows).predict(DEFAULT_MEMORY).cycles)
         print(f"| {name} | {fmt} | {' | '.join(f'{c:,}'.replace(',', ' ') for c in counts)} |")
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return round(100 * float((logits.argmax(1) == labels).mean()), 2)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from cifar10 import cifar10
 
 import sateen
-from sateen.models.images import load
 
 
 def main() -> None:
@@ -33,12 +33,8 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    calibration, _ = load(args.data / "cifar10_train.zip", 200)
-    images, labels = load(
-        args.data / "cifar10_test.zip", max(args.accuracy_images, args.images, args.rtl_images)
-    )
-    # as the network takes them: NHWC, 0 to 255
-    calibration, images = (x.transpose(0, 2, 3, 1).astype(np.float32) for x in (calibration, images))
+    most = max(args.accuracy_images, args.images, args.rtl_images)
+    calibration, images, labels = cifar10(args.data, 200, most)
     session = onnxruntime.InferenceSession(args.model)
     name = session.get_inputs()[0].name
     logits = np.concatenate([session.run(None, {name: x[None]})[0] for x in images[: args.accuracy_images]])

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from sateen.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES, Family
+from sateen.fpga.devices import Family
 from sateen.fpga.resource_parts import PARTS, SLACK_FAMILIES, TOP, Slack, rtlil
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
@@ -281,7 +281,3 @@ def read(path: str) -> list[Row]:
     import pyarrow.parquet
 
     return list(pyarrow.parquet.read_table(path).to_pylist())
-
-
-def families(names: Sequence[str] | None = None) -> Iterator[Family]:
-    yield from (FAMILIES[name] for name in names or FAMILIES)

@@ -20,6 +20,7 @@ from amaranth.lib.wiring import In, Member, Out
 
 from sateen.config import AcceleratorConfig
 from sateen.fpga.instruction_use import instruction_mask
+from sateen.fpga.resource_features import INSTANCES
 from sateen.fpga.resource_terms import is_unsigned, operand_bits
 from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray
@@ -178,7 +179,6 @@ class Part:
 
     name: str
     build: Callable[[AcceleratorConfig], wiring.Component]
-    instances: Callable[[AcceleratorConfig], int] = lambda config: 1
     opaque: tuple[type[wiring.Component], ...] = ()
     """What in it is a component of its own."""
     every: int = 4
@@ -186,6 +186,9 @@ class Part:
 
     slack: bool = True
     """Whether it wants a long path beside it, see `Slack`; memories and elements come out the same without."""
+
+    def instances(self, config: AcceleratorConfig) -> int:
+        return INSTANCES[self.name](config)
 
     def has_slack(self, family: str) -> bool:
         return self.slack and family in SLACK_FAMILIES
@@ -204,7 +207,7 @@ PARTS: dict[str, Part] = {
         Part(
             "weights", lambda c: Buffer(depth=c.weight_depth, width=c.weight_word_bits), every=1, slack=False
         ),
-        Part("indices", lambda c: IndexBuffer(config=c), lambda c: int(c.indexed), every=1, slack=False),
+        Part("indices", lambda c: IndexBuffer(config=c), every=1, slack=False),
         Part(
             "parameters",
             lambda c: Buffer(depth=c.parameter_depth, width=c.vector_lanes * c.parameter_bits),
@@ -216,15 +219,10 @@ PARTS: dict[str, Part] = {
         Part("matrix", lambda c: MatrixEngine(config=c), opaque=(SystolicArray, Accumulator)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
         Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
-        Part("first_element", _first_element, lambda c: c.cols, every=1, slack=False),
-        Part("element", _element, lambda c: (c.rows - 1) * c.cols, every=1, slack=False),
+        Part("first_element", _first_element, every=1, slack=False),
+        Part("element", _element, every=1, slack=False),
         Part("vector", lambda c: VectorEngine(config=c), opaque=(Requantizer, Pool)),
-        Part(
-            "requantizer",
-            _requantizer,
-            lambda c: c.vector_lanes,
-            every=2,
-        ),
+        Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
     )
 }

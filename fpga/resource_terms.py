@@ -48,17 +48,15 @@ class Terms:
         if ff:
             self.ff["registers"] = self.ff.get("registers", 0.0) + ff
 
-    def store(
-        self, family: str, found: Memory, bits: int, *, depth: int = 0, registered: bool = True
-    ) -> None:
+    def store(self, family: str, found: Memory, bits: int) -> None:
         """A memory whose word has `bits`."""
         if found.kind == "block":
             self.bram += found.units
             self.add(ff=log2(found.ways))
         elif found.kind == "lut":
-            self.add(memory=found.units, ff=bits * registered)
+            self.add(memory=found.units, ff=bits)
         else:
-            self.add(memory_enables=depth, ff=found.units + bits * registered)
+            self.add(ff=found.units + bits)
         if found.ways > 1:
             self.add(
                 **{f"{found.kind}_ways": bits * mux(family, found.ways), f"{found.kind}_decoder": found.ways}
