@@ -33,7 +33,7 @@ def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int
     bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
     counts = [bits.get(name, w.output) for name in order]
     _counters(t, counts)
-    t.add(ff=2 * w.plane)
+    t.add(ff=2 * w.plane + 2)
     # the start is kept for x alone, which the outermost loop does not step; a tile's steps are a pixel's
     for width, levels, rest in (
         (address, {name for name in order if name != "p"}, 4 * address),
@@ -48,20 +48,10 @@ def _window(t: Terms, c: AcceleratorConfig, order: tuple[str, ...], address: int
 
 def _sources(order: tuple[str, ...], levels: set[str]) -> int:
     """Two-way multiplexers for a bit of all values of a sum in hw.window.NestedCounter."""
-    total = 0
-    for inner, name in enumerate(order):
-        if name in levels:
-            # the start, what this and each outer level adds, and the values that the levels between them keep
-            seen = {"start"}
-            outside = "home"
-            for level in order[: inner + 1]:
-                if level in levels:
-                    seen.add(f"moved {level}")
-                    outside = level
-                else:
-                    seen.add(f"kept {outside}")
-            total += len(seen) - 1
-    return total
+    places = [place for place, name in enumerate(order) if name in levels]
+    first, last = places[0], places[-1]
+    # where a step of each level leads, or what it keeps; and the start
+    return last - first + (first > 0) + len(levels)
 
 
 def _counters(t: Terms, widths: list[int]) -> None:

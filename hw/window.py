@@ -12,10 +12,10 @@ to the first iteration. Raise `step` in each cycle that uses them up; the next c
 is the end of the walk; `first.NAME` likewise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -66,6 +66,8 @@ class Sum:
     shape: Shape
     steps: Mapping[str, int | Shape]
     """For each level that steps the sum: a constant step, or the shape of a step given at run time."""
+    limit: Shape | None = None
+    """Of a limit given at run time, for `below`. Needs a step."""
 
 
 def nest_layout(levels: Mapping[str, int], sums: Mapping[str, Sum]) -> data.StructLayout:
@@ -79,13 +81,14 @@ def nest_layout(levels: Mapping[str, int], sums: Mapping[str, Sum]) -> data.Stru
             "count": data.StructLayout({name: unsigned(width) for name, width in levels.items()}),
             "start": data.StructLayout({name: total.shape for name, total in sums.items()}),
             "step": data.StructLayout(steps),
+            "limit": data.StructLayout({name: total.limit for name, total in sums.items() if total.limit}),
         }
     )
 
 
-def flag_layout(levels: Mapping[str, int]) -> data.StructLayout:
-    """One bit for each level."""
-    return data.StructLayout({name: 1 for name in levels})
+def flag_layout(names: Iterable[str]) -> data.StructLayout:
+    """One bit for each name."""
+    return data.StructLayout({name: 1 for name in names})
 
 
 class NestedCounter(wiring.Component):
@@ -103,11 +106,14 @@ class NestedCounter(wiring.Component):
     load : In(1)
         Latch `parameters` and go to the first iteration.
     parameters : In(layout)
-        `count.<level>` (at least 1), `start.<sum>`, `step.<sum>.<level>` (of steps that are not constant).
+        `count.<level>` (at least 1), `start.<sum>`, `step.<sum>.<level>` (of steps that are not constant),
+        `limit.<sum>` (of sums that have one).
     step : In(1)
         Go to the next iteration. After the step of the last iteration nothing is defined until `load`.
     value : Out
         `value.<sum>` of this iteration.
+    below : Out
+        One bit for each sum with a limit, a register: 0 <= value < limit.
     first, last : Out
         One bit for each level: it and all levels inside it are in their first (last) iteration.
     final : Out
@@ -134,6 +140,7 @@ class NestedCounter(wiring.Component):
                 "parameters": In(self.layout),
                 "step": In(1),
                 "value": Out(data.StructLayout({name: total.shape for name, total in sums.items()})),
+                "below": Out(flag_layout(name for name, total in sums.items() if total.limit)),
                 "first": Out(flags),
                 "last": Out(flags),
                 "final": Out(flags),
@@ -142,22 +149,22 @@ class NestedCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        advance = self._counters(m)
+        restarts = self._counters(m)
         for name in self.sums:
-            self._sum(m, name, advance)
+            self._sum(m, name, restarts)
         return m
 
-    def _counters(self, m: Module) -> dict[str, Signal]:
-        """Count each level down; return, for each level, "this step moves it and restarts all inside"."""
-        advance = {}
-        inner_last = 1
+    def _counters(self, m: Module) -> dict[str, Value]:
+        """Count each level down; return, for each level, "this step restarts all levels inside it"."""
+        restarts = {}
+        inner_last: Value = Const(1)
         for name, width in reversed(self.levels.items()):
             limit = Signal(width, name=f"{name}_limit", reset_less=True)  # count - 1
             left = Signal(width, name=f"{name}_left", reset_less=True)  # iterations after this one
             here = Signal(
                 name=f"{name}_here"
             )  # in the last iteration; a register, to keep the carry chain off the path
-            wraps = self.step & inner_last
+            restarts[name] = self.step & inner_last
             with m.If(self.load):
                 m.d.sync += [
                     limit.eq(self.parameters.count[name] - 1),
@@ -170,43 +177,52 @@ class NestedCounter(wiring.Component):
                 with m.If(inner_last):
                     m.d.sync += left.eq(Mux(here, limit, left - 1))
                     m.d.sync += here.eq(Mux(here, limit == 0, left == 1))
-            advance[name] = Signal(name=f"{name}_advance")
-            m.d.comb += [
-                self.final[name].eq(here),
-                self.last[name].eq(inner_last & here),
-                advance[name].eq(wraps & ~here),
-            ]
+            m.d.comb += [self.final[name].eq(here), self.last[name].eq(inner_last & here)]
             inner_last = self.last[name]
-        return advance
+        return restarts
 
-    def _sum(self, m: Module, name: str, advance: dict[str, Signal]) -> None:
-        """Each level that steps the sum keeps the sum as it was with all levels inside at zero."""
+    def _sum(self, m: Module, name: str, restarts: Mapping[str, Value]) -> None:
+        """Each level that steps the sum keeps the sum as it was with all levels inside at zero.
+
+        Where a step leads is told by registers alone; `step`, which an engine decides late in a cycle, only enables.
+        """
         total = self.sums[name]
         start = self.parameters.start[name]
-        levels = list(self.levels)
-        value = {
-            k: Signal(total.shape, name=f"{name}_{k}", reset_less=True) for k in levels if k in total.steps
-        }
         home = Signal(total.shape, name=f"{name}_start", reset_less=True)
-        outside = home
-        for position, level in enumerate(levels):
-            moved = outside
-            if level in value:
-                step = total.steps[level]
-                if not isinstance(step, int):
-                    latched = Signal(step, name=f"{name}_step_{level}", reset_less=True)
-                    with m.If(self.load):
-                        m.d.sync += latched.eq(self.parameters.step[name][level])
-                    step = latched
-                outside = value[level]
-                moved = value[level] + step
-            with m.If(advance[level]):
-                m.d.sync += [
-                    value[k].eq(moved) for k in levels[position:] if k in value
-                ]  # wraps at the sum's width
-        with m.If(self.load):  # last, as `load` comes late in a cycle
-            m.d.sync += [home.eq(start), *(v.eq(start) for v in value.values())]
-        m.d.comb += self.value[name].eq(outside)
+        with m.If(self.load):
+            m.d.sync += home.eq(start)
+        value = following = home  # now, and after a step that restarts all levels inside
+        changes: Value = Const(0)
+        for position, (level, restart) in enumerate((k, restarts[k]) for k in self.levels):
+            if level not in total.steps:
+                following = Mux(self.final[level], following, value)
+                continue
+            step = total.steps[level]
+            if not isinstance(step, int):
+                latched = Signal(step, name=f"{name}_step_{level}", reset_less=True)
+                with m.If(self.load):
+                    m.d.sync += latched.eq(self.parameters.step[name][level])
+                step = latched
+            value = Signal(total.shape, name=f"{name}_{level}", reset_less=True)
+            after = Signal(total.shape, name=f"{name}_{level}_next")
+            moved = value + step  # wraps at the sum's width
+            # the outermost level's last step leads nowhere
+            m.d.comb += after.eq(Mux(self.final[level], following, moved) if position else moved)
+            with m.If(self.load):
+                m.d.sync += value.eq(start)
+            with m.Elif(restart):
+                m.d.sync += value.eq(after)
+            following, changes = after, restart
+        m.d.comb += self.value[name].eq(value)
+        if total.limit is not None:
+            limit = Signal(total.limit, name=f"{name}_limit", reset_less=True)
+            bound = Mux(self.load, self.parameters.limit[name], limit)
+            then = Mux(self.load, start, after)
+            with m.If(self.load):
+                m.d.sync += limit.eq(bound)
+            with m.If(self.load | changes):
+                # one unsigned comparison: a negative value is a large number, above any limit
+                m.d.sync += self.below[name].eq(then.as_unsigned() < bound)
 
 
 class Window(wiring.Component):
@@ -261,17 +277,16 @@ class Window(wiring.Component):
             "y": Sum(
                 position,
                 {"ky": dilation, "oy": stride} | ({"tile_y": stride} if "tile_y" in order else {}),
+                limit=unsigned(widths.plane),
             ),
             "x": Sum(
                 position,
                 {"kx": dilation, "ox": stride}
                 | ({"tile_x": unsigned(widths.stride + exact_log2(tile_width))} if "tile_x" in order else {}),
+                limit=unsigned(widths.plane),
             ),
         }
-        nest = nest_layout(self.levels, self.sums)
-        self.layout = data.StructLayout(
-            {"nest": nest, "in_h": unsigned(widths.plane), "in_w": unsigned(widths.plane)}
-        )
+        self.layout = nest_layout(self.levels, self.sums)
         flags = flag_layout(self.levels)
         super().__init__(
             {
@@ -291,7 +306,7 @@ class Window(wiring.Component):
 
         `counts` gives the count of a level in the place of the view's; it must for tile_y and tile_x.
         """
-        nest = self.parameters.nest
+        nest = self.parameters
         fields = {
             "ky": "kernel_h",
             "kx": "kernel_w",
@@ -326,24 +341,19 @@ class Window(wiring.Component):
             nest.step.y.oy.eq(view.stride_y),
             nest.step.x.kx.eq(view.dilation_x),
             nest.step.x.ox.eq(view.stride_x),
-            self.parameters.in_h.eq(view.in_h),
-            self.parameters.in_w.eq(view.in_w),
+            nest.limit.y.eq(view.in_h),
+            nest.limit.x.eq(view.in_w),
         ]
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.nest = nest = NestedCounter(levels=self.levels, sums=self.sums)
-        in_h = Signal(self.widths.plane, reset_less=True)
-        in_w = Signal(self.widths.plane, reset_less=True)
-        with m.If(self.load):
-            m.d.sync += [in_h.eq(self.parameters.in_h), in_w.eq(self.parameters.in_w)]
         m.d.comb += [
             nest.load.eq(self.load),
-            nest.parameters.eq(self.parameters.nest),
+            nest.parameters.eq(self.parameters),
             nest.step.eq(self.step),
             self.addr.eq(nest.value.addr),
-            # one unsigned comparison each: a negative position is a large number, above any size
-            self.inside.eq((nest.value.y.as_unsigned() < in_h) & (nest.value.x.as_unsigned() < in_w)),
+            self.inside.eq(nest.below.y & nest.below.x),
             Cat(self.first).eq(Cat(nest.first)),
             Cat(self.last).eq(Cat(nest.last)),
             Cat(self.final).eq(Cat(nest.final)),
