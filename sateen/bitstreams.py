@@ -32,6 +32,7 @@ def make_bitstream(
     clock_mhz: float | None = None,
     baud: int,
     seed: int = 1,
+    attempts: int = 1,
     output: Path | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
@@ -56,11 +57,11 @@ def make_bitstream(
     verilog = Chip(inside=soc, board=target, clock_hz=clock_hz).verilog()
     if output is None:
         folder.mkdir(exist_ok=True)
-    made = make(verilog, target, clock_hz, path, seed=seed, progress=progress)
+    made = make(verilog, target, clock_hz, path, seed=seed, attempts=attempts, progress=progress)
     found = _measured(b, target, made, path) | {
         "clock_mhz": clock_hz / 1e6,
         "baud": baud,
-        "seed": seed,
+        "seed": made.seed,
         "resident": resident,
         "memory_bytes": soc.memory.size,
     }

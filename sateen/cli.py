@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands and options (DESIGN: the command line)."""
     from sateen.api import (
         BOARD,
+        DEFAULT_ATTEMPTS,
         DEFAULT_BAUD,
         DEFAULT_PRESET,
         DEFAULT_PTQ,
@@ -218,7 +219,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=_at_least_1,
         default=1,
         metavar="N",
-        help="of the placement (default 1): another may be faster",
+        help="of the first placement (default 1): another may be faster",
+    )
+    p.add_argument(
+        "--attempts",
+        type=_at_least_1,
+        default=DEFAULT_ATTEMPTS,
+        metavar="N",
+        help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
     )
     p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
 

@@ -120,6 +120,7 @@ def bitstream(args: argparse.Namespace) -> int:
             clock=args.clock,
             baud=args.baud,
             seed=args.seed,
+            attempts=args.attempts,
             output=args.output,
             progress=report,
         )

@@ -148,6 +148,20 @@ def test_what_is_too_slow(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_clock_that_is_nearly_met_is_tried_again(tmp_path):
+    def reached(mhz, attempts):
+        fast = replace(SMALL, pins=replace(SMALL.pins, clk_hz=mhz * 1_000_000))
+        with pytest.raises(LimitError) as caught:
+            make(delay(fast), fast, mhz * 1_000_000, tmp_path / "chip", seed=3, attempts=attempts)
+        message = str(caught.value)
+        return float(re.search(r"reaches ([\d.]+) MHz", message)[1]), message
+
+    fmax, message = reached(500, 2)
+    assert "with seed 3;" in message and "--seed 4;" in message
+    _, message = reached(round(1.1 * fmax), 2)
+    assert "the best of 2;" in message and "--seed 5;" in message
+
+
 def test_largest_that_fits():
     def measured(multipliers, used, fmax, architecture="ice40", speed=""):
         place = {"architecture": architecture, "speed": speed, "used": {"LC": used}, "fmax_mhz": fmax}
