@@ -1,9 +1,10 @@
 """LUT, FF, DSP and accumulator width of every multiply-accumulate unit, in every format.
 
-    .venv/bin/python benchmarks/mac_units.py [FORMAT ...] [--family NAME] [--no-synthesis]
+    .venv/bin/python benchmarks/mac_units.py [FORMAT ...] [--family NAME] [--lanes N] [--no-synthesis]
 
 Writes fpga/mac_units.json, the tables in docs/results/mac_units.md and a plot for each family (matplotlib).
-With formats only those are measured again. Results are cached; from nothing it takes about an hour on two cores.
+With formats, families or lanes only those are measured again. Results are cached; from nothing it takes hours on two
+cores.
 """
 
 from __future__ import annotations
@@ -42,20 +43,22 @@ GOAL = 1.2
 Row = dict[str, Any]
 
 
-def synthesize(names: list[str], families: list[str]) -> None:
-    """Measure and write the table, after each batch: what is done is kept."""
+def synthesize(names: list[str], families: list[str], lanes: list[int] | None, workers: int) -> None:
+    """Measure and write the table, after each family: what is done is kept."""
     swept = swept_formats()
     formats = [parse_format(n) for n in names] or [*swept, *(f for f in all_formats() if f not in swept)]
     table = {tuple(r[k] for k in FIELDS[:4]): r for r in rows()}
     for name in families:
-        chosen = [u for f in formats for u in units([f], LANES if f in swept else (1,))]
-        table = {k: r for k, r in table.items() if r["family"] != name or parse_format(k[0]) not in formats}
-        for n, (_, row) in enumerate(
-            track(measure(chosen, FAMILIES[name]), description=name, total=len(chosen)), 1
-        ):
+        mine = [n for n in LANES[name] if lanes is None or n in lanes]
+        chosen = [u for f in formats for u in units([f], [n for n in mine if n == 1 or f in swept])]
+        replaced = {(f.name, n) for f in formats for n in mine}
+        table = {
+            k: r for k, r in table.items() if r["family"] != name or (r["format"], r["lanes"]) not in replaced
+        }
+        found = measure(chosen, FAMILIES[name], workers)
+        for _, row in track(found, description=name, total=len(chosen)):
             table[tuple(row[k] for k in FIELDS[:4])] = row
-            if n == len(chosen):
-                write(list(table.values()))
+        write(list(table.values()))
 
 
 def write(table: list[Row]) -> None:
@@ -89,13 +92,13 @@ def best_table(table: list[Row], formats: list, family: str) -> list[str]:
     """Best units without DSP for each number of lanes, and what a DSP leaves, one line for each format."""
     lines = [
         "| format | accumulator | published | "
-        + " | ".join(f"LUT per MAC, {n} lane{'s' * (n > 1)}" for n in LANES)
+        + " | ".join(f"LUT per MAC, {n} lane{'s' * (n > 1)}" for n in LANES[family])
         + " | with DSP: LUT/DSP |",
-        "|---|--:|--:|" + "--:|" * (len(LANES) + 1),
+        "|---|--:|--:|" + "--:|" * (len(LANES[family]) + 1),
     ]
     for f in sorted(formats, key=lambda f: (f.bits, isinstance(f, Minifloat))):
         cells = [f.name, str(exact_bits(f, f, REDUCTION)), str(published_accumulator_bits(f, REDUCTION))]
-        for n in LANES:
+        for n in LANES[family]:
             unit = best(table, f.name, family, n, dsp=False)
             base = best(table, integer_of_width(f).name, family, n, dsp=False)
             cells.append(
@@ -116,8 +119,8 @@ def ratio(unit: Row, base: Row | None) -> str:
 
 def full_table(table: list[Row], formats: list, family: str) -> list[str]:
     lines = [
-        f"| format | implementation | {' | '.join(f'{n} lane{chr(115) * (n > 1)}' for n in LANES)} |",
-        "|---|---|" + "--:|" * len(LANES),
+        f"| format | implementation | {' | '.join(f'{n} lane{chr(115) * (n > 1)}' for n in LANES[family])} |",
+        "|---|---|" + "--:|" * len(LANES[family]),
     ]
     for f in formats:
         for implementation in IMPLEMENTATIONS:
@@ -127,7 +130,7 @@ def full_table(table: list[Row], formats: list, family: str) -> list[str]:
                 if (r["format"], r["family"], r["implementation"]) == (f.name, family, implementation)
             }
             if found:
-                cells = " | ".join(found.get(n, "") for n in LANES)
+                cells = " | ".join(found.get(n, "") for n in LANES[family])
                 lines.append(f"| {f.name} | {implementation} | {cells} |")
     return lines
 
@@ -141,8 +144,9 @@ def plot(table: list[Row], family: str) -> None:
     have = [f for f in swept_formats() if best(table, f.name, family)]
     have.sort(key=lambda f: (f.bits, isinstance(f, Minifloat)))
     names = [f.name for f in have]
-    figure, axes = pyplot.subplots(4, len(LANES), figsize=(22, 13), sharex=True, sharey="row", squeeze=False)
-    for column, lanes in enumerate(LANES):
+    swept = LANES[family]
+    figure, axes = pyplot.subplots(4, len(swept), figsize=(22, 13), sharex=True, sharey="row", squeeze=False)
+    for column, lanes in enumerate(swept):
         for line, key in enumerate(("lut", "ff", "dsp")):
             axis = axes[line][column]
             for implementation, marker in zip(IMPLEMENTATIONS, "os^Dv", strict=True):
@@ -184,11 +188,15 @@ def main() -> None:
     parser.add_argument("formats", nargs="*")
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument(
+        "--lanes", type=int, choices=sorted({n for lanes in LANES.values() for n in lanes}), action="append"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    parser.add_argument(
         "--no-synthesis", action="store_true", help="tables and plots of the committed figures"
     )
     args = parser.parse_args()
     if not args.no_synthesis:
-        synthesize(args.formats, args.family or list(FAMILIES))
+        synthesize(args.formats, args.family or list(FAMILIES), args.lanes, args.workers)
     table = rows()
     path = RESULTS / "mac_units.md"
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.synthesis import cache_folder, error_in, run_tool, tool_version
+from sateen.fpga.synthesis import cache_folder, error_in, primitives, run_tool, tool_version
 
 SIZE = 16
 """Designs in a process."""
@@ -107,13 +107,11 @@ def _run(designs: list[str], script: str, top: str, name: str) -> list[dict[str,
         if code != 0 or not (folder / "stat.json").is_file():
             raise BuildError(f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}")
         stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
-    return [_cells(stat[f"\\{top}_{n}"]["num_cells_by_type"], top) for n in range(len(designs))]
-
-
-def _cells(by_type: dict[str, int], top: str) -> dict[str, int]:
-    cells: dict[str, int] = {}
-    for name, n in sorted(by_type.items()):
-        plain = name.rsplit("\\", 1)[-1]  # a name may be escaped or carry parameters
-        cells[plain] = cells.get(plain, 0) + n
-    cells.pop("$scopeinfo", None)
-    return {name: k for name, k in cells.items() if not name.startswith(f"{top}_")}
+    return [
+        {
+            cell: k
+            for cell, k in primitives(stat[f"\\{top}_{n}"]["num_cells_by_type"]).items()
+            if not cell.startswith(f"{top}_")
+        }
+        for n in range(len(designs))
+    ]

@@ -19,7 +19,8 @@ from sateen.hw.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
 K = 4096
 """Products in a sum: the accumulator holds so many of the largest ones."""
 
-LANES = (1, 4)
+LANES = {"ecp5": (1, 2, 4), "xcup": (1, 4)}
+"""What is compared in each family. Units have up to 8; those not here take the longest to synthesize."""
 
 TABLE = "mac_units.json"
 """{"k", "tool", "units": [a dict of FIELDS, ...]}; see benchmarks/mac_units.py."""
@@ -46,7 +47,7 @@ class Unit:
         return rtlil.convert(self.mac(), name="mac", emit_src=False)
 
 
-def units(formats: Iterable[Format], lanes: Iterable[int] = LANES) -> list[Unit]:
+def units(formats: Iterable[Format], lanes: Iterable[int]) -> list[Unit]:
     """All that exist."""
     return [
         Unit(f, implementation, n)

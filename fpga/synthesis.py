@@ -119,17 +119,25 @@ def _modules(own: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     def total(module: str) -> dict[str, int]:
         if module not in found:
             cells: dict[str, int] = {}
-            for cell, n in sorted(own[module].items()):
-                # a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
-                name = cell.rsplit("\\", 1)[-1]
-                if name != "$scopeinfo":  # names of the dissolved hierarchy
-                    for part, k in (total(name) if name in own else {name: 1}).items():
-                        cells[part] = cells.get(part, 0) + n * k
+            for name, n in primitives(own[module]).items():
+                for part, k in (total(name) if name in own else {name: 1}).items():
+                    cells[part] = cells.get(part, 0) + n * k
             found[module] = dict(sorted(cells.items()))
         return found[module]
 
     for module in own:
         total(module)
+    return found
+
+
+def primitives(cells: dict[str, int]) -> dict[str, int]:
+    """Cells by their plain types, in order; those that only hold names of the dissolved hierarchy are left out."""
+    found: dict[str, int] = {}
+    for cell, n in sorted(cells.items()):
+        # a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
+        name = cell.rsplit("\\", 1)[-1]
+        if name != "$scopeinfo":
+            found[name] = found.get(name, 0) + n
     return found
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
+from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
+from sateen.fpga.energy import energy
 from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.engines import Build
@@ -48,7 +50,15 @@ def write_report(build: Path, output: Path | None = None) -> Path:
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
-    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b), _seconds(build))
+    page = render(
+        manifest,
+        schedule,
+        _cost(build, manifest),
+        bitstreams(b),
+        accuracy(b),
+        _seconds(build),
+        _estimated(schedule, manifest),
+    )
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -79,6 +89,7 @@ def render(
     boards: list[dict[str, Any]] | None = None,
     accuracy: dict[str, Any] | None = None,
     seconds: float | None = None,
+    estimated: dict[str, Any] | None = None,
 ) -> str:
     """The page's text from a build's JSON files; `seconds` is how long quantization took."""
     import jinja2
@@ -86,7 +97,7 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    filters = {"n": _number, "bytes": _bytes, "percent": _percent, "times": _times}
+    filters = {"n": _number, "uj": _microjoules, "bytes": _bytes, "percent": _percent, "times": _times}
     environment.filters.update(filters)
     template = environment.from_string((files("sateen") / "report.html.j2").read_text(encoding="utf-8"))
     layers = [{**layer, "short": _short(layer["name"])} for layer in schedule["layers"]]
@@ -111,7 +122,17 @@ def render(
         devices=list((cost or {}).get("devices", {}).values()),
         boards=boards or [],
         accuracy=accuracy,
+        estimated=estimated or {},
     )
+
+
+def _estimated(schedule: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """The energy of a sample, if the schedule says what that takes."""
+    totals = schedule["totals"]
+    found = {}
+    if {"macs", "matrix_cycles", "bytes"} <= totals.keys():
+        found["energy"] = energy(totals, AcceleratorConfig.from_dict(manifest["config"]))
+    return found
 
 
 def _dataflows(layers: list[dict[str, Any]]) -> list[str]:
@@ -180,6 +201,11 @@ def _engine(name: str, counts: dict[str, int], cycles: int) -> dict[str, Any]:
 def _number(value: float | None) -> str:
     """With narrow spaces, which do not break, between thousands."""
     return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def _microjoules(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}".replace(",", "\u202f") if value >= 1000 else f"{value:.3g}"
 
 
 def _percent(value: float, whole: float) -> str:

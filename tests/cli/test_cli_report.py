@@ -269,11 +269,24 @@ def test_short():
 def test_report_command(sateen, build, tmp_path):
     code, out, _ = sateen("report", build, "-o", tmp_path / "r.html")
     assert code == 0 and out.strip() == str(tmp_path / "r.html")
-    assert "digits_cnn" in (tmp_path / "r.html").read_text()
+    page = text_of((tmp_path / "r.html").read_text())
+    assert "digits_cnn" in page.text
     code, out, _ = sateen("report", build, "-o", tmp_path / "s.html", "--json")
     assert code == 0 and json.loads(out)["report"] == str(tmp_path / "s.html")
     code, _, err = sateen("report", build, "-o", tmp_path / "no/r.html")
     assert code == 2 and "does not exist" in err
+
+
+def test_the_energy_is_that_of_the_estimate(sateen, build, tmp_path):
+    assert sateen("report", build, "-o", tmp_path / "r.html")[0] == 0
+    page = text_of((tmp_path / "r.html").read_text())
+    energy = json.loads(sateen("cost", build, "--estimate", "--json")[1])["energy"]
+    assert "Energy of a sample" in page.text and energy["source"] in page.text
+    shown = page.cells[page.cells.index("Energy of a sample") :]
+    uj = [f"{energy['uj'][k]:.3g}" for k in ("total_low", "total_high")]
+    assert shown[shown.index("total") :][1:3] == uj
+    without = text_of(render(MANIFEST, schedule(1, 1), None)).text
+    assert "Energy" not in without
 
 
 BITSTREAM = {

@@ -1,5 +1,7 @@
 """Place and route on small parts: utilisation, clock, output, and what is said where it fails."""
 
+from dataclasses import replace
+
 import pytest
 
 from sateen.errors import BuildError, ConfigError
@@ -43,6 +45,19 @@ def test_counter(part, cell, constraints, tmp_path):
     assert len(routed.clocks) == 1 and 50 < routed.fmax < 1000
     assert all(routed.longest) and sum(routed.longest[2:]) == pytest.approx(1000 / routed.fmax, rel=0.02)
     assert routed.tool.startswith("yowasp-nextpnr-") and output.stat().st_size > 1000
+
+
+def test_a_routed_design_is_timed_again(tmp_path):
+    """For another speed grade, as it is; and the longest path to each cell is known."""
+    kept = tmp_path / "kept.json"
+    parity = counter(16).replace("value + step", "{value, ^value ^ ^step}")
+    slow = place_and_route(few_pins(parity), ECP5, keep=kept, detailed=True)
+    fast = place_and_route(kept, replace(ECP5, speed="8"), again=True, detailed=True)
+    assert max(slow.arrivals.values()) == pytest.approx(sum(slow.longest[2:]), abs=0.02)
+    assert slow.arrivals.keys() == fast.arrivals.keys() and slow.used == fast.used
+    assert fast.fmax > 1.1 * slow.fmax
+    again = place_and_route(kept, ECP5, again=True)
+    assert again.clocks == slow.clocks and not again.arrivals
 
 
 def test_same_seed_same_result():
