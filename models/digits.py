@@ -109,7 +109,7 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return padded[:, :, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
 
 
-def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8)) -> None:
+def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8), opset: int = OPSET) -> None:
     """Write ONNX, float32, input "input" of `shape`, output "logits" (1, 10); BatchNormalization stays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package announces its end
@@ -119,7 +119,7 @@ def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8)) 
             str(path),
             input_names=["input"],
             output_names=["logits"],
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # keeps BatchNormalization unfolded
             do_constant_folding=False,
