@@ -1,7 +1,7 @@
 """Accuracy of every format of 3 to 8 bits against what a multiply-accumulate costs, and against bytes of weights.
 
-    python benchmarks/format_sweep.py                                     the digits networks
-    python benchmarks/format_sweep.py --data FOLDER                       and DS-CNN and vision transformer, CIFAR-10
+    python benchmarks/format_sweep.py                                     the digits networks, a DS-CNN too
+    python benchmarks/format_sweep.py --data FOLDER                       and a vision transformer on CIFAR-10
     python benchmarks/format_sweep.py --data FOLDER --model resnet8.onnx  and ResNet8
                                      [--networks cifar_vit] [--formats int4 e2m1] [--methods fast balanced] [--apart]
                                      [--images N] [--calibration N] [--output DIR]
@@ -34,17 +34,17 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.formats import Integer, parse_format
 from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_units import best, rows, swept_formats
+from sateen.fpga.mac_units import swept_formats
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.images import centred, load
 from sateen.sim.reference import run_reference
+from sateen.sweeps import front, luts
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
-LANES = 4
-DIGITS = ("digits_cnn", "digits_resnet")
-CIFAR = ("cifar_dscnn", "cifar_vit")
+DIGITS = ("digits_cnn", "digits_resnet", "digits_dscnn")
+CIFAR = ("cifar_vit",)
 """Trained by `python -m sateen.models.cifar`."""
 CUT = {
     "cifar_vit": "Matrix layers, with Gelu and Relu between them, are the bit-exact integers; layer normalization, "
@@ -161,22 +161,6 @@ def pairs(formats: Iterable[str], apart: bool) -> list[tuple[str, str]]:
 # -- what it shows -------------------------------------------------------------------------------------------
 
 
-def front(points: list[tuple[float, float]]) -> list[int]:
-    """Positions of those that no other beats: less cost, more accuracy."""
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    found: list[int] = []
-    for i in order:
-        if not found or points[i][1] > points[found[-1]][1]:
-            found.append(i)
-    return found
-
-
-def luts(name: str, family: str = "ecp5") -> float:
-    unit = best(rows(), name, family, LANES, dsp=False)
-    assert unit is not None, f"no unit of {name} without DSP"
-    return unit["lut"] / LANES
-
-
 def is_integer(name: str) -> bool:
     return isinstance(parse_format(name), Integer)
 
@@ -215,7 +199,7 @@ def tables(found: list[dict[str, Any]]) -> str:
         for f in swept_formats():
             if not any(f.name == name for _, name in value):
                 continue
-            cells = [str(f.bits), f.name, f"{luts(f.name):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
+            cells = [str(f.bits), f.name, f"{luts(f.name, 'ecp5'):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
             cells.append(
                 f"{next(r['weight_bytes'] for r in same if r['weights'] == f.name):,}".replace(",", " ")
             )
@@ -236,7 +220,7 @@ def tables(found: list[dict[str, Any]]) -> str:
         for m in methods:
             names = [f for n, f in value if n == m]
             for title, cost in (
-                ("LUTs", [luts(f) for f in names]),
+                ("LUTs", [luts(f, "ecp5") for f in names]),
                 ("bytes", [float(parse_format(f).bits) for f in names]),
             ):
                 chosen = front([(c, value[m, f]) for c, f in zip(cost, names, strict=True)])

@@ -13,9 +13,11 @@ from typing import Any
 from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.errors import BuildError
+from sateen.fpga.devices import FAMILIES
 from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.engines import Build
+from sateen.sweeps import read_sweep
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -42,13 +44,19 @@ DECIMAL = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
 BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 
-def write_report(build: Path, output: Path | None = None) -> Path:
-    """Write the page, BUILD/report.html if no path is given, and return its path. Raises BuildError, OSError."""
+def write_report(build: Path, output: Path | None = None, sweep: Path | None = None) -> Path:
+    """Write the page, BUILD/report.html if no path is given, and return its path; `sweep` as `read_sweep` takes it.
+
+    Raises BuildError, DataError, OSError.
+    """
     manifest = read_manifest(build)
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
-    page = render(manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b), _seconds(build))
+    formats = [] if sweep is None else read_sweep(sweep)
+    page = render(
+        manifest, schedule, _cost(build, manifest), bitstreams(b), accuracy(b), _seconds(build), formats
+    )
     path = output or build / "report.html"
     if not path.parent.is_dir():
         raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
@@ -79,8 +87,9 @@ def render(
     boards: list[dict[str, Any]] | None = None,
     accuracy: dict[str, Any] | None = None,
     seconds: float | None = None,
+    sweep: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The page's text from a build's JSON files; `seconds` is how long quantization took."""
+    """The page's text from a build's JSON files; `seconds` is how long quantization took, `sweep` from `read_sweep`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -111,6 +120,8 @@ def render(
         devices=list((cost or {}).get("devices", {}).values()),
         boards=boards or [],
         accuracy=accuracy,
+        sweep=sweep or [],
+        families=list(FAMILIES.values()),
     )
 
 

@@ -11,7 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sateen.compiler.importer import import_model  # noqa: E402
 from sateen.compiler.ptq.recipe import RECIPES  # noqa: E402
 from sateen.ir.graph import Activation, Conv  # noqa: E402
 from sateen.models import cifar  # noqa: E402
@@ -55,14 +54,6 @@ def test_training_goes_on_where_it_was(tmp_path, monkeypatch):
     straight = trained(tmp_path / "straight.pt")
     resumed = trained(kept)
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
-
-
-def test_dscnn_is_for_the_machine(tmp_path):
-    path = tmp_path / "dscnn.onnx"
-    export(cifar.DsCnn().eval(), path, SHAPE, opset=cifar.OPSET)
-    convs = [n for n in import_model(path).nodes if isinstance(n, Conv)]
-    assert sum(c.groups > 1 for c in convs) == 4
-    assert len(convs) == 10
 
 
 def test_transformer_in_parts(tmp_path):
