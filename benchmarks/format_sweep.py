@@ -171,7 +171,10 @@ def tables(found: list[dict[str, Any]]) -> str:
         "Accuracy in percent of the bit-exact integers, weights and activations of one format. Bold: the best of",
         "its width and method. LUTs are per multiply-accumulate, of the smallest unit without DSP, 4 lanes",
         '(`benchmarks/mac_units.py`). "In float32": the same values and scales, computed as fake quantization is.\n',
-        "    python benchmarks/format_sweep.py --data FOLDER --model resnet8.onnx\n",
+        "    python benchmarks/format_sweep.py --methods fast",
+        "    python benchmarks/format_sweep.py --methods fast --data FOLDER --model resnet8.onnx --networks resnet8",
+        "    python benchmarks/format_sweep.py --methods fast --data FOLDER --networks cifar_vit --images 1000 "
+        "--calibration 128 [--fake]\n",
         "![accuracy against LUTs and bytes](format_sweep.png)",
     ]
     networks = dict.fromkeys(r["network"] for r in found)
