@@ -287,7 +287,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     figure.suptitle(
         "Weights and activations of one format; lines: Pareto fronts; dotted: float; worst points cut off"
     )
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, dpi=60)
     pyplot.close(figure)
 
@@ -309,6 +309,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.model is not None and args.data is None:
         parser.error("--model needs --data")
+    if args.data is None and set(args.networks or ()) & {*CIFAR}:
+        parser.error(f"--networks {' '.join(CIFAR)} needs --data")
     path = args.output / "format_sweep.json"
     found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     work = [(m, w, a) for m in args.methods for w, a in pairs(args.formats, args.apart)]
