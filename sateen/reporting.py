@@ -14,10 +14,12 @@ from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
+from sateen.fpga.devices import FAMILIES
 from sateen.fpga.energy import energy
 from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.engines import Build
+from sateen.sweeps import read_sweep
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -44,12 +46,16 @@ DECIMAL = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
 BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 
-def write_report(build: Path, output: Path | None = None) -> Path:
-    """Write the page, BUILD/report.html if no path is given, and return its path. Raises BuildError, OSError."""
+def write_report(build: Path, output: Path | None = None, sweep: Path | None = None) -> Path:
+    """Write the page, BUILD/report.html if no path is given, and return its path; `sweep` as `read_sweep` takes it.
+
+    Raises BuildError, DataError, OSError.
+    """
     manifest = read_manifest(build)
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
+    formats = [] if sweep is None else read_sweep(sweep)
     page = render(
         manifest,
         schedule,
@@ -58,6 +64,7 @@ def write_report(build: Path, output: Path | None = None) -> Path:
         accuracy(b),
         _seconds(build),
         _estimated(schedule, manifest),
+        formats,
     )
     path = output or build / "report.html"
     if not path.parent.is_dir():
@@ -90,8 +97,9 @@ def render(
     accuracy: dict[str, Any] | None = None,
     seconds: float | None = None,
     estimated: dict[str, Any] | None = None,
+    sweep: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The page's text from a build's JSON files; `seconds` is how long quantization took."""
+    """The page's text from a build's JSON files; `seconds` is how long quantization took, `sweep` from `read_sweep`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -123,6 +131,8 @@ def render(
         boards=boards or [],
         accuracy=accuracy,
         estimated=estimated or {},
+        sweep=sweep or [],
+        families=list(FAMILIES.values()),
     )
 
 
