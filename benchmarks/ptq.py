@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ bits as several codes, and all rows below do so too; `balanced`, `best` and `lea
 is "mse"; with "pools apart" the average pool's output is codes (docs/adr/0024-merged-pools.md). The standard error of a
 figure from 2 000 images is one point. Empty: not measured."""
 
+
+
+def apart(name: str) -> Recipe:
+    """A recipe without merged pools."""
+    passes = tuple(p for p in RECIPES[name].passes if not isinstance(p, MergePool))
+    return replace(RECIPES[name], name=f"{name}, pools apart", passes=passes)
+
+
 METHODS = {
     r.name: r
     for r in (
@@ -56,14 +65,7 @@ METHODS = {
         Recipe("gptq, sweeps", (Gptq(refit=False),), input_terms=0),
         Recipe("equalize, balanced", (Equalize(), Gptq()), input_terms=0),
         Recipe("smooth, balanced", (Smooth(), Gptq()), input_terms=0),
-        *(
-            Recipe(
-                f"{name}, pools apart",
-                tuple(p for p in RECIPES[name].passes if not isinstance(p, MergePool)),
-                input_terms=0,
-            )
-            for name in ("balanced", "best", "learned")
-        ),
+        *(apart(name) for name in ("balanced", "best", "learned")),
     )
 } | {name: r for name, r in RECIPES.items() if name != "fast"}
 """Scales alone, then each method beside the best scales, then together; from "mse, input terms" on with input terms,
