@@ -43,7 +43,6 @@ is "mse"; with "pools apart" the average pool's output is codes (docs/adr/0024-m
 figure from 2 000 images is one point. Empty: not measured."""
 
 
-
 def apart(name: str) -> Recipe:
     """A recipe without merged pools."""
     passes = tuple(p for p in RECIPES[name].passes if not isinstance(p, MergePool))
