@@ -73,8 +73,8 @@ EQUALIZE = 20
 ABOUT = """Accuracy in percent on the same {images} test images, {samples} training images for calibration. The
 standard error of a figure is {error:.1f} points. Sateen's is that of the bit-exact integer network, Brevitas' that
 of its own simulation in float32. Seconds are processor time on one thread, calibration included, import and
-evaluation not; on a busy machine it is up to twice as long, as when Brevitas' int8, int6 and all of its rows "Qronos" and
-"quantized inputs" were measured, so the seconds compare roughly. Empty: not measured.
+evaluation not; on a busy machine it is up to twice as long, as when Brevitas' int8, int6 and all of its rows "Qronos"
+and "quantized inputs" were measured, so the seconds compare roughly. Empty: not measured.
 
 Brevitas {version} runs as its example for vision does (`brevitas_examples.imagenet_classification.ptq`): graph
 equalization ({equalize} iterations, biases merged), a scale for each output channel of weights and each tensor, the
