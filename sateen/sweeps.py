@@ -75,7 +75,7 @@ def read_sweep(path: str | Path) -> list[dict[str, Any]]:
             if row["weights"] == row["activations"]:
                 key = tuple(row[k] for k in ("network", "method", "float", "images", "samples"))
                 groups.setdefault(key, []).append(row)
-        return [_page(*key, points=[_point(row) for row in group]) for key, group in groups.items()]
+        return [_page([_point(row) for row in group], *key) for key, group in groups.items()]
     except SateenError as e:
         raise DataError(f"sweep {path}: {e}") from None
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -92,7 +92,7 @@ def _point(row: dict[str, Any]) -> Point:
 
 
 def _page(
-    network: str, method: str, float_accuracy: float, images: int, samples: int, points: list[Point]
+    points: list[Point], network: str, method: str, float_accuracy: float, images: int, samples: int
 ) -> dict[str, Any]:
     points = sorted(points, key=lambda p: (p.bits, p.minifloat))
     costs = {f"LUT, {f.title}": [p.luts[name] for p in points] for name, f in FAMILIES.items()}
