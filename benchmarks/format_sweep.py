@@ -1,12 +1,15 @@
 """Accuracy of every format of 3 to 8 bits against what a multiply-accumulate costs, and against bytes of weights.
 
-    python benchmarks/format_sweep.py                                               the digits networks
-    python benchmarks/format_sweep.py --model resnet8.onnx --data FOLDER            and ResNet8 on CIFAR-10
-                                     [--methods fast balanced] [--apart] [--formats int4 e2m1] [--output DIR]
+    python benchmarks/format_sweep.py                                     the digits networks, a DS-CNN too
+    python benchmarks/format_sweep.py --data FOLDER                       and a vision transformer on CIFAR-10
+    python benchmarks/format_sweep.py --data FOLDER --model resnet8.onnx  and ResNet8
+                                     [--networks cifar_vit] [--formats int4 e2m1] [--methods fast balanced] [--apart]
+                                     [--images N] [--calibration N] [--output DIR]
 
-Weights and activations are of one format; with --apart also each alone, the other int8. Accuracy is that
-of the bit-exact integers. LUTs are those of the smallest unit without DSP, 4 lanes, from `fpga/mac_units.json`. Writes
-DIR/format_sweep.json, .md and .png; rows that are there are kept, so that an interrupted run goes on where it was.
+Weights and activations are of one format; with --apart also each alone, the other int8. Accuracy is that of the
+bit-exact integers; of the transformer those are its matrix layers (`cut_network`). LUTs are those of the smallest unit
+without DSP, 4 lanes, from `fpga/mac_units.json`. Writes DIR/format_sweep.json, .md and .png; rows that are there are
+kept, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,38 +17,76 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from cifar10 import accuracy, cifar10
+from cut_network import CutNetwork, Engine, cut
+from fake_quantization import run_fake
 from rich.progress import Progress
 
 from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.recipe import RECIPES, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.formats import Integer, parse_format
 from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_units import best, rows, swept_formats
+from sateen.fpga.mac_units import swept_formats
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
+from sateen.models.images import centred, load
 from sateen.sim.reference import run_reference
+from sateen.sweeps import front, luts
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
-LANES = 4
-KEY = ("network", "method", "weights", "activations", "images", "samples")
+DIGITS = ("digits_cnn", "digits_resnet", "digits_dscnn")
+CIFAR = ("cifar_vit",)
+"""Trained by `python -m sateen.models.cifar`."""
+CUT = {
+    "cifar_vit": "Matrix layers, with Gelu and Relu between them, are the bit-exact integers; layer normalization, "
+    "softmax, the products and additions of computed tensors are float32."
+}
+"""Networks that run in parts, and what is said of them."""
+
+
+Run = Callable[[np.ndarray, Engine], np.ndarray]
+
+
+class Network(Protocol):
+    """What can be quantized: gives a function from images and an engine to logits, and how many weights there are."""
+
+    def quantize(
+        self, samples: np.ndarray, recipe: Recipe, weights: str, activations: str
+    ) -> tuple[Run, int]: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A network that the machine runs from input to output."""
+
+    graph: Graph
+
+    def quantize(
+        self, samples: np.ndarray, recipe: Recipe, weights: str, activations: str
+    ) -> tuple[Run, int]:
+        port, output = self.graph.inputs[0].name, self.graph.outputs[0].port.name
+        quantized, _ = run_recipe(
+            self.graph, {port: samples}, recipe, weight_format=weights, activation_format=activations
+        )
+        count = sum(op.weight.size for op in quantized.ops if isinstance(op, Linear))
+        return lambda images, engine: engine(quantized, {port: images})[output], count
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network, what it is calibrated and what it is tested with, batch first, as the graph takes it."""
+    """A network, what it is calibrated and what it is tested with, batch first, as it takes them."""
 
     name: str
-    graph: Graph
+    network: Network
     calibration: np.ndarray
     images: np.ndarray
     labels: np.ndarray
@@ -55,20 +96,12 @@ class Task:
     def key(self) -> dict[str, Any]:
         return {"network": self.name, "images": len(self.images), "samples": len(self.calibration)}
 
-    def measure(self, method: str, weights: str, activations: str) -> dict[str, Any]:
+    def measure(self, method: str, weights: str, activations: str, fake: bool) -> dict[str, Any]:
         began = time.perf_counter()
-        quantized, _ = run_recipe(
-            self.graph,
-            {self.graph.inputs[0].name: self.calibration},
-            RECIPES[method],
-            weight_format=weights,
-            activation_format=activations,
-        )
+        run, count = self.network.quantize(self.calibration, RECIPES[method], weights, activations)
         middle = time.perf_counter()
-        output = self.graph.outputs[0].port.name
-        found = run_reference(quantized, {self.graph.inputs[0].name: self.images})[output]
-        count = sum(op.weight.size for op in quantized.ops if isinstance(op, Linear))
-        return self.key | {
+        found = run(self.images, run_reference)
+        row = self.key | {
             "method": method,
             "weights": weights,
             "activations": activations,
@@ -78,22 +111,43 @@ class Task:
             "quantize_s": round(middle - began, 1),
             "reference_s": round(time.perf_counter() - middle, 1),
         }
+        return row | ({"fake": accuracy(run(self.images, run_fake), self.labels)} if fake else {})
 
 
-def task(name: str, model: Path, calibration: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Task:
-    graph = import_model(model)
+def task(
+    name: str,
+    model: Path,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    parts: bool = False,
+) -> Task:
+    network: Network = cut(model) if parts else Whole(import_model(model))
     session = onnxruntime.InferenceSession(model)
-    port = graph.inputs[0].name
+    port = session.get_inputs()[0].name
     logits = np.concatenate([session.run(None, {port: x[None]})[0] for x in images])
-    return Task(name, graph, calibration, images, labels, accuracy(logits, labels))
+    if isinstance(network, CutNetwork):
+        found = network.run(images)[network.output]
+        assert np.allclose(found, logits, atol=1e-3), f"{name} in parts is not the network"
+    return Task(name, network, calibration, images, labels, accuracy(logits, labels))
 
 
 def tasks(args: argparse.Namespace) -> Iterator[Task]:
-    data = digits_split()
-    for name in ("digits_cnn", "digits_resnet"):
+    """Those of `--networks` for which there is data."""
+
+    def wanted(name: str) -> bool:
+        return args.networks is None or name in args.networks
+
+    for name in filter(wanted, DIGITS):
+        data = digits_split()
         with as_file(files("sateen.models") / f"{name}.onnx") as model:
             yield task(name, model, data.x_train[:CALIBRATION], data.x_test, data.y_test)
-    if args.model is not None:
+    for name in filter(wanted, CIFAR if args.data else ()):
+        samples, _ = load(args.data / "cifar10_train.zip", args.calibration)
+        images, labels = load(args.data / "cifar10_test.zip", args.images)
+        with as_file(files("sateen.models") / f"{name}.onnx") as model:
+            yield task(name, model, centred(samples), centred(images), labels, parts=name in CUT)
+    if args.model is not None and wanted("resnet8"):
         yield task("resnet8", args.model, *cifar10(args.data, args.calibration, args.images))
 
 
@@ -107,22 +161,6 @@ def pairs(formats: Iterable[str], apart: bool) -> list[tuple[str, str]]:
 # -- what it shows -------------------------------------------------------------------------------------------
 
 
-def front(points: list[tuple[float, float]]) -> list[int]:
-    """Positions of those that no other beats: less cost, more accuracy."""
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    found: list[int] = []
-    for i in order:
-        if not found or points[i][1] > points[found[-1]][1]:
-            found.append(i)
-    return found
-
-
-def luts(name: str, family: str = "ecp5") -> float:
-    unit = best(rows(), name, family, LANES, dsp=False)
-    assert unit is not None, f"no unit of {name} without DSP"
-    return unit["lut"] / LANES
-
-
 def is_integer(name: str) -> bool:
     return isinstance(parse_format(name), Integer)
 
@@ -132,8 +170,11 @@ def tables(found: list[dict[str, Any]]) -> str:
         "# Every format of 3 to 8 bits\n",
         "Accuracy in percent of the bit-exact integers, weights and activations of one format. Bold: the best of",
         "its width and method. LUTs are per multiply-accumulate, of the smallest unit without DSP, 4 lanes",
-        "(`benchmarks/mac_units.py`).\n",
-        "    python benchmarks/format_sweep.py --model resnet8.onnx --data FOLDER\n",
+        '(`benchmarks/mac_units.py`). "In float32": the same values and scales, computed as fake quantization is.\n',
+        "    python benchmarks/format_sweep.py --methods fast",
+        "    python benchmarks/format_sweep.py --methods fast --data FOLDER --model resnet8.onnx --networks resnet8",
+        "    python benchmarks/format_sweep.py --methods fast --data FOLDER --networks cifar_vit --images 1000 "
+        "--calibration 128 [--fake]\n",
         "![accuracy against LUTs and bytes](format_sweep.png)",
     ]
     networks = dict.fromkeys(r["network"] for r in found)
@@ -150,16 +191,18 @@ def tables(found: list[dict[str, Any]]) -> str:
         text += [
             f"\n## {network}\n",
             f"Float {first['float']:.2f} %; {first['images']} test images, {first['samples']} training images for "
-            f"calibration.{absent(value)}\n",
+            f"calibration.{absent(value)}{' ' + CUT[network] if network in CUT else ''}\n",
         ]
         alone = [(m, side) for m in methods for side in ("W", "A") if any(_apart(r, m, side) for r in mine)]
         header = ["bits", "format", "LUT", "UltraScale+ LUT", "bytes of weights", *methods]
         header += [f"{m}, {side} alone, the other int8" for m, side in alone]
+        faked = [m for m in methods if any("fake" in r for r in same if r["method"] == m)]
+        header += [f"{m}, in float32" for m in faked]
         text += [f"| {' | '.join(header)} |", "|--:|---|" + "--:|" * (len(header) - 2)]
         for f in swept_formats():
             if not any(f.name == name for _, name in value):
                 continue
-            cells = [str(f.bits), f.name, f"{luts(f.name):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
+            cells = [str(f.bits), f.name, f"{luts(f.name, 'ecp5'):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
             cells.append(
                 f"{next(r['weight_bytes'] for r in same if r['weights'] == f.name):,}".replace(",", " ")
             )
@@ -173,11 +216,14 @@ def tables(found: list[dict[str, Any]]) -> str:
                     if _apart(r, m, side) and f.name in (r["weights"], r["activations"])
                 ]
                 cells.append(f"{a[0]:.2f}" if a else "")
+            for m in faked:
+                a = [r["fake"] for r in same if (r["method"], r["weights"]) == (m, f.name) and "fake" in r]
+                cells.append(f"{a[0]:.2f}" if a else "")
             text.append(f"| {' | '.join(cells)} |")
         for m in methods:
             names = [f for n, f in value if n == m]
             for title, cost in (
-                ("LUTs", [luts(f) for f in names]),
+                ("LUTs", [luts(f, "ecp5") for f in names]),
                 ("bytes", [float(parse_format(f).bits) for f in names]),
             ):
                 chosen = front([(c, value[m, f]) for c, f in zip(cost, names, strict=True)])
@@ -241,7 +287,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     figure.suptitle(
         "Weights and activations of one format; lines: Pareto fronts; dotted: float; worst points cut off"
     )
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(path, dpi=60)
     pyplot.close(figure)
 
@@ -252,26 +298,31 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--networks", nargs="*", choices=[*DIGITS, *CIFAR, "resnet8"])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--calibration", type=int, default=256, help="training images")
     parser.add_argument("--formats", nargs="*", default=[f.name for f in swept_formats()])
     parser.add_argument("--methods", nargs="*", choices=RECIPES, default=["fast", "balanced"])
     parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--fake", action="store_true", help="in float32 too, as training frameworks compute")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    if (args.model is None) != (args.data is None):
-        parser.error("--model and --data belong together")
+    if args.model is not None and args.data is None:
+        parser.error("--model needs --data")
+    if args.data is None and set(args.networks or ()) & {*CIFAR}:
+        parser.error(f"--networks {' '.join(CIFAR)} needs --data")
     path = args.output / "format_sweep.json"
     found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     work = [(m, w, a) for m in args.methods for w, a in pairs(args.formats, args.apart)]
     for t in tasks(args):
-        done = {tuple(r[k] for k in KEY) for r in found}
         with Progress(transient=True) as bar:
             for method, weights, activations in bar.track(work, description=t.name):
                 key = t.key | {"method": method, "weights": weights, "activations": activations}
-                if tuple(key[k] for k in KEY) in done:
+                old = next((r for r in found if key.items() <= r.items()), None)
+                if old is not None and ("fake" in old or not args.fake):
                     continue
-                found.append(t.measure(method, weights, activations))
+                found = [r for r in found if r is not old]
+                found.append(t.measure(method, weights, activations, args.fake))
                 path.write_text("[\n" + ",\n".join(f" {json.dumps(r)}" for r in found) + "\n]\n")
     path.with_suffix(".md").write_text(tables(found))
     plot(found, path.with_suffix(".png"))

@@ -1,7 +1,7 @@
 """Post-training quantization of ResNet8 on CIFAR-10: accuracy of the bit-exact integers by format and by method.
 
 python benchmarks/ptq.py --model resnet8.onnx --data FOLDER [--output F.json]   (cifar10_train.zip, cifar10_test.zip)
-python benchmarks/ptq.py --model resnet8.onnx --cycles                          what input terms cost
+python benchmarks/ptq.py --model resnet8.onnx --cycles                          what input terms and merged pools cost
 
 With --output the rows that are there already are kept, so that an interrupted run goes on where it was.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.pipeline import DEFAULT_MEMORY
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
+from sateen.compiler.ptq.merge_pool import MergePool
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize import accumulator_bits
@@ -37,7 +39,15 @@ CYCLES = (("mac256", "e3m2"), ("mac256", "int4"), ("sat256", "e3m2"), ("tiny", "
 ABOUT = """Columns are the formats of weights and
 activations. The first five rows are ways to find scales, bias correction included; "input terms" gives inputs of few
 bits as several codes, and all rows below do so too; `balanced`, `best` and `learned` are recipes of `--ptq`, and `fast`
-is "mse". The standard error of a figure from 2 000 images is one point. Empty: not measured."""
+is "mse"; with "pools apart" the average pool's output is codes (docs/adr/0024-merged-pools.md). The standard error of a
+figure from 2 000 images is one point. Empty: not measured."""
+
+
+def apart(name: str) -> Recipe:
+    """A recipe without merged pools."""
+    passes = tuple(p for p in RECIPES[name].passes if not isinstance(p, MergePool))
+    return replace(RECIPES[name], name=f"{name}, pools apart", passes=passes)
+
 
 METHODS = {
     r.name: r
@@ -54,9 +64,11 @@ METHODS = {
         Recipe("gptq, sweeps", (Gptq(refit=False),), input_terms=0),
         Recipe("equalize, balanced", (Equalize(), Gptq()), input_terms=0),
         Recipe("smooth, balanced", (Smooth(), Gptq()), input_terms=0),
+        *(apart(name) for name in ("balanced", "best", "learned")),
     )
 } | {name: r for name, r in RECIPES.items() if name != "fast"}
-"""Scales alone, then each method beside the best scales, then together; from "mse, input terms" on with input terms."""
+"""Scales alone, then each method beside the best scales, then together; from "mse, input terms" on with input terms,
+and only the recipes by their own names with merged pools."""
 
 
 def main() -> None:
@@ -77,7 +89,10 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON, and a Markdown table beside it")
     parser.add_argument(
-        "--cycles", action="store_true", help="cycles with 1, 2 and 4 input terms, no accuracy"
+        "--cycles",
+        action="store_true",
+        help="cycles with 1, 2 and 4 input terms; cycles, bytes of constants and bits of the accumulator with "
+        "pools apart and merged; no accuracy",
     )
     args = parser.parse_args()
     if args.cycles:
@@ -146,15 +161,22 @@ def print_cycles(graph: Graph) -> None:
     """As the exact model counts them, on random inputs: scales do not matter."""
     rng = np.random.default_rng(0)
     samples = {p.name: rng.uniform(0, 255, (8, *p.shape)).astype(np.float32) for p in graph.inputs}
+
+    def cost(name: str, fmt: str, recipe: Recipe) -> tuple[int, int, int]:
+        quantized, _ = run_recipe(graph, samples, recipe, weight_format=fmt, activation_format=fmt)
+        machine = preset(name).replace(weight_format=fmt, activation_format=fmt)
+        bits = accumulator_bits(quantized)
+        machine = specialise(machine, quantized, bits)
+        program = generate(quantized, machine, machine.dataflows)
+        return program.predict(DEFAULT_MEMORY).cycles, len(program.constants), bits
+
     for name, fmt in CYCLES:
-        counts = []
-        for terms in (1, 2, 4):
-            recipe = Recipe("cycles", input_terms=terms)
-            quantized, _ = run_recipe(graph, samples, recipe, weight_format=fmt, activation_format=fmt)
-            machine = preset(name).replace(weight_format=fmt, activation_format=fmt)
-            machine = specialise(machine, quantized, accumulator_bits(quantized))
-            counts.append(generate(quantized, machine, machine.dataflows).predict(DEFAULT_MEMORY).cycles)
+        counts = [cost(name, fmt, Recipe("cycles", input_terms=terms))[0] for terms in (1, 2, 4)]
         print(f"| {name} | {fmt} | {' | '.join(f'{c:,}'.replace(',', ' ') for c in counts)} |")
+    for name, fmt in CYCLES:
+        apart, merged = cost(name, fmt, Recipe("apart")), cost(name, fmt, Recipe("merged", (MergePool(),)))
+        cells = (f"{c:,}".replace(",", " ") for pair in zip(apart, merged, strict=True) for c in pair)
+        print(f"| {name} | {fmt} | {' | '.join(cells)} |")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

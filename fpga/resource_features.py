@@ -23,7 +23,7 @@ from sateen.fpga.resource_terms import (
 )
 from sateen.hw.accumulator import BANKS, address_bits
 from sateen.hw.decode import Operand
-from sateen.hw.requantize import _BYTE, _FINE, _ZERO_BITS, requantize_latency, residual_shift_limit
+from sateen.hw.requantize import BYTE, FINE, ZERO_BITS, requantize_latency, residual_shift_limit
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
 
 
@@ -187,27 +187,27 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     fmt = c.activation
     acc, limit, fixed = c.acc_bits, residual_shift_limit(c), fmt.fixed_bits
     floating = isinstance(fmt, Minifloat)
-    residual = fixed if floating else max(fixed, _ZERO_BITS) + 1
-    shifted = residual + min(limit, _BYTE - 1) if limit else residual
+    residual = fixed if floating else max(fixed, ZERO_BITS) + 1
+    shifted = residual + min(limit, BYTE - 1) if limit else residual
     distance = max(1, limit.bit_length())
     product, addend = acc + 17, shifted + 16
     aligned = residual + 16 + limit
     total = max(product, aligned) + 1 if c.residual else product
-    bits = fixed if floating else max(fixed, _ZERO_BITS) + 1
-    window = bits + _BYTE
-    steps = min(-(-(total + 1) // _BYTE), 1 << 7 - _FINE)
+    bits = fixed if floating else max(fixed, ZERO_BITS) + 1
+    window = bits + BYTE
+    steps = min(-(-(total + 1) // BYTE), 1 << 7 - FINE)
     parts = -(-(acc + 1) // 47)  # operands of 47 bits
     low = -(-(acc + 1) // parts)
     for _ in range(parts - 1):
         multiplication(t, family, low, 16, signed=False)
     multiplication(t, family, acc + 1 - low * (parts - 1), 17)
-    coarse = max(0, distance - _FINE)  # its fine part is used before the first register
+    coarse = max(0, distance - FINE)  # its fine part is used before the first register
     t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
           lost=total, fine=window * 3, choices=16 + 7)  # fmt: skip
     t.add(ff=acc + 1 + 16 + 7 + product + 7 + total + 7 + window + 6)
     if c.residual:
         multiplication(t, family, shifted, 17)
-        t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // _BYTE + 1))
+        t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // BYTE + 1))
         t.add(ff=shifted + addend + 2 * coarse)
         if isinstance(fmt, Minifloat):
             t.add(decode=fixed * fmt.exponent_bits)
@@ -222,7 +222,7 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
         t.add(ff=max(fmt.bits, exponent + mantissa + 1) + 2 + fmt.bits + 8)
     else:
         t.add(integer=1, rounded=bits + 1, clamp=fixed)
-        t.add(ff=max(bits + 1, _ZERO_BITS + 1) + 2 + fmt.bits + 6)
+        t.add(ff=max(bits + 1, ZERO_BITS + 1) + 2 + fmt.bits + 6)
     return t
 
 

@@ -21,9 +21,9 @@ from sateen.formats import Format, Minifloat
 from sateen.hw.decode import decode_fixed
 from sateen.hw.isa import parameter_layout
 
-_FINE = 3  # bits of a shift that are done after its bytes
-_BYTE = 1 << _FINE
-_ZERO_BITS = 10  # of the zero points in an instruction
+FINE = 3  # bits of a shift that are done after its bytes
+BYTE = 1 << FINE
+ZERO_BITS = 10  # of the zero points in an instruction
 _OPERAND_BITS = 47  # a product with 16 bits stays in a 64 bit word of the simulator
 
 
@@ -50,8 +50,8 @@ def control_layout(config: AcceleratorConfig) -> data.StructLayout:
             "residual": unsigned(1),
             "residual_multiplier": unsigned(16),
             "residual_shift": unsigned(7),
-            "residual_zero": signed(_ZERO_BITS),
-            "zero_point": signed(_ZERO_BITS),
+            "residual_zero": signed(ZERO_BITS),
+            "zero_point": signed(ZERO_BITS),
             "low": bound_of,
             "high": bound_of,
             "raw": unsigned(1),
@@ -193,7 +193,7 @@ class _Lane:
         width = len(fixed)
         distance = (parameter.shift - control.residual_shift)[: bits_for(limit)]
         if limit:
-            fixed = (fixed << distance[:_FINE])[: width + min(limit, _BYTE - 1)].as_signed()
+            fixed = (fixed << distance[:FINE])[: width + min(limit, BYTE - 1)].as_signed()
         residual = reg(1, "residual", Mux(control.residual, fixed, 0))
         distance = reg(1, "distance", distance)
         # 2: multiply
@@ -203,8 +203,8 @@ class _Lane:
         shift = reg(2, "shift", shift)
         # 3: add. The residual, shifted, has `width` + 16 + limit bits at most.
         addend = residual
-        for i in range(1, limit // _BYTE + 1):
-            addend = Mux(distance[_FINE:] == i, residual << (_BYTE * i), addend)
+        for i in range(1, limit // BYTE + 1):
+            addend = Mux(distance[FINE:] == i, residual << (BYTE * i), addend)
         addend = addend[: width + 16 + limit].as_signed()
         return reg(3, "t", p + addend), reg(3, "shift", shift)
 
@@ -217,40 +217,40 @@ class _Lane:
         m, fmt = self.m, self.format
         # Integers: what does not fit is out of the format's range with any zero point of 10 bits.
         # Minifloats: what does not fit is above the largest.
-        bits = fmt.fixed_bits if isinstance(fmt, Minifloat) else max(fmt.fixed_bits, _ZERO_BITS) + 1
+        bits = fmt.fixed_bits if isinstance(fmt, Minifloat) else max(fmt.fixed_bits, ZERO_BITS) + 1
         u = Cat(Const(0, 1), t)  # with the guard bit of a shift by 0
         sign = t[-1]
-        window_bits = bits + 1 + _BYTE - 1
-        steps = min(-(-len(u) // _BYTE), 1 << len(shift) - _FINE)  # from this byte on only the sign is left
-        extended = Cat(u, sign.replicate(steps * _BYTE + window_bits))
+        window_bits = bits + 1 + BYTE - 1
+        steps = min(-(-len(u) // BYTE), 1 << len(shift) - FINE)  # from this byte on only the sign is left
+        extended = Cat(u, sign.replicate(steps * BYTE + window_bits))
         # 4: by bytes. Is a 1 lost below; does a bit above differ from the sign?
         below, above = [Const(0, 1)], [Const(0, 1)] * (steps + 1)
         for i in range(steps):
-            below.append(below[-1] | extended[i * _BYTE : (i + 1) * _BYTE].any())
+            below.append(below[-1] | extended[i * BYTE : (i + 1) * BYTE].any())
         for i in reversed(range(steps)):
-            top = i * _BYTE + window_bits - 1
+            top = i * BYTE + window_bits - 1
             if top < len(u) - 1:
-                above[i] = above[i + 1] | (extended[top : top + _BYTE] ^ sign.replicate(_BYTE)).any()
+                above[i] = above[i + 1] | (extended[top : top + BYTE] ^ sign.replicate(BYTE)).any()
         window = self._new(4, "window", signed(window_bits))
         lost, over = self._new(4, "lost", 1), self._new(4, "over", 1)
-        with m.If(self.enable[3]), m.Switch(shift[_FINE:]):
+        with m.If(self.enable[3]), m.Switch(shift[FINE:]):
             for i in range(steps):
                 with m.Case(i):
                     m.d.sync += [
-                        window.eq(extended[i * _BYTE : i * _BYTE + window_bits]),
+                        window.eq(extended[i * BYTE : i * BYTE + window_bits]),
                         lost.eq(below[i]),
                         over.eq(above[i]),
                     ]
             with m.Default():
                 m.d.sync += [window.eq(sign.replicate(window_bits)), lost.eq(below[-1]), over.eq(0)]
         negative = self._register(4, "negative", sign)
-        fine = self._register(4, "fine", shift[:_FINE])
+        fine = self._register(4, "fine", shift[:FINE])
         # 5: by bits
         x = Signal(signed(window_bits), name=f"x_{self.k}")
-        mask = (Const((1 << _BYTE - 1) - 1, 2 * (_BYTE - 1)) << fine)[_BYTE - 1 : 2 * (_BYTE - 1)]
+        mask = (Const((1 << BYTE - 1) - 1, 2 * (BYTE - 1)) << fine)[BYTE - 1 : 2 * (BYTE - 1)]
         with m.If(self.enable[4]):
             m.d.comb += x.eq(window >> fine)
-        lost = lost | (window[: _BYTE - 1] & mask).any()
+        lost = lost | (window[: BYTE - 1] & mask).any()
         signs = x[bits:]
         over = over | (signs.any() & ~signs.all())
         return x[: bits + 1].as_signed(), lost, over, negative

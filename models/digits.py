@@ -1,6 +1,7 @@
-"""Train the two digits networks and export them: `python -m sateen.models.digits --out DIR`.
+"""Train the digits networks and export them: `python -m sateen.models.digits --out DIR`.
 
-The committed digits_cnn.onnx and digits_resnet.onnx are what this writes. Needs the `train` extra (PyTorch).
+The committed digits_cnn.onnx, digits_resnet.onnx and digits_dscnn.onnx are what this writes. Needs the `train` extra
+(PyTorch).
 """
 
 from __future__ import annotations
@@ -71,7 +72,36 @@ class DigitsResnet(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-MODELS: dict[str, type[nn.Module]] = {"digits_cnn": DigitsCnn, "digits_resnet": DigitsResnet}
+def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """A 3 × 3 convolution of each channel by itself, then a 1 × 1 convolution."""
+    depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
+    return nn.Sequential(
+        *(depthwise, nn.BatchNorm2d(inputs), nn.ReLU()), _conv(inputs, outputs, kernel=1), nn.ReLU()
+    )
+
+
+class DigitsDscnn(nn.Module):
+    """Conv 16, separable 32 (stride 2), 32, 64 and 64, global average, Gemm 10.
+
+    Ref: depthwise-separable convolutions as in MobileNets, arXiv 1704.04861.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = ((16, 32, 2), (32, 32, 1), (32, 64, 1), (64, 64, 1))
+        self.features = nn.Sequential(_conv(1, 16), nn.ReLU(), *(_separable(*shape) for shape in shapes))
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.adaptive_avg_pool2d(self.features(x), 1)
+        return self.classifier(torch.flatten(x, 1))
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "digits_cnn": DigitsCnn,
+    "digits_resnet": DigitsResnet,
+    "digits_dscnn": DigitsDscnn,
+}
 POSITIONS = {"digits_cnn": {"classifier.1": 4}}
 """For each Linear that follows a Flatten, the pixels of the plane that it reads."""
 
@@ -109,7 +139,7 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return padded[:, :, 1 - dy : 1 - dy + h, 1 - dx : 1 - dx + w]
 
 
-def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8)) -> None:
+def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8), opset: int = OPSET) -> None:
     """Write ONNX, float32, input "input" of `shape`, output "logits" (1, 10); BatchNormalization stays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package announces its end
@@ -119,7 +149,7 @@ def export(model: nn.Module, path: Path, shape: tuple[int, ...] = (1, 1, 8, 8)) 
             str(path),
             input_names=["input"],
             output_names=["logits"],
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # keeps BatchNormalization unfolded
             do_constant_folding=False,

@@ -38,3 +38,8 @@ def load(
         raise DataError(f"{path}: holds no JPEG files; give a zip of them in one folder per class")
     labels = np.array([classes.index(n.rsplit("/", 2)[-2]) for n in names], np.int64)
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)), labels
+
+
+def centred(images: np.ndarray) -> np.ndarray:
+    """Bytes as float32, -1 to 1."""
+    return images.astype(np.float32) / np.float32(127.5) - 1

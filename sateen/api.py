@@ -227,11 +227,16 @@ def estimate(
     return predict(choose_config(machine, preset, None, None))
 
 
-def report(build: str | Path, output: str | Path | None = None) -> Path:
-    """Write the build's HTML page, BUILD/report.html if no path is given, and return its path."""
+def report(build: str | Path, output: str | Path | None = None, sweep: str | Path | None = None) -> Path:
+    """Write the build's HTML page, BUILD/report.html if no path is given, and return its path.
+
+    With `sweep`, what benchmarks/format_sweep.py wrote, it has a section on accuracy and cost by format.
+    """
     from sateen.reporting import write_report
 
-    return write_report(Path(build), None if output is None else Path(output))
+    return write_report(
+        Path(build), None if output is None else Path(output), None if sweep is None else Path(sweep)
+    )
 
 
 def bitstream(

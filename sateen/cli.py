@@ -202,6 +202,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = add("report", "write one self-contained HTML page about a build")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("-o", "--output", metavar="F.html", help="default BUILD/report.html")
+    p.add_argument(
+        "--sweep", metavar="F.json", help="accuracy by format, from benchmarks/format_sweep.py, to show"
+    )
 
     p = add("bitstream", "synthesize, place and route a build for a board, and pack the bitstream")
     p.add_argument("build", metavar="BUILD")

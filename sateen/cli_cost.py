@@ -102,7 +102,7 @@ def _table(device: dict[str, Any], columns: tuple[str, ...] = tuple(_TITLES)) ->
 
 
 def report(args: argparse.Namespace) -> int:
-    path = api.report(args.build, args.output)
+    path = api.report(args.build, args.output, args.sweep)
     if args.json:
         emit_json({"build": args.build, "report": str(path)})
     else:

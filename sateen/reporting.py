@@ -15,10 +15,12 @@ from sateen.charts import Slot, columns
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
 from sateen.fpga.clock_model import estimate_clock
+from sateen.fpga.devices import FAMILIES
 from sateen.fpga.energy import energy
 from sateen.labels import accuracy
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.engines import Build
+from sateen.sweeps import read_sweep
 from sateen.timeline import draw
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -45,12 +47,16 @@ DECIMAL = ((10**9, "G"), (10**6, "M"), (10**3, "k"), (1, ""))
 BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 
-def write_report(build: Path, output: Path | None = None) -> Path:
-    """Write the page, BUILD/report.html if no path is given, and return its path. Raises BuildError, OSError."""
+def write_report(build: Path, output: Path | None = None, sweep: Path | None = None) -> Path:
+    """Write the page, BUILD/report.html if no path is given, and return its path; `sweep` as `read_sweep` takes it.
+
+    Raises BuildError, DataError, OSError.
+    """
     manifest = read_manifest(build)
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
+    formats = [] if sweep is None else read_sweep(sweep)
     page = render(
         manifest,
         schedule,
@@ -59,6 +65,7 @@ def write_report(build: Path, output: Path | None = None) -> Path:
         accuracy(b),
         _seconds(build),
         _estimated(schedule, manifest),
+        formats,
     )
     path = output or build / "report.html"
     if not path.parent.is_dir():
@@ -91,8 +98,9 @@ def render(
     accuracy: dict[str, Any] | None = None,
     seconds: float | None = None,
     estimated: dict[str, Any] | None = None,
+    sweep: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The page's text from a build's JSON files; `seconds` is how long quantization took."""
+    """The page's text from a build's JSON files; `seconds` is how long quantization took, `sweep` from `read_sweep`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -124,6 +132,8 @@ def render(
         boards=boards or [],
         accuracy=accuracy,
         estimated=estimated or {},
+        sweep=sweep or [],
+        families=list(FAMILIES.values()),
     )
 
 

@@ -15,7 +15,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
-from sateen.compiler.importer.domains import QUANTIZERS
+from sateen.compiler.importer.domains import QONNX, QUANTIZERS
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
 
@@ -83,19 +83,24 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:  # the checker serializes, which has this limit
         return
     try:
-        onnx.checker.check_model(_with_output_types(model))
+        onnx.checker.check_model(_completed(model))
     except Exception as e:
         raise ModelError(f"{where}: not valid ONNX ({_first_line(e)}); export it again") from None
 
 
-def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a copy in which each output has some type: runtimes do without, the checker does not."""
-    if all(
+def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy with what runtimes do without and the checker does not: some type of each output, and
+    a version of each domain of quantizers (which the Keras converter of the qonnx package leaves out)."""
+    typed = all(
         o.type.HasField("tensor_type") and o.type.tensor_type.HasField("shape") for o in model.graph.output
-    ):
+    )
+    versions = {o.domain for o in model.opset_import}
+    unversioned = {n.domain for n in model.graph.node if n.domain in QONNX} - versions
+    if typed and not unversioned:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    copy.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(unversioned))
     for o in copy.graph.output:
         if not o.type.WhichOneof("value"):
             o.type.tensor_type.elem_type = onnx.TensorProto.FLOAT

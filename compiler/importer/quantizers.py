@@ -28,7 +28,7 @@ def settle(graph: Graph) -> Graph:
     """
     if not any(isinstance(n, Quantize) for n in graph.nodes):
         return graph
-    for rewrite in (_signs_before_pools, _narrowed, _attached, _spread, _joined, _clips):
+    for rewrite in (_signs_before_pools, _narrowed, _clipped_ports, _attached, _spread, _joined, _clips):
         graph = rewrite(graph)
     return drop_dead(graph)
 
@@ -166,6 +166,25 @@ def _narrowed(graph: Graph) -> Graph:
             found[node.output] = node
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _clipped_ports(graph: Graph) -> Graph:
+    """A graph input through a clip to a quantizer of no wider range, as Keras' Relu of an input, needs no clip."""
+    results = {o.tensor for o in graph.outputs}
+    for node in graph.nodes:
+        if not (isinstance(node, Activation) and node.function == "clip" and node.output not in results):
+            continue
+        users = graph.consumers(node.output)
+        of_port = any(p.name == node.input for p in graph.inputs) and len(graph.consumers(node.input)) == 1
+        if of_port and all(isinstance(u, Quantize) and _within(u.quantizer, node) for u in users):
+            changes: Changes = {u.name: (rename(u, {node.output: node.input}),) for u in users}
+            graph = _changed(graph, changes | {node.name: ()})
+    return graph
+
+
+def _within(quantizer: Quantizer, clip: Activation) -> bool:
+    low, high = quantizer.limits
+    return clip.low <= low and high <= clip.high
 
 
 def _attached(graph: Graph) -> Graph:

@@ -22,11 +22,13 @@ _ROWS_PER_COLUMN = 16
 class Moments:
     """Of a layer's im2col matrices, X as quantized and Y as in the float network, over the same rows.
 
+    rows : how many
     mean, float_mean : (K,), of the columns of X and Y
     square : X^T X / rows without the means, float64 (K, K)
     cross : X^T Y / rows without the means, float64 (K, K)
     """
 
+    rows: int
     mean: np.ndarray
     float_mean: np.ndarray
     square: np.ndarray
@@ -38,9 +40,12 @@ class Moments:
         return self.square + (damping * mean if mean > 0 else 1.0) * np.eye(len(self.square))
 
     def refit(self, weight: np.ndarray, damping: float) -> np.ndarray:
-        """The weights (O, K) that come nearest to the float layer's output, given the quantized input."""
+        """The weights (O, K) that come nearest to the float layer's output, given the quantized input.
+
+        Of fewer rows than columns they would learn the samples by heart, and stay as they are.
+        """
         mean = float(np.mean(np.diag(self.square)))
-        if mean <= 0:
+        if mean <= 0 or self.rows < len(self.square):
             return weight
         right = (self.cross + damping * mean * np.eye(len(self.square))) @ weight.T
         return np.linalg.solve(self.damped(damping), right).T
@@ -100,6 +105,7 @@ def moments(conv: Conv, x: np.ndarray, y: np.ndarray, group: int = 0) -> Moments
         rows += len(a)
     mean, float_mean = mean / rows, float_mean / rows
     return Moments(
+        rows,
         mean,
         float_mean,
         square / rows - np.outer(mean, mean),

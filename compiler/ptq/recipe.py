@@ -4,7 +4,7 @@ scales = "mse"            # how activation scales are found: mse, minmax, percen
 input_terms = 1           # codes per input value; 0: as many as 8 bits need
 
 [[pass]]                  # in this order, each at most once
-name = "equalize"         # equalize, smooth, gptq, adaround, reconstruct
+name = "equalize"         # mergepool, equalize, smooth, gptq, adaround, reconstruct
 iterations = 20           # the pass's options
 """
 
@@ -25,6 +25,7 @@ from sateen.compiler.input_terms import MOST_TERMS
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
 from sateen.compiler.ptq.gptq import Gptq, gptq
+from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct, require_torch
 from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize import quantize
@@ -34,10 +35,11 @@ from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 
-PassOptions = Equalize | Smooth | Gptq | AdaRound | Reconstruct
+PassOptions = MergePool | Equalize | Smooth | Gptq | AdaRound | Reconstruct
 
 PASSES: dict[str, type] = {
-    "equalize": Equalize,  # first: it needs nothing but weights
+    "mergepool": MergePool,  # first: it changes which layers there are
+    "equalize": Equalize,  # it needs nothing but weights
     "smooth": Smooth,  # moves what equalization has left in the activations
     "gptq": Gptq,  # needs the scales of the activations that the two above have changed
     "adaround": AdaRound,  # starts from what GPTQ found, layer by layer
@@ -87,11 +89,12 @@ class Recipe:
 
 RECIPES = {
     "fast": Recipe("fast"),
-    "balanced": Recipe("balanced", (Gptq(),), input_terms=0),
-    "best": Recipe("best", (Gptq(sweeps=32), AdaRound()), input_terms=0),
+    "balanced": Recipe("balanced", (MergePool(), Gptq()), input_terms=0),
+    "best": Recipe("best", (MergePool(), Gptq(sweeps=32), AdaRound()), input_terms=0),
     "learned": Recipe(
         "learned",
         (
+            MergePool(),
             Gptq(sweeps=32),
             AdaRound(),
             Reconstruct(),
@@ -100,7 +103,8 @@ RECIPES = {
         input_terms=0,
     ),
 }
-"""`fast` costs no cycles; the others read inputs of few bits as several terms (docs/adr/0020-input-terms.md)."""
+"""`fast` costs no cycles; the others read inputs of few bits as several terms (docs/adr/0020-input-terms.md), and have
+no pool before a small dense layer (docs/adr/0024-merged-pools.md)."""
 
 
 def pass_name(options: PassOptions) -> str:
@@ -205,8 +209,12 @@ def run_recipe(
         if progress:
             progress(round(1000 * fraction), 1000)
 
+    merged: list[str] = []
     for options in recipe.passes:
-        if isinstance(options, Equalize):
+        if isinstance(options, MergePool):
+            graph, merged = merge_pools(graph, options)
+            done("mergepool")
+        elif isinstance(options, Equalize):
             graph = equalize(graph, options)
             done("equalize")
         elif isinstance(options, Smooth):
@@ -272,6 +280,8 @@ def run_recipe(
         "samples": statistics.samples if statistics else 0,
         "seconds": seconds | {"all": round(time.perf_counter() - began, 3)},
     }
+    if merged:
+        record["merged"] = merged  # layers that have taken a pool in
     if statements:
         record["reconstruct"] = statements
     if any(given.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def layer(fmt, o=6, k=10, seed=0, noise=0.1):
     weight = rng.normal(0, 1, (o, k))
     weight = np.abs(weight) if fmt.min_fixed == 0 else weight
     m, n = noisy.mean(axis=0), x.mean(axis=0)
-    seen = Moments(m, n, (noisy - m).T @ (noisy - m) / 500, (noisy - m).T @ (x - n) / 500)
+    seen = Moments(500, m, n, (noisy - m).T @ (noisy - m) / 500, (noisy - m).T @ (x - n) / 500)
     return weight, seen, weight_scales(weight, fmt), x, noisy
 
 
@@ -91,6 +92,12 @@ def test_refitting_lowers_the_error_against_the_float_output():
 
     fitted, given = (round_layer(weight, seen, fmt, scale, Gptq(refit=r)) for r in (True, False))
     assert error(fitted) < 0.9 * error(given)
+
+
+def test_weights_are_not_fitted_to_fewer_rows_than_columns():
+    weight, seen, *_ = layer(parse_format("int8"), noise=1.0)
+    assert not np.allclose(replace(seen, rows=10).refit(weight, 0.01), weight)
+    assert replace(seen, rows=9).refit(weight, 0.01) is weight
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -45,7 +45,7 @@ def test_a_file(tmp_path):
         ("speed = 1", r"unknown key 'speed'; known are scales"),
         (
             '[[pass]]\nname = "magic"',
-            r"'magic' is unknown; known are equalize, smooth, gptq, adaround, reconstruct",
+            r"'magic' is unknown; known are mergepool, equalize, smooth, gptq, adaround, reconstruct",
         ),
         ('[[pass]]\nname = "gptq"\nblocks = 1', r"pass gptq has no option 'blocks'; it has damping, block"),
         ('[[pass]]\nname = "gptq"\nblock = "a"', r"gptq.block = 'a'; it must be a int"),
