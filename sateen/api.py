@@ -196,14 +196,21 @@ def estimate(
     *,
     preset: str | None = None,
 ) -> dict[str, Any]:
-    """Resources of a machine as the resource model estimates them; None is for all device families.
+    """Resources and clock of a machine as models estimate them; None is for all device families.
 
     `machine` is a configuration, its TOML file, or a build, whose energy for a sample is estimated, too; or there is a
-    `preset`. Takes milliseconds and synthesizes nothing. See `fpga.resource_model.estimate` and `fpga.energy`. Raises
-    ConfigError, BuildError.
+    `preset`. "ecp5" also has a "clock". Takes milliseconds and synthesizes nothing. See `fpga.resource_model.estimate`,
+    `fpga.clock_model.estimate_clock` and `fpga.energy`. Raises ConfigError, BuildError.
     """
+    from sateen.fpga import clock_model
     from sateen.fpga.energy import energy
-    from sateen.fpga.resource_model import estimate as predict
+    from sateen.fpga.resource_model import estimate as resources
+
+    def predict(config: AcceleratorConfig) -> dict[str, Any]:
+        found = resources(config, device)
+        if family := found["devices"].get(clock_model.FAMILY):
+            family["clock"] = clock_model.estimate_clock(config)
+        return found
 
     if (machine is None) == (preset is None):
         raise ConfigError(
@@ -216,8 +223,8 @@ def estimate(
         manifest = read_manifest(folder)
         config = AcceleratorConfig.from_dict(manifest["config"], f"build {machine}")
         totals = json.loads(read_file(folder, manifest, "schedule.json"))["totals"]
-        return predict(config, device) | {"energy": energy(totals, config)}
-    return predict(choose_config(machine, preset, None, None), device)
+        return predict(config) | {"energy": energy(totals, config)}
+    return predict(choose_config(machine, preset, None, None))
 
 
 def report(build: str | Path, output: str | Path | None = None, sweep: str | Path | None = None) -> Path:

@@ -39,6 +39,8 @@ def _estimate(args: argparse.Namespace) -> int:
     for device in found["devices"].values():
         emit_table(_table(device, ("lut", "ff", "dsp", "bram")))
         emit(_accuracy(device["error"]))
+        if clock := device.get("clock"):
+            emit(_clock(clock))
     if energy := found.get("energy"):
         uj = energy["uj"]
         emit(
@@ -64,6 +66,23 @@ def _accuracy(error: dict[str, Any]) -> str:
         if key in error
     )
     return f"estimated; median error on {error['lut']['count']} machines that the fit has not seen: {', '.join(each)}"
+
+
+def _clock(clock: dict[str, Any]) -> str:
+    """The clock of each speed grade, and what is known about it."""
+    each = []
+    for grade, mhz in clock["mhz"].items():
+        error = clock["error"][grade]
+        median, worst = (f"{100 * error[k]:.0f} %" for k in ("median", "worst"))
+        each.append(f"{mhz:.0f} MHz on speed grade {grade} (median error {median}, worst {worst})")
+    count = clock["error"][grade]["count"]
+    text = (
+        f"clock, estimated: {', '.join(each)}, errors on {count} machines, each left out of the fit; "
+        f"the longest path ends in: {clock['ends_in']}"
+    )
+    if clock["outside"]:
+        text += f"; outside of the machines that were placed: {'; '.join(clock['outside'])}"
+    return text
 
 
 _TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM", "carry": "carry"}

@@ -14,6 +14,7 @@ from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
+from sateen.fpga.clock_model import estimate_clock
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.energy import energy
 from sateen.labels import accuracy
@@ -137,11 +138,11 @@ def render(
 
 
 def _estimated(schedule: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """The energy of a sample, if the schedule says what that takes."""
-    totals = schedule["totals"]
-    found = {}
+    """The clock on ECP5, and the energy of a sample if the schedule says what that takes."""
+    totals, config = schedule["totals"], AcceleratorConfig.from_dict(manifest["config"])
+    found = {"clock": estimate_clock(config)}
     if {"macs", "matrix_cycles", "bytes"} <= totals.keys():
-        found["energy"] = energy(totals, AcceleratorConfig.from_dict(manifest["config"]))
+        found["energy"] = energy(totals, config)
     return found
 
 

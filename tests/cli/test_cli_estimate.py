@@ -11,6 +11,17 @@ def test_a_preset(sateen):
     device = found["devices"]["ecp5"]
     assert device["total"]["lut"] > 1000 and device["error"]["lut"]["count"]
     assert sum(p["dsp"] for p in device["parts"]) == device["total"]["dsp"]
+    clock = device["clock"]
+    assert clock["source"] == "estimated" and 20 < clock["mhz"]["6"] < clock["mhz"]["8"] < 300
+    assert clock["error"].keys() == clock["mhz"].keys() and clock["error"]["6"]["count"]
+
+
+def test_a_clock_is_estimated_for_ecp5_alone(sateen):
+    code, out, _ = sateen("cost", "--preset", "tiny", "--estimate", "--device", "xcup", "--json")
+    assert code == 0 and "clock" not in json.loads(out)["devices"]["xcup"]
+    code, out, _ = sateen("cost", "--preset", "mac256", "--estimate")
+    assert code == 0 and "clock, estimated:" in out and "each left out of the fit" in out
+    assert "outside of the machines that were placed: multipliers = 256" in out
 
 
 def test_it_says_that_it_is_an_estimate_and_how_good(sateen, tmp_path):

@@ -277,16 +277,19 @@ def test_report_command(sateen, build, tmp_path):
     assert code == 2 and "does not exist" in err
 
 
-def test_the_energy_is_that_of_the_estimate(sateen, build, tmp_path):
+def test_clock_and_energy_are_those_of_the_estimate(sateen, build, tmp_path):
     assert sateen("report", build, "-o", tmp_path / "r.html")[0] == 0
     page = text_of((tmp_path / "r.html").read_text())
-    energy = json.loads(sateen("cost", build, "--estimate", "--json")[1])["energy"]
+    estimate = json.loads(sateen("cost", build, "--estimate", "--json")[1])
+    energy, clock = estimate["energy"], estimate["devices"]["ecp5"]["clock"]
+    shown = page.cells[page.cells.index("Clock on Lattice ECP5") :]
+    assert shown[shown.index("6") + 1] == f"{clock['mhz']['6']:.0f}" and "estimated from" in shown[1]
     assert "Energy of a sample" in page.text and energy["source"] in page.text
     shown = page.cells[page.cells.index("Energy of a sample") :]
     uj = [f"{energy['uj'][k]:.3g}" for k in ("total_low", "total_high")]
     assert shown[shown.index("total") :][1:3] == uj
     without = text_of(render(MANIFEST, schedule(1, 1), None)).text
-    assert "Energy" not in without
+    assert "Energy" not in without and "ECP5" not in without
 
 
 BITSTREAM = {
