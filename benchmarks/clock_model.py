@@ -20,8 +20,9 @@ from rich.progress import track
 
 import sateen.fpga
 from sateen.fpga.clock_data import PART, TARGET_MHZ, Row, config_of, measure, read, trials, write
-from sateen.fpga.clock_fit import errors, fit, left_out, ranges
-from sateen.fpga.clock_model import FILE, GRADE
+from sateen.fpga.clock_fit import errors, fit, left_out
+from sateen.fpga.clock_model import FILE, GRADE, RANGED
+from sateen.fpga.fitted_range import extent
 
 FOLDER = Path(sateen.fpga.__path__[0])
 DATA = FOLDER / "clock_data.json"
@@ -32,7 +33,11 @@ FEW = 20
 
 def model_of(rows: list[Row]) -> dict[str, Any]:
     """What clock_model.json holds."""
-    return {"coefficients": fit(rows), "errors": errors(rows), "range": ranges(rows)}
+    return {
+        "coefficients": fit(rows),
+        "errors": errors(rows),
+        "range": extent([config_of(row) for row in rows], RANGED),
+    }
 
 
 def page(rows: list[Row]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sateen.fpga.clock_data import Row, config_of
-from sateen.fpga.clock_model import GRADE, RANGED, Coefficients, clocks, predict, spread
+from sateen.fpga.clock_model import GRADE, Coefficients, clocks, predict, spread
 from sateen.fpga.clock_paths import logic
 
 
@@ -75,9 +75,3 @@ def summary(sizes: list[float]) -> dict[str, float]:
         "median": round(statistics.median(sizes), 4),
         "worst": round(max(sizes), 4),
     }
-
-
-def ranges(rows: list[Row]) -> dict[str, list[int]]:
-    """Least and most of each size."""
-    configs = [config_of(row) for row in rows]
-    return {f: [min(getattr(c, f) for c in configs), max(getattr(c, f) for c in configs)] for f in RANGED}

@@ -16,6 +16,7 @@ from typing import Any
 
 from sateen.config import AcceleratorConfig
 from sateen.fpga.clock_paths import blocks, logic
+from sateen.fpga.fitted_range import beyond
 
 FAMILY = "ecp5"
 FILE = "clock_model.json"
@@ -50,7 +51,7 @@ def estimate_clock(config: AcceleratorConfig) -> dict[str, Any]:
         "mhz": {grade: round(mhz, 1) for grade, mhz in clocks(ns, model["coefficients"]).items()},
         "ends_in": component,
         "error": model["errors"],
-        "outside": outside(config, model["range"]),
+        "outside": beyond(config, model["range"], RANGED, "placed"),
     }
 
 
@@ -72,16 +73,6 @@ def clocks(ns: dict[str, float], coefficients: Coefficients) -> dict[str, float]
 def spread(config: AcceleratorConfig) -> float:
     """A length that grows with the machine."""
     return math.sqrt(blocks(config))
-
-
-def outside(config: AcceleratorConfig, limits: dict[str, Any]) -> list[str]:
-    """The fields that lie beyond the data, with their values and those limits."""
-    found = []
-    for field in RANGED:
-        value, (low, high) = getattr(config, field), limits[field]
-        if not low <= value <= high:
-            found.append(f"{field} = {value} (placed from {low} to {high})")
-    return found
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sateen.fpga.fitted_range import extent
 from sateen.fpga.resource_data import WHOLE, Row, from_json, held_out
 from sateen.fpga.resource_features import TERMS
 from sateen.fpga.resource_model import (
@@ -146,10 +147,7 @@ def summary(errors: list[float]) -> dict[str, Any]:
 def ranges(rows: list[Row]) -> dict[str, Any]:
     """Least and most of each size in the data, and bits of the formats in fixed point."""
     configs = [from_json(text) for text in dict.fromkeys(r["config"] for r in rows)]
-    found: dict[str, Any] = {
-        field: [min(getattr(c, field) for c in configs), max(getattr(c, field) for c in configs)]
-        for field in RANGED
-    }
+    found: dict[str, Any] = extent(configs, RANGED)
     for fmt in {f for c in configs for f in (c.weight, c.activation)}:
         low, high = found.get(kind_of(fmt), (fmt.fixed_bits, fmt.fixed_bits))
         found[kind_of(fmt)] = [min(low, fmt.fixed_bits), max(high, fmt.fixed_bits)]

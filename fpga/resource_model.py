@@ -17,6 +17,7 @@ from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.formats import Format, Integer
 from sateen.fpga.devices import FAMILIES
+from sateen.fpga.fitted_range import beyond
 from sateen.fpga.resource_features import INSTANCES, TERMS
 
 Coefficients = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -118,12 +119,7 @@ def kind_of(fmt: Format) -> str:
 
 def outside(config: AcceleratorConfig, limits: dict[str, Any]) -> list[str]:
     """The fields that lie beyond what the model was fitted to, with their values and those limits."""
-    found = []
-    for field in RANGED:
-        value = getattr(config, field)
-        low, high = limits[field]
-        if not low <= value <= high:
-            found.append(f"{field} = {value} (fitted from {low} to {high})")
+    found = beyond(config, limits, RANGED, "fitted")
     for field, fmt in (("weight_format", config.weight), ("activation_format", config.activation)):
         kind = kind_of(fmt)
         if kind not in limits:

@@ -6,6 +6,7 @@ float (percent), images, samples and weight_bytes.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,12 +48,17 @@ class Point:
 
 def luts(name: str, family: str) -> float:
     """Of one multiply-accumulate: the smallest unit without DSP, `LANES` lanes. Raises DataError if not measured."""
-    unit = best(rows(), name, family, LANES, dsp=False)
+    unit = best(_units(), name, family, LANES, dsp=False)
     if unit is None:
         raise DataError(
             f"format {name}: no unit of it without DSP is in the table of multiply-accumulate units"
         )
     return float(unit["lut"]) / LANES
+
+
+@functools.cache
+def _units() -> list[dict[str, Any]]:
+    return rows()
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

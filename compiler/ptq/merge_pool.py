@@ -7,6 +7,7 @@ are rounded each by itself, so that the layer's weights gain precision too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,12 +37,11 @@ def merge_pools(graph: Graph, options: MergePool = MergePool()) -> tuple[Graph, 
         layer = _reader(graph, pool)
         if layer is None:
             continue
-        weight = _composed(pool, layer)
-        if weight.size <= options.growth * (weights - layer.weight.size):
+        if math.prod(_shape(pool, layer)) <= options.growth * (weights - layer.weight.size):
             nodes[layer.name] = replace(
                 layer,
                 input=pool.input,
-                weight=weight,
+                weight=_composed(pool, layer),
                 stride=(pool.stride[0] * layer.stride[0], pool.stride[1] * layer.stride[1]),
                 pads=pool.pads,
             )
@@ -72,11 +72,18 @@ def _reader(graph: Graph, pool: Pool) -> Conv | None:
     return None
 
 
-def _composed(pool: Pool, layer: Conv) -> np.ndarray:
-    """Weights (O, KH, KW, I) over the pool's input; windows of the pool may overlap."""
+def _shape(pool: Pool, layer: Conv) -> tuple[int, int, int, int]:
+    """(O, KH, KW, I) over the pool's input."""
     o, kh, kw, channels = layer.weight.shape
     (sy, sx), (ph, pw) = pool.stride, pool.kernel
-    weight = np.zeros((o, (kh - 1) * sy + ph, (kw - 1) * sx + pw, channels))
+    return o, (kh - 1) * sy + ph, (kw - 1) * sx + pw, channels
+
+
+def _composed(pool: Pool, layer: Conv) -> np.ndarray:
+    """Weights of that shape; windows of the pool may overlap."""
+    _, kh, kw, _ = layer.weight.shape
+    (sy, sx), (ph, pw) = pool.stride, pool.kernel
+    weight = np.zeros(_shape(pool, layer))
     for y in range(kh):
         for x in range(kw):
             weight[:, y * sy : y * sy + ph, x * sx : x * sx + pw] += layer.weight[:, y : y + 1, x : x + 1]

@@ -1,26 +1,16 @@
 """The clock model: committed data, coefficients, errors, page and formulas agree with each other."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from benchmark_module import ROOT, benchmark
 
 from sateen.fpga import clock_data
 from sateen.fpga.clock_data import GROUPS, config_of, group_of, trials
 from sateen.fpga.clock_fit import fit, left_out
-from sateen.fpga.clock_model import clocks, estimate_clock, load, outside, predict
+from sateen.fpga.clock_model import clocks, estimate_clock, load, predict
 from sateen.fpga.clock_paths import logic
 from sateen.presets import PRESETS, preset
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def benchmark():
-    spec = importlib.util.spec_from_file_location("clock_model_benchmark", ROOT / "benchmarks/clock_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +24,14 @@ def test_the_fit_gives_what_is_committed(rows):
             return {path: tree}
         return {k: v for name, sub in tree.items() for k, v in flat(sub, (*path, name)).items()}
 
-    fresh, committed = flat(benchmark().model_of(rows)), flat(load())
+    fresh, committed = flat(benchmark("clock_model").model_of(rows)), flat(load())
     assert fresh.keys() == committed.keys()
     assert all(v == pytest.approx(committed[k], rel=0.01, abs=0.01) for k, v in fresh.items())
 
 
 def test_the_committed_page_is_that_of_the_data(rows):
-    assert (ROOT / "docs/results/clock_model.md").read_text(encoding="utf-8") == benchmark().page(rows)
+    page = benchmark("clock_model").page(rows)
+    assert (ROOT / "docs/results/clock_model.md").read_text(encoding="utf-8") == page
 
 
 def test_rows_are_of_the_trials(rows):
@@ -104,7 +95,7 @@ def test_a_larger_machine_is_not_faster():
 
 
 def test_what_lies_outside_of_the_data_is_said(rows):
-    assert outside(config_of(rows[0]), load()["range"]) == []
+    assert estimate_clock(config_of(rows[0]))["outside"] == []
     assert any(
         "multipliers = 256 (placed from" in text for text in estimate_clock(preset("mac256"))["outside"]
     )

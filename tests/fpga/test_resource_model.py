@@ -1,11 +1,10 @@
 # amaranth: UnusedElaboratable=no
 """The resource model: committed data, coefficients, errors and formulas agree with each other and with synthesis."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from benchmark_module import ROOT, benchmark
 
 import sateen
 from sateen.config import AcceleratorConfig
@@ -21,17 +20,6 @@ from sateen.fpga.resource_parts import PARTS, TOP, rtlil
 from sateen.fpga.resource_terms import dsps
 from sateen.hw.buffers import Buffer
 from sateen.presets import PRESETS, preset
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def benchmark():
-    spec = importlib.util.spec_from_file_location(
-        "resource_model_benchmark", ROOT / "benchmarks/resource_model.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +42,13 @@ def test_the_fit_gives_the_committed_coefficients(rows):
 
 
 def test_the_committed_errors_are_those_of_the_committed_coefficients(rows):
-    found = benchmark().errors_of(rows, load()["coefficients"])
+    found = benchmark("resource_model").errors_of(rows, load()["coefficients"])
     assert found == json.loads(json.dumps(load()["errors"]))
 
 
 def test_the_committed_page_is_that_of_the_data(rows):
     page = (ROOT / "docs/results/resource_model.md").read_text(encoding="utf-8")
-    assert page == benchmark().page(rows, load())
+    assert page == benchmark("resource_model").page(rows, load())
 
 
 def test_dsps_and_memories_are_counted_by_rule(rows):
