@@ -103,8 +103,6 @@ class SegmentedArray(SystolicArray):
                         Value.cast(pe.activations).eq(group),
                         Value.cast(pe.weights).eq(weights[col]),
                         pe.load.eq(load[age + 1]),
-                        pe.multiply.eq(valid[age + 1]),
-                        pe.add.eq(valid[age + 2]),
                         pe.accumulate.eq(valid[age + pe.latency]),
                         pe.psum_in.eq(psums[col]),
                     ]

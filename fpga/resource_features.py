@@ -13,6 +13,7 @@ from sateen.fpga.memory_map import memory
 from sateen.fpga.resource_movement import activations, buffer, control, indices, load, registers, store
 from sateen.fpga.resource_terms import (
     Terms,
+    absorbed,
     comparator,
     decoder,
     is_unsigned,
@@ -20,6 +21,7 @@ from sateen.fpga.resource_terms import (
     multiplication,
     mux,
     operand_bits,
+    shifter,
 )
 from sateen.hw.accumulator import BANKS, address_bits
 from sateen.hw.decode import Operand
@@ -103,7 +105,7 @@ def _edge(c: AcceleratorConfig, family: str) -> Terms:
         counted=c.lanes * c.index_bits * c.indexed,
     )
     t.add(ff=c.elements * operand_bits(c.activation, c.multiplier)
-          + c.cols * c.lanes * operand_bits(c.weight, c.multiplier) + 2 * rows + (c.lanes > 1))  # fmt: skip
+          + c.cols * c.lanes * c.weight.bits + 2 * rows + (c.lanes > 1))  # fmt: skip
     if c.indexed:
         t.add(ff=c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes)
     else:  # the same for all
@@ -134,16 +136,19 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     if c.output_stationary:
         t.add(own=acc, discard=lanes)
     if c.group > lanes:
-        t.add(choice=lanes * operand_bits(c.activation, c.multiplier) * mux(family, 1 << c.index_bits))
+        t.add(**{f"choice_of_{1 << c.index_bits}": lanes * operand_bits(c.activation, c.multiplier)})
     shifted = product
     if top:
         shifted = min(product + top, acc)
-        t.add(exponent=lanes * top.bit_length(), shift=lanes * shifted * top.bit_length())
-        t.add(ff=lanes * top.bit_length())
-    if lanes > 1:
-        t.add(lanes=(lanes - 1) * (shifted + 1), ff=shifted + log2(lanes))
-    index = c.index_bits
-    t.add(ff=lanes * (operand_bits(c.weight, c.multiplier) + index + product))
+        t.add(
+            shift=lanes * shifter(product, top, shifted), shifted=lanes * shifted, ff=lanes * top.bit_length()
+        )
+        if a.max_exponent and w.max_exponent:
+            t.add(exponent=lanes * top.bit_length())
+    if lanes > 1:  # all but two are first made two without a carry
+        t.add(lanes=shifted + 1, saved=(lanes - 2) * (shifted + 1), ff=shifted + log2(lanes))
+    kept = 0 if absorbed(family, a.significand_bits, w.significand_bits) else product
+    t.add(ff=lanes * (operand_bits(c.weight, c.multiplier) + c.index_bits + kept))
     total = shifted + log2(lanes)
     t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
     return t
@@ -204,11 +209,12 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     coarse = max(0, distance - FINE)  # its fine part is used before the first register
     t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(family, steps),
           lost=total, fine=window * 3, choices=16 + 7)  # fmt: skip
-    t.add(ff=acc + 1 + 16 + 7 + product + 7 + total + 7 + window + 6)
+    t.add(ff=acc + 1 + 16 + 7 + 7 + total + 7 + window + 6)
+    t.add(ff=0 if absorbed(family, acc + 1, 17) else product)
     if c.residual:
         multiplication(t, family, shifted, 17)
         t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // BYTE + 1))
-        t.add(ff=shifted + addend + 2 * coarse)
+        t.add(ff=shifted + 2 * coarse + (0 if absorbed(family, shifted, 17) else addend))
         if isinstance(fmt, Minifloat):
             t.add(decode=fixed * fmt.exponent_bits)
         else:

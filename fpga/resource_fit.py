@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from sateen.fpga.resource_model import (
     predict,
     predict_part,
 )
+from sateen.fpga.resource_parts import DECODER
+from sateen.fpga.resource_terms import decoder_term
 
 FLOOR = 20.0
 """LUTs or flip-flops: the error of a component that has fewer counts as if it had so many."""
@@ -43,6 +46,13 @@ def fit(rows: list[Row]) -> Coefficients:
 
 
 def fit_parts(rows: Iterable[Row]) -> Coefficients:
+    rows = list(rows)
+    decoders: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["part"] == DECODER.name:
+            config = from_json(row["config"])
+            term = decoder_term(config.activation, config.multiplier)
+            decoders.setdefault(row["family"], {})[term] = row["lut"]
     data: dict[tuple[str, str], list[Row]] = {}
     for row in distinct(r for r in rows if r["part"] in TERMS):
         part = str(row["part"])
@@ -51,7 +61,7 @@ def fit_parts(rows: Iterable[Row]) -> Coefficients:
     for (family, group), members in sorted(data.items()):
         terms = [TERMS[r["part"]](from_json(r["config"]), family) for r in members]
         found.setdefault(family, {})[group] = {
-            "lut": _solve([t.lut for t in terms], [r["lut"] for r in members]),
+            "lut": _solve([t.lut for t in terms], [r["lut"] for r in members], decoders.get(family, {})),
             "ff": _solve([t.ff for t in terms], [r["ff"] for r in members]),
         }
     return found
@@ -62,16 +72,21 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list({(r["family"], r["part"], r["text"]): r for r in rows}.values())
 
 
-def _solve(terms: list[dict[str, float]], counts: list[float]) -> dict[str, float]:
-    """Non-negative least squares of the relative errors."""
+def _solve(
+    terms: list[dict[str, float]], counts: list[float], known: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
+    """Non-negative least squares of the relative errors; coefficients of `known` terms are as given."""
     from scipy.optimize import nnls
 
-    names = sorted({name for t in terms for name, n in t.items() if n})
+    names = sorted({name for t in terms for name, n in t.items() if n} - set(known))
+    given = dict(known) if any(name in known for t in terms for name in t) else {}
     if not names:
-        return {}
+        return given
     matrix = np.array([[t.get(name, 0.0) for name in names] for t in terms])
-    y = np.array(counts, float)
-    weight = 1 / np.maximum(y, FLOOR)
+    weight = 1 / np.maximum(np.array(counts, float), FLOOR)
+    y = np.array(
+        [n - sum(given.get(k, 0.0) * v for k, v in t.items()) for n, t in zip(counts, terms, strict=True)]
+    )
     scale = np.sqrt(np.mean((matrix * weight[:, None]) ** 2, axis=0))
     prior = np.array([0.0 if name in CONSTANT else 1.0 for name in names])
     left = np.vstack([matrix * weight[:, None], np.diag(PRIOR * scale)])
@@ -81,7 +96,7 @@ def _solve(terms: list[dict[str, float]], counts: list[float]) -> dict[str, floa
     solution, _ = nnls(np.hstack([left, -left[:, free]]), right)
     for n, taken in zip(free, solution[len(names) :], strict=True):
         solution[n] -= taken
-    return {name: round(float(v), 4) for name, v in zip(names, solution, strict=False)}
+    return given | {name: round(float(v), 4) for name, v in zip(names, solution, strict=False)}
 
 
 def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[str, float]]:
@@ -146,7 +161,8 @@ def summary(errors: list[float]) -> dict[str, Any]:
 
 def ranges(rows: list[Row]) -> dict[str, Any]:
     """Least and most of each size in the data, and bits of the formats in fixed point."""
-    configs = [from_json(text) for text in dict.fromkeys(r["config"] for r in rows)]
+    texts = dict.fromkeys(r["config"] for r in rows if r["part"] != DECODER.name)
+    configs = [from_json(text) for text in texts]
     found: dict[str, Any] = extent(configs, RANGED)
     for fmt in {f for c in configs for f in (c.weight, c.activation)}:
         low, high = found.get(kind_of(fmt), (fmt.fixed_bits, fmt.fixed_bits))

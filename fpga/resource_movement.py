@@ -91,6 +91,10 @@ def indices(c: AcceleratorConfig, family: str) -> Terms:
     return t
 
 
+_LEAST_CHAIN = 3
+"""Ref: Yosys, synth_xilinx: `xilinx_srl -minlen 3`."""
+
+
 def load(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     size = {target: word_bytes(target, c) for target in targets(c)}
@@ -109,9 +113,13 @@ def load(c: AcceleratorConfig, family: str) -> Terms:
         found, muxes = _below(bits, stream, log2(c.beat_bytes // least), 8 * least)
         live |= found
         selected += muxes
+    tapped = live
     for distance in range(stream // c.bus_bits + 1):  # a bit comes through those that are newer
         live |= live >> c.bus_bits * distance
     live &= (1 << stream) - 1
+    if family == "xcup":
+        chains = [n for b in range(c.bus_bits) for n in _chains(live >> b, tapped >> b, c.bus_bits)]
+        t.add(chains=len(chains), ff=-sum(chains))
     lengths = [size[k] // grain for k in size]
     beats = {(size[k] // unit[k], c.beat_bytes // unit[k]) for k in size}
     t.add(one=1, selected=selected, level=4 * level, targets=len(size), beats=(len(beats) - 1) * c.word_bits)
@@ -128,6 +136,19 @@ def load(c: AcceleratorConfig, family: str) -> Terms:
         t.add(planes=c.index_planes, ff=2 * c.index_planes)
     t.ff["one"] = 1
     return t
+
+
+def _chains(live: int, tapped: int, step: int) -> list[int]:
+    """Lengths of the rows of flip-flops, every `step`-th bit, that UltraScale+'s LUTs take as shift registers."""
+    found, length = [], 0
+    while live & 1:
+        length += 1
+        live >>= step
+        if tapped & 1 or not live & 1:
+            found.append(length)
+            length = 0
+        tapped >>= step
+    return [n for n in found if n >= _LEAST_CHAIN]
 
 
 def _columns(values: list[int]) -> int:

@@ -26,6 +26,7 @@ from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray
 from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
 from sateen.hw.control import Control
+from sateen.hw.decode import Decoder
 from sateen.hw.isa import Engine
 from sateen.hw.load import LoadEngine
 from sateen.hw.matrix import MatrixEngine
@@ -188,7 +189,7 @@ class Part:
     """Whether it wants a long path beside it, see `Slack`; memories and elements come out the same without."""
 
     def instances(self, config: AcceleratorConfig) -> int:
-        return INSTANCES[self.name](config)
+        return INSTANCES[self.name](config) if self.name in INSTANCES else 1
 
     def has_slack(self, family: str) -> bool:
         return self.slack and family in SLACK_FAMILIES
@@ -226,6 +227,10 @@ PARTS: dict[str, Part] = {
         Part("pool", lambda c: Pool(config=c)),
     )
 }
+
+
+DECODER = Part("decoder", lambda c: Decoder(fmt=c.activation, multiplier=c.multiplier), every=1)
+"""Of one code, of the activations' format: a part of others, so it is not in PARTS."""
 
 
 def rtlil(component: wiring.Component, opaque: tuple[type[wiring.Component], ...] = ()) -> str:

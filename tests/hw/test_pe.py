@@ -58,21 +58,16 @@ def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=
     result = []
 
     async def bench(ctx):
-        add = [pe.add] if lanes > 1 else []
-        for now in range(len(steps) + pe.latency - 1):
-            step, before, last = (
-                steps[k] if 0 <= k < len(steps) else None for k in (now, now - 1, now - pe.latency + 1)
-            )
+        schedule = []  # gaps between steps, of cycles in which nothing is loaded or taken
+        for step in steps:
             while rng.random() < stall:
-                for enable in (pe.load, pe.multiply, pe.accumulate, *add):
-                    ctx.set(enable, 0)
-                ctx.set(a_codes, rng.getrandbits(len(a_codes)))
-                ctx.set(w_codes, rng.getrandbits(len(w_codes)))
-                await ctx.tick()
-            ctx.set(pe.multiply, step is not None)
+                schedule.append(None)
+            schedule.append(step)
+        depth = pe.latency - 1
+        for step, last in zip([*schedule, *[None] * depth], [*[None] * depth, *schedule], strict=True):
+            ctx.set(a_codes, rng.getrandbits(len(a_codes)))
+            ctx.set(w_codes, rng.getrandbits(len(w_codes)))
             ctx.set(pe.load, step is not None and step[1] is not None)
-            for enable in add:
-                ctx.set(enable, before is not None)
             ctx.set(pe.accumulate, last is not None)
             if step is not None:
                 ctx.set(a_codes, sum(c << k * activation.bits for k, c in enumerate(step[0])))
