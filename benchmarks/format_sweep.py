@@ -182,6 +182,7 @@ def tables(found: Rows) -> str:
         "--calibration 128 [--fake]\n",
         "![accuracy against LUTs and bytes](format_sweep.png)\n",
         "## Best integer / best minifloat of each width\n",
+        "An asterisk: of those measured, since some formats of the width are not.\n",
         *summary(found),
     ]
     for network in dict.fromkeys(r["network"] for r in found):
@@ -234,19 +235,23 @@ def summary(found: Rows) -> Iterator[str]:
         for method in methods_of(rows):
             first = [rows[0]["network"], number(rows[0]["images"]), f"{rows[0]['float']:.2f}", method]
             cells = [best_pair(together(rows, method), width) for width in widths]
-            if all(cells):
+            if any(cells):
                 yield f"| {' | '.join(first + cells)} |"
 
 
 def best_pair(rows: Rows, width: int) -> str:
-    """The integer's accuracy and the best minifloat's with its name; empty unless there are both."""
+    """The integer's accuracy and the best minifloat's with its name; empty unless there are both.
+
+    With an asterisk where formats of the width are missing.
+    """
     mine = [r for r in rows if parse_format(r["weights"]).bits == width]
     integers = [r["accuracy"] for r in mine if is_integer(r["weights"])]
     others = [r for r in mine if not is_integer(r["weights"])]
     if not integers or not others:
         return ""
     best = max(others, key=lambda r: (r["accuracy"], -luts(r["weights"], "ecp5")))
-    return f"{max(integers):.2f} / {best['accuracy']:.2f} {best['weights']}"
+    mark = "" if len(mine) == sum(f.bits == width for f in swept_formats()) else " *"
+    return f"{max(integers):.2f} / {best['accuracy']:.2f} {best['weights']}{mark}"
 
 
 def table(rows: Rows) -> Iterator[str]:
