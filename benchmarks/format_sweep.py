@@ -174,7 +174,8 @@ def tables(found: Rows) -> str:
         "Accuracy in percent of the bit-exact integers, weights and activations of one format; methods are recipes of",
         "`--ptq`. Bold: the best of its width and method. LUTs are per multiply-accumulate, of the smallest unit",
         'without DSP, 4 lanes (`benchmarks/mac_units.py`). "In float32": the same values and scales, computed as fake',
-        "quantization is. All rows of a table are of the same images. Empty: not measured.\n",
+        "quantization is. All rows of a table are of the same images. All recipes but `fast` add weights, for inputs",
+        "of several codes and for merged pools (docs/ptq.md). Empty: not measured; fronts are of what was measured.\n",
         "    python benchmarks/format_sweep.py --methods fast balanced best --networks digits_cnn digits_resnet",
         "    python benchmarks/format_sweep.py --methods fast balanced --data FOLDER --model resnet8.onnx "
         "--networks resnet8 [--apart]",
