@@ -165,131 +165,229 @@ def is_integer(name: str) -> bool:
     return isinstance(parse_format(name), Integer)
 
 
-def tables(found: list[dict[str, Any]]) -> str:
+Rows = list[dict[str, Any]]
+
+
+def tables(found: Rows) -> str:
     text = [
         "# Every format of 3 to 8 bits\n",
-        "Accuracy in percent of the bit-exact integers, weights and activations of one format. Bold: the best of",
-        "its width and method. LUTs are per multiply-accumulate, of the smallest unit without DSP, 4 lanes",
-        '(`benchmarks/mac_units.py`). "In float32": the same values and scales, computed as fake quantization is.\n',
-        "    python benchmarks/format_sweep.py --methods fast",
-        "    python benchmarks/format_sweep.py --methods fast --data FOLDER --model resnet8.onnx --networks resnet8",
+        "Accuracy in percent of the bit-exact integers, weights and activations of one format; methods are recipes of",
+        "`--ptq`. Bold: the best of its width and method. LUTs are per multiply-accumulate, of the smallest unit",
+        'without DSP, 4 lanes (`benchmarks/mac_units.py`). "In float32": the same values and scales, computed as fake',
+        "quantization is. All rows of a table are of the same images. All recipes but `fast` add weights, for inputs",
+        "of several codes and for merged pools (docs/ptq.md). Empty: not measured; fronts are of what was measured.\n",
+        "    python benchmarks/format_sweep.py --methods fast balanced best --networks digits_cnn digits_resnet",
+        "    python benchmarks/format_sweep.py --methods fast balanced --data FOLDER --model resnet8.onnx "
+        "--networks resnet8 [--apart]",
         "    python benchmarks/format_sweep.py --methods fast --data FOLDER --networks cifar_vit --images 1000 "
         "--calibration 128 [--fake]\n",
-        "![accuracy against LUTs and bytes](format_sweep.png)",
+        "![accuracy against LUTs and bytes](format_sweep.png)\n",
+        "## Best integer / best minifloat of each width\n",
+        "An asterisk: of those measured, since some formats of the width are not.\n",
+        *summary(found),
     ]
-    networks = dict.fromkeys(r["network"] for r in found)
-    for network in networks:
+    for network in dict.fromkeys(r["network"] for r in found):
         mine = [r for r in found if r["network"] == network]
-        same = [r for r in mine if r["weights"] == r["activations"]]
-        methods = list(dict.fromkeys(r["method"] for r in same))
-        value = {(r["method"], r["weights"]): r["accuracy"] for r in same}
-        most = {
-            (m, bits): max(v for (n, f), v in value.items() if n == m and parse_format(f).bits == bits)
-            for m, bits in {(m, parse_format(f).bits) for m, f in value}
-        }
-        first = mine[0]
-        text += [
-            f"\n## {network}\n",
-            f"Float {first['float']:.2f} %; {first['images']} test images, {first['samples']} training images for "
-            f"calibration.{absent(value)}{' ' + CUT[network] if network in CUT else ''}\n",
-        ]
-        alone = [(m, side) for m in methods for side in ("W", "A") if any(_apart(r, m, side) for r in mine)]
-        header = ["bits", "format", "LUT", "UltraScale+ LUT", "bytes of weights", *methods]
-        header += [f"{m}, {side} alone, the other int8" for m, side in alone]
-        faked = [m for m in methods if any("fake" in r for r in same if r["method"] == m)]
-        header += [f"{m}, in float32" for m in faked]
-        text += [f"| {' | '.join(header)} |", "|--:|---|" + "--:|" * (len(header) - 2)]
-        for f in swept_formats():
-            if not any(f.name == name for _, name in value):
-                continue
-            cells = [str(f.bits), f.name, f"{luts(f.name, 'ecp5'):.1f}", f"{luts(f.name, 'xcup'):.1f}"]
-            cells.append(
-                f"{next(r['weight_bytes'] for r in same if r['weights'] == f.name):,}".replace(",", " ")
-            )
-            for m in methods:
-                a = value.get((m, f.name))
-                cells.append("" if a is None else f"**{a:.2f}**" if a == most[m, f.bits] else f"{a:.2f}")
-            for m, side in alone:
-                a = [
-                    r["accuracy"]
-                    for r in mine
-                    if _apart(r, m, side) and f.name in (r["weights"], r["activations"])
-                ]
-                cells.append(f"{a[0]:.2f}" if a else "")
-            for m in faked:
-                a = [r["fake"] for r in same if (r["method"], r["weights"]) == (m, f.name) and "fake" in r]
-                cells.append(f"{a[0]:.2f}" if a else "")
-            text.append(f"| {' | '.join(cells)} |")
-        for m in methods:
-            names = [f for n, f in value if n == m]
-            for title, cost in (
-                ("LUTs", [luts(f, "ecp5") for f in names]),
-                ("bytes", [float(parse_format(f).bits) for f in names]),
-            ):
-                chosen = front([(c, value[m, f]) for c, f in zip(cost, names, strict=True)])
-                text.append(f"\nPareto front, `{m}`, against {title}: {', '.join(names[i] for i in chosen)}.")
+        seen = {r["weights"] for r in mine if r["weights"] == r["activations"]}
+        missing = [f.name for f in swept_formats() if f.name not in seen]
+        notes = [CUT[network]] if network in CUT else []
+        notes += [f"Not measured: {', '.join(missing)}."] if missing else []
+        text += [f"\n## {network}", *([f"\n{' '.join(notes)}"] if notes else [])]
+        for rows in by_images(mine):
+            text += ["", said(rows[0]) + ".\n", *table(rows)]
+            text += [f"\n{line}" for line in fronts(rows)]
     return "\n".join(text) + "\n"
 
 
-def absent(value: dict[tuple[str, str], float]) -> str:
-    missing = [f.name for f in swept_formats() if not any(f.name == name for _, name in value)]
-    return f" Not measured: {', '.join(missing)}." if missing else ""
+def by_images(found: Rows) -> list[Rows]:
+    """Rows that compare: of one network and the same images, the largest first."""
+    groups: dict[tuple[Any, ...], Rows] = {}
+    for row in found:
+        groups.setdefault((row["network"], row["images"], row["samples"]), []).append(row)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
-def _apart(row: dict[str, Any], method: str, side: str) -> bool:
-    fixed, free = ("activations", "weights") if side == "W" else ("weights", "activations")
-    return row["method"] == method and row[fixed] == "int8" and row[free] != "int8"
+def together(rows: Rows, method: str | None = None) -> Rows:
+    """Those whose weights and activations are of one format, of one method if it is given."""
+    return [r for r in rows if r["weights"] == r["activations"] and method in (None, r["method"])]
 
 
-def plot(found: list[dict[str, Any]], path: Path) -> None:
+def methods_of(rows: Rows) -> list[str]:
+    """From the cheapest on."""
+    return [m for m in RECIPES if together(rows, m)]
+
+
+def said(row: dict[str, Any]) -> str:
+    return (
+        f"{number(row['images'])} test images, {row['samples']} training images for calibration; "
+        f"float {row['float']:.2f} %"
+    )
+
+
+def number(value: int) -> str:
+    return f"{value:,}".replace(",", " ")
+
+
+def summary(found: Rows) -> Iterator[str]:
+    widths = sorted({f.bits for f in swept_formats()})
+    yield f"| network | test images | float | method | {' | '.join(f'{w} bits' for w in widths)} |"
+    yield f"|---|--:|--:|---|{'--:|' * len(widths)}"
+    for rows in by_images(found):
+        for method in methods_of(rows):
+            first = [rows[0]["network"], number(rows[0]["images"]), f"{rows[0]['float']:.2f}", method]
+            cells = [best_pair(together(rows, method), width) for width in widths]
+            if any(cells):
+                yield f"| {' | '.join(first + cells)} |"
+
+
+def best_pair(rows: Rows, width: int) -> str:
+    """The integer's accuracy and the best minifloat's with its name; empty unless there are both.
+
+    With an asterisk where formats of the width are missing.
+    """
+    mine = [r for r in rows if parse_format(r["weights"]).bits == width]
+    integers = [r["accuracy"] for r in mine if is_integer(r["weights"])]
+    others = [r for r in mine if not is_integer(r["weights"])]
+    if not integers or not others:
+        return ""
+    best = max(others, key=lambda r: (r["accuracy"], -luts(r["weights"], "ecp5")))
+    mark = "" if len(mine) == sum(f.bits == width for f in swept_formats()) else " *"
+    return f"{max(integers):.2f} / {best['accuracy']:.2f} {best['weights']}{mark}"
+
+
+def table(rows: Rows) -> Iterator[str]:
+    methods = methods_of(rows)
+    columns: dict[str, dict[str, str]] = {}
+    sizes: dict[tuple[tuple[str, int], ...], list[str]] = {}  # terms of the input and merged pools add some
+    for method in methods:
+        of = tuple(sorted((r["weights"], r["weight_bytes"]) for r in together(rows, method)))
+        sizes.setdefault(of, []).append(method)
+    for of, same in sizes.items():
+        title = "bytes of weights" + (f", {', '.join(same)}" if len(sizes) > 1 else "")
+        columns[title] = {f: number(size) for f, size in of}
+    for method in methods:
+        columns[method] = dict(marked(together(rows, method)))
+    for method in dict.fromkeys(r["method"] for r in rows):
+        for title, fixed, free in (
+            ("weights", "activations", "weights"),
+            ("activations", "weights", "activations"),
+        ):
+            alone = {
+                r[free]: f"{r['accuracy']:.2f}"
+                for r in rows
+                if r["method"] == method and r[fixed] == "int8" and r[free] != "int8"
+            }
+            if alone:
+                columns[f"{method}, {title} alone, the other int8"] = alone
+    for method in methods:
+        fake = {r["weights"]: f"{r['fake']:.2f}" for r in together(rows, method) if "fake" in r}
+        if fake:
+            columns[f"{method}, in float32"] = fake
+    yield f"| bits | format | LUT | UltraScale+ LUT | {' | '.join(columns)} |"
+    yield f"|--:|---|{'--:|' * (len(columns) + 2)}"
+    for f in swept_formats():
+        cells = [column.get(f.name, "") for column in columns.values()]
+        if any(cells):
+            costs = [f"{luts(f.name, family):.1f}" for family in ("ecp5", "xcup")]
+            yield f"| {' | '.join([str(f.bits), f.name, *costs, *cells])} |"
+
+
+def marked(rows: Rows) -> Iterator[tuple[str, str]]:
+    """Formats and accuracies, the best of each width bold."""
+    most: dict[int, float] = {}
+    for r in rows:
+        bits = parse_format(r["weights"]).bits
+        most[bits] = max(most.get(bits, 0.0), r["accuracy"])
+    for r in rows:
+        text = f"{r['accuracy']:.2f}"
+        yield r["weights"], f"**{text}**" if r["accuracy"] == most[parse_format(r["weights"]).bits] else text
+
+
+def fronts(rows: Rows) -> Iterator[str]:
+    for method in methods_of(rows):
+        mine = together(rows, method)
+        if len(mine) < 4:
+            continue  # a few formats are no front
+        for title, cost in (
+            ("LUTs", [luts(r["weights"], "ecp5") for r in mine]),
+            ("bytes", [float(r["weight_bytes"]) for r in mine]),
+        ):
+            chosen = front([(c, r["accuracy"]) for c, r in zip(cost, mine, strict=True)])
+            yield f"Pareto front, `{method}`, against {title}: {', '.join(mine[i]['weights'] for i in chosen)}."
+
+
+DASHES = dict(zip(RECIPES, (":", "--", "-.", "-"), strict=True))
+
+
+def plot(found: Rows, path: Path) -> None:
+    """A line of charts for each network: the most thorough method's points and fronts, the others' fronts dashed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    same = [r for r in found if r["weights"] == r["activations"]]
-    networks = list(dict.fromkeys(r["network"] for r in same))
+    networks = [
+        next(g for g in by_images(found) if g[0]["network"] == n)
+        for n in dict.fromkeys(r["network"] for r in found)
+    ]
     families = list(FAMILIES)
     figure, axes = pyplot.subplots(
         len(networks), len(families) + 1, figsize=(18, 5 * len(networks)), squeeze=False, sharey="row"
     )
-    for line, network in zip(axes, networks, strict=True):
-        mine = [r for r in same if r["network"] == network]
-        methods = list(dict.fromkeys(r["method"] for r in mine))
-        method = methods[-1]
-        points = [r for r in mine if r["method"] == method]
+    for line, rows in zip(axes, networks, strict=True):
+        methods = methods_of(rows)
+        points = together(rows, methods[-1])
         for axis, family in zip(line, [*families, ""], strict=True):
-            cost = [luts(r["weights"], family) if family else r["weight_bytes"] / 1024 for r in points]
-            for integer, marker, color in ((True, "s", "C0"), (False, "o", "C1")):
-                mask = [is_integer(r["weights"]) == integer for r in points]
-                chosen = [
-                    (c, r["accuracy"], r["weights"])
-                    for c, r, ok in zip(cost, points, mask, strict=True)
-                    if ok
-                ]
-                if not chosen:
-                    continue
-                axis.plot([c for c, _, _ in chosen], [a for _, a, _ in chosen], marker, c=color, ms=6, alpha=0.8,
-                          label="integer" if integer else "minifloat")  # fmt: skip
-                edge = [chosen[i] for i in front([(c, a) for c, a, _ in chosen])]
-                axis.step(
-                    [c for c, _, _ in edge], [a for _, a, _ in edge], where="post", c=color, lw=1, alpha=0.6
-                )
-                for c, a, name in edge:
-                    axis.annotate(name, (c, a), fontsize=8, xytext=(3, 3), textcoords="offset points")
+            for method in methods:
+                for integer in (True, False):
+                    _draw(axis, together(rows, method), integer, family, method, last=method == methods[-1])
             axis.axhline(points[0]["float"], color="gray", lw=0.8, ls=":")
             axis.set_xlabel(f"LUT per MAC, {FAMILIES[family].title}" if family else "KiB of weights")
             axis.grid(alpha=0.3)
-        low = sorted(r["accuracy"] for r in points)[len(points) // 4]
-        line[0].set_ylim(bottom=max(0, low - 5))
-        line[0].set_ylabel(f"{network}: accuracy, % ({method})")
-        line[0].legend()
+            axis.margins(x=0.09)
+        values = sorted(r["accuracy"] for r in points)
+        low, high = values[len(values) // 5], max(values[-1], points[0]["float"])
+        margin = max(0.08 * (high - low), 0.1)
+        line[0].set_ylim(low - margin, high + 2 * margin)
+        line[0].set_ylabel(f"{rows[0]['network']}: accuracy, %, {number(rows[0]['images'])} images")
+        line[0].legend(loc="lower right")
     figure.suptitle(
-        "Weights and activations of one format; lines: Pareto fronts; dotted: float; worst points cut off"
+        "Weights and activations of one format; lines: Pareto fronts; dotted: float; the worst points are cut off",
+        fontsize=15,
     )
-    figure.tight_layout(rect=(0, 0, 1, 0.99))
-    figure.savefig(path, dpi=60)
+    figure.tight_layout(rect=(0, 0, 1, 0.985))
+    figure.savefig(path, dpi=72)
     pyplot.close(figure)
+
+
+def _draw(axis: Any, rows: Rows, integer: bool, family: str, method: str, last: bool) -> None:
+    """One kind of format and method: its front, and for the `last` method its points and the front's names."""
+    mine = [r for r in rows if is_integer(r["weights"]) == integer]
+    if not mine:
+        return
+    cost = [luts(r["weights"], family) if family else r["weight_bytes"] / 1024 for r in mine]
+    values = [r["accuracy"] for r in mine]
+    kind, color = ("integer", "C0") if integer else ("minifloat", "C1")
+    edge = front(list(zip(cost, values, strict=True)))
+    x, y = [cost[i] for i in edge], [values[i] for i in edge]
+    style = {"lw": 1.2, "alpha": 0.8} if last else {"lw": 1.4, "alpha": 0.7, "ls": DASHES[method]}
+    axis.step(
+        [*x, max(cost)],
+        [*y, y[-1]],
+        where="post",
+        c=color,
+        label=None if last else f"{kind}, {method}",
+        **style,
+    )
+    if not last:
+        return
+    axis.plot(cost, values, "s" if integer else "o", c=color, ms=6, alpha=0.8, label=f"{kind}, {method}")
+    for i in edge:
+        offset = (-4, 5) if integer else (4, -11)  # apart, where an integer and a minifloat meet
+        axis.annotate(
+            mine[i]["weights"], (cost[i], values[i]), fontsize=9, xytext=offset, color=color,
+            textcoords="offset points", ha="right" if integer else "left", clip_on=True,
+        )  # fmt: skip
 
 
 def main() -> None:

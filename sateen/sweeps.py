@@ -81,7 +81,9 @@ def read_sweep(path: str | Path) -> list[dict[str, Any]]:
             if row["weights"] == row["activations"]:
                 key = tuple(row[k] for k in ("network", "method", "float", "images", "samples"))
                 groups.setdefault(key, []).append(row)
-        return [_page([_point(row) for row in group], *key) for key, group in groups.items()]
+        networks = list(dict.fromkeys(network for network, *_ in groups))
+        order = sorted(groups, key=lambda key: networks.index(key[0]))  # a network's methods side by side
+        return [_page([_point(row) for row in groups[key]], *key) for key in order]
     except SateenError as e:
         raise DataError(f"sweep {path}: {e}") from None
     except (OSError, ValueError, KeyError, TypeError) as e:

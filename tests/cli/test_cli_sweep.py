@@ -45,6 +45,20 @@ def test_page_shows_charts_fronts_and_the_build(sateen, build, tmp_path):
     assert sateen("report", build, "-o", page)[0] == 0 and "<h2>Formats" not in page.read_text()
 
 
+def test_methods_of_a_network_stand_together(tmp_path):
+    rows = [row("int8", 90.0, network=n, method=m) for m in ("fast", "best") for n in ("one", "two")]
+    rows.append(row("e5m2", 80.0, network="one", method="fast", images=500))
+    pages = read_sweep(written(tmp_path, rows))
+    found = [(p["network"], p["method"], p["images"]) for p in pages]
+    assert found == [
+        ("one", "fast", 1000),
+        ("one", "best", 1000),
+        ("one", "fast", 500),
+        ("two", "fast", 1000),
+        ("two", "best", 1000),
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
