@@ -51,7 +51,7 @@ BLOCKS = {
     "sore e2m1": lambda: sore("e2m1", "2:4", lanes=3),
     "mac int4 lut": lambda: mac("int4", "lut"),
     "mac e2m1 dsp": lambda: mac("e2m1", "dsp", lanes=2),
-    "mac e3m2 shift": lambda: mac("e3m2", "shift"),
+    "mac e3m2 late": lambda: mac("e3m2", "late"),
 }
 
 WITH_PRODUCTS = {
@@ -107,7 +107,7 @@ def inverted(digits):
         ("pe int4", "ice40", r"\.LUT_INIT\(16'h(\w+)\)", inverted, 0),
         ("sore int8", "ecp5", r"\.INIT\(16'h(\w+)\)", inverted, 0),
         ("sore int8", "ice40", r"\.LUT_INIT\(16'h(\w+)\)", inverted, -1),
-        ("mac e3m2 shift", "ecp5", r"\.INIT\(16'h(\w+)\)", inverted, 9),
+        ("mac e3m2 late", "ecp5", r"\.INIT\(16'h(\w+)\)", inverted, 9),
         ("requantizer e2m1", "ice40", r"\.LUT_INIT\(16'h(\w+)\)", inverted, 50),
         # an operand's lowest bit; a product's sign
         ("pe int8", "ecp5", r"\.A0\((activations\[0\])\)", lambda bit: "activations[1]", 0),
