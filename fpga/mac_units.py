@@ -19,7 +19,7 @@ from sateen.hw.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
 K = 4096
 """Products in a sum: the accumulator holds so many of the largest ones."""
 
-LANES = {"ecp5": (1, 2, 4), "xcup": (1, 4)}
+LANES = {"ecp5": (1, 2, 4), "xcup": (1, 2, 4)}
 """What is compared in each family. Units have up to 8; those not here take the longest to synthesize."""
 
 DELAY_PS = {"ecp5": 10_000, "xcup": None}
