@@ -1,10 +1,11 @@
 """LUT, FF, DSP and accumulator width of every multiply-accumulate unit, in every format.
 
-    .venv/bin/python benchmarks/mac_units.py [FORMAT ...] [--family NAME] [--lanes N] [--no-synthesis]
+    .venv/bin/python benchmarks/mac_units.py [FORMAT ...] [--family NAME] [--lanes N] [--implementation NAME]
+        [--no-synthesis]
 
 Writes fpga/mac_units.json, the tables in docs/results/mac_units.md and a plot for each family (matplotlib).
-With formats, families or lanes only those are measured again. Results are cached; from nothing it takes hours on two
-cores.
+With formats, families, lanes or implementations only those are measured again. Results are cached; from nothing it
+takes hours on two cores.
 """
 
 from __future__ import annotations
@@ -43,20 +44,25 @@ GOAL = 1.2
 Row = dict[str, Any]
 
 
-def synthesize(names: list[str], families: list[str], lanes: list[int] | None, workers: int) -> None:
+def synthesize(
+    names: list[str],
+    families: list[str],
+    lanes: list[int] | None,
+    implementations: list[str],
+    workers: int,
+) -> None:
     """Measure and write the table, after each family: what is done is kept."""
     swept = swept_formats()
     formats = [parse_format(n) for n in names] or [*swept, *(f for f in all_formats() if f not in swept)]
     table = {tuple(r[k] for k in FIELDS[:4]): r for r in rows()}
     for name in families:
         mine = [n for n in LANES[name] if lanes is None or n in lanes]
-        chosen = [u for f in formats for u in units([f], [n for n in mine if n == 1 or f in swept])]
-        replaced = {(f.name, n) for f in formats for n in mine}
-        table = {
-            k: r for k, r in table.items() if r["family"] != name or (r["format"], r["lanes"]) not in replaced
-        }
-        found = measure(chosen, FAMILIES[name], workers)
-        for _, row in track(found, description=name, total=len(chosen)):
+        found = [u for f in formats for u in units([f], [n for n in mine if n == 1 or f in swept])]
+        chosen = [u for u in found if u.implementation in implementations]
+        replaced = {(f.name, i, n, name) for f in formats for i in implementations for n in mine}
+        table = {k: r for k, r in table.items() if k not in replaced}
+        measured = measure(chosen, FAMILIES[name], workers)
+        for _, row in track(measured, description=name, total=len(chosen)):
             table[tuple(row[k] for k in FIELDS[:4])] = row
         write(list(table.values()))
 
@@ -149,7 +155,7 @@ def plot(table: list[Row], family: str) -> None:
     for column, lanes in enumerate(swept):
         for line, key in enumerate(("lut", "ff", "dsp")):
             axis = axes[line][column]
-            for implementation, marker in zip(IMPLEMENTATIONS, "os^Dv", strict=True):
+            for implementation, marker in zip(IMPLEMENTATIONS, "os^DPv", strict=True):
                 color = f"C{IMPLEMENTATIONS.index(implementation)}"
                 points = [
                     (names.index(r["format"]), r[key] / lanes)
@@ -190,13 +196,15 @@ def main() -> None:
     parser.add_argument(
         "--lanes", type=int, choices=sorted({n for lanes in LANES.values() for n in lanes}), action="append"
     )
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, action="append")
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument(
         "--no-synthesis", action="store_true", help="tables and plots of the committed figures"
     )
     args = parser.parse_args()
     if not args.no_synthesis:
-        synthesize(args.formats, args.family or list(FAMILIES), args.lanes, args.workers)
+        implementations = args.implementation or list(IMPLEMENTATIONS)
+        synthesize(args.formats, args.family or list(FAMILIES), args.lanes, implementations, args.workers)
     table = rows()
     path = RESULTS / "mac_units.md"
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)

@@ -38,16 +38,19 @@ def synthesize_many(
     *,
     top: str,
     options: str = "",
+    delay_ps: int | None = None,
     workers: int = 2,
     pool: Executor | None = None,
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """Position and primitives of each RTLIL text as they come in.
 
     The top module of each is called `top`, and those below it `top` and something more; black boxes among them are
-    not counted. A text may occur more than once. `pool` runs the processes, by default `workers` threads; one that is
-    given may be on other machines, where the tool must be the same. Raises BuildError.
+    not counted. A text may occur more than once. `delay_ps` is what logic between registers may take, and Yosys saves
+    area within it; by default the least delay comes first. `pool` runs the processes, by default `workers` threads;
+    one that is given may be on other machines, where the tool must be the same. Raises BuildError.
     """
-    script = f"read_rtlil design.il; {family.synth.format(top='all_of_them')} {options}".rstrip()
+    aim = "" if delay_ps is None else f"scratchpad -set abc9.D {delay_ps}; "
+    script = f"read_rtlil design.il; {aim}{family.synth.format(top='all_of_them')} {options}".rstrip()
     script += f"; {finish(family)}"
     positions: dict[str, list[int]] = {}
     for n, design in enumerate(designs):

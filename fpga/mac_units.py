@@ -19,8 +19,12 @@ from sateen.hw.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
 K = 4096
 """Products in a sum: the accumulator holds so many of the largest ones."""
 
-LANES = {"ecp5": (1, 2, 4), "xcup": (1, 4)}
+LANES = {"ecp5": (1, 2, 4), "xcup": (1, 2, 4)}
 """What is compared in each family. Units have up to 8; those not here take the longest to synthesize."""
+
+DELAY_PS = {"ecp5": 10_000, "xcup": None}
+"""What logic of units without DSPs may take, 100 MHz: Yosys maps to the least delay otherwise, with more LUTs. Where it
+hardly matters, None."""
 
 TABLE = "mac_units.json"
 """{"k", "tool", "units": [a dict of FIELDS, ...]}; see benchmarks/mac_units.py."""
@@ -76,6 +80,7 @@ def measure(chosen: list[Unit], family: Family, workers: int = 2) -> Iterator[tu
             family,
             top="mac",
             options="" if with_dsp else "-nodsp",
+            delay_ps=None if with_dsp else DELAY_PS[family.name],
             workers=workers,
         )
         for n, cells in found:

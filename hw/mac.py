@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.formats import Format, Integer, Minifloat
 
-IMPLEMENTATIONS = ("dsp", "packed", "lut", "shift", "table")
+IMPLEMENTATIONS = ("dsp", "packed", "lut", "shift", "late", "table")
 MULTIPLIER_BITS = 18
 """Of a signed operand of one DSP multiplier (ECP5 18 x 18, UltraScale+ 27 x 18)."""
 LUT_INPUTS = 6
@@ -58,8 +58,10 @@ def why_not(implementation: str, a: Format, w: Format, lanes: int) -> str | None
         return f"two fields of {pack_stride(a, w)} bits do not fit an operand of {MULTIPLIER_BITS} bits"
     if implementation == "packed" and lanes % 2:
         return "lanes are packed in pairs"
-    if implementation == "shift" and not floats:
+    if implementation in ("shift", "late") and not floats:
         return "integers have no exponent"
+    if implementation == "late" and coarse_bits(a, w) < 2:
+        return "there is one coarse bit already, as in 'shift'"
     widest = max(a.fixed_bits, w.fixed_bits)
     if implementation == "lut" and floats and widest > LUT_OPERAND_BITS:
         return f"operands of {widest} bits in fixed point make too many rows; at most {LUT_OPERAND_BITS}"
@@ -84,7 +86,8 @@ class MAC(wiring.Component):
         "dsp": a multiplication for each lane, of magnitudes for minifloats. What exceeds a DSP's operand is
         shifted afterwards, in steps of eight positions. "packed": two lanes in one multiplication. "lut":
         Booth's rows of fixed-point operands, all lanes' rows of one weight in one sum. "shift": significands
-        are multiplied, and the product is shifted. "table": every bit of a product is one table.
+        are multiplied, and the product is shifted. "late": the same, with all but one step of the shift before the
+        register. "table": every bit of a product is one table.
 
     Members
     -------
@@ -187,10 +190,24 @@ class MAC(wiring.Component):
         total = self._keep(m, booth(m, pairs, limit[0], signed_bits=exact_bits(a, w, self.lanes)))
         return add(m, self.i_psum, total, self.acc_bits)
 
+    def _late(self, m: Module, codes) -> Value:
+        """The last step has two sources for a bit, one select and the sign: a LUT of four inputs."""
+        a, w = self.formats
+        width = (magnitude_limit(a) * magnitude_limit(w)).bit_length()
+        exponent_bits = exponent_sum_bits(a, w)
+        terms = []
+        for x, y in codes:
+            exponent = exponent_sum(a, x, w, y)[:exponent_bits]
+            (s, p, _), (t, q, _) = fields(a, x), fields(w, y)
+            shifted = self._keep(m, multiply(m, p, q) << exponent[:-1])
+            last = self._keep(m, exponent[-1])
+            terms.append((self._keep(m, s ^ t), (shifted << (last << exponent_bits - 1))[2 : 2 + width]))
+        return self._accumulate(m, terms)
+
     def _shift(self, m: Module, codes) -> Value:
         a, w = self.formats
         width = (magnitude_limit(a) * magnitude_limit(w)).bit_length()
-        exponent_bits = ((1 << a.exponent_bits) + (1 << w.exponent_bits) - 2).bit_length()
+        exponent_bits = exponent_sum_bits(a, w)
         fine = fine_bits(exponent_bits)
         terms = []
         for x, y in codes:
@@ -247,17 +264,37 @@ def integer(fmt: Integer, code: Value) -> Value:
     return code.as_signed() if fmt.signed else Cat(code, Const(0, 1)).as_signed()
 
 
+def saturated(fmt: Minifloat, code: Value) -> Value:
+    """The code without its sign; NaN and infinity count as the largest finite number."""
+    magnitude = code[: fmt.bits - 1]
+    if fmt.max_code + 1 < fmt.sign_mask:
+        magnitude = Mux(magnitude > fmt.max_code, fmt.max_code, magnitude)[: fmt.bits - 1]
+    return magnitude
+
+
 def fields(fmt: Minifloat, code: Value) -> tuple[Value, Value, Value]:
     """Sign, significand and exponent: fixed = ±(significand << exponent) >> 1.
 
     The exponent is the field itself, or one for subnormals, so nothing is subtracted from it.
     """
-    magnitude = code[: fmt.bits - 1]
-    if fmt.max_code + 1 < fmt.sign_mask:  # NaN and infinity count as the largest finite number
-        magnitude = Mux(magnitude > fmt.max_code, fmt.max_code, magnitude)[: fmt.bits - 1]
+    magnitude = saturated(fmt, code)
     mantissa, field = magnitude[: fmt.mantissa_bits], magnitude[fmt.mantissa_bits :]
     normal = field.any()
     return code[fmt.bits - 1], Cat(mantissa, normal), Cat(field[0] | ~normal, field[1:])
+
+
+def exponent_sum_bits(a: Minifloat, w: Minifloat) -> int:
+    return ((1 << a.exponent_bits) + (1 << w.exponent_bits) - 2).bit_length()
+
+
+def exponent_sum(a: Minifloat, x: Value, w: Minifloat, y: Value) -> Value:
+    """The sum of the exponents in `fields`; the one that x has for being subnormal is the carry into the adder.
+
+    With that bit it is wide enough for Yosys to use ECP5's carry chain.
+    """
+    (_, p, _), (_, _, f) = fields(a, x), fields(w, y)
+    subnormal = ~p[-1]
+    return (Cat(subnormal, saturated(a, x)[a.mantissa_bits :]) + Cat(subnormal, f))[1:]
 
 
 def partly_fixed(fmt: Minifloat, code: Value, fine: int) -> tuple[Value, Value, Value]:
@@ -396,6 +433,12 @@ def fine_bits(exponent_bits: int) -> int:
     accumulator's adder. Two fine bits are one four-way multiplexer, a LUT.
     """
     return min(exponent_bits, max(2, exponent_bits - 2))
+
+
+def coarse_bits(a: Minifloat, w: Minifloat) -> int:
+    """What `fine_bits` leaves."""
+    exponent_bits = exponent_sum_bits(a, w)
+    return exponent_bits - fine_bits(exponent_bits)
 
 
 def aligned(value: Value, coarse: Value, fine: int) -> Value:

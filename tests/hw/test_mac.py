@@ -147,6 +147,10 @@ def test_the_accumulator_is_exact_and_no_wider(name):
         ({"implementation": "fast"}, "implementation must be one of .*, not 'fast'"),
         ({"implementation": "shift"}, "int4 x int4, 1 lanes, 'shift': integers have no exponent"),
         ({"implementation": "packed"}, "lanes are packed in pairs"),
+        (
+            {"implementation": "late", "a": parse_format("e2m1"), "w": parse_format("e2m1")},
+            "there is one coarse bit already, as in 'shift'",
+        ),
         ({"implementation": "table"}, "a product depends on 8 bits, a LUT on 6"),
         ({"implementation": "lut", "lanes": 9}, "lanes must be 1 to 8, not 9"),
         ({"implementation": "lut", "lanes": 8, "k": 4}, "k must be at least lanes = 8, not 4"),
