@@ -19,8 +19,8 @@ from sateen.hw.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
 K = 4096
 """Products in a sum: the accumulator holds so many of the largest ones."""
 
-LANES = {"ecp5": (1, 2, 4), "xcup": (1, 2, 4)}
-"""What is compared in each family. Units have up to 8; those not here take the longest to synthesize."""
+LANES = {"ecp5": (1, 2, 4, 8), "xcup": (1, 2, 4, 8)}
+"""What is compared in each family."""
 
 DELAY_PS = {"ecp5": 10_000, "xcup": None}
 """What logic of units without DSPs may take, 100 MHz: Yosys maps to the least delay otherwise, with more LUTs. Where it
