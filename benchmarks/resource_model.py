@@ -73,6 +73,7 @@ def experiment(
                     progress=lambda done, of, bar=bar: bars.update(bar, completed=done, total=of),
                 )
         bar = bars.add_task("machines", total=len(whole) * len(FAMILIES))
+        known = [r for r in known if r["part"] == WHOLE]  # they travel with each job
         jobs = [pool.submit(measure_machine, s, FAMILIES[name], known) for s in whole for name in FAMILIES]
         for job in jobs:
             rows.append(job.result())

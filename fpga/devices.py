@@ -34,8 +34,6 @@ class Family:
     bram_unit: str
     passes: int
     """Passes that the command runs, roughly; for the progress bar."""
-    absorbs: bool = False
-    """Whether `sateen.fpga.dsp_registers` follows, before place and route as before counting."""
 
 
 def _each(*names: str, n: int = 1) -> Counts:
@@ -61,7 +59,6 @@ FAMILIES: dict[str, Family] = {
             free=frozenset({"PFUMX", "L6MUX21", "GSR", "VLO", "VHI"}),
             bram_unit="DP16KD, 18 Kbit",
             passes=55,
-            absorbs=True,
         ),
         # Ref: AMD UG574 (UltraScale CLB), tables of LUTs per distributed RAM; UG573 (memory).
         Family(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ABSORBING = ("ecp5",)
+"""Architectures whose netlists go through here: before place and route, before simulation and before counting."""
 MULTIPLIER, REGISTER = "MULT18X18D", "TRELLIS_FF"
 BITS = 36
 
@@ -57,10 +59,15 @@ def absorb_registers(module: Module) -> int:
     return len(gone)
 
 
+def absorb(netlist: dict[str, Any]) -> dict[str, int]:
+    """The same for each module of a netlist, the content of Yosys's JSON; module to flip-flops."""
+    return {name: absorb_registers(module) for name, module in netlist["modules"].items()}
+
+
 def absorb_in_file(path: Path) -> dict[str, int]:
-    """The same for each module of a netlist, a JSON file of Yosys's, which is written anew; module to flip-flops."""
+    """The same, and the file is written anew."""
     netlist = json.loads(path.read_text(encoding="utf-8"))
-    fewer = {name: absorb_registers(module) for name, module in netlist["modules"].items()}
+    fewer = absorb(netlist)
     path.write_text(json.dumps(netlist), encoding="utf-8")
     return fewer
 

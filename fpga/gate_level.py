@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.cost import modules
-from sateen.fpga.dsp_registers import absorb_in_file
+from sateen.fpga.dsp_registers import ABSORBING, absorb_in_file
 from sateen.fpga.synthesis import error_in, find_top, run_yosys
 
 SYNTH = {"ecp5": "synth_ecp5 -noiopad -top {top}", "ice40": "synth_ice40 -dsp -top {top}"}
@@ -33,7 +33,7 @@ def gate_level(verilog: str, architecture: str, *, top: str | None = None) -> st
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         _yosys(f"read_verilog design.v; {synth}; write_json netlist.json", architecture, folder)
-        if architecture == "ecp5":
+        if architecture in ABSORBING:
             absorb_in_file(folder / "netlist.json")
         _yosys("read_json netlist.json; write_verilog -noattr netlist.v", architecture, folder)
         netlist = (folder / "netlist.v").read_text(encoding="utf-8")

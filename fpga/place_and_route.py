@@ -15,7 +15,7 @@ from typing import Any
 
 from sateen.errors import BuildError, ConfigError, LimitError
 from sateen.fpga.cost import modules
-from sateen.fpga.dsp_registers import absorb_in_file
+from sateen.fpga.dsp_registers import ABSORBING, absorb_in_file
 from sateen.fpga.synthesis import error_in, find_top, run_tool, run_yosys
 
 
@@ -145,7 +145,7 @@ def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> 
         code, tail = run_yosys(script, folder)
         if code != 0:
             raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {error_in(tail)}")
-        if part.architecture == "ecp5":
+        if part.architecture in ABSORBING:
             absorb_in_file(folder / "design.json")
         path.write_bytes((folder / "design.json").read_bytes())
 

@@ -21,7 +21,7 @@ from sateen.formats import Minifloat, all_formats
 from sateen.fpga.batch import synthesize_many
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import Family
-from sateen.fpga.resource_parts import DECODER, PARTS, SLACK_FAMILIES, TOP, Part, Slack, rtlil
+from sateen.fpga.resource_parts import PARTS, SLACK_FAMILIES, TOP, Part, Slack, rtlil
 from sateen.fpga.synthesis import synthesize
 from sateen.hw.verilog import emit_verilog
 
@@ -239,16 +239,16 @@ def measure_parts(
     """A row for each component of each configuration; of a text that `known` has, its counts. Raises BuildError."""
     found: list[Row] = []
     texts: list[str] = []
+    slack: list[bool] = []
     counts = _counts_of(known, family)
     for sample in samples:
         for part in parts:
             count = part.instances(sample.config)
             if count and sample.number % part.every == 0:
-                text = _rtlil(part, sample.config, family.name if part.has_slack(family.name) else "")
-                texts.append(text)
-                found.append(_row(sample, family, part.name, count, text))
-    for row in found:
-        row |= counts.get((row["part"], row["text"]), {})
+                slack.append(part.has_slack(family.name))
+                texts.append(_rtlil(part, sample.config, family.name if slack[-1] else ""))
+                row = _row(sample, family, part.name, count, texts[-1])
+                found.append(row | counts.get((part.name, row["text"]), {}))
     # texts of about the same size share a process
     order = sorted(
         (n for n, row in enumerate(found) if "lut" not in row), key=lambda n: (len(texts[n]), texts[n])
@@ -264,8 +264,8 @@ def measure_parts(
         if progress is not None:
             progress(len(counted), len(designs))
     for n, place in enumerate(order):
-        slack = counted[len(order)]["lut"] if _part(found[place]["part"]).has_slack(family.name) else 0
-        found[place] |= counted[n] | {"lut": counted[n]["lut"] - slack}
+        beside = counted[len(order)]["lut"] if slack[place] else 0
+        found[place] |= counted[n] | {"lut": counted[n]["lut"] - beside}
     return found
 
 
@@ -287,10 +287,6 @@ def _counts_of(rows: Sequence[Row], family: Family) -> dict[tuple[str, str], Row
 @functools.cache
 def _rtlil(part: Part, config: AcceleratorConfig, family: str) -> str:
     return part.rtlil(config, family)
-
-
-def _part(name: str) -> Part:
-    return DECODER if name == DECODER.name else PARTS[name]
 
 
 def _row(sample: Sample, family: Family, part: str, instances: int, text: str) -> Row:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sateen.formats import Format, Integer, Minifloat
-from sateen.fpga.devices import FAMILIES
+from sateen.fpga.dsp_registers import ABSORBING
 from sateen.fpga.memory_map import Memory
 from sateen.hw.decode import Operand
 
@@ -87,7 +87,7 @@ def dsps(family: str, a: int, b: int, *, signed: bool = True) -> int:
 def absorbed(family: str, a: int, b: int, *, signed: bool = True) -> bool:
     """Whether a product's register is the DSP's own (fpga/dsp_registers.py): that of one DSP, with no sum behind it."""
     whole = max(a, b) <= _MULTIPLIER[family].operands[0]
-    return FAMILIES[family].absorbs and whole and dsps(family, a, b, signed=signed) == 1
+    return family in ABSORBING and whole and dsps(family, a, b, signed=signed) == 1
 
 
 def _cut(m: _Multiplier, a: int, b: int) -> int:
@@ -120,7 +120,9 @@ def multiplication(terms: Terms, family: str, a: int, b: int, count: int = 1, *,
 
 def _odd_bits(family: str, a: int, b: int) -> int:
     """Bits that one bit of the other operand, too many for the DSP, is multiplied with beside it."""
-    size = _MULTIPLIER[family].operands[1] if family == "ecp5" else 0
+    if family != "ecp5":  # UltraScale+'s parts have a bit of headroom, so none is left with one bit
+        return 0
+    size = _MULTIPLIER[family].operands[1]
     return b * (a == size + 1) + a * (b == size + 1)
 
 

