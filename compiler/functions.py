@@ -7,6 +7,7 @@ the one entry; the tables, the float executor and the checks all call it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -135,21 +136,33 @@ def constant(value: float) -> Expression:
 
 def evaluate_expression(expression: Expression, x: np.ndarray) -> np.ndarray:
     """Raises ModelError for an unknown function. Infinities and NaN pass, as in ONNX."""
-    name = expression.function
+    parts = expression.postorder()
+    uses = Counter(id(a) for part in parts for a in part.arguments)
+    results: dict[int, np.ndarray] = {}  # of those that are still to be used
+    for part in parts:
+        results[id(part)] = _apply(part, [results[id(a)] for a in part.arguments], x)
+        for a in part.arguments:
+            uses[id(a)] -= 1
+            if not uses[id(a)]:
+                del results[id(a)]
+    return results[id(expression)]
+
+
+def _apply(part: Expression, arguments: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    name = part.function
     if name == "x":
         return x
     if name == "constant":
-        return np.full_like(x, dict(expression.parameters)["value"])
-    arguments = [evaluate_expression(a, x) for a in expression.arguments]
+        return np.full_like(x, dict(part.parameters)["value"])
     if name in COMBINING:
         return np.asarray(COMBINING[name](*arguments), np.float64)
     if name not in FUNCTIONS:
         raise ModelError(f"function '{name}' is not known; known are {', '.join(FUNCTIONS)}")
-    return np.asarray(FUNCTIONS[name](*arguments, **dict(expression.parameters)), np.float64)
+    return np.asarray(FUNCTIONS[name](*arguments, **dict(part.parameters)), np.float64)
 
 
 def as_expression(activation: Activation) -> Expression:
-    """The activation as a tree over "x"."""
+    """The activation as a function of "x"."""
     if activation.expression is not None:
         return activation.expression
     parameters = activation.parameters
@@ -159,10 +172,14 @@ def as_expression(activation: Activation) -> Expression:
 
 
 def substitute(outer: Expression, inner: Expression) -> Expression:
-    """outer(inner(x))."""
-    if outer.function == "x":
-        return inner
-    return Expression(outer.function, outer.parameters, tuple(substitute(a, inner) for a in outer.arguments))
+    """outer(inner(x)), which shares its parts as `outer` does."""
+    made: dict[int, Expression] = {}
+    for part in outer.postorder():
+        arguments = tuple(made[id(a)] for a in part.arguments)
+        made[id(part)] = (
+            inner if part.function == "x" else Expression(part.function, part.parameters, arguments)
+        )
+    return made[id(outer)]
 
 
 def evaluate(activation: Activation, x: np.ndarray) -> np.ndarray:

@@ -75,8 +75,8 @@ def differentiable(node: Node) -> bool:
 
 
 def _has_gradient(e: Expression) -> bool:
-    known = e.function in ("x", "constant") or e.function in FUNCTIONS or e.function in COMBINING
-    return known and all(map(_has_gradient, e.arguments))
+    known = {"x", "constant", *FUNCTIONS, *COMBINING}
+    return all(part.function in known for part in e.postorder())
 
 
 def run_node(
@@ -116,13 +116,20 @@ def as_tensor(x: np.ndarray) -> torch.Tensor:
 
 
 def _evaluate(e: Expression, x: torch.Tensor) -> torch.Tensor:
-    if e.function == "x":
+    results: dict[int, torch.Tensor] = {}
+    for part in e.postorder():
+        results[id(part)] = _apply(part, [results[id(a)] for a in part.arguments], x)
+    return results[id(e)]
+
+
+def _apply(part: Expression, arguments: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    if part.function == "x":
         return x
-    parameters: dict[str, Any] = dict(e.parameters)
-    if e.function == "constant":
+    parameters: dict[str, Any] = dict(part.parameters)
+    if part.function == "constant":
         return torch.full_like(x, parameters["value"])
-    function = FUNCTIONS.get(e.function) or COMBINING[e.function]
-    return function(*(_evaluate(a, x) for a in e.arguments), **parameters)
+    function = FUNCTIONS.get(part.function) or COMBINING[part.function]
+    return function(*arguments, **parameters)
 
 
 def _padded(

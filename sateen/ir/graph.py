@@ -83,13 +83,29 @@ class Add:
         return (self.input_a, self.input_b)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A function of one tensor, as a tree: "x" is that tensor, "constant" has the parameter `value`."""
+    """A function of one tensor: "x" is that tensor, "constant" has the parameter `value`.
+
+    A graph, not a tree: x * sigmoid(x) holds x once. What follows the arguments goes by `postorder`, which meets each
+    part once; text and equality would not, so an expression shows its function alone and equals only itself.
+    """
 
     function: str
     parameters: tuple[tuple[str, float], ...] = ()
-    arguments: tuple[Expression, ...] = ()
+    arguments: tuple[Expression, ...] = field(default=(), repr=False)
+
+    def postorder(self) -> list[Expression]:
+        """The distinct parts, arguments before what uses them, the expression itself last."""
+        done: dict[int, Expression] = {}
+        waiting = [self]
+        while waiting:
+            part = waiting[-1]
+            missing = [a for a in part.arguments if id(a) not in done]
+            waiting.extend(missing)
+            if not missing:
+                done.setdefault(id(part), waiting.pop())
+        return list(done.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,30 @@ def test_expressions():
     np.testing.assert_allclose(evaluate(node, POINTS), (POINTS + 1) / (1 + np.exp(-POINTS - 1)), rtol=1e-12)
 
 
+def test_shared_parts_are_evaluated_once():
+    """x * sigmoid(x), 40 times one behind the other, in both orders: a tree has 2**40 leaves."""
+    silu = Expression("mul", (), (X, Expression("sigmoid", (), (X,))))
+    outer = inner = X
+    expected = POINTS
+    for _ in range(40):
+        outer, inner = substitute(silu, outer), substitute(inner, silu)
+        expected = expected / (1 + np.exp(-expected))
+    for e in (outer, inner):
+        assert len(e.postorder()) == 1 + 2 * 40
+        np.testing.assert_allclose(
+            evaluate(Activation("a", "x", "y", "composed", expression=e), POINTS), expected
+        )
+        assert len(repr(e)) < 100
+
+
+def test_deep_expressions():
+    """Deeper than Python's stack."""
+    e = X
+    for _ in range(3000):
+        e = substitute(Expression("affine", (("offset", 1.0),), (X,)), e)
+    assert evaluate(Activation("a", "x", "y", "composed", expression=e), np.zeros(1)) == 3000
+
+
 def test_unknown_function():
     with pytest.raises(ModelError, match="function 'nothing' is not known"):
         evaluate(activation("nothing"), np.zeros(1))

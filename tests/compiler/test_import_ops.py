@@ -129,6 +129,18 @@ def test_clamps_merge():
     assert [(n.low, n.high) for n in graph.nodes] == [(0, 1)]
 
 
+@pytest.mark.parametrize("operator", ["Add", "Mul", "swish"])
+def test_functions_that_use_their_operand_twice(operator):
+    """40 of them, one behind the other: as many parts, not 2**40."""
+    net = Net(17)
+    x = net.input("N", 3, 4, 4)
+    for _ in range(40):
+        x = net("Mul", x, net("Sigmoid", x)) if operator == "swish" else net(operator, x, x)
+    (node,) = compare(net.output(x), low=-1).nodes
+    assert isinstance(node, Activation) and node.expression is not None
+    assert len(node.expression.postorder()) <= 1 + 2 * 40
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 def test_residual(opset):
     net = Net(opset)

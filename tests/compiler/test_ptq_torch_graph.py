@@ -72,6 +72,9 @@ def test_expressions():
     found = torch_graph.run_node(node, [torch_graph.channels_second(values)])
     np.testing.assert_allclose(last(found), evaluate(node, values), rtol=1e-4, atol=1e-5)
     assert torch_graph.differentiable(node)
+    for _ in range(40):  # shared parts are evaluated once
+        larger = Expression("max", (), (larger, Expression("sigmoid", (), (larger,))))
+    assert torch_graph.differentiable(Activation("n", "x", "y", "composed", expression=larger))
     steps = Expression("greater", (), (x, constant(0.0)))
     assert not torch_graph.differentiable(Activation("n", "x", "y", "composed", expression=steps))
 
