@@ -1,4 +1,5 @@
-"""The floating-point graph in NumPy, for calibration and as the reference of the importer's tests.
+"""The floating-point graph in NumPy, for calibration and as the reference of the importer's tests. What the model
+file rounds is rounded.
 
 Convolutions are im2col and one float64 matrix product; the images go through in portions, so that the columns
 stay below `COLUMN_BYTES`.
@@ -102,12 +103,12 @@ def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
         x = np.asarray(inputs[port.name])
         if x.shape[1:] != port.shape or x.ndim == 0:
             raise DataError(f"input '{port.name}' has shape {x.shape}; it must be (N, {_text(port.shape)})")
-        tensors[port.name] = port.to_hwc(x.astype(np.float64))
+        tensors[port.name] = graph.rounded(port.name, port.to_hwc(x.astype(np.float64)))
     counts = {len(x) for x in tensors.values()}
     if len(counts) > 1:
         raise DataError(f"inputs have {sorted(counts)} samples; give the same number for each")
     for node in graph.nodes:
-        tensors[node.output] = run_node(node, [tensors[i] for i in node.inputs])
+        tensors[node.output] = graph.rounded(node.output, run_node(node, [tensors[i] for i in node.inputs]))
     return tensors
 
 

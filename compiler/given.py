@@ -95,7 +95,8 @@ def _fitted(quantizer: Quantizer, fmt: Format) -> Quantizer | None:
         if high - low > fmt.max_fixed - fmt.min_fixed:
             return None
         zero = 0 if fmt.min_fixed <= low and high <= fmt.max_fixed else fmt.min_fixed - low
-        return Quantizer(Quant(fmt, quant.scale, zero), low + zero, high + zero)
+        moved = dataclasses.replace(quant, format=fmt, zero_point=zero)
+        return Quantizer(moved, low + zero, high + zero)
     if isinstance(fmt, Minifloat) and isinstance(quant.format, Minifloat):
         grids = [(f.exponent_bits, f.mantissa_bits, f.bias) for f in (fmt, quant.format)]
         if grids[0] == grids[1] and fmt.min_fixed <= quantizer.low and quantizer.high <= fmt.max_fixed:

@@ -43,7 +43,7 @@ def rewrite_layers(graph: Graph, samples: Mapping[str, np.ndarray], rewrite: Rew
     Raises DataError for samples that `calibrate` would refuse, and for values that become NaN or infinite.
     """
     arrays = choose_samples(graph, samples)
-    tensors = {p.name: p.to_hwc(arrays[p.name]) for p in graph.inputs}
+    tensors = {p.name: graph.rounded(p.name, p.to_hwc(arrays[p.name])) for p in graph.inputs}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     nodes = []
     for i, node in enumerate(graph.nodes):
@@ -56,7 +56,7 @@ def rewrite_layers(graph: Graph, samples: Mapping[str, np.ndarray], rewrite: Rew
                 )
             node = rewrite(node, inputs[0])
         nodes.append(node)
-        tensors[node.output] = run_node(node, inputs)
+        tensors[node.output] = graph.rounded(node.output, run_node(node, inputs))
         for name in set(node.inputs):
             if last[name] == i:
                 del tensors[name]

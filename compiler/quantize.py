@@ -184,7 +184,7 @@ def _table(step: Pass, before: Quant, after: Quant) -> np.ndarray:
     """The code of f(x) for every code of x, (2**bits,); NaN and infinity read as the largest values."""
     fmt = before.format
     fixed = fmt.fixed(np.arange(1 << fmt.bits))  # unlike decode's values, always finite
-    x = before.scale * (fixed - before.zero_point) * 2.0**fmt.lsb_exponent
+    x = before.real(fixed * 2.0**fmt.lsb_exponent)
     return after.quantize(table_function(step)(x))
 
 

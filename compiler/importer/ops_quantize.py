@@ -17,7 +17,7 @@ from sateen.compiler.importer.walk import Walk
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer, Minifloat, parse_format
 from sateen.ir.graph import Activation, Quantize
-from sateen.ir.quant import GivenWeights, Quant, Quantizer
+from sateen.ir.quant import PRECISIONS, GivenWeights, Quant, Quantizer
 
 _TYPES = {
     **{name: name for name in ("int2", "uint2", "int4", "uint4", "int8", "uint8")},
@@ -53,6 +53,22 @@ def one(walk: Walk, node: OnnxNode, i: int, what: str) -> float:
             limits.PER_TENSOR,
         )
     return float(array.flat[0])
+
+
+def _precision(walk: Walk, node: OnnxNode) -> str:
+    """The type in which QuantizeLinear divides: that of its scale, unless it says otherwise."""
+    scale = walk.constant(node, 1)
+    stated = node.integer("precision", 0)
+    kind = (
+        onnx.helper.tensor_dtype_to_np_dtype(stated) if stated else scale.dtype if scale is not None else None
+    )
+    return kind.name if kind is not None and kind.name in PRECISIONS else "float32"
+
+
+def _qonnx_precision(walk: Walk, node: OnnxNode) -> str:
+    """As the qonnx package computes: in NumPy, of float32 tensors."""
+    scale = walk.constant(node, 1)
+    return "float64" if scale is not None and scale.dtype == np.float64 else "float32"
 
 
 def whole(walk: Walk, node: OnnxNode, i: int, what: str) -> int:
@@ -123,7 +139,7 @@ def quantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
             "use zero point 0 and saturate = 1 with floating-point types",
         )
     walk.codes.add(node.proto.output[0])
-    quant = Quant(fmt, scale, int(zero.flat[0]))
+    quant = Quant(fmt, scale, int(zero.flat[0]), _precision(walk, node))
     return [emit(walk, node, walk.value(node), Quantizer.whole(quant))]
 
 
@@ -248,11 +264,13 @@ def int_quant(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
     scale, zero_point = one(walk, node, 1, "scale"), whole(walk, node, 2, "zero point")
     if scale < 0:  # x / -s rounds as -(x / s) does
         low, high, zero_point, scale, signed = -high, -low, -zero_point, -scale, True
+    added = zero_point
     fmt = Integer(bits, signed, narrow and signed)
     if low < fmt.min_fixed:  # -(2**bits - 1) to 0
         shift = fmt.min_fixed - low
         low, high, zero_point = low + shift, high + shift, zero_point + shift
-    return [emit(walk, node, walk.value(node), Quantizer(Quant(fmt, positive(scale), zero_point), low, high))]
+    quant = Quant(fmt, positive(scale), zero_point, _qonnx_precision(walk, node), added)
+    return [emit(walk, node, walk.value(node), Quantizer(quant, low, high))]
 
 
 def _rounding(mode: str) -> None:
@@ -297,15 +315,16 @@ def bipolar_quant(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
         if scale is None:
             raise Unsupported("it has no scale", "export the model again")
         return [_given(walk, node, SIGN, np.where(x >= 0, 1.0, -1.0), scale, "")]
-    number = positive(one(walk, node, 1, "scale"))
+    quant = Quant(SIGN, positive(one(walk, node, 1, "scale")), precision=_qonnx_precision(walk, node))
     value = walk.value(node)
     if walk.is_open(value):
         return [value]
     out = walk.fresh(f"{node.proto.output[0]}_sign")
     walk.emit(
-        Activation(f"{node.name}.sign", value.tensor, out, "bipolar", (("scale", number),)), walk.hwc(value)
+        Activation(f"{node.name}.sign", value.tensor, out, "bipolar", (("scale", quant.scale),)),
+        walk.hwc(value),
     )
-    return [emit(walk, node, Value(out, value.layout, value.host), Quantizer.whole(Quant(SIGN, number)))]
+    return [emit(walk, node, Value(out, value.layout, value.host), Quantizer.whole(quant))]
 
 
 def float_quant(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
@@ -335,9 +354,12 @@ def float_quant(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
         assert x is not None
         if scale is None:
             raise Unsupported("it has no scale", "export the model again")
-        values = _rounded(x / scale, m, fmt.bias)
+        quotient = (x.astype(np.float32) / scale.astype(np.float32)).astype(
+            np.float64
+        )  # as in `_int_constant`
+        values = _rounded(quotient, m, fmt.bias)
         return [_given(walk, node, fmt, np.clip(values, -limit, limit), scale, "")]
-    quant = Quant(fmt, positive(one(walk, node, 1, "scale")))
+    quant = Quant(fmt, positive(one(walk, node, 1, "scale")), precision=_qonnx_precision(walk, node))
     return [emit(walk, node, walk.value(node), Quantizer(quant, -int(high), int(high)))]
 
 

@@ -248,7 +248,7 @@ def compose_functions(graph: Graph) -> Graph | None:
         user = _only_consumer(graph, node.output)
         if user is None or not (isinstance(node, Activation) or isinstance(user, Activation)):
             continue
-        inner, outer = _as_function(node), _as_function(user)
+        inner, outer = as_function(node), as_function(user)
         if inner is None or outer is None:
             continue
         if (
@@ -273,7 +273,7 @@ def _keeps_sign(node: Node) -> bool:
     return isinstance(node, Activation) and node.function == "clip" and node.low < 0 <= node.high
 
 
-def _as_function(node: Node) -> Expression | None:
+def as_function(node: Node) -> Expression | None:
     """The node as a function of each element; None if it is not the same for all elements."""
     if isinstance(node, Activation):
         return as_expression(node)

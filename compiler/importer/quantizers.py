@@ -12,7 +12,7 @@ import numpy as np
 
 from sateen.compiler.functions import X, as_expression
 from sateen.compiler.importer.nouns import Refused
-from sateen.compiler.importer.passes import drop_dead, is_affine
+from sateen.compiler.importer.passes import as_function, drop_dead, is_affine
 from sateen.compiler.importer.pointwise import depthwise
 from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool, Quantize
 from sateen.ir.quant import Quantizer
@@ -28,7 +28,16 @@ def settle(graph: Graph) -> Graph:
     """
     if not any(isinstance(n, Quantize) for n in graph.nodes):
         return graph
-    for rewrite in (_signs_before_pools, _narrowed, _clipped_ports, _attached, _spread, _joined, _clips):
+    for rewrite in (
+        _signs_before_pools,
+        _narrowed,
+        _clipped_ports,
+        _attached,
+        _spread,
+        _joined,
+        _clips,
+        _factors,
+    ):
         graph = rewrite(graph)
     return drop_dead(graph)
 
@@ -329,3 +338,14 @@ def _clips(graph: Graph) -> Graph:
                     del found[node.input]
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), quantizers=found)
+
+
+def _factors(graph: Graph) -> Graph:
+    """One factor and one offset for all between two roundings are a table, which rounds as the file does."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        function = as_function(node) if isinstance(node, Conv) else None
+        if function and node.inputs[0] in graph.quantizers and node.output in graph.quantizers:
+            node = Activation(node.name, node.inputs[0], node.output, "composed", expression=function)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))

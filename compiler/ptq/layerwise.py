@@ -67,7 +67,7 @@ def rewrite_quantized(
     Raises DataError for samples that `calibrate` would refuse.
     """
     arrays = choose_samples(graph, samples)
-    real = {p.name: p.to_hwc(arrays[p.name]) for p in graph.inputs}
+    real = {p.name: graph.rounded(p.name, p.to_hwc(arrays[p.name])) for p in graph.inputs}
     coarse = {name: plan.rounded(name, x) for name, x in real.items()}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     nodes = []
@@ -75,7 +75,7 @@ def rewrite_quantized(
         inputs, given = [real[n] for n in node.inputs], [coarse[n] for n in node.inputs]
         new = rewrite(node, given[0], inputs[0]) if isinstance(node, Conv) else node
         nodes.append(new)
-        real[node.output] = run_node(node, inputs)
+        real[node.output] = graph.rounded(node.output, run_node(node, inputs))
         coarse[node.output] = plan.rounded(node.output, run_node(new, given))
         for name in set(node.inputs):
             if last[name] == i:

@@ -249,5 +249,10 @@ class Graph:
             if output.tensor not in known:
                 raise ModelError(f"graph output '{output.port.name}': '{output.tensor}' is not written")
 
+    def rounded(self, tensor: str, x: np.ndarray) -> np.ndarray:
+        """The tensor's values as the model file has them: rounded where it says so."""
+        quantizer = self.quantizers.get(tensor)
+        return x if quantizer is None else quantizer.round(x)
+
     def consumers(self, tensor: str) -> tuple[Node, ...]:
         return tuple(n for n in self.nodes if tensor in n.inputs)

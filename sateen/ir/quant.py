@@ -8,6 +8,22 @@ import numpy as np
 
 from sateen.formats import Format, Integer
 
+PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+
+
+def rounded_to(precision: str, x: np.ndarray | float) -> np.ndarray:
+    """float64 `x`, rounded to nearest, ties to even, as the type of that name would hold it."""
+    match precision:
+        case "float64":
+            return np.asarray(x, np.float64)
+        case "bfloat16":
+            fraction, exponent = np.frexp(np.asarray(x, np.float32).astype(np.float64))
+            return np.ldexp(np.rint(fraction * 256.0), exponent - 8)
+        case "float32" | "float16":
+            with np.errstate(over="ignore"):  # to infinity, which saturates
+                return np.asarray(x).astype(precision).astype(np.float64)
+    raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Quant:
@@ -16,22 +32,43 @@ class Quant:
     The zero point is a fixed-point number of the format. Integers round first and add it then, as QuantizeLinear
     does. The grid of a minifloat is finer in places, so there it is added before the rounding: see
     docs/adr/0014-minifloat-zero-points.md.
+
+    `precision` is the type in which a model file's own scale divides, by default that of the scale there: ties
+    are the normal case (images in [-1, 1] with steps of 2 / 255), and which they are depends on it. `added` is the
+    zero point in a file of QONNX, whose Quant adds it before it rounds an integer. Both count where single values
+    are rounded, on the host and in tables; sums are exact and round once.
     """
 
     format: Format
     scale: float
     zero_point: int = 0
+    precision: str = "float64"
+    added: int = 0
 
     def dequantize(self, codes: np.ndarray) -> np.ndarray:
-        return self.scale * (self.format.decode(codes) - self.offset)
+        return self.real(self.format.decode(codes))
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """What values of the format stand for."""
+        of_scale = self.precision if rounded_to(self.precision, self.scale) == self.scale else "float32"
+        return rounded_to(of_scale, self.scale * (values - self.offset))
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Round to nearest, ties to even, and saturate; see above for the zero point. -0 becomes +0."""
-        scaled = np.asarray(x, np.float64) / self.scale
-        if self.zero_after:
-            scaled = np.rint(scaled)
-        if self.zero_point:
-            scaled = scaled + self.offset
+        # Of numbers of 24 bits and fewer, float64's quotients and sums round to their type as the exact ones do.
+        given = rounded_to(self.precision, np.asarray(x, np.float64))
+        scale = rounded_to(self.precision, self.scale)
+        if self.zero_before and self.precision != "float64":  # the file has an Add there
+            shift = rounded_to(self.precision, self.scale * self.offset)
+            scaled = rounded_to(self.precision, rounded_to(self.precision, given + shift) / scale)
+        else:
+            scaled = rounded_to(self.precision, given / scale)
+            if self.added:
+                scaled = np.rint(rounded_to(self.precision, scaled + self.added)) - self.added
+            if self.zero_after:
+                scaled = np.rint(scaled)
+            if self.zero_point:
+                scaled = scaled + self.offset
         codes = self.format.encode(scaled)
         return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
 
@@ -85,6 +122,11 @@ class Quantizer:
         """The least and the greatest value."""
         unit = self.quant.scale * 2.0**self.quant.format.lsb_exponent
         return unit * (self.low - self.quant.zero_point), unit * (self.high - self.quant.zero_point)
+
+    def round(self, x: np.ndarray) -> np.ndarray:
+        """The values that `x` become."""
+        low, high = self.limits
+        return self.quant.dequantize(self.quant.quantize(np.clip(x, low, high)))
 
     def __str__(self) -> str:
         q = self.quant
