@@ -98,7 +98,9 @@ class CutNetwork:
 
 def cut(path: Path) -> CutNetwork:
     """The stages of a model with one input and one output, batch first in every tensor."""
-    model = onnx.shape_inference.infer_shapes(prepare(load_model(path)))
+    light = prepare(load_model(path))
+    light.model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in light.arrays.items())
+    model = onnx.shape_inference.infer_shapes(light.model)
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}

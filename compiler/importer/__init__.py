@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from sateen.compiler.importer.build import build_graph, walk_model
-from sateen.compiler.importer.loading import load_model, name_nodes, prepare, validate
+from sateen.compiler.importer.loading import load_model, node_names, prepare, validate
 from sateen.compiler.importer.nouns import PORTS, Finding, Refused
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
@@ -35,8 +35,7 @@ def import_model(source: str | Path | onnx.ModelProto) -> Graph:
 
     Raises ModelError with the first problem and how many more there are.
     """
-    model = prepare(_load(source))
-    walk = walk_model(model)
+    walk = walk_model(prepare(_load(source)))
     graph, problems = build_graph(walk)
     if problems:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
@@ -58,11 +57,10 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
     Raises ModelError only if the file cannot be read at all.
     """
     model = _load(source)
-    named = onnx.GraphProto()
-    named.node.extend(model.graph.node)
-    holder = onnx.ModelProto(graph=named)
-    name_nodes(holder)
-    walk = walk_model(prepare(model))
+    names = [(name, n.op_type) for name, n in zip(node_names(model), model.graph.node, strict=True)]
+    light = prepare(model)
+    del model
+    walk = walk_model(light)
     graph, problems = build_graph(walk)
     ports = [f for f in (*walk.findings, *problems) if f.op_type in PORTS]
     found = {f.node: f for f in walk.findings if f.op_type not in PORTS}
@@ -73,7 +71,7 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
             node = e.finding.node
             found[node] = replace(e.finding, op_type=found[node].op_type) if node in found else e.finding
     out = []
-    for proto in holder.graph.node:
-        gone = Finding(proto.name, proto.op_type, True, "constant or without effect, removed before import")
-        out.append(found.pop(proto.name, gone))
+    for name, op_type in names:
+        gone = Finding(name, op_type, True, "constant or without effect, removed before import")
+        out.append(found.pop(name, gone))
     return [*out, *found.values(), *dict.fromkeys(ports)]

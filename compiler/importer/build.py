@@ -7,8 +7,8 @@ import itertools
 import math
 
 import numpy as np
-import onnx
 
+from sateen.compiler.importer.constants import Light
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.layout import normal, split_axes
 from sateen.compiler.importer.loading import graph_inputs
@@ -18,9 +18,9 @@ from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 
 
-def walk_model(model: onnx.ModelProto) -> Walk:
+def walk_model(light: Light) -> Walk:
     """Walk once to learn the layouts of the graph's inputs, and again with them decided."""
-    first = Walk(model, HANDLERS)
+    first = Walk(light, HANDLERS)
     first.run()
     decided = dict(first.open)
     for _ in range(len(first.links) + 1):
@@ -28,13 +28,14 @@ def walk_model(model: onnx.ModelProto) -> Walk:
             if a in decided and b in decided and decided[a][0] > decided[b][0]:
                 decided[b] = decided[a]
     views: dict[str, View] = {}
-    for info in graph_inputs(model.graph):
+    del first  # its weights
+    for info in graph_inputs(light.model.graph):
         _, view = decided.get(info.name, (-1, None))
         shape = [d.dim_value for d in info.type.tensor_type.shape.dim][1:]
         view = view or default_view(shape)
         if view is not None:
             views[info.name] = view
-    second = Walk(model, HANDLERS, views)
+    second = Walk(light, HANDLERS, views)
     second.run()
     return second
 

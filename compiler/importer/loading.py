@@ -7,14 +7,14 @@ functions and lets onnxslim fold constants (docs/adr/0001-graph-simplifier.md).
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 from google.protobuf.message import DecodeError
 
+from sateen.compiler import isolated
+from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
 from sateen.compiler.importer.domains import QONNX, QUANTIZERS
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
@@ -33,6 +33,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
 
     Raises ModelError if it is missing, truncated, no ONNX, older than opset 9, or lacks external data.
     """
+    isolated.start()
     path = Path(path)
     where = f"model {path}"
     if not path.exists():
@@ -80,10 +81,10 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(f"{where}: tensor '{tensor.name}' has its data in another file; load it first")
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:  # the checker serializes, which has this limit
-        return
     try:
-        onnx.checker.check_model(_completed(model))
+        isolated.call("check", _completed(sketch(model)).SerializeToString())
+    except isolated.Died as e:
+        raise ModelError(f"{where}: ONNX's own checker broke down on it ({e}); export it again") from None
     except Exception as e:
         raise ModelError(f"{where}: not valid ONNX ({_first_line(e)}); export it again") from None
 
@@ -114,9 +115,10 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Give each node its own name, in place: its ONNX name, or operator and position."""
+def node_names(model: onnx.ModelProto) -> list[str]:
+    """A name of its own for each node: its ONNX name, or operator and position."""
     seen: set[str] = set()
+    names = []
     for i, node in enumerate(model.graph.node):
         name = base = node.name or f"{node.op_type}_{i}"
         n = 1
@@ -124,6 +126,13 @@ def name_nodes(model: onnx.ModelProto) -> None:
             n += 1
             name = f"{base}_{n}"
         seen.add(name)
+        names.append(name)
+    return names
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give each node its own name, in place."""
+    for node, name in zip(model.graph.node, node_names(model), strict=True):
         node.name = name
 
 
@@ -147,45 +156,40 @@ def _fix_batch(graph: onnx.GraphProto) -> None:
         del graph.value_info[:]
 
 
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+def prepare(model: onnx.ModelProto) -> Light:
     """A simpler model with the same meaning for one sample; the argument is not changed."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    light = lightened(model)
+    copy = light.model
+    kept = (name for name, n in zip(node_names(model), model.graph.node, strict=True) if not light.lacks(n))
+    for node, name in zip(copy.graph.node, kept, strict=True):  # by its place in the file
+        node.name = name
     if copy.functions:
-        with contextlib.suppress(Exception):  # then the call itself is reported as not supported
-            copy = onnx.inliner.inline_local_functions(copy)
+        with contextlib.suppress(isolated.ForeignError):  # then the call itself is reported as not supported
+            inlined = isolated.call("inline", as_inputs(light).SerializeToString())
+            copy = onnx.load_model_from_string(inlined)
+            without_inputs(copy, light.arrays)
     name_nodes(copy)
     _fix_batch(copy.graph)
-    return simplify(copy)
+    return simplify(Light(copy, light.arrays))
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+def simplify(light: Light) -> Light:
     """Constants folded, dead nodes removed by onnxslim; the model itself if onnxslim cannot cope."""
-    import onnxslim  # loads sympy: only when a model is imported
-
-    slim_logger = logging.getLogger("onnxslim")
-    level = slim_logger.level
+    model = light.model
     if any(n.op_type in RANDOM_OPERATORS.split() for n in model.graph.node):
-        return model  # to be refused, not to be taken for constants
+        return light  # to be refused, not to be taken for constants
     if any(n.op_type in QUANTIZERS for n in model.graph.node):
-        return model  # folding would lose the scales of weights
-    work = onnx.ModelProto()
-    work.CopyFrom(model)  # onnxslim changes what it is given
+        return light  # folding would lose the scales of weights
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            slim = onnxslim.slim(
-                work,
-                # BatchNormalization and the like are folded by our own passes, which keep the nodes' names.
-                skip_optimizations=["graph_fusion", "subexpression_elimination", "weight_tying"],
-            )
-        if slim is None or not _same_interface(model, slim):
+        slim = onnx.load_model_from_string(isolated.call("slim", as_inputs(light).SerializeToString()))
+        without_inputs(slim, light.arrays)
+        if not _same_interface(model, slim):
             raise ValueError("the simplified model has other inputs or outputs")
-        return slim
+        found = lightened(slim)
+        return Light(found.model, light.arrays | found.arrays)
     except Exception as e:
         _logger.info("onnxslim: %s; importing the model as it is", _first_line(e))
-        return model
-    finally:
-        slim_logger.setLevel(level)
+        return light
 
 
 def _same_interface(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, dim_size, indices, normal, remap, split_axes
+from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import given_weights
 from sateen.compiler.importer.pointwise import affine, place_channels
@@ -83,7 +83,9 @@ def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if x.rank != 2 or weight.ndim != 2:
         raise Unsupported(f"operands of shapes {x.shape} and {weight.shape}", "both must have 2 dimensions")
     walk.batch_first(x)
-    weight = node.number("alpha", 1.0) * (weight.T if node.integer("transB", 0) else weight)
+    weight = weight.T if node.integer("transB", 0) else weight
+    if node.number("alpha", 1.0) != 1:
+        weight = node.number("alpha", 1.0) * weight
     outputs = weight.shape[1]
     bias = np.zeros(outputs)
     if c is not None:
@@ -180,10 +182,11 @@ def contract(
             "remove the Reshape or Transpose before it, or flatten the whole tensor",
         )
     kh, kw = (hwc[k] if spans[k] > 1 else 1 for k in (0, 1))
-    offset = indices(joined)
-    y, px, c = offset // (hwc[1] * hwc[2]), offset // hwc[2] % hwc[1], offset % hwc[2]
-    kernel = np.empty((outputs, kh, kw, hwc[2]))
-    kernel[:, y, px, c] = weight.T
+    # from the order of the features to that of the tensor: the dimension's factors by falling stride
+    sizes = [size for size, _ in joined]
+    order = sorted(range(len(joined)), key=lambda k: -joined[k][1])
+    kernel = weight.T.reshape(outputs, *sizes).transpose(0, *(1 + k for k in order))
+    kernel = np.ascontiguousarray(kernel).reshape(outputs, kh, kw, hwc[2])
     out = walk.fresh(node.proto.output[0])
     shape: Shape = (1 if kh > 1 else hwc[0], 1 if kw > 1 else hwc[1], outputs)
     walk.emit(Conv(node.name, x.tensor, out, kernel, bias, given=given), shape)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from sateen.compiler import isolated
 from sateen.compiler.functions import X
+from sateen.compiler.importer.constants import Light, array_of, as_inputs
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.layout import (
     BATCH_STRIDE,
@@ -54,18 +55,19 @@ class Walk:
     """State of one walk; handlers (`ops_*.py`) read values and emit IR nodes through it.
 
     Args:
-        model: a prepared model (`loading.prepare`).
+        light: a prepared model (`loading.prepare`).
         handlers: by operator, each with how it runs, for the report.
         views: the decided layouts of graph inputs; None in the first walk, where all are open.
     """
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        light: Light,
         handlers: dict[str, tuple[Handler, str]],
         views: dict[str, View] | None = None,
     ) -> None:
-        self.model = model
+        self.light = light
+        self.model = model = light.model
         self.opset = opset_of(model)
         self.handlers = handlers
         self.final = views is not None
@@ -94,7 +96,8 @@ class Walk:
     def run(self) -> None:
         """Walk over inputs and nodes; problems end up in `findings`."""
         for tensor in self.model.graph.initializer:
-            self.values[tensor.name] = numpy_helper.to_array(tensor)
+            self.values[tensor.name] = array_of(tensor)
+        self.values.update(self.light.arrays)
         for info in graph_inputs(self.model.graph):
             try:
                 self.values[info.name] = self._input(info)
@@ -187,7 +190,8 @@ class Walk:
         if self._inferred is None:
             self._inferred = {}
             with contextlib.suppress(Exception):
-                inferred = onnx.shape_inference.infer_shapes(self.model).graph
+                shaped = isolated.call("infer", as_inputs(self.light).SerializeToString())
+                inferred = onnx.load_model_from_string(shaped).graph
                 for info in (*inferred.value_info, *inferred.output):
                     dims = info.type.tensor_type.shape.dim
                     if info.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
