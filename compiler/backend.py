@@ -9,8 +9,9 @@ from sateen.compiler.emitter import PAGE, Choice, Step
 from sateen.compiler.fold import fold_inputs
 from sateen.compiler.lower import Lowering
 from sateen.compiler.narrow import narrowed
-from sateen.compiler.order import add_tokens, cut_chunks, hoist_loads
+from sateen.compiler.order import cut_chunks, hoist_loads
 from sateen.compiler.place import Placement, place
+from sateen.compiler.tokens import add_tokens
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
@@ -20,6 +21,7 @@ from sateen.ir.quantized import Linear, QuantizedGraph
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Timeline, predict
+from sateen.sim.proof import Extent, Unproved, prove, prove_tokens
 
 SHIFT_OPERAND_BITS = 18
 """Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
@@ -101,8 +103,11 @@ def generate(
         if i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION:
             i.fields["source"] += program_offset
     _check_fields(instructions, folded)
+    memory = Extent(data_offset, data_offset + lowered.data_size)
+    machine = narrowed(config, instructions, memory.size)
+    _check_proof(instructions, folded, machine, memory)
     return Program(
-        config=narrowed(config, instructions, data_offset + lowered.data_size),
+        config=machine,
         graph=folded,
         placement=placement,
         instructions=instructions,
@@ -134,6 +139,21 @@ def _link(steps: list[Step], data_offset: int) -> None:
         if step.in_data:
             field = "source" if step.instruction.opcode == Opcode.LOAD else "destination"
             step.instruction.fields[field] += data_offset
+
+
+def _check_proof(
+    instructions: list[Instruction], graph: QuantizedGraph, config: AcceleratorConfig, memory: Extent
+) -> None:
+    """No program leaves the compiler that could stop in hardware."""
+    try:
+        prove(instructions, config, memory)
+        prove_tokens(instructions, config)
+    except Unproved as e:
+        layer = e.instruction.layer
+        where = (
+            f"{type(graph.ops[layer]).__name__} '{graph.ops[layer].name}'" if layer >= 0 else "the program"
+        )
+        raise ConfigError(f"configuration '{config.name}': {where} cannot run on it: {e}") from None
 
 
 def _check_fields(instructions: list[Instruction], graph: QuantizedGraph) -> None:

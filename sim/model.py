@@ -7,16 +7,18 @@ Nothing in the accelerator arbitrates, so the time of every event follows from t
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
-from sateen.hw.assembler import Instruction, decode
-from sateen.hw.isa import CHUNK, INSTRUCTION_BITS, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.hw.assembler import Instruction
+from sateen.hw.isa import CHUNK, INSTRUCTION_BITS, Engine, Opcode, Target
 from sateen.hw.matrix import matrix_cycles
 from sateen.hw.vector import drain_cycles, pool_cycles
 from sateen.sim.memory_timing import MemoryTiming, load_timing, store_timing
+from sateen.sim.proof import walk
 
 HANDED = -1
 """`Event.blocker` of an instruction that started as soon as it was handed over."""
@@ -68,6 +70,7 @@ DISPATCH_LATENCY = 2  # from a beat's arrival to its being handed to a queue
 
 def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memory: MemoryTiming) -> Timeline:
     """Times of every instruction of the program in memory at `program_offset`; BuildError if it cannot end."""
+    instructions = walk(program, program_offset)
     beats = INSTRUCTION_BITS // config.bus_bits
     timeline = Timeline()
     events = timeline.events
@@ -79,17 +82,11 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
     boot = load_timing(BOOT, program_offset, CHUNK, Target.INSTRUCTION, config, memory)
     arrivals, fetch = list(boot.arrivals), -1
     engine_free[Engine.LOAD] = boot.done + 1
-    chunk = program_offset
     handed = 0  # the cycle in which the last beat was handed over
-    while True:
+    for first_of_chunk in range(0, len(instructions), CHUNK):
         following = None
-        for slot in range(CHUNK):
+        for slot, instruction in enumerate(instructions[first_of_chunk : first_of_chunk + CHUNK]):
             position = len(events)
-            at = chunk - program_offset + slot * INSTRUCTION_BYTES
-            try:
-                instruction = decode(program[at : at + INSTRUCTION_BYTES])
-            except ValueError as e:
-                raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
             arrived = arrivals[slot * beats : (slot + 1) * beats]
             gate = Handover(Gate.PREVIOUS)
             if (first := arrived[0] + DISPATCH_LATENCY) > handed + 1:
@@ -98,6 +95,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
             if instruction.opcode == Opcode.END:
                 timeline.handovers.append(gate)
                 timeline.cycles = max([first, boot.done + 1, *(e.done + 1 for e in events)])
+                _count_tokens(timeline, config)
                 return timeline
             engine = instruction.engine
             if len(queued[engine]) >= config.queue_depth:
@@ -127,16 +125,42 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
             done = start + _duration(instruction, start, config, memory)
             if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
                 timing = load_timing(start, instruction.source, CHUNK, Target.INSTRUCTION, config, memory)
-                done, following = timing.done, (instruction.source, list(timing.arrivals), position)
+                done, following = timing.done, (list(timing.arrivals), position)
             for taker in Engine:
                 if instruction.signal >> taker & 1:
                     tokens[engine, taker].append(position)
             queued[engine].append(position)
             engine_free[engine] = done + 1
             events.append(Event(instruction, ready, start, done, blocker))
-        if following is None:
-            raise BuildError("program.bin: ends without END; compile again")
-        chunk, arrivals, fetch = following
+        if following is not None:  # or END is next
+            arrivals, fetch = following
+    raise AssertionError("walk() ends with END")
+
+
+def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
+    """Raises BuildError where a counter is full and given one more, as the accelerator would end.
+
+    One that is given and taken in the same cycle stays as it is.
+    """
+    given: dict[tuple[Engine, Engine], list[int]] = {}
+    taken: dict[tuple[Engine, Engine], list[int]] = {}
+    for e in timeline.events:
+        i = e.instruction
+        for other in Engine:
+            if i.signal >> other & 1:
+                given.setdefault((i.engine, other), []).append(e.done)
+            if i.wait >> other & 1:
+                taken.setdefault((other, i.engine), []).append(e.start)
+    most = (1 << config.token_bits) - 1
+    for (giver, taker), times in given.items():
+        starts = taken.get((giver, taker), [])
+        for count, time in enumerate(times, 1):
+            if count > most and count - bisect_right(starts, time) > most:
+                raise BuildError(
+                    f"the accelerator would end with status TOKEN_OVERFLOW after {time + 1} cycles: {most + 1} tokens "
+                    f"from the {giver.name.lower()} to the {taker.name.lower()} engine, and token_bits = "
+                    f"{config.token_bits}; compile again"
+                )
 
 
 def _duration(i: Instruction, start: int, config: AcceleratorConfig, memory: MemoryTiming) -> int:

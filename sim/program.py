@@ -13,10 +13,11 @@ import numpy as np
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
 from sateen.formats.requantize import requantize
-from sateen.hw.assembler import Instruction, decode
-from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
+from sateen.hw.assembler import Instruction
+from sateen.hw.isa import Opcode, Target
 from sateen.hw.packing import pack, split_planes, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
+from sateen.sim.proof import Extent, proved
 
 
 class Interpreter:
@@ -60,29 +61,14 @@ class Interpreter:
         self.weight_fixed = config.weight.fixed(np.arange(1 << config.weight.bits))
 
     def run(self, progress: Callable[[float], None] | None = None) -> None:
-        """Execute from the first chunk to END, in program order; BuildError on an instruction that is not legal."""
-        chunk, n = self.program_offset, CHUNK * INSTRUCTION_BYTES
-        done = 0
-        while chunk >= 0:
-            start = chunk - self.program_offset
-            words = [
-                self.program[i : i + INSTRUCTION_BYTES] for i in range(start, start + n, INSTRUCTION_BYTES)
-            ]
-            chunk = -1
-            for word in words:
-                try:
-                    i = decode(word)
-                except ValueError as e:
-                    raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
-                if i.opcode == Opcode.END:
-                    return
-                if i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION:
-                    chunk = i.source
-                else:
-                    _EXECUTE[i.opcode](self, i)
-                done += 1
-                if progress:
-                    progress(done * INSTRUCTION_BYTES / len(self.program))
+        """Execute in program order, to END; BuildError for a program that is not proved to end well."""
+        memory = Extent(self.data_offset, self.data_offset + self.data.shape[1])
+        instructions = proved(self.program, self.program_offset, self.config, memory)
+        for done, i in enumerate(instructions, 1):
+            if i.opcode in _EXECUTE and not (i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION):
+                _EXECUTE[i.opcode](self, i)
+            if progress:
+                progress(done / len(instructions))
 
     # -- memory ---------------------------------------------------------------------------------------------
 
@@ -167,10 +153,6 @@ class Interpreter:
     def _weights(self, i: Instruction, taps: int) -> np.ndarray:
         """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
         c = self.config
-        if i.slide and (i.stride_x, i.step_x) != (i.dilation_x, i.step_kx):
-            raise BuildError(
-                "program.bin: MATRIX slides, but its taps are not its pixels' neighbours; compile again"
-            )
         last = i.last_steps if i.output_stationary else c.rows * i.passes
         steps = [c.rows * i.passes] * (i.channel_words - 1) + [last]  # of each word of a tap
         kernel = np.arange(taps).reshape(i.kernel_h, i.kernel_w, i.channel_words).swapaxes(1, 2)  # ky, c, kx

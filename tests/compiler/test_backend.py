@@ -7,9 +7,9 @@ import pytest
 from random_graph import random_graph
 
 from sateen.compiler.backend import generate
-from sateen.compiler.order import add_tokens
 from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
+from sateen.compiler.tokens import add_tokens
 from sateen.config import DATAFLOWS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format

@@ -47,6 +47,21 @@ def test_rtl_equals_reference(formats):
 
 @pytest.mark.rtl
 @pytest.mark.slow
+def test_rtl_with_counters_of_one_token():
+    """Engines that may run far ahead of one another, kept in step by tokens alone."""
+    config = machine("int8", "int8", token_bits=1, queue_depth=16)
+
+    @settings(max_examples=6, **COMMON)
+    @given(networks(), st.integers(1, 100))
+    def run(network, latency):
+        with tempfile.TemporaryDirectory() as folder:
+            check(network.model, network.samples(8), config, Path(folder), latency=latency)
+
+    run()
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
 def test_sparse_rtl_equals_reference():
     """One machine with indices, layers of every density on it, in either dataflow."""
 

@@ -1,0 +1,294 @@
+"""What a program cannot make a machine do, whatever the timing: shown instruction by instruction, without running it.
+
+`prove` covers everything that counts: tokens, chunks of instructions, fields that a narrow machine cuts off, and the
+addresses of every buffer and of memory. The compiler proves each program that it emits; the `program` engine proves
+again what it is given, as it has no timing by which to end where the accelerator would.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sateen.config import FIELD_LIMITS, AcceleratorConfig
+from sateen.errors import BuildError
+from sateen.hw.assembler import Instruction, decode
+from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.hw.load import targets, word_bytes
+from sateen.hw.steps import STEP_BITS
+
+Pair = tuple[Engine, Engine]
+"""Giver and taker of tokens."""
+
+
+class Unproved(Exception):
+    """`position` in the program, and what is wrong with the instruction there."""
+
+    def __init__(self, position: int, instruction: Instruction, reason: str) -> None:
+        self.position = position
+        self.instruction = instruction
+        super().__init__(f"instruction {position} ({instruction.opcode.name}): {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of memory: a program may read all `size`, and write those from `data_offset` on."""
+
+    data_offset: int
+    size: int
+
+
+def proved(program: bytes, offset: int, config: AcceleratorConfig, memory: Extent) -> list[Instruction]:
+    """As `walk`; BuildError for a program that could do what `prove` and `prove_tokens` rule out."""
+    instructions = walk(program, offset)
+    try:
+        prove(instructions, config, memory)
+        prove_tokens(instructions, config)
+    except Unproved as e:
+        raise BuildError(f"program.bin: {e}; compile again") from None
+    return instructions
+
+
+def walk(program: bytes, offset: int) -> list[Instruction]:
+    """The instructions of the program that lies at `offset` in memory, in the order in which they are fetched.
+
+    The last chunk is cut off after its first END. Raises BuildError for an illegal instruction, or a program that does
+    not end.
+    """
+    out: list[Instruction] = []
+    chunk, fetched = offset, {offset}
+    while True:
+        following = None
+        for slot in range(CHUNK):
+            at = chunk - offset + slot * INSTRUCTION_BYTES
+            try:
+                instruction = decode(program[max(0, at) : max(0, at + INSTRUCTION_BYTES)])
+            except ValueError as e:
+                raise BuildError(f"program.bin: illegal instruction ({e}); compile again") from None
+            out.append(instruction)
+            if instruction.opcode == Opcode.END:
+                return out
+            if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
+                following = instruction.source
+        if following is None or following in fetched:
+            raise BuildError("program.bin: ends without END; compile again")
+        fetched.add(following)
+        chunk = following
+
+
+# -- tokens -------------------------------------------------------------------------------------------------
+
+
+def token_bounds(instructions: Sequence[Instruction], queue_depth: int) -> dict[Pair, int]:
+    """More tokens from one engine to another are never there at once, whatever the timing.
+
+    When an instruction is done, so is what it waited for, and what that had waited for. And as instructions reach
+    their queues in order, those before it are in their queues or have started, and of an engine's all but the last
+    `queue_depth` have. Raises Unproved for a token that is taken before it is given.
+    """
+    found: dict[Pair, int] = {}
+    given: dict[Pair, int] = {}
+    there: dict[Pair, deque[list[int]]] = {}  # what is known when each token not yet taken is given
+    takers: dict[Pair, list[int]] = {}  # numbers among the taker's instructions
+    count = [0] * len(Engine)
+    clocks = [
+        [0] * len(Engine) for _ in Engine
+    ]  # instructions of each engine known done, as an engine's last starts
+    for position, i in enumerate(instructions):
+        if i.opcode == Opcode.END:
+            continue
+        me = i.engine
+        clock = clocks[me]
+        for giver in Engine:
+            if i.wait >> giver & 1:
+                pair = giver, me
+                if not there.get(pair):
+                    raise Unproved(
+                        position, i, f"waits for a token that the {giver.name.lower()} engine never gives"
+                    )
+                clock = [max(a, b) for a, b in zip(clock, there[pair].popleft(), strict=True)]
+                takers.setdefault(pair, []).append(count[me])
+        clock = [max(known, n - queue_depth - 1) for known, n in zip(clock, count, strict=True)]
+        clock[me] = count[me]
+        clocks[me] = clock
+        done = [*clock[:me], count[me] + 1, *clock[me + 1 :]]
+        for taker in Engine:
+            if i.signal >> taker & 1:
+                pair = me, taker
+                given[pair] = given.get(pair, 0) + 1
+                started = max(clock[taker], count[taker] - queue_depth)
+                taken = bisect_left(takers.get(pair, []), started)
+                found[pair] = max(found.get(pair, 0), given[pair] - taken)
+                there.setdefault(pair, deque()).append(done)
+        count[me] += 1
+    return found
+
+
+def token_pairs(instructions: Sequence[Instruction]) -> int:
+    """Which engines give tokens to which: bit 4*giver + taker."""
+    n, pairs = len(Engine), 0
+    for i in instructions:
+        if i.opcode != Opcode.END:
+            pairs |= sum(1 << (n * i.engine + t) for t in range(n) if i.signal >> t & 1)
+            pairs |= sum(1 << (n * g + i.engine) for g in range(n) if i.wait >> g & 1)
+    return max(1, pairs)
+
+
+def prove_tokens(instructions: Sequence[Instruction], config: AcceleratorConfig) -> None:
+    """Raises Unproved where a counter could be full and given one more."""
+    most = (1 << config.token_bits) - 1
+    bounds = token_bounds(instructions, config.queue_depth)
+    for (giver, taker), bound in bounds.items():
+        names = f"from the {giver.name.lower()} to the {taker.name.lower()} engine"
+        problem = None
+        if bound > most:
+            problem = (
+                f"TOKEN_OVERFLOW: from here on up to {bound} tokens {names} may be under way, and a counter of "
+                f"token_bits = {config.token_bits} holds {most}"
+            )
+        elif not config.token_pairs >> (len(Engine) * giver + taker) & 1:
+            problem = f"gives a token {names}, for which the machine has no counter"
+        if problem:
+            gives = (
+                i.opcode != Opcode.END and i.engine == giver and i.signal >> taker & 1 == 1
+                for i in instructions
+            )
+            position = list(gives).index(True)
+            raise Unproved(position, instructions[position], problem)
+
+
+# -- fields and addresses -----------------------------------------------------------------------------------
+
+
+def needed_bits(i: Instruction) -> dict[str, int]:
+    """Fields of the configuration to the bits that the instruction needs; not of addresses in memory."""
+    if i.opcode == Opcode.DRAIN:
+        return {"plane_bits": max(i.out_w, i.out_h).bit_length()}
+    if i.opcode in (Opcode.LOAD, Opcode.STORE):
+        return {"word_bits": i.words.bit_length()}
+    if i.opcode == Opcode.END:
+        return {}
+    ends = [i.x0, i.y0]
+    for axis, size in (("x", "w"), ("y", "h")):
+        steps = (getattr(i, f"out_{size}") - 1) * getattr(i, f"stride_{axis}")
+        taps = (getattr(i, f"kernel_{size}") - 1) * getattr(i, f"dilation_{axis}")
+        ends.append(getattr(i, f"{axis}0") + steps + taps)
+    return {
+        "plane_bits": max(i.in_w, i.in_h, i.out_w, i.out_h).bit_length(),
+        "position_bits": 1 + max((~n if n < 0 else n).bit_length() for n in ends),
+        "kernel_bits": max(i.kernel_w, i.kernel_h).bit_length(),
+        "channel_bits": i.channel_words.bit_length(),
+        "stride_bits": max(i.stride_x, i.stride_y).bit_length(),
+        "dilation_bits": max(i.dilation_x, i.dilation_y).bit_length(),
+    }
+
+
+def prove(instructions: Sequence[Instruction], config: AcceleratorConfig, memory: Extent) -> None:
+    """Raises Unproved for the first instruction that counts or reaches further than the machine or the memory.
+
+    All but tokens, see `prove_tokens`. Reads of the activation buffer wrap at its end by definition.
+    """
+    most = {name: high for name, _, high in FIELD_LIMITS}
+    for position, i in enumerate(instructions):
+        for name, bits in needed_bits(i).items():
+            # with all bits there are, instructions hold no more
+            if min(bits, most[name]) > getattr(config, name):
+                raise Unproved(
+                    position, i, f"needs {name} = {bits}, and the machine has {getattr(config, name)}"
+                )
+        for problem in _CHECKS.get(i.opcode, _nothing)(position, i, config, memory):
+            raise Unproved(position, i, problem)
+
+
+Check = Callable[[int, Instruction, AcceleratorConfig, Extent], Iterator[str]]
+"""Gives what is wrong with an instruction."""
+
+
+def _nothing(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    yield from ()
+
+
+def _within(what: str, first: int, count: int, limit: int) -> Iterator[str]:
+    if first + count > limit:
+        yield f"{what} {first} to {first + count - 1} are beyond the {limit} that there are"
+
+
+def _transfer(address: int, size: int, first: int, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if address % c.beat_bytes:
+        yield f"address {address:#x} is not a multiple of the bus width of {c.beat_bytes} bytes"
+    if address < first or address + size > memory.size:
+        yield f"bytes {address:#x} to {address + size - 1:#x} are outside {first:#x} to {memory.size - 1:#x}"
+
+
+def _load(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if i.target not in targets(c):
+        yield f"the machine has no target {i.target}"
+        return
+    yield from _transfer(i.source, i.words * word_bytes(i.target, c), 0, c, memory)
+    if i.target == Target.INSTRUCTION:
+        # Only then has the instruction buffer, of two chunks, room for it.
+        if position % CHUNK or i.words != CHUNK:
+            yield f"fetches {i.words} instructions in place {position % CHUNK} of its chunk; {CHUNK}, in place 0"
+        return
+    count, depth = i.words, {
+        Target.ACTIVATION: c.act_depth,
+        Target.WEIGHT: c.weight_depth,
+        Target.PARAMETER: c.parameter_depth,
+        Target.TABLE: 1 << c.activation.bits,
+        Target.INDEX: c.weight_depth // c.index_rows,
+    }[i.target]  # fmt: skip
+    if i.target == Target.INDEX:
+        planes = i.last_plane + 1
+        if planes > c.index_planes or count % planes:
+            yield f"{count} index words in {planes} planes; the machine has {c.index_planes}"
+        count = -(-count // planes)
+    yield from _within(f"{Target(i.target).name.lower()} words", i.destination, count, depth)
+
+
+def _store(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    yield from _transfer(i.destination, i.words * c.act_word_bytes, memory.data_offset, c, memory)
+    yield from _within("activation words", i.source, i.words, c.act_depth)
+
+
+def _sums(i: Instruction, c: AcceleratorConfig) -> Iterator[str]:
+    bank, pixels = i.acc_base // c.acc_depth, i.out_h * i.out_w
+    yield from _within("accumulators", i.acc_base, pixels, (min(bank, 1) + 1) * c.acc_depth)
+
+
+def _matrix(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    yield from _sums(i, c)
+    steps = c.rows * i.passes
+    if i.passes > c.dense_passes:
+        yield f"passes = {i.passes}; a word of this machine takes at most {c.dense_passes}"
+    if i.index_bits > c.index_planes:
+        yield f"index_bits = {i.index_bits}, and the machine stores {c.index_planes}"
+    last = steps
+    if i.output_stationary:
+        last = i.last_steps
+        if not c.output_stationary:
+            yield "is output-stationary, and the machine is not built for that"
+        if not 0 < last <= steps < 1 << STEP_BITS:
+            yield f"last_steps = {last} of {steps} steps, of which a turn counts {(1 << STEP_BITS) - 1}"
+    if i.slide and (not i.output_stationary or (i.stride_x, i.step_x) != (i.dilation_x, i.step_kx)):
+        yield "slides, but its taps are not its pixels' neighbours"
+    rows = i.kernel_h * i.kernel_w * ((i.channel_words - 1) * steps + last)
+    yield from _within("weight words", i.weight_base, rows, c.weight_depth)
+
+
+def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    yield from _sums(i, c)
+    yield from _within("parameter words", i.parameter_base, c.cols // c.vector_lanes, c.parameter_depth)
+    yield from _within("slices", i.slice, 1, c.slices)
+    for name, built in (("residual", c.residual), ("table", c.table)):
+        if getattr(i, name) and not built:
+            yield f"uses a {name}, which the machine lacks"
+
+
+_CHECKS: dict[Opcode, Check] = {
+    Opcode.LOAD: _load,
+    Opcode.STORE: _store,
+    Opcode.MATRIX: _matrix,
+    Opcode.DRAIN: _drain,
+}
