@@ -31,10 +31,11 @@ from amaranth.sim import Simulator
 
 import sateen
 from sateen.config import AcceleratorConfig
+from sateen.files import cache_dir
 from sateen.fpga.cost import resources
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.place_and_route import Part, Routed, few_pins, netlist, place_and_route, tool_version
-from sateen.fpga.synthesis import cache_folder, synthesize
+from sateen.fpga.synthesis import synthesize
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.pe import pe_latency
 from sateen.hw.verilog import convert
@@ -210,7 +211,7 @@ def routed(array: SystolicArray, seeds: Sequence[int]) -> list[Routed]:
         design = Path(folder) / "design.json"
         for seed in seeds:
             key = hashlib.sha256(repr((verilog, tools, PART, FREQUENCY, seed)).encode()).hexdigest()
-            path = cache_folder() / "place_and_route" / f"{key}.json"
+            path = cache_dir() / "place_and_route" / f"{key}.json"
             if not path.is_file():
                 if not design.is_file():
                     netlist(verilog, PART, design)

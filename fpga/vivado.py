@@ -5,6 +5,7 @@ Scripts alone, of fpga/tcl; Vivado itself is not run, and none of it has met har
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def export_vivado(verilog: str, board: VendorBoard, folder: Path, image: bytes) 
         raise BuildError(
             f"accelerator.v: its ports are not those of the scripts ({', '.join(odd[:4])}); compile again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder)
     settings = {
         "part": board.part,
         "board_part": board.board_part,
@@ -135,3 +136,16 @@ def export_vivado(verilog: str, board: VendorBoard, folder: Path, image: bytes) 
         for name in ("project.tcl", "package_ip.tcl", f"{board.system}.tcl", *shared):
             shutil.copy(scripts / name, folder / name)
     return sorted(p for p in folder.iterdir() if p.is_file())
+
+
+def _check_folder(folder: Path) -> None:
+    """Make it, or take an empty one or one with an earlier project: nothing else is written over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        first = (folder / "settings.tcl").read_bytes().partition(b"\n")[0]
+        if first.decode(errors="replace") in {f"# {b.title}" for b in VENDOR_BOARDS.values()}:
+            return
+    if any(folder.iterdir()):
+        raise BuildError(
+            f"{folder} is not empty and holds no project of Sateen's; choose another -o, or empty it"
+        )

@@ -1,53 +1,198 @@
-"""Named arrays in .npz files: calibration samples, inputs and outputs, one array per graph port, batch first."""
+"""Named arrays in .npz files: calibration samples, inputs and outputs, one array per graph port, batch first.
+
+A file may come from anywhere: nothing is unpickled, and no size that it claims is believed before its data is there.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import os
-import tempfile
+import resource
+import warnings
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from sateen.errors import DataError
+from sateen.files import replacing
+
+REMEDY = "write it with numpy.savez(FILE, INPUT_NAME=samples), batch first"
+NPY = ".npy"
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+"""Of the header's length, by the version of the .npy format."""
+_HEADER_LIMIT = 10_000  # characters, as NumPy's own
+_DEFLATE_LIMIT = 1032  # bytes out of one byte: the most that deflate can express
+_UNPACKED_LIMIT, _PACKED_LIMIT = 1 << 28, 100
+"""An archive of more bytes than that must not be packed more tightly than so many times."""
+_CHUNK = 1 << 20
+_NAME_LIMIT = 0xFFFF - len(NPY)
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+
+
+class _Damaged(ValueError):
+    """What is wrong with a file, in a few words."""
 
 
 def load_npz(path: str | Path, what: str) -> dict[str, np.ndarray]:
     """Every array of the file; `what` names the role ("calibration data") in errors.
 
-    Raises DataError for a file that is missing, is no .npz, is damaged or holds pickled objects.
+    Raises DataError for a file that is missing, is no .npz, is damaged or holds anything but arrays of numbers.
     """
     path = Path(path)
-    remedy = "write it with numpy.savez(FILE, INPUT_NAME=samples), batch first"
-    if not path.exists():
-        raise DataError(f"{what} {path}: no such file; {remedy}")
-    if path.is_dir():
-        raise DataError(f"{what} {path}: is a folder, not an .npz file; {remedy}")
+    where = f"{what} {path}"
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{what} {path}: holds one unnamed array (.npy), not named ones (.npz); {remedy}")
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+        if path.is_dir():
+            raise DataError(f"{where}: is a folder, not an .npz file; {REMEDY}")
+        if not path.exists():
+            raise DataError(f"{where}: no such file; {REMEDY}")
+        with path.open("rb") as f:
+            arrays = read_npz(f, where)
+    except (OSError, ValueError) as e:  # a ValueError: a path with a zero byte
+        if isinstance(e, DataError):
+            raise
+        raise DataError(
+            f"{where}: cannot be read ({getattr(e, 'strerror', None) or _one_line(e)}); {REMEDY}"
+        ) from None
+    if not arrays:
+        raise DataError(f"{where}: holds no array; {REMEDY}")
+    for name, array in arrays.items():
+        check_numeric(array, f"{where}: '{name}'")
+    return arrays
+
+
+def read_npz(file: IO[bytes], where: str) -> dict[str, np.ndarray]:
+    """Every array of an open .npz file; `where` begins the message of the DataError for one that is none."""
+    try:
+        if not file.seekable():
+            raise _Damaged("a pipe cannot be read as an archive")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if file.read(len(_MAGIC)) == _MAGIC:
+            raise DataError(f"{where}: holds one unnamed array (.npy), not named ones (.npz); {REMEDY}")
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            _check_members(members, size, where)
+            return {_stem(m.filename): _member(archive, m, where) for m in members}
     except DataError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, NotImplementedError) as e:
-        raise DataError(f"{what} {path}: damaged or not an .npz file ({_one_line(e)}); {remedy}") from None
-    except ValueError as e:
-        if "pickle" in str(e).lower() or "Object arrays" in str(e):
-            reason = "holds pickled objects or is not an .npz file; these are never loaded"
-        else:
-            reason = f"damaged or not an .npz file ({_one_line(e)})"
-        raise DataError(f"{what} {path}: {reason}; {remedy}") from None
-    except OSError as e:
-        raise DataError(f"{what} {path}: cannot be read ({e.strerror or _one_line(e)}); {remedy}") from None
-    if not arrays:
-        raise DataError(f"{what} {path}: holds no array; {remedy}")
-    for name, array in arrays.items():
-        check_numeric(array, f"{what} {path}: '{name}'")
-    return arrays
+    except MemoryError:
+        raise DataError(f"{where}: does not fit into memory; give fewer samples") from None
+    except Exception as e:  # zipfile and zlib have a dozen for a damaged file
+        reason = str(e) if isinstance(e, _Damaged) else _one_line(e)
+        raise DataError(f"{where}: damaged or not an .npz file ({reason}); {REMEDY}") from None
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """One array from the content of an .npy file. Raises ValueError."""
+    stream = io.BytesIO(data)
+    shape, order, dtype = _header(stream)
+    return _array(stream, shape, order, dtype, len(data) - stream.tell())
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], size: int, where: str) -> None:
+    """That the archive's own table can be true, before anything is taken out of it."""
+    seen: set[str] = set()
+    for m in members:
+        name = _stem(m.filename)
+        if m.flag_bits & 1:
+            raise _Damaged(f"'{name}' is encrypted")
+        if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _Damaged(f"'{name}' has a compression that numpy does not write")
+        if name in seen:
+            raise _Damaged(f"'{name}' is in it twice")
+        seen.add(name)
+        ratio = 1 if m.compress_type == zipfile.ZIP_STORED else _DEFLATE_LIMIT
+        if m.file_size > m.compress_size * ratio:
+            raise _Damaged(f"'{name}' claims {m.file_size} bytes, and {m.compress_size} are there")
+    if sum(m.compress_size for m in members) > size:
+        raise _Damaged("its parts overlap")
+    total = sum(m.file_size for m in members)
+    if total > _UNPACKED_LIMIT and total > size * _PACKED_LIMIT:
+        raise DataError(
+            f"{where}: {size:,} bytes unpack to {total:,}, more than {_PACKED_LIMIT} times as many; if so meant, "
+            "write it with numpy.savez, not savez_compressed"
+        )
+    if total > (memory := _memory()):
+        raise DataError(
+            f"{where}: holds {total:,} bytes, and there are {memory:,} of memory; give fewer samples"
+        )
+
+
+def _memory() -> int:
+    """Bytes that this process could have."""
+    limits = [resource.getrlimit(r)[0] for r in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit ("max")
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(n for n in limits if n != resource.RLIM_INFINITY)
+
+
+def _member(archive: zipfile.ZipFile, m: zipfile.ZipInfo, where: str) -> np.ndarray:
+    name = _stem(m.filename)
+    with archive.open(m) as stream:
+        try:
+            shape, order, dtype = _header(stream)
+            if dtype.hasobject:
+                raise DataError(f"{where}: '{name}' holds pickled objects; these are never loaded; {REMEDY}")
+            if dtype.kind not in "fiub":
+                raise DataError(
+                    f"{where}: '{name}' has type {dtype}; real numbers are needed, such as float32"
+                )
+            return _array(stream, shape, order, dtype, m.file_size - stream.tell())
+        except _Damaged as e:
+            raise _Damaged(f"'{m.filename}' {e}") from None
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first index runs fastest, and type."""
+    start = stream.read(len(_MAGIC) + 2)
+    if not start.startswith(_MAGIC) or len(start) < len(_MAGIC) + 2:
+        raise _Damaged("is no array")
+    version = (start[-2], start[-1])
+    if version not in _LENGTH_BYTES:
+        raise _Damaged(f"is of version {version[0]}.{version[1]} of the .npy format")
+    count = stream.read(_LENGTH_BYTES[version])
+    length = int.from_bytes(count, "little")
+    if length > _HEADER_LIMIT:
+        raise _Damaged(f"has a header of {length} bytes")
+    text = stream.read(length)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, order, dtype = read(io.BytesIO(count + text))
+    except Exception as e:  # Python's parser and tokenizer: SyntaxError, RecursionError, MemoryError, …
+        raise _Damaged(f"has a header that cannot be read ({type(e).__name__})") from None
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise _Damaged(f"has shape {shape}")
+    return shape, order, dtype
+
+
+def _array(stream: IO[bytes], shape: tuple[int, ...], order: bool, dtype: np.dtype, there: int) -> np.ndarray:
+    """The data that follows the header, `there` bytes as the archive says."""
+    wanted = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise _Damaged("holds pickled objects; these are never loaded")
+    if wanted != there:
+        raise _Damaged(f"claims {dtype} {shape}, {wanted} bytes, and {there} are there")
+    data = bytearray()  # grows with what is read: the claim may still be wrong
+    while chunk := stream.read(_CHUNK):
+        data += chunk
+    if len(data) != wanted:
+        raise _Damaged(f"claims {wanted} bytes, and {len(data)} are there")
+    flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
+    return flat.reshape(shape[::-1]).transpose() if order else flat.reshape(shape)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(NPY)
 
 
 def check_numeric(array: np.ndarray, where: str) -> None:
@@ -90,27 +235,30 @@ def check_ports(
 
 
 def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays in one step: the file is either complete or as it was. Raises DataError, OSError."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise DataError(f"outputs {path}: folder {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise DataError(f"outputs {path}: is a folder; give the name of a file")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            np.savez(f, **dict(arrays))  # type: ignore[arg-type]
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write the arrays, whatever their names; the file is either complete or as it was. Raises DataError, OSError."""
+    check_names(arrays, "outputs")
+    with replacing(path, "outputs") as scratch, scratch.open("wb") as f:
+        write_npz(f, arrays)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """As numpy.savez, which takes some names for options, and the same bytes each time."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(name + NPY, _EPOCH)
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=True) as f:
+                np.lib.format.write_array(f, np.asanyarray(array), allow_pickle=False)
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """Raise DataError for a name that an archive cannot hold."""
+    for name in names:
+        if "\0" in name or len(name.encode()) > _NAME_LIMIT:
+            raise DataError(
+                f"{what}: the name '{name[:60]}' has a zero character or more than {_NAME_LIMIT} bytes, which an "
+                ".npz file cannot hold; rename it in the model"
+            )
 
 
 def _one_line(e: BaseException) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import BuildError, ConfigError
+from sateen.files import check_writable, write_file
 from sateen.fpga.bitstream import Bitstream, make
 from sateen.fpga.boards import BOARDS, Board, board
 from sateen.fpga.chip import Chip
@@ -45,8 +46,8 @@ def make_bitstream(
     clock_hz = target.clock_hz if clock_mhz is None else round(clock_mhz * 1e6)
     folder = b.folder / FOLDER
     path = output or folder / f"{target.name}{SUFFIX[target.part.architecture]}"
-    if output is not None and not path.parent.is_dir():
-        raise BuildError(f"bitstream {path}: folder {path.parent} does not exist; create it first")
+    if output is not None:
+        check_writable(path, "bitstream")
     dividers(target.part.architecture, target.resolve().clk_hz, clock_hz)  # that it can be made
     try:
         divisor_of(clock_hz, baud)
@@ -68,7 +69,7 @@ def make_bitstream(
     found["frames_per_second"] = clock_hz / found["cycles"]
     folder.mkdir(exist_ok=True)
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
-    (folder / f"{target.name}.json").write_text(text, encoding="utf-8")
+    write_file(folder / f"{target.name}.json", text, "bitstream record")
     return found
 
 

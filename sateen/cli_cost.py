@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sateen import api
-from sateen.cli_io import emit, emit_json, emit_table, progress
+from sateen.cli_io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.vivado import VENDOR_BOARDS
 
@@ -102,7 +102,7 @@ def _table(device: dict[str, Any], columns: tuple[str, ...] = tuple(_TITLES)) ->
 
 
 def report(args: argparse.Namespace) -> int:
-    path = api.report(args.build, args.output, args.sweep)
+    path = api.report(args.build, args.output and result_path(args.output), args.sweep)
     if args.json:
         emit_json({"build": args.build, "report": str(path)})
     else:

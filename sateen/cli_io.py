@@ -42,6 +42,13 @@ def emit(text: str) -> None:
     stream.flush()
 
 
+def result_path(path: str) -> str:
+    """The path itself, but standard output's stands for what it was before `_stdout_kept_clean`."""
+    if _Out.stream is None or path not in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        return path
+    return f"/dev/fd/{_Out.stream.fileno()}"
+
+
 def emit_json(value: Any) -> None:
     """Print one JSON object on standard output; numbers that are not finite become null."""
     emit(json.dumps(_plain(value), indent=2, allow_nan=False))
@@ -202,7 +209,7 @@ _OS_REMEDY = {
 def _log(e: BaseException) -> str | None:
     try:
         handle, name = tempfile.mkstemp(prefix="sateen-", suffix=".log")
-        with os.fdopen(handle, "w") as f:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
             f.write("".join(traceback.format_exception(e)))
         return name
     except OSError:

@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sateen import api
-from sateen.arrays import load_npz, save_npz
-from sateen.cli_io import emit, emit_json, emit_table, progress
+from sateen.arrays import check_names, load_npz, save_npz
+from sateen.cli_io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import DataError
+from sateen.files import check_writable
 from sateen.labels import load_labels, score
+from sateen.manifest import read_manifest
 from sateen.sim.memory_timing import ON_CHIP
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(
             f"engine 'model' counts cycles and has no outputs; leave {option} out, or use another engine"
         )
+    outputs = args.outputs and result_path(args.outputs)
+    if outputs:
+        check_writable(outputs, "outputs")
+        check_names((o["name"] for o in read_manifest(Path(args.build))["outputs"]), "outputs")
     inputs = load_npz(args.inputs, "inputs")
     labels = None
     if args.labels:
@@ -52,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         with progress("reference") as report:
             reference = api.run(args.build, inputs, "reference", progress=report)
         different = differences(reference.outputs or {}, result.outputs or {})
-    if args.outputs and result.outputs is not None:
-        save_npz(args.outputs, result.outputs)
+    if outputs and result.outputs is not None:
+        save_npz(outputs, result.outputs)
     scored = None if labels is None else score(Path(args.build), result, labels)
     if args.json:
         emit_json(summary(args, result, different) | {"accuracy": scored})

@@ -10,6 +10,7 @@ import numpy as np
 
 from sateen.arrays import load_npz
 from sateen.errors import BuildError, DataError
+from sateen.files import write_file
 from sateen.sim.engines import Build, RunResult
 
 FILE = "accuracy.json"
@@ -42,7 +43,7 @@ def score(build: Path, result: RunResult, labels: np.ndarray) -> dict[str, Any]:
         "samples": len(labels),
         "correct": int(right.sum()),
     }
-    (build / FILE).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(build / FILE, json.dumps(found, indent=1, sort_keys=True) + "\n", "accuracy")
     return found
 
 

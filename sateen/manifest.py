@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sateen.build_folder import MANIFEST, recover
 from sateen.errors import BuildError
 
 VERSION = 2
@@ -14,13 +15,14 @@ VERSION = 2
 
 def read_manifest(build: Path) -> dict[str, Any]:
     """The manifest of a build folder. Raises BuildError."""
-    path = build / "manifest.json"
+    recover(build)
+    path = build / MANIFEST
     if not path.is_file():
         state = "is not a build folder (no manifest.json)" if build.exists() else "does not exist"
         raise BuildError(f"build {build}: {state}; make one with: sateen compile MODEL.onnx -o {build}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
+    except (ValueError, RecursionError, OSError) as e:
         raise BuildError(f"build {build}: manifest.json cannot be read ({e}); compile again") from None
     if not isinstance(manifest, dict) or not {"config", "inputs", "outputs"} <= set(manifest):
         raise BuildError(f"build {build}: manifest.json lacks config, inputs or outputs; compile again")
@@ -48,7 +50,9 @@ def read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:
     except OSError as e:
         raise BuildError(f"{build / name}: cannot be read ({e.strerror}); compile again") from None
     if hashlib.sha256(data).hexdigest() != manifest["files"].get(name):
-        raise BuildError(f"{build / name}: not the file that was compiled (hash differs); compile again")
+        raise BuildError(
+            f"{build / name}: not the file that was compiled (hash differs); delete it and compile again"
+        )
     return data
 
 

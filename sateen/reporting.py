@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +12,7 @@ from sateen.bitstreams import bitstreams
 from sateen.charts import Slot, columns
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
+from sateen.files import check_writable, write_file
 from sateen.fpga.clock_model import estimate_clock
 from sateen.fpga.devices import FAMILIES
 from sateen.fpga.energy import energy
@@ -52,7 +51,9 @@ def write_report(build: Path, output: Path | None = None, sweep: Path | None = N
 
     Raises BuildError, DataError, OSError.
     """
+    path = output or build / "report.html"
     manifest = read_manifest(build)
+    check_writable(path, "report")
     verify(build, manifest)
     schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
@@ -67,18 +68,7 @@ def write_report(build: Path, output: Path | None = None, sweep: Path | None = N
         _estimated(schedule, manifest),
         formats,
     )
-    path = output or build / "report.html"
-    if not path.parent.is_dir():
-        raise BuildError(f"report {path}: folder {path.parent} does not exist; create it first")
-    handle, name = tempfile.mkstemp(prefix=".report.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(page)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_file(path, page, "report")
     return path
 
 

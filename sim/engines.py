@@ -16,7 +16,7 @@ from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError, DataError
 from sateen.hw.control import Error
 from sateen.ir.quantized import QuantizedGraph
-from sateen.ir.serialize import load
+from sateen.ir.serialize import from_bytes
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.harness import ENGINES, Counters
 from sateen.sim.host import Region
@@ -89,8 +89,10 @@ class Build:
         return self.memory["data_offset"] + self.memory["data_size"]
 
     def graph(self) -> QuantizedGraph:
-        self.read("quantized.bin")
-        return load(self.folder / "quantized.bin")
+        try:
+            return from_bytes(self.read("quantized.bin"))
+        except BuildError as e:
+            raise BuildError(f"{self.folder / 'quantized.bin'}: {e}") from None
 
     def image(self) -> bytes:
         """Memory from the base up to the data."""

@@ -17,7 +17,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sateen.arrays import read_npz, write_npz
 from sateen.compiler.activations import ActivationPlan, raw_outputs, rescaled, scale_groups
 from sateen.compiler.calibrate import Progress
 from sateen.compiler.fuse import fuse
@@ -33,9 +33,9 @@ from sateen.compiler.ptq.blocks import UNITS, Block, split_blocks
 from sateen.compiler.quantize import check_weights
 from sateen.compiler.scales import weight_scales
 from sateen.errors import ConfigError
+from sateen.files import cache_dir, load_entry, store_entry
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
-from sateen.sim.verilator import cache_dir
 
 if TYPE_CHECKING:
     from sateen.compiler.ptq.torch_rounding import Rounded
@@ -237,30 +237,23 @@ class Cache:
     def load(self, index: int) -> Learned | None:
         from sateen.compiler.ptq.torch_rounding import Rounded
 
-        try:
-            with np.load(self._path(index), allow_pickle=False) as file:
-                text = json.loads(str(file["text"]))
-                weights = {
-                    n: Rounded(*(file[f"{i} {part}"] for part in ("grid", "scale", "bias")))
-                    for i, n in enumerate(text["names"])
-                }
-        except Exception:  # not there, or damaged: it is learned again
+        kept = load_entry(self._path(index))
+        if kept is None:  # it is learned again
             return None
+        arrays = read_npz(io.BytesIO(kept), f"cache {self._path(index)}")
+        text = json.loads(arrays["text"].tobytes())
+        weights = {
+            n: Rounded(*(arrays[f"{i} {part}"] for part in ("grid", "scale", "bias")))
+            for i, n in enumerate(text["names"])
+        }
         return Learned(weights, text["scales"], text["left"])
 
     def store(self, index: int, learned: Learned) -> None:
         """A cache that cannot be written is none: nothing else is lost."""
         text = {"names": list(learned.weights), "scales": learned.scales, "left": learned.left}
-        arrays = {"text": np.array(json.dumps(text))}
+        arrays = {"text": np.frombuffer(json.dumps(text).encode(), np.uint8)}
         for i, r in enumerate(learned.weights.values()):
             arrays |= {f"{i} grid": r.grid, f"{i} scale": r.scale, f"{i} bias": r.bias}
         data = io.BytesIO()
-        np.savez(data, allow_pickle=False, **arrays)
-        path = self._path(index)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data.getvalue())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
+        write_npz(data, arrays)
+        store_entry(self._path(index), data.getvalue())

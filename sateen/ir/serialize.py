@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sateen.arrays import read_npy
 from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, Output, Port
@@ -82,7 +83,7 @@ def from_bytes(data: bytes) -> QuantizedGraph:
                 )
 
             def array(i: int) -> np.ndarray:
-                return np.lib.format.read_array(io.BytesIO(z.read(f"{i}.npy")), allow_pickle=False)
+                return read_npy(z.read(f"{i}.npy"))
 
             graph = _decode(header["graph"], array)
     except BuildError:

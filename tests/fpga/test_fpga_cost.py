@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sateen.errors import BuildError, ConfigError
+from sateen.files import cache_dir
 from sateen.formats import all_formats, parse_format
 from sateen.fpga import synthesis
 from sateen.fpga.cost import cost, count, extract, modules, resources, top_instances
@@ -186,9 +187,9 @@ def test_the_committed_mac_costs_are_of_known_formats():
 def test_paths_of_the_cache(monkeypatch):
     monkeypatch.delenv("SATEEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert synthesis.cache_folder() == Path("/x/sateen")
+    assert cache_dir() == Path("/x/sateen")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert synthesis.cache_folder() == Path.home() / ".cache" / "sateen"
+    assert cache_dir() == Path.home() / ".cache" / "sateen"
 
 
 def test_mapping_that_fails_in_yosys_is_tried_without_names(tmp_path, monkeypatch):

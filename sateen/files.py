@@ -1,0 +1,165 @@
+"""Writing files: whole or not at all, into what is there; and the cache, whose entries say what they hold.
+
+with replacing(path, "outputs") as scratch:  # `path` is as it was until the block ends, and then complete
+    scratch.write_bytes(data)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from sateen.errors import DataError
+
+SCRATCH = ".sateen-"
+"""How the names of unfinished files and folders begin."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, what: str) -> Iterator[Path]:
+    """A path to be written, whose content `path` has once the block ends without an error.
+
+    A link stays a link and its target is written; so is a device, a pipe, a file with several names, or one in a
+    folder that cannot be. `what` names the role ("outputs") in errors. Raises DataError, OSError.
+    """
+    check_writable(path, what)
+    path = Path(path)
+    target = _replaceable(path)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=None if target is None else target.parent)
+    except OSError:
+        if target is None or not target.exists():
+            raise
+        folder, target = tempfile.TemporaryDirectory(prefix=SCRATCH), None
+    with folder as name:
+        scratch = Path(name) / "new"
+        yield scratch
+        try:
+            if target is None:
+                with scratch.open("rb") as source, path.open("wb") as f:
+                    shutil.copyfileobj(source, f)
+                return
+            with contextlib.suppress(OSError):  # of what is there: another's file stays theirs where it can
+                before = target.stat()
+                scratch.chmod(stat.S_IMODE(before.st_mode))
+                os.chown(scratch, before.st_uid, before.st_gid)
+            os.replace(scratch, target)
+        except OSError as e:
+            raise DataError(f"{what} {path}: cannot be written ({e.strerror}); choose another file") from None
+
+
+def write_file(path: str | Path, data: bytes | str, what: str) -> None:
+    """`replacing` for what is in memory; text is UTF-8."""
+    with replacing(path, what) as scratch:
+        scratch.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def check_writable(path: str | Path, what: str) -> None:
+    """Raise DataError if a file of this name could not be written: to be asked before long work, not after."""
+    path = Path(path)
+    try:
+        there = True
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            there, mode = False, 0
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{what} {path}: is a folder; give the name of a file")
+        folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+        if not there and not folder.is_dir():
+            raise DataError(f"{what} {path}: folder {folder} does not exist; create it first")
+        place = path if there else folder
+        allowed = os.access(place, os.W_OK)
+    except (OSError, ValueError) as e:  # a name that is too long, a loop of links, a zero byte
+        reason = getattr(e, "strerror", None) or e
+        raise DataError(f"{what} {path}: cannot be written ({reason}); choose another file") from None
+    if not allowed:
+        raise DataError(f"{what} {path}: {place} is write-protected; choose another file")
+
+
+def _replaceable(path: Path) -> Path | None:
+    """Where a new file may take the place of the old one; None where only writing into it will do."""
+    if not path.exists():
+        return Path(os.path.realpath(path))
+    there = path.stat()
+    if not stat.S_ISREG(there.st_mode) or there.st_nlink != 1:
+        return None
+    target = Path(os.path.realpath(path))
+    same = target.exists() and os.path.samestat(
+        target.stat(), there
+    )  # not so for /dev/fd/N of an unlinked file
+    return target if same else None
+
+
+# -- the cache ----------------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """$SATEEN_CACHE, or `sateen` in the user's cache folder."""
+    if own := os.environ.get("SATEEN_CACHE"):
+        return Path(own).absolute()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home, as in some containers
+        home = Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache").absolute() / "sateen"
+
+
+SUMS = "sha256"
+"""In the folder of an entry: a line "HASH NAME" for each of its files."""
+
+
+def cached(entry: Path, names: Sequence[str]) -> bool:
+    """Whether the entry, a folder, holds these files as they were kept."""
+    try:
+        lines = (entry / SUMS).read_text("utf-8").splitlines()
+        return {f"{_sum(entry / name)} {name}" for name in names} <= set(lines)
+    except (OSError, ValueError):
+        return False
+
+
+def keep(entry: Path, files: Mapping[str, Path]) -> None:
+    """Make the entry of these files, in the place of a damaged one. Others see all of it or nothing. Raises OSError."""
+    if cached(entry, tuple(files)):  # another process was quicker
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=entry.parent) as name:
+        fresh, old = Path(name) / "new", Path(name) / "old"
+        fresh.mkdir()
+        for file, source in files.items():
+            shutil.copy2(source, fresh / file)
+        (fresh / SUMS).write_text("".join(f"{_sum(fresh / file)} {file}\n" for file in files), "utf-8")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(entry, old)
+        try:
+            os.rename(fresh, entry)
+        except OSError:
+            if not cached(entry, tuple(files)):
+                raise
+
+
+def load_entry(path: Path) -> bytes | None:
+    """What `store_entry` kept in the one file; None where it is not there, or damaged."""
+    try:
+        digest, _, data = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return data if digest == hashlib.sha256(data).hexdigest().encode() else None
+
+
+def store_entry(path: Path, data: bytes) -> None:
+    """Best effort: a cache that cannot be written only costs time."""
+    with contextlib.suppress(OSError, DataError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data, "cache")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
