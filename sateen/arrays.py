@@ -119,13 +119,13 @@ def _check_members(members: Sequence[zipfile.ZipInfo], size: int, where: str) ->
             f"{where}: {size:,} bytes unpack to {total:,}, more than {_PACKED_LIMIT} times as many; if so meant, "
             "write it with numpy.savez, not savez_compressed"
         )
-    if total > (memory := _memory()):
+    if total > (memory := available_memory()):
         raise DataError(
             f"{where}: holds {total:,} bytes, and there are {memory:,} of memory; give fewer samples"
         )
 
 
-def _memory() -> int:
+def available_memory() -> int:
     """Bytes that this process could have."""
     limits = [resource.getrlimit(r)[0] for r in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from sateen.compiler import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
 from sateen.compiler.importer.domains import QONNX, QUANTIZERS
+from sateen.compiler.importer.external import load_external
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
 
@@ -42,6 +43,11 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise ModelError(f"{where}: not a file; give the path of an ONNX file")
     try:
         size = path.stat().st_size
+        if size >= onnx.checker.MAXIMUM_PROTOBUF:
+            raise ModelError(
+                f"{where}: {size:,} bytes; a model in one file has less than {onnx.checker.MAXIMUM_PROTOBUF:,}: save "
+                "it with onnx.save(model, FILE, save_as_external_data=True)"
+            )
         model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except DecodeError:
         raise ModelError(
@@ -53,12 +59,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise ModelError(
             f"{where}: holds no graph ({size} bytes): not an ONNX file, or cut short; export or copy it again"
         )
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as e:
-        raise ModelError(
-            f"{where}: its external data cannot be read ({_first_line(e)}); put it beside the model"
-        ) from None
+    load_external(model, path, where)
     validate(model, where)
     return model
 
