@@ -84,7 +84,8 @@ def compile_model(
 
     step("import", 0.0)
     graph = import_model(model_path)
-    _check_ports(graph)
+    if calibration is not None:
+        calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
     graph, config = _conformed(graph, config, fixed_formats)
     if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
         raise DataError(
@@ -115,6 +116,7 @@ def compile_model(
     files = _files(quantized, program, verilog)
     seconds = record.pop("seconds")
     manifest = _manifest(Path(model_path), quantized, program, files) | {"ptq": record, "board": board}
+    manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in graph.unused.items()]
     write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     step("done", 1.0)
     return manifest | {"ptq": record | {"seconds": seconds}}
@@ -129,14 +131,6 @@ def _conformed(
     formats = {"weight_format": weights, "activation_format": activations}
     config = config.replace(**{k: f.name for k, f in formats.items() if f is not None})
     return conform(graph, config.activation) if graph.quantizers else graph, config
-
-
-def _check_ports(graph: Graph) -> None:
-    same = {p.name for p in graph.inputs} & {o.port.name for o in graph.outputs}
-    if same:
-        raise ModelError(
-            f"graph output '{min(same)}' is the graph's input itself; there is nothing to compute for it"
-        )
 
 
 def _sparse(

@@ -164,8 +164,11 @@ def run(
             f"a trace needs the RTL, not engine '{engine}'; use --engine rtl or leave --trace out"
         )
     folder = Path(build)
-    ports = {p["name"]: p["shape"] for p in read_manifest(folder)["inputs"]}
-    arrays = check_ports(_arrays(inputs, "inputs"), ports, "inputs")
+    declared = read_manifest(folder)["inputs"]
+    ports = {p["name"]: p["shape"] for p in declared if p.get("used", True)}
+    given = _arrays(inputs, "inputs")
+    unused = {p["name"] for p in declared} - set(ports)
+    arrays = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
     if port is not None:
         if baud is None:
             baud = _baud(folder)

@@ -13,10 +13,13 @@ from rich.table import Table
 from sateen import api
 from sateen.cli_io import emit, emit_json, emit_table, progress
 
+_MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked[/]"}
+
 
 def check(args: argparse.Namespace) -> int:
     findings = api.check(args.model)
-    bad = [f for f in findings if not f.supported]
+    bad = [f for f in findings if f.supported is False]
+    open_ = sum(f.supported is None for f in findings)
     if args.json:
         emit_json(
             {
@@ -24,11 +27,13 @@ def check(args: argparse.Namespace) -> int:
                 "supported": not bad,
                 "nodes": len(findings),
                 "unsupported": len(bad),
+                "not_checked": open_,
                 "findings": [
                     {
                         "node": f.node,
                         "op_type": f.op_type,
                         "supported": f.supported,
+                        "state": f.state,
                         "reason": f.reason,
                         "remedy": f.remedy,
                     }
@@ -39,10 +44,9 @@ def check(args: argparse.Namespace) -> int:
     else:
         table = Table("node", "operator", "supported", "reason", "what to do")
         for f in findings:
-            mark = "[green]yes[/]" if f.supported else "[red]no[/]"
             table.add_row(
                 *(escape(str(c or "")) for c in (f.node, f.op_type)),
-                mark,
+                _MARKS[f.supported],
                 escape(f.reason or ""),
                 escape(f.remedy or ""),
             )
@@ -50,6 +54,7 @@ def check(args: argparse.Namespace) -> int:
     if bad:
         f = bad[0]
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        more += f"; {open_} that depend on what is not supported could not be checked" if open_ else ""
         print(
             f"sateen: error: {args.model}: {len(bad)} of {len(findings)} nodes are not supported: "
             f"{f.op_type} '{f.node}': {f.reason}{more}",

@@ -12,15 +12,25 @@ from pathlib import Path
 
 import onnx
 
-from sateen.compiler.importer.build import build_graph, walk_model
-from sateen.compiler.importer.loading import load_model, node_names, prepare, validate
-from sateen.compiler.importer.nouns import PORTS, Finding, Refused
+from sateen.compiler.importer.build import walk_model
+from sateen.compiler.importer.domains import QUANTIZERS
+from sateen.compiler.importer.loading import (
+    any_batch,
+    complete,
+    graph_inputs,
+    load_model,
+    node_names,
+    simplify,
+    validate,
+)
+from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
+from sateen.compiler.importer.stated import training
 from sateen.errors import ModelError
-from sateen.ir.graph import Graph, Quantize
+from sateen.ir.graph import Graph
 
-__all__ = ["Finding", "check_model", "import_model", "load_model"]
+__all__ = ["Finding", "check_model", "import_model", "load_model", "read_model"]
 
 
 def _load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -35,19 +45,13 @@ def import_model(source: str | Path | onnx.ModelProto) -> Graph:
 
     Raises ModelError with the first problem and how many more there are.
     """
-    walk = walk_model(prepare(_load(source)))
-    graph, problems = build_graph(walk)
+    graph, findings = read_model(source)
+    problems = [f for f in findings if f.supported is False]
     if problems:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
         raise ModelError(f"{problems[0]}{more}")
     assert graph is not None
-    graph = _settled(graph)
-    graph.verify()
     return graph
-
-
-def _settled(graph: Graph) -> Graph:
-    return settle(tidy(recentered(graph)))
 
 
 def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
@@ -56,22 +60,48 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
 
     Raises ModelError only if the file cannot be read at all.
     """
+    return read_model(source)[1]
+
+
+def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list[Finding]]:
+    """The graph, tidied and verified, or None where a finding says that something is not supported; the findings."""
     model = _load(source)
     names = [(name, n.op_type) for name, n in zip(node_names(model), model.graph.node, strict=True)]
-    light = prepare(model)
+    declared = {i.name: _shape(i) for i in graph_inputs(model.graph)}
+    free = any_batch(model.graph)
+    completed = complete(model)
     del model
-    walk = walk_model(light)
-    graph, problems = build_graph(walk)
-    ports = [f for f in (*walk.findings, *problems) if f.op_type in PORTS]
-    found = {f.node: f for f in walk.findings if f.op_type not in PORTS}
-    if graph is not None and any(isinstance(n, Quantize) for n in graph.nodes):
+    graph, problems, findings = walk_model(simplify(completed), free)
+    found = {f.node: f for f in findings if f.op_type not in PORTS}
+    found |= {f.node: f for f in training(completed.model)}
+    ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
+    if graph is not None:
         try:
-            _settled(graph)
+            graph = settle(tidy(recentered(graph)))
+            graph.verify()
         except Refused as e:
             node = e.finding.node
             found[node] = replace(e.finding, op_type=found[node].op_type) if node in found else e.finding
-    out = []
+    refused = any(f.supported is False for f in (*found.values(), *ports))
+    if refused:
+        graph = None
+        found = {k: _unsettled(f) for k, f in found.items()}
+    listed = []
     for name, op_type in names:
         gone = Finding(name, op_type, True, "constant or without effect, removed before import")
-        out.append(found.pop(name, gone))
-    return [*out, *found.values(), *dict.fromkeys(ports)]
+        listed.append(found.pop(name, gone))
+    if graph is not None:
+        used = {p.name for p in graph.inputs}
+        graph = replace(graph, unused={name: s for name, s in declared.items() if name not in used})
+    return graph, [*listed, *found.values(), *dict.fromkeys(ports)]
+
+
+def _unsettled(finding: Finding) -> Finding:
+    """Whether a quantizer goes with its neighbours is settled on the whole graph alone."""
+    if finding.op_type in QUANTIZERS and finding.supported:
+        return replace(finding, supported=None, reason=NOT_CHECKED)
+    return finding
+
+
+def _shape(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(d.dim_value or None for d in info.type.tensor_type.shape.dim)[1:]

@@ -18,9 +18,15 @@ from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 
 
-def walk_model(light: Light) -> Walk:
-    """Walk once to learn the layouts of the graph's inputs, and again with them decided."""
-    first = Walk(light, HANDLERS)
+def walk_model(light: Light, any_batch: bool) -> tuple[Graph | None, list[Finding], list[Finding]]:
+    """Walk once to learn the layouts of the graph's inputs, and again with them decided.
+
+    Returns the graph, not yet tidied, or None and the problems; and what was found of each node.
+
+    A plane of width 1 may be a row or a column: where the decisions do not go together, all are made the one, then
+    the other.
+    """
+    first = Walk(light, HANDLERS, any_batch=any_batch)
     first.run()
     decided = dict(first.open)
     for _ in range(len(first.links) + 1):
@@ -35,9 +41,18 @@ def walk_model(light: Light) -> Walk:
         view = view or default_view(shape)
         if view is not None:
             views[info.name] = view
-    second = Walk(light, HANDLERS, views)
-    second.run()
-    return second
+    tries = [views]
+    if any(view.line for view in views.values()):
+        tries += [{name: v.turned(column) for name, v in views.items()} for column in (False, True)]
+    found = []
+    for k, chosen in enumerate(tries):
+        if chosen not in tries[:k]:
+            walk = Walk(light, HANDLERS, chosen, any_batch)
+            walk.run()
+            found.append((*build_graph(walk), walk.findings))
+            if found[-1][0] is not None:
+                return found[-1]
+    return found[0]
 
 
 def default_view(shape: list[int]) -> View | None:
@@ -61,10 +76,15 @@ def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
     """The graph as walked, not yet tidied, or None and the problems."""
     problems = walk.problems()
     outputs: list[Output] = []
-    for info in walk.model.graph.output:
+    for info in {o.name: o for o in walk.model.graph.output}.values():  # one listed twice is one array
         try:
             value = walk.values.get(info.name)
             if isinstance(value, Value) and not walk.is_open(value):
+                if info.name in walk.views:
+                    raise Unsupported(
+                        "it is the graph's input itself; there is nothing to compute for it",
+                        "remove it from the model's outputs",
+                    )
                 outputs.append(output(walk, info.name, value))
             elif not problems:
                 raise Unsupported("it does not depend on an input", "remove it from the model's outputs")

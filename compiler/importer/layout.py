@@ -43,6 +43,10 @@ def normal(factors: Iterable[Factor]) -> Dim:
     return tuple(out)
 
 
+def without_batch(dim: Dim) -> Dim:
+    return tuple(f for f in dim if f[1] != BATCH_STRIDE)
+
+
 def dim_size(dim: Dim) -> int:
     return math.prod(size for size, _ in dim)
 
@@ -123,6 +127,28 @@ def indices(dim: Dim) -> np.ndarray:
     for size, stride in dim:
         out = (out[:, None] + stride * np.arange(size)).ravel()
     return out
+
+
+def rebased(dim: Dim, old: Sequence[Dim], hwc: Sequence[int]) -> Dim | None:
+    """The same elements where the axes H, W and C, which were the dimensions `old`, are now those of a tensor `hwc`.
+
+    None if a factor lies in more than one of them.
+    """
+    out: list[Factor] = []
+    for size, stride in dim:
+        if stride == BATCH_STRIDE:
+            out.append((size, stride))
+            continue
+        inside = [
+            (size, stride // t * own[0][1])
+            for axis, own in zip(old, axis_dims(hwc), strict=True)
+            for s, t in axis
+            if t <= stride and size * stride <= s * t
+        ]
+        if len(inside) != 1:
+            return None
+        out.append(inside[0])
+    return normal(out)
 
 
 def remap(dim: Dim, old: Sequence[int], new: Sequence[int]) -> Dim:

@@ -1,7 +1,7 @@
 """From a path to a model that is worth reading, and from there to one that is simple to read.
 
-`load_model` gives the file as it is; `prepare` names every node, fixes an unknown batch to 1, inlines
-functions and lets onnxslim fold constants (docs/adr/0001-graph-simplifier.md).
+`load_model` gives the file as it is; `complete` names every node, fixes an unknown batch to 1 and inlines functions;
+`simplify` lets onnxslim fold constants (docs/adr/0001-graph-simplifier.md).
 """
 
 from __future__ import annotations
@@ -143,13 +143,26 @@ def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [i for i in graph.input if i.name not in constant]
 
 
+def any_batch(graph: onnx.GraphProto) -> bool:
+    """Whether the file leaves the batch of an input open."""
+    return any(_any_batch(value) for value in graph_inputs(graph))
+
+
+def _any_batch(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return (
+        value.type.HasField("tensor_type")
+        and len(dims) > 0
+        and (dims[0].dim_value < 0 or not dims[0].HasField("dim_value"))
+    )
+
+
 def _fix_batch(graph: onnx.GraphProto) -> None:
     """An unknown first dimension becomes 1; all other shapes are forgotten, to be inferred anew."""
     fixed = False
     for value in graph_inputs(graph):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.HasField("tensor_type") and dims and not dims[0].dim_value > 0:
-            dims[0].dim_value = 1
+        if _any_batch(value):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
             fixed = True
     if fixed:
         for value in graph.output:
@@ -157,8 +170,8 @@ def _fix_batch(graph: onnx.GraphProto) -> None:
         del graph.value_info[:]
 
 
-def prepare(model: onnx.ModelProto) -> Light:
-    """A simpler model with the same meaning for one sample; the argument is not changed."""
+def complete(model: onnx.ModelProto) -> Light:
+    """The model for one sample, each node with a name and functions inlined; the argument is not changed."""
     light = lightened(model)
     copy = light.model
     kept = (name for name, n in zip(node_names(model), model.graph.node, strict=True) if not light.lacks(n))
@@ -171,7 +184,12 @@ def prepare(model: onnx.ModelProto) -> Light:
             without_inputs(copy, light.arrays)
     name_nodes(copy)
     _fix_batch(copy.graph)
-    return simplify(Light(copy, light.arrays))
+    return Light(copy, light.arrays)
+
+
+def prepare(model: onnx.ModelProto) -> Light:
+    """A simpler model with the same meaning for one sample; the argument is not changed."""
+    return simplify(complete(model))
 
 
 def simplify(light: Light) -> Light:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,29 @@ FLOAT_TYPES = frozenset(
 
 PORTS = ("graph input", "graph output")
 """What a finding that is not about a node has as its `op_type`."""
-NOT_CHECKED = "not checked: it depends on a node that is not supported"
+NOT_CHECKED = "not checked: it depends on what is not supported"
+
+
+def axes_in(given: Iterable[int], rank: int, name: str = "axes") -> tuple[int, ...]:
+    """Axes made positive, in their order. Raises Unsupported for one that is out of range or given twice."""
+    given = [int(i) for i in given]
+    if any(not -rank <= i < rank for i in given):
+        raise Unsupported(
+            f"{name} {given} on {rank} dimensions", f"use {-rank} to {rank - 1}" if rank else "give it none"
+        )
+    axes = tuple(i % rank for i in given)
+    if len(set(axes)) != len(axes):
+        raise Unsupported(f"{name} {given} name a dimension twice", "name each once")
+    return axes
+
+
+def axis_in(given: int, rank: int) -> int:
+    """One axis made positive. Raises Unsupported if it is out of range."""
+    if not -rank <= given < rank:
+        raise Unsupported(
+            f"axis {given} on {rank} dimensions", f"use {-rank} to {rank - 1}" if rank else "remove it"
+        )
+    return given % rank
 
 
 class Undecided(Unsupported):
@@ -32,12 +54,17 @@ class Finding:
 
     node: str
     op_type: str
-    supported: bool
+    supported: bool | None
+    """None where that cannot be said before other findings are gone."""
     reason: str
     """Why not, or how it runs."""
     remedy: str = ""
     limit: str = ""
     """What is supported of the operator, from `limits`, where only a part is."""
+
+    @property
+    def state(self) -> str:
+        return {True: "supported", False: "not supported", None: "not checked"}[self.supported]
 
     def __str__(self) -> str:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
@@ -93,6 +120,19 @@ class View:
     def hwc(self) -> Shape:
         h, w, c = (self.view[a] for a in self.axes)
         return h, w, c
+
+    @property
+    def line(self) -> bool:
+        """Whether it is one row or one column of more than one pixel."""
+        h, w, _ = self.hwc
+        return (h == 1) != (w == 1)
+
+    def turned(self, column: bool) -> View:
+        """A line as one column, or else as one row; any other view as it is."""
+        if not self.line or (self.hwc[1] == 1) == column:
+            return self
+        h, w, c = self.axes
+        return View(self.view, (w, h, c))
 
     def layout(self, shape: Sequence[int]) -> Layout | None:
         """Of the ONNX tensor, batch left out."""

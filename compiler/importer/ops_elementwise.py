@@ -9,9 +9,9 @@ import numpy as np
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims
-from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
-from sateen.compiler.importer.pointwise import affine, aligned
+from sateen.compiler.importer.pointwise import affine, aligned, raised
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Activation, Add, Expression
 
@@ -86,7 +86,7 @@ def prelu(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     slope = walk.weights(node, 1)
     if slope is None or slope.size == 0:
         raise Unsupported("it has no slope", "export the model again")
-    aligned(x, slope)
+    x, _ = aligned(x, slope)
     if (slope != slope.flat[0]).any():
         below = affine(walk, node, clip_to(walk, node, x, -np.inf, 0.0), slope, 0.0)
         return [add_two(walk, node, clip_to(walk, node, x, 0.0, np.inf), below)]
@@ -107,12 +107,14 @@ def add(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 
 def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
+    a, b = raised(a, b.rank), raised(b, a.rank)
     same_function = compose(walk, node, "add", a, b)
     if same_function is not None:
         return same_function
     same_layout(walk, a, b)
     if walk.is_open(a) or walk.is_open(b):
-        return b if walk.is_open(a) else a
+        walk.unsure = True
+        return a if walk.is_open(a) else b
     out = walk.fresh(node.proto.output[0])
     walk.emit(Add(node.name, a.tensor, b.tensor, out), walk.hwc(a))
     return Value(out, a.layout)
@@ -132,7 +134,8 @@ def same_layout(walk: Walk, a: Value, b: Value) -> None:
         loose, firm = (a, b) if walk.is_open(a) else (b, a)
         own = axis_dims(walk.hwc(firm))
         if all(d in own for d in firm.layout[1:] if d):
-            walk.decide(loose, [loose.layout[firm.layout.index(d)] if d else () for d in own], strength=2)
+            h, w, c = (loose.layout[firm.layout.index(d)] if d else () for d in own)
+            walk.decide(loose, (h, w), c, strength=2)
     elif a.layout != b.layout or walk.hwc(a) != walk.hwc(b):
         raise Unsupported(
             f"its operands of shape {a.shape} lie differently in memory ({walk.hwc(a)} and {walk.hwc(b)} as "
@@ -199,7 +202,7 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
             at = [int(i) for i in np.argwhere(c == 0)[0]]
             raise Unsupported(f"its divisor is 0 at index {at}", "export the model again")
         return affine(walk, node, x, 1.0 / c, 0.0)
-    aligned(x, c)
+    x, _ = aligned(x, c)
     if (c != c.flat[0]).any():
         raise Unsupported(
             f"its constant of shape {c.shape} is not one number",
@@ -217,9 +220,11 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
 def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     """A choice by a function of the tensor between functions of it, or numbers."""
     values = [walk.values[i] for i in node.inputs]
-    computed = [v for v in values if isinstance(v, Value)]
-    x = computed[0]
+    rank = max(v.rank if isinstance(v, Value) else np.ndim(v) for v in values if v is not None)
+    values = [raised(v, rank) if isinstance(v, Value) else v for v in values]
+    x = next(v for v in values if isinstance(v, Value))
     if walk.is_open(x):
+        walk.unsure = True
         return [x]
     base = walk.unary_of(x)[0]
     arguments = []
@@ -238,11 +243,14 @@ def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 
 def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value:
+    a, b = raised(a, b.rank), raised(b, a.rank)
     together = compose(walk, node, function, a, b)
     if together is not None:
         return together
     if function == "sub":
         return add_two(walk, node, a, affine(walk, node, b, -1.0, 0.0))
+    if walk.is_open(a) or walk.is_open(b):
+        raise Undecided("whether both are functions of one tensor is not known", "")
     raise Unsupported(
         f"it combines two computed tensors of shapes {a.shape} and {b.shape} (gating and attention are not "
         f"supported yet)",

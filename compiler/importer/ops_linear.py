@@ -11,7 +11,7 @@ from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import given_weights
-from sateen.compiler.importer.pointwise import affine, place_channels
+from sateen.compiler.importer.pointwise import affine, place_channels, raised
 from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import pads, pair, window_of
 from sateen.ir.graph import Conv, Shape
@@ -53,7 +53,6 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if bias.shape != (outputs,):
         raise Unsupported(f"its bias has shape {bias.shape}", f"it must be ({outputs},)")
     if window.pointwise and groups == 1 and not walk.is_open(x):  # any order of the positions will do
-        walk.batch_first(x)
         return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True, given=given)]
     x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
     kernel = np.moveaxis(weight, 1, -1)  # (O, spatial..., I)
@@ -82,14 +81,13 @@ def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         )
     if x.rank != 2 or weight.ndim != 2:
         raise Unsupported(f"operands of shapes {x.shape} and {weight.shape}", "both must have 2 dimensions")
-    walk.batch_first(x)
     weight = weight.T if node.integer("transB", 0) else weight
     if node.number("alpha", 1.0) != 1:
         weight = node.number("alpha", 1.0) * weight
     outputs = weight.shape[1]
     bias = np.zeros(outputs)
     if c is not None:
-        bias = node.number("beta", 1.0) * per_output(c, walk.batch, outputs)
+        bias = node.number("beta", 1.0) * per_output(c, x.shape[0], outputs)
     given = given_weights(walk, node, 1, 0 if node.integer("transB", 0) else 1, node.number("alpha", 1.0))
     return [contract(walk, node, x, (1,), weight, bias, keep=True, given=given)]
 
@@ -116,8 +114,8 @@ def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node, 0 if isinstance(a, Value) else 1)
     left = not isinstance(a, Value)
     weight = need(walk.weights(node, 0 if left else 1), "weights")
-    while weight.ndim > 2 and weight.shape[0] == 1 and weight.ndim <= x.rank:
-        weight = weight[0]
+    if weight.ndim > 2 and set(weight.shape[:-2]) == {1}:
+        x, weight = raised(x, weight.ndim), weight.reshape(weight.shape[-2:])
     if weight.ndim not in (1, 2) or x.rank < 2:
         raise Unsupported(
             f"operands of shapes {x.shape} and {weight.shape}", "the constant one must have 2 dimensions"
@@ -130,7 +128,6 @@ def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if not vector:
         given = given_weights(walk, node, 0 if left else 1, -2 if left else -1)
     weight = weight[:, None] if vector else weight.T if left else weight
-    walk.batch_first(x)
     bias = np.zeros(weight.shape[1])
     return [contract(walk, node, x, (dim,), weight, bias, keep=not vector, given=given)]
 
@@ -151,26 +148,19 @@ def contract(
     The dimensions must cover whole axes of (H, W, C), all of C among them: the kernel spans those axes.
     Without `keep` the dimensions are dropped (O must be 1).
     """
+    if walk.is_batch(x, *dims):
+        raise Unsupported("it sums over the batch", "keep the batch first")
     joined = normal(f for d in dims for f in x.layout[d])
     if dim_size(joined) != weight.shape[0]:
         raise Unsupported(
             f"{dim_size(joined)} features meet weights of shape {weight.shape}",
             f"use {weight.shape[0]} features",
         )
-    others = [d for d in range(1, x.rank) if d not in dims]
+    others = [d for d in range(x.rank) if d not in dims]
     outputs = weight.shape[1]
     if walk.is_open(x):
-        positions = [x.layout[d] for d in others if x.layout[d]]
-        if len(positions) > 2:
-            raise Unsupported(
-                f"its input has {x.rank} dimensions", "at most batch, height, width and features"
-            )
-        hwc = walk.decide(x, [*[()] * (2 - len(positions)), *positions, joined], strength=1)
-        layout = [*x.layout]
-        for axis, d in zip((0, 1)[2 - len(positions) :], [d for d in others if x.layout[d]], strict=True):
-            layout[d] = axis_dims(hwc)[axis]
-        layout[dims[-1]] = joined = axis_dims(hwc)[2]
-        x = Value(x.tensor, tuple(layout))
+        x, hwc = walk.decide(x, walk.beside(x, *dims), joined, strength=1)
+        joined = normal(f for d in dims for f in x.layout[d])
     else:
         hwc = walk.hwc(x)
     spans = [math.prod(size for size, _, axis in split_axes(joined, hwc) if axis == k) for k in range(3)]
@@ -191,7 +181,6 @@ def contract(
     shape: Shape = (1 if kh > 1 else hwc[0], 1 if kw > 1 else hwc[1], outputs)
     walk.emit(Conv(node.name, x.tensor, out, kernel, bias, given=given), shape)
     result = [remap(d, hwc, shape) if i in others else () for i, d in enumerate(x.layout)]
-    result[0] = x.layout[0]
     result[dims[-1]] = axis_dims(shape)[2]
     if not keep:
         result = [d for i, d in enumerate(result) if i not in dims]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, remap, split_axes
-from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.layout import axis_dims, remap, split_axes, without_batch
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.pointwise import depthwise, place_channels, settle
 from sateen.compiler.importer.walk import Handler, Walk
@@ -86,9 +86,7 @@ def axes_of(walk: Walk, node: OnnxNode, rank: int) -> tuple[int, ...] | None:
         given = [int(i) for i in array.ravel()]
     elif "axes" not in node.attributes:
         return None
-    if any(not -rank <= i < rank for i in given):
-        raise Unsupported(f"axes {list(given)} on {rank} dimensions", f"use -{rank} to {rank - 1}")
-    return tuple(sorted({i % rank for i in given}))
+    return tuple(sorted(axes_in(given, rank)))
 
 
 def reduction(kind: str) -> Handler:
@@ -101,7 +99,7 @@ def reduction(kind: str) -> Handler:
             if node.integer("noop_with_empty_axes", 0):
                 return [x]
             axes = tuple(range(x.rank))
-        if 0 in axes:
+        if walk.is_batch(x, *axes):
             raise Unsupported("it reduces over the batch", "reduce over the other dimensions only")
         return [reduce(walk, node, x, kind, axes, keep=bool(node.integer("keepdims", 1)))]
 
@@ -110,19 +108,10 @@ def reduction(kind: str) -> Handler:
 
 def reduce(walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...], keep: bool) -> Value:
     """Reduce over whole dimensions: a Pool over whole axes, or a Conv when channels are among them."""
-    walk.batch_first(x)
-    others = [d for d in range(1, x.rank) if d not in dims and x.layout[d]]
     if walk.is_open(x):
-        if len(others) != 1 or len([d for d in dims if x.layout[d]]) > 2:
-            others = [1]
-        spatial = [d for d in range(1, x.rank) if d not in others and x.layout[d]]
-        hwc = walk.decide(
-            x, [*[()] * (2 - len(spatial)), *(x.layout[d] for d in spatial), x.layout[others[0]]], 2
-        )
-        layout = list(x.layout)
-        for axis, d in zip((*(0, 1)[2 - len(spatial) :], 2), (*spatial, others[0]), strict=True):
-            layout[d] = axis_dims(hwc)[axis]
-        x = Value(x.tensor, tuple(layout))
+        left = [d for d in range(x.rank) if d not in dims and without_batch(x.layout[d])]
+        channel = left[0] if len(left) == 1 else min(1, x.rank - 1)
+        x, hwc = walk.decide(x, walk.beside(x, channel), x.layout[channel], 2)
     else:
         hwc = walk.hwc(x)
     count = int(np.prod([x.shape[d] for d in dims]))
@@ -176,7 +165,7 @@ def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     begin, end = [0] * x.rank, [0] * x.rank
     axes: Sequence[int] = range(x.rank)
     if node.opset >= 18 and (given := walk.constant(node, 3)) is not None:
-        axes = [int(i) % x.rank for i in given.ravel()]
+        axes = axes_in(given.ravel(), x.rank)
     if len(amounts) != 2 * len(axes):
         raise Unsupported(f"{len(amounts)} pads for {len(axes)} dimensions", f"give {2 * len(axes)}")
     for k, d in enumerate(axes):

@@ -8,7 +8,7 @@ import numpy as np
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
-from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Pool, Shape
@@ -20,8 +20,7 @@ def select(
     """`count` indices of dimension `dim` from `start` on; tensor `out`. The dimension must be a whole axis."""
     if count == x.shape[dim]:
         return x
-    walk.batch_first(x)
-    if dim == 0:
+    if walk.is_batch(x, dim):
         raise Unsupported("it takes a part of the batch", "run the model on that part")
     if walk.is_open(x):
         return walk.derive(out, [count if d == dim else s for d, s in enumerate(x.shape)], [x])
@@ -71,23 +70,35 @@ def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         starts, ends = (tuple(int(i) for i in a.ravel()) if a is not None else () for a in given[:2])
         axes = range(len(starts)) if given[2] is None else [int(i) for i in given[2].ravel()]
         steps = [1] * len(starts) if given[3] is None else [int(i) for i in given[3].ravel()]
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        counts = f"{len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps"
+        raise Unsupported(f"it has {counts}", "give equal numbers of them")
+    if 0 in steps:
+        raise Unsupported(f"its steps are {list(steps)}", "use a positive step")
+    for start, end, axis, step in zip(starts, ends, axes_in(axes, x.rank), steps, strict=True):
         indices = range(x.shape[axis])[start:end:step]
         if len(indices) == 0 or step < 0:
             raise Unsupported(
                 f"it takes {start}:{end}:{step} of {x.shape[axis]}", "use a positive step and a part"
             )
         out = node.proto.output[0]
-        x = select(walk, node, x, axis % x.rank, indices.start, indices.step, len(indices), out)
+        x = select(walk, node, x, axis, indices.start, indices.step, len(indices), out)
     return [x]
 
 
 def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     """Constant indices, evenly spaced and rising, are a slice; one index without a dimension drops it."""
     x = walk.value(node)
-    axis = node.integer("axis", 0) % x.rank
+    axis = axis_in(node.integer("axis", 0), x.rank)
     array = walk.constant(node, 1)
-    indices = [int(i) % x.shape[axis] for i in array.ravel()] if array is not None else []
+    size = x.shape[axis]
+    indices = [int(i) for i in array.ravel()] if array is not None else []
+    outside = [i for i in indices if not -size <= i < size]
+    if outside:
+        raise Unsupported(
+            f"it picks index {outside[0]} of dimension {axis}, which has {size}", f"use {-size} to {size - 1}"
+        )
+    indices = [i % size for i in indices]
     steps = set(np.diff(indices).tolist())
     if array is None or array.ndim > 1 or not indices or len(steps) > 1 or min(steps, default=1) < 1:
         raise Unsupported(
@@ -100,7 +111,7 @@ def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 def split(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
-    axis = node.integer("axis", 0) % x.rank
+    axis = axis_in(node.integer("axis", 0), x.rank)
     sizes = list(node.integers("split", ()))
     array = walk.constant(node, 1)
     if array is not None:

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, remap, reshape
-from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value
+from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
+from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_pool import axes_of
-from sateen.compiler.importer.pointwise import settle
+from sateen.compiler.importer.pointwise import raised, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Concat, Shape
 
@@ -29,6 +29,10 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
         for d in range(1, x.rank):
             x = settle(walk, node.name, x, d)
         layout = reshape(x.layout, shape)
+    if not fits:
+        raise Unsupported(
+            f"it reshapes {x.shape} to {tuple(shape)}", "give as many elements as its input has"
+        )
     if layout is None:
         raise Unsupported(
             f"it reshapes {x.shape} to {tuple(shape)}, which moves data",
@@ -41,7 +45,7 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
 def flatten(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     axis = node.integer("axis", 1)
-    axis += x.rank if axis < 0 else 0
+    axis = x.rank if axis == x.rank else axis_in(axis, x.rank)
     return [reshaped(walk, node, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))]
 
 
@@ -70,7 +74,7 @@ def squeeze(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     axes = axes_of(walk, node, x.rank)
     if axes is None:
-        axes = tuple(d for d, s in enumerate(x.shape) if s == 1 and d > 0)
+        axes = tuple(d for d, s in enumerate(x.shape) if s == 1 and (d > 0 or not walk.any_batch))
     if any(x.shape[d] != 1 for d in axes):
         raise Unsupported(
             f"axes {list(axes)} of shape {x.shape} are not all 1", "squeeze dimensions of size 1"
@@ -121,8 +125,11 @@ def shape(walk: Walk, node: OnnxNode) -> Sequence[np.ndarray]:
 
 def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
-    target = walk.constant(node, 1)
-    if target is None or np.broadcast_shapes(x.shape, tuple(int(i) for i in target)) != x.shape:
+    array = walk.constant(node, 1)
+    target = [int(i) for i in array.ravel()] if array is not None else [0]
+    x = raised(x, len(target))
+    sizes = x.shape[x.rank - len(target) :]
+    if any(t not in (1, s) for t, s in zip(target, sizes, strict=True)):
         raise Unsupported(
             f"it repeats an input of shape {x.shape}",
             "only an Expand without effect is supported",
@@ -134,19 +141,20 @@ def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     parts = [walk.value(node, i) for i in range(len(node.inputs))]
     rank = parts[0].rank
-    axis = node.integer("axis", 1)
-    if any(p.rank != rank for p in parts) or not -rank <= axis < rank:
+    axis = axis_in(node.integer("axis", 1), rank)
+    rest = {p.shape[:axis] + p.shape[axis + 1 :] for p in parts}
+    if len(rest) > 1:
         raise Unsupported(
-            f"shapes {[p.shape for p in parts]} on axis {axis}", "give equal numbers of dimensions"
+            f"it joins shapes {[p.shape for p in parts]} along axis {axis}", "make the other dimensions equal"
         )
-    axis %= rank
     if len(parts) == 1:
         return [parts[0]]
+    if any(walk.is_batch(p, axis) for p in parts):
+        raise Unsupported("it joins along the batch", "choose another axis, or run the model on each part")
+    firm = next((p for p in parts if not walk.is_open(p)), None)
     for p in parts:
-        walk.batch_first(p)
         if walk.is_open(p):
-            rest = [d for d in p.layout[1:axis] + p.layout[axis + 1 :] if d]
-            walk.decide(p, [*[()] * (2 - len(rest)), *rest, p.layout[axis]], strength=2)
+            walk.decide(p, beside(walk, p, axis, firm), p.layout[axis], strength=2)
     if any(walk.is_open(p) for p in parts):
         total = sum(p.shape[axis] for p in parts)
         sizes = [total if d == axis else s for d, s in enumerate(parts[0].shape)]
@@ -172,15 +180,21 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     return [Value(out, layout)]
 
 
+def beside(walk: Walk, x: Value, channel: int, firm: Value | None) -> list[Dim]:
+    """Rows and columns of an open tensor: those of `firm`, another one that it meets, where that has any."""
+    if firm is not None:
+        h, w, c = axis_dims(walk.hwc(firm))
+        if firm.layout[channel] == c and all(d in firm.layout for d in (h, w) if d):
+            return [x.layout[firm.layout.index(d)] if d else () for d in (h, w)]
+    return walk.beside(x, channel)
+
+
 def on_host(kind: str) -> Handler:
     """Softmax and LogSoftmax of a graph output."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         x = walk.value(node)
-        axis = node.integer("axis", -1 if node.opset >= 13 else 1)
-        if not -x.rank <= axis < x.rank:
-            raise Unsupported(f"axis {axis} on {x.rank} dimensions", f"use -{x.rank} to {x.rank - 1}")
-        axis %= x.rank
+        axis = axis_in(node.integer("axis", -1 if node.opset >= 13 else 1), x.rank)
         if node.opset < 13:  # there it is over all dimensions from `axis` on
             large = [d for d in range(axis, x.rank) if x.shape[d] > 1]
             if len(large) > 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims, indices, split_axes
-from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Expression
 
@@ -17,14 +18,24 @@ def depthwise(name: str, source: str, output: str, scale: np.ndarray, offset: np
     return Conv(name, source, output, scale.reshape(-1, 1, 1, 1), offset, groups=len(scale))
 
 
-def aligned(x: Value, constant: np.ndarray) -> np.ndarray:
-    """The constant with the rank of x, by ONNX's broadcasting. Raises Unsupported if it would enlarge x."""
-    while constant.ndim > x.rank and constant.shape[0] == 1:
-        constant = constant[0]
-    if constant.ndim <= x.rank:
-        constant = constant.reshape((1,) * (x.rank - constant.ndim) + constant.shape)
-        if all(c in (1, s) for c, s in zip(constant.shape, x.shape, strict=True)):
-            return constant
+def raised(x: Value, rank: int) -> Value:
+    """x with at least `rank` dimensions, as ONNX broadcasts it: new ones of size 1 come first."""
+    return Value(x.tensor, ((),) * (rank - x.rank) + x.layout, x.host)
+
+
+def aligned(x: Value, *constants: np.ndarray) -> tuple[Value, list[np.ndarray]]:
+    """x and the constants in equal numbers of dimensions, by ONNX's broadcasting, which raises either.
+
+    Raises Unsupported if a constant would enlarge x.
+    """
+    x = raised(x, max(c.ndim for c in constants))
+    return x, [_aligned(x, c) for c in constants]
+
+
+def _aligned(x: Value, constant: np.ndarray) -> np.ndarray:
+    constant = constant.reshape((1,) * (x.rank - constant.ndim) + constant.shape)
+    if all(c in (1, s) for c, s in zip(constant.shape, x.shape, strict=True)):
+        return constant
     raise Unsupported(
         f"a constant of shape {constant.shape} would broadcast an input of shape {x.shape}",
         "give one number, or one for each channel",
@@ -74,13 +85,14 @@ def affine(
     strength: int = 2,
 ) -> Value:
     """scale * x + offset with constants that ONNX broadcasts."""
-    scale, offset = (aligned(x, np.asarray(a, np.float64)) for a in (scale, offset))
+    x, (scale, offset) = aligned(x, np.asarray(scale, np.float64), np.asarray(offset, np.float64))
     uniform = bool((scale == scale.flat[0]).all() and (offset == offset.flat[0]).all())
     if walk.is_open(x):
-        varying = [d for d in range(1, x.rank) if scale.shape[d] > 1 or offset.shape[d] > 1]
-        rest = [x.layout[d] for d in range(1, x.rank) if d not in varying and x.layout[d]]
-        if not uniform and len(varying) == 1 and len(rest) <= 2:
-            walk.decide(x, [*[()] * (2 - len(rest)), *rest, x.layout[varying[0]]], strength)
+        varying = [d for d in range(x.rank) if scale.shape[d] > 1 or offset.shape[d] > 1]
+        walk.unsure |= not uniform
+        if not uniform and len(varying) == 1:
+            with contextlib.suppress(Undecided):
+                walk.decide(x, walk.beside(x, *varying), x.layout[varying[0]], strength)
         return x
     out = walk.fresh(node.proto.output[0])
     scale, offset = per_channel(walk, x, scale), per_channel(walk, x, offset)

@@ -21,13 +21,14 @@ from sateen.compiler.functions import X
 from sateen.compiler.importer.constants import Light, array_of, as_inputs
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.layout import (
-    BATCH_STRIDE,
     Dim,
     axis_dims,
     batch_dim,
     dim_size,
     normal,
+    rebased,
     row_major,
+    without_batch,
 )
 from sateen.compiler.importer.loading import graph_inputs, opset_of
 from sateen.compiler.importer.nouns import (
@@ -55,9 +56,10 @@ class Walk:
     """State of one walk; handlers (`ops_*.py`) read values and emit IR nodes through it.
 
     Args:
-        light: a prepared model (`loading.prepare`).
+        light: a simplified model (`loading.simplify`).
         handlers: by operator, each with how it runs, for the report.
         views: the decided layouts of graph inputs; None in the first walk, where all are open.
+        any_batch: whether the file leaves the batch open; it is 1 here, but no dimension of size 1.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Walk:
         light: Light,
         handlers: dict[str, tuple[Handler, str]],
         views: dict[str, View] | None = None,
+        any_batch: bool = False,
     ) -> None:
         self.light = light
         self.model = model = light.model
@@ -83,9 +86,11 @@ class Walk:
         ] = {}  # IR tensor: the tensor it is a function of, and which
         self.given: dict[str, GivenConstant] = {}  # constants that come from a quantizer
         self.codes: set[str] = set()  # ONNX tensors that hold codes, not values
+        self.unsure = False  # whether the node at hand could be checked in part only: its input is a stand-in
         self.quantizers: dict[str, Quantizer] = {}  # IR tensor: the quantizer that wrote it
         self.findings: list[Finding] = []
         self.batch = 1
+        self.any_batch = any_batch
         self._names: set[str] = set()
         self._uses = Counter(i for n in model.graph.node for i in n.input)
         self._uses.update(o.name for o in model.graph.output)
@@ -99,11 +104,13 @@ class Walk:
             self.values[tensor.name] = array_of(tensor)
         self.values.update(self.light.arrays)
         for info in graph_inputs(self.model.graph):
+            if not self.used(info.name):
+                continue
             try:
                 self.values[info.name] = self._input(info)
             except Unsupported as e:
                 self.findings.append(Finding(info.name, "graph input", False, e.reason, e.remedy))
-                self.values[info.name] = None
+                self.values.setdefault(info.name, None)
         for proto in self.model.graph.node:
             self._node(OnnxNode(proto, self.opset))
 
@@ -113,6 +120,7 @@ class Walk:
         own = known(node.op_type, node.proto.domain)
         foldable = node.proto.domain in DEFAULT and node.op_type not in QUANTIZERS
         results: Sequence[Value | np.ndarray]
+        self.unsure = False
         try:
             if node.op_type in RANDOM_OPERATORS.split():
                 raise refuse_operator(node)
@@ -122,13 +130,18 @@ class Walk:
             elif handler is None or not own:
                 raise refuse_operator(node)
             elif any(k is None for k in operands):
-                results, how = (), NOT_CHECKED
+                raise Undecided("an input is not known", "")
             else:
                 self._check_codes(node)
                 results = handler(self, node)
-            self.findings.append(Finding(node.name, node.op_type, True, how))
+                guess = any(isinstance(r, Value) and self.is_open(r) for r in results)
+                self.unsure = guess and (self.unsure or node.op_type in QUANTIZERS)
+            if self.unsure:
+                self.findings.append(Finding(node.name, node.op_type, None, NOT_CHECKED))
+            else:
+                self.findings.append(Finding(node.name, node.op_type, True, how))
         except Undecided:
-            self.findings.append(Finding(node.name, node.op_type, True, NOT_CHECKED))
+            self.findings.append(Finding(node.name, node.op_type, None, NOT_CHECKED))
             results = ()
         except Unsupported as e:
             self.findings.append(Finding(node.name, node.op_type, False, e.reason, e.remedy, e.limit))
@@ -216,6 +229,10 @@ class Walk:
             raise Unsupported(f"its type is {kind}", "export the model with float inputs")
         shape = []
         for i, d in enumerate(tensor.shape.dim):
+            if d.dim_value == 0 and d.HasField("dim_value"):
+                raise Unsupported(
+                    f"dimension {i} is 0, so that it holds nothing", "export sizes of at least 1"
+                )
             if d.dim_value <= 0:
                 what = (
                     f"dimension {i} is dynamic ('{d.dim_param}')"
@@ -229,7 +246,14 @@ class Walk:
                     f"onnxslim --input-shapes {info.name}:{sizes}",
                 )
             shape.append(d.dim_value)
-        self.batch = max(self.batch, shape[0])
+        if self._names and shape[0] != self.batch:
+            self.open[info.name] = (-1, None)  # a stand-in
+            self.values[info.name] = Value(info.name, row_major(shape))
+            raise Unsupported(
+                f"its dimension 0 is {shape[0]}, and that of the input before it {self.batch}: not one batch",
+                "export the model with the same batch first in all inputs",
+            )
+        self.batch = shape[0]
         self._names.add(info.name)
         view = self.views.get(info.name)
         if view is None and self.final:
@@ -272,6 +296,10 @@ class Walk:
         value = self.constant(node, i)
         if value is None:
             return None
+        if value.size == 0:
+            raise Unsupported(
+                f"tensor '{node.input(i)}' of shape {value.shape} holds nothing", "export the model again"
+            )
         if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
             raise Unsupported(
                 f"tensor '{node.input(i)}' has type {value.dtype}", "export the model in float32"
@@ -313,16 +341,22 @@ class Walk:
 
     # -- layouts ------------------------------------------------------------------------------------------
 
-    def decide(self, value: Value, dims: Sequence[Dim], strength: int) -> Shape:
-        """Say that `dims` are H, W and C of an open tensor; the strongest saying counts."""
-        dims = [normal(sorted(d, key=lambda f: -f[1])) for d in dims]  # a permutation inside is settled later
+    def decide(
+        self, value: Value, spatial: Sequence[Dim], channel: Dim, strength: int
+    ) -> tuple[Value, Shape]:
+        """Say that these dimensions are rows, columns and channels of an open tensor; the strongest saying counts.
+
+        Returns the value as it lies in a tensor of this (H, W, C). A single spatial dimension is W.
+        """
+        dims = [normal(sorted(without_batch(d), key=lambda f: -f[1])) for d in (*_two(spatial), channel)]
         sizes = [dim_size(d) for d in dims]
-        total = math.prod(s for s in value.shape if s) // dim_size(value.layout[0])
-        if any(len(d) > 1 or (d and d[0][1] == BATCH_STRIDE) for d in dims) or math.prod(sizes) != total:
+        if any(len(d) > 1 for d in dims) or math.prod(sizes) * self.batch != math.prod(value.shape):
             raise Undecided(
                 f"its input, of shape {value.shape}, is not laid out as height, width and channels",
                 "remove the Reshape or Transpose before it",
             )
+        hwc = sizes[0], sizes[1], sizes[2]
+        layout = [rebased(d, dims, hwc) for d in value.layout]
         order = sorted(range(3), key=lambda k: -(dims[k][0][1] if dims[k] else math.inf))
         view = View(
             (sizes[order[0]], sizes[order[1]], sizes[order[2]]),
@@ -332,14 +366,29 @@ class Walk:
             self.open[value.tensor] = (strength, view)
         for base, own in self.derived.get(value.tensor, ()):
             with contextlib.suppress(Undecided):
-                translated = _translate(dims, own, base)
-                sure = all(bool(a) == bool(b) for a, b in zip(translated, dims, strict=True))
-                self.decide(base, translated, strength if sure else 0)
-        return sizes[0], sizes[1], sizes[2]
+                h, w, c = _translate(dims, own, base)
+                sure = all(bool(a) == bool(b) for a, b in zip((h, w, c), dims, strict=True))
+                self.decide(base, (h, w), c, strength if sure else 0)
+        if any(d is None for d in layout):
+            raise Undecided(f"its input, of shape {value.shape}, merges rows, columns and channels", "")
+        return Value(value.tensor, tuple(d for d in layout if d is not None), value.host), hwc
+
+    def beside(self, value: Value, *channel: int) -> list[Dim]:
+        """The dimensions of an open tensor that are neither the batch nor `channel`: where its rows and columns are."""
+        others = [without_batch(d) for i, d in enumerate(value.layout) if i not in channel]
+        return others if 0 in channel or others[:1] != [()] else others[1:]
 
     def derive(self, name: str, shape: Sequence[int], bases: Sequence[Value]) -> Value:
         """An open tensor with the dimensions of `bases` in other sizes; what is decided for it holds for them."""
-        own = Value(self.fresh(name), (batch_dim(shape[0]), *row_major(shape[1:])))
+        first = bases[0].layout[0]
+        if first == batch_dim(self.batch):
+            layout = (first, *row_major(shape[1:]))
+        elif self.batch == 1:
+            layout = row_major(shape)
+        else:
+            raise Undecided(f"its input of shape {bases[0].shape} does not have the batch first", "")
+        self.unsure = True
+        own = Value(self.fresh(name), layout)
         self.open[own.tensor] = (-1, None)
         self.derived[own.tensor] = [(base, own) for base in bases if self.is_open(base)]
         return own
@@ -354,9 +403,8 @@ class Walk:
             raise Unsupported(f"its input has shape {value.shape}", "remove the Reshape before it")
         self.batch_first(value)
         if self.is_open(value):
-            dims = [layout[d] for d in spatial]
-            self.decide(value, [*[()] * (2 - len(dims)), *dims, layout[channel]], strength)
-            return (0, 1)[2 - len(dims) :]
+            self.decide(value, [layout[d] for d in spatial], layout[channel], strength)
+            return (0, 1)[2 - len(spatial) :]
         own = axis_dims(self.hwc(value))
         if layout[channel] == own[2]:
             for axes in ((0, 1), (1, 0)) if len(spatial) == 2 else ((1,), (0,)):
@@ -369,27 +417,46 @@ class Walk:
             "remove the Reshape or Transpose before it: only the order of the dimensions may change",
         )
 
+    def is_batch(self, value: Value, *dims: int) -> bool:
+        """Whether the batch is among these dimensions. One of a single sample is sought where ONNX has it: first."""
+        return (0 in dims and value.layout[0] == batch_dim(self.batch)) or any(
+            without_batch(value.layout[d]) != value.layout[d] for d in dims
+        )
+
     def batch_first(self, value: Value) -> None:
         if value.rank == 0 or value.layout[0] != batch_dim(self.batch):
             raise Unsupported(
-                f"its input of shape {value.shape} does not have the batch ({self.batch}) as dimension 0",
-                "keep the batch first",
+                f"a tensor of shape {value.shape} does not have the batch ({self.batch}) as dimension 0",
+                "keep the batch first; a Squeeze without axes takes away a batch of 1",
             )
 
     def problems(self) -> list[Finding]:
-        return [f for f in self.findings if not f.supported]
+        return [f for f in self.findings if f.supported is False]
 
     def unary_of(self, value: Value) -> tuple[str, Expression]:
         """The IR tensor that this one is a function of, element by element, and the function."""
         return self.unary.get(value.tensor, (value.tensor, X))
 
 
+def _two(spatial: Sequence[Dim]) -> tuple[Dim, Dim]:
+    """Rows and columns of any number of dimensions, which are merged where there are more than two."""
+    dims = [*spatial]
+    if len(dims) > 2:
+        dims = [d for d in dims if d]
+    if len(dims) > 2:
+        dims = [(f,) for f in normal(f for d in dims for f in d)]
+    if len(dims) > 2:
+        raise Undecided(f"{len(dims)} dimensions besides the channels", "use at most two")
+    dims = [()] * (2 - len(dims)) + dims
+    return dims[0], dims[1]
+
+
 def _translate(dims: Sequence[Dim], own: Value, base: Value) -> list[Dim]:
     """Dimensions of `own` as those of `base` with the same numbers; what is left over takes the empty places."""
-    numbers = [own.layout.index(d, 1) if d in own.layout[1:] else 0 for d in dims if d]
-    if 0 in numbers:
+    if any(d and d not in own.layout for d in dims):
         raise Undecided("dimensions were merged", "")
-    rest = [d for i, d in enumerate(base.layout) if i > 0 and d and i not in numbers]
+    numbers = [own.layout.index(d) for d in dims if d]
+    rest = [d for i, d in enumerate(base.layout) if without_batch(d) and i not in numbers]
     if len(rest) + len(numbers) > len(dims):
         raise Undecided("too many dimensions", "")
     known = iter(numbers)

@@ -228,6 +228,8 @@ class Graph:
     nodes: tuple[Node, ...]
     shapes: dict[str, Shape]
     quantizers: dict[str, Quantizer] = field(default_factory=dict)
+    unused: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """Inputs that the file declares and no output depends on: shapes without the batch, None where open."""
 
     def verify(self) -> None:
         """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""

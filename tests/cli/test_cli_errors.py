@@ -340,9 +340,15 @@ def test_check_names_the_node(sateen, tmp_path):
     from onnx import TensorProto, helper
 
     graph = helper.make_graph(
-        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="memory", hidden_size=2)],
+        [
+            helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="memory", hidden_size=2),
+            helper.make_node("Add", ["a", "b"], ["y"], name="sum"),
+        ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 1, 4))],
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 1, 4)),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, (3, 1, 1, 2)),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (3, 1, 1, 2))],
         [
             helper.make_tensor("w", TensorProto.FLOAT, (1, 8, 4), np.zeros(32)),
@@ -354,5 +360,8 @@ def test_check_names_the_node(sateen, tmp_path):
     found = json.loads(out)
     assert code == 2 and not found["supported"] and found["unsupported"] == 1
     assert found["findings"][0]["node"] == "memory" and found["findings"][0]["reason"]
-    assert "memory" in one_line(err)
-    assert sateen("check", tmp_path / "m.onnx")[0] == 2
+    assert [f["state"] for f in found["findings"]] == ["not supported", "not checked"]
+    assert [f["supported"] for f in found["findings"]] == [False, None] and found["not_checked"] == 1
+    assert "memory" in one_line(err) and "1 that depend on what is not supported could not be checked" in err
+    code, out, _ = sateen("check", tmp_path / "m.onnx")
+    assert code == 2 and "not checked" in out

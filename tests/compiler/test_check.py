@@ -25,7 +25,7 @@ def refused(net: Net, *words: str) -> str:
         import_model(net.model())
     message = str(error.value)
     assert "\n" not in message
-    problems = [f for f in check_model(net.model()) if not f.supported]
+    problems = [f for f in check_model(net.model()) if f.supported is False]
     for word in words:
         assert any(re.search(word, text) for text in (message, *map(str, problems))), message
     assert problems and all(f.reason and f.remedy for f in problems)
@@ -148,12 +148,26 @@ def test_weights_that_are_not_finite(value):
     refused(net.output(y), "^Conv 'Conv0': tensor 'w0' holds (nan|inf|-inf) at index", r"\[1, 2, 0, 1\]")
 
 
-@pytest.mark.parametrize("shape", [("N", 3, "height", 8), ("N", "channels", 8, 8), ("N", 3, 8, 0)])
+@pytest.mark.parametrize("shape", [("N", 3, "height", 8), ("N", "channels", 8, 8), ("N", 3, 8, -1)])
 def test_dynamic_dimensions(shape):
     net = Net()
     y = net("Relu", net.input(*shape))
     name = next((d for d in shape[1:] if isinstance(d, str)), "unknown")
     refused(net.output(y), "^graph input 'x': dimension", name, r"onnxslim --input-shapes x:1,")
+
+
+@pytest.mark.parametrize("shape", [("N", 3, 8, 0), (1, 0, 8, 8), (0, 3, 8, 8), (1, 0)])
+def test_a_dimension_of_0_is_called_so(shape):
+    net = Net()
+    words = f"^graph input 'x': dimension {shape.index(0)} is 0, so that it holds nothing"
+    refused(net.output(net("Relu", net.input(*shape))), words)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 1, 1), (4, 0, 1, 1)])
+def test_weights_that_hold_nothing(shape):
+    net = Net()
+    weight = net.constant(np.zeros(shape), np.float32)
+    refused(net.output(net("Conv", net.input("N", 3, 4, 4), weight)), "^Conv 'Conv0': .*")
 
 
 def test_input_types_and_shapes():
@@ -311,3 +325,93 @@ def test_newest_opset_is_accepted():
     net.opset = onnx.defs.onnx_opset_version()
     assert net.opset >= RUNTIME_OPSET
     import_model(net.model())
+
+
+# -- what the simplifier would erase, and what is found only behind it ------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["initializer", "Constant", "Identity", "input"])
+def test_dropout_in_training_mode(how):
+    net = Net()
+    y = net.conv(net.input("N", 3, 6, 6), 3, 4, 3, 3)
+    if how == "Constant":
+        mode = net("Constant", value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    elif how == "input":
+        mode = net.input(name="mode", kind=TensorProto.BOOL)
+    else:
+        mode = net.constant(True)
+        mode = net("Identity", mode) if how == "Identity" else mode
+    y = net("Dropout", y, net.constant(0.5, np.float32), mode)
+    refused(net.output(net("Relu", y)), r"^Dropout 'Dropout\d': it(s training_mode| is in training mode)")
+
+
+def test_dropout_for_inference_and_its_mask():
+    net = Net()
+    y = net.conv(net.input("N", 3, 6, 6), 3, 4, 3, 3)
+    y = net("Dropout", y, net.constant(0.5, np.float32), net.constant(False))
+    import_model(net.output(y).model())
+    net("Cast", net("Dropout", y, outputs=2) + "_1", to=TensorProto.FLOAT)
+    refused(net.output("cast3"), "the mask")
+
+
+def test_nodes_behind_a_refused_one():
+    """Checked as far as shapes allow, and never called supported where they are not."""
+    net = Net()
+    x = net.conv(net.input("N", 3, 8, 8), 3, 4, 1, 1)
+    y = net("LRN", x, size=3)
+    net.output(net.conv(y, 4, 4, 3, 3))
+    net.output(net("Relu", net("Mul", y, net.random(1, 4, 1, 1))))
+    net.output(net("Add", y, x), net("Concat", y, y, axis=1), net("Mul", y, net("Sigmoid", x)))
+    net.output(net("Slice", y, *(net.constant([v], np.int64) for v in (0, 2, 1))))
+    found = {f.node: f.supported for f in check_model(net.model())}
+    assert found == {
+        "Conv0": True, "LRN1": False, "Conv2": True, "Mul3": None, "Relu4": True, "Add5": None, "Concat6": None,
+        "Sigmoid7": True, "Mul8": None, "Slice9": None,
+    }  # fmt: skip
+
+
+def test_quantizers_are_not_checked_before_the_whole_graph_is():
+    net = Net()
+    scale, zero = net.constant(0.1, np.float32), net.constant(0, np.int8)
+    y = net("DequantizeLinear", net("QuantizeLinear", net.input("N", 3, 4, 4), scale, zero), scale, zero)
+    model = net.output(net("LRN", y, size=3)).model()
+    assert [f.supported for f in check_model(model)] == [None, None, False]
+    assert [f.state for f in check_model(model)] == ["not checked", "not checked", "not supported"]
+
+
+def test_inputs_of_different_batches():
+    net = Net()
+    y = net("Add", net.input(1, 3, 4, 4), net.input(2, 3, 4, 4, name="y"))
+    refused(net.output(y), "^graph input 'y': its dimension 0 is 2, and that of the input before it 1")
+
+
+# -- interfaces ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape, kind", [((1, 2), TensorProto.FLOAT), (("N", "length"), TensorProto.INT64), ((), TensorProto.BOOL)]
+)
+def test_an_input_that_nothing_uses(shape, kind):
+    net = good()
+    net.input(*shape, name="spare", kind=kind)
+    assert all(f.supported for f in check_model(net.model()))
+    graph = import_model(net.model())
+    assert [p.name for p in graph.inputs] == ["x"]
+    assert graph.unused == {"spare": tuple(s if isinstance(s, int) else None for s in shape[1:])}
+
+
+def test_an_input_that_only_dead_nodes_use():
+    net = good()
+    net("Relu", net.input("N", 3, name="spare"))
+    assert import_model(net.model()).unused == {"spare": (3,)}
+
+
+def test_an_output_listed_twice_is_one():
+    net = good()
+    net.output(net.outputs[0].name)
+    assert len(import_model(net.model()).outputs) == 1
+
+
+def test_an_input_that_is_an_output():
+    net = good()
+    refused(net.output("x"), "^graph output 'x': it is the graph's input itself")
