@@ -21,7 +21,7 @@ from sateen.ir.quantized import Linear, QuantizedGraph
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Timeline, predict
-from sateen.sim.proof import Extent, Unproved, prove, prove_tokens
+from sateen.sim.proof import Extent, Unproved, prove
 
 SHIFT_OPERAND_BITS = 18
 """Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
@@ -146,8 +146,7 @@ def _check_proof(
 ) -> None:
     """No program leaves the compiler that could stop in hardware."""
     try:
-        prove(instructions, config, memory)
-        prove_tokens(instructions, config)
+        prove(instructions, config, memory)  # tokens: see `narrowed`
     except Unproved as e:
         layer = e.instruction.layer
         where = (

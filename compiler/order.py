@@ -46,13 +46,12 @@ def cut_chunks(instructions: list[Instruction]) -> list[Instruction]:
     """
     rest = [*instructions, Instruction(Opcode.END)]
     out: list[Instruction] = []
-    while rest:
-        if len(rest) <= CHUNK:
-            out += rest
-            out += [Instruction(Opcode.END)] * (CHUNK - len(rest))
-            break
+    done = 0
+    while len(rest) - done > CHUNK:
         source = (len(out) + CHUNK) * INSTRUCTION_BYTES
         fetch = {"target": Target.INSTRUCTION, "source": source, "words": CHUNK}
-        out += [Instruction(Opcode.LOAD, fetch), *rest[: CHUNK - 1]]
-        rest = rest[CHUNK - 1 :]
+        out += [Instruction(Opcode.LOAD, fetch), *rest[done : done + CHUNK - 1]]
+        done += CHUNK - 1
+    out += rest[done:]
+    out += [Instruction(Opcode.END)] * (-len(out) % CHUNK)
     return out

@@ -170,18 +170,23 @@ def needed_bits(i: Instruction) -> dict[str, int]:
         return {"word_bits": i.words.bit_length()}
     if i.opcode == Opcode.END:
         return {}
-    ends = [i.x0, i.y0]
+    get = i.fields.get
+    ends = [get("x0", 0), get("y0", 0)]
     for axis, size in (("x", "w"), ("y", "h")):
-        steps = (getattr(i, f"out_{size}") - 1) * getattr(i, f"stride_{axis}")
-        taps = (getattr(i, f"kernel_{size}") - 1) * getattr(i, f"dilation_{axis}")
-        ends.append(getattr(i, f"{axis}0") + steps + taps)
+        steps = (get(f"out_{size}", 0) - 1) * get(f"stride_{axis}", 0)
+        taps = (get(f"kernel_{size}", 0) - 1) * get(f"dilation_{axis}", 0)
+        ends.append(get(f"{axis}0", 0) + steps + taps)
+
+    def bits(*names: str) -> int:
+        return max(get(name, 0) for name in names).bit_length()
+
     return {
-        "plane_bits": max(i.in_w, i.in_h, i.out_w, i.out_h).bit_length(),
+        "plane_bits": bits("in_w", "in_h", "out_w", "out_h"),
         "position_bits": 1 + max((~n if n < 0 else n).bit_length() for n in ends),
-        "kernel_bits": max(i.kernel_w, i.kernel_h).bit_length(),
-        "channel_bits": i.channel_words.bit_length(),
-        "stride_bits": max(i.stride_x, i.stride_y).bit_length(),
-        "dilation_bits": max(i.dilation_x, i.dilation_y).bit_length(),
+        "kernel_bits": bits("kernel_w", "kernel_h"),
+        "channel_bits": bits("channel_words"),
+        "stride_bits": bits("stride_x", "stride_y"),
+        "dilation_bits": bits("dilation_x", "dilation_y"),
     }
 
 
