@@ -26,7 +26,6 @@ from sateen.compiler.activations import plan_activations
 from sateen.compiler.backend import generate, specialise
 from sateen.compiler.calibrate import calibrate
 from sateen.compiler.importer import import_model
-from sateen.compiler.pipeline import DEFAULT_MEMORY
 from sateen.compiler.ptq.gptq import Gptq, round_layer
 from sateen.compiler.ptq.layerwise import moments, rewrite_quantized
 from sateen.compiler.ptq.recipe import RECIPES, run_recipe
@@ -36,6 +35,7 @@ from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.presets import preset
+from sateen.sim.memory_timing import NOMINAL
 from sateen.sim.reference import run_reference
 
 FORMATS = ("int8", "int6", "int5", "int4", "int3")
@@ -201,7 +201,7 @@ def cycles(graph: Graph, activations: str) -> dict[str, dict[str, int]]:
             )
             machine = preset(name).replace(weight_format=fmt, activation_format=activations)
             machine = specialise(machine, quantized, accumulator_bits(quantized))
-            found[name][fmt] = generate(quantized, machine, machine.dataflows).predict(DEFAULT_MEMORY).cycles
+            found[name][fmt] = generate(quantized, machine, machine.dataflows).predict(NOMINAL).cycles
     return found
 
 

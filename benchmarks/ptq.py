@@ -22,7 +22,6 @@ from rich.progress import Progress
 
 from sateen.compiler.backend import generate, specialise
 from sateen.compiler.importer import import_model
-from sateen.compiler.pipeline import DEFAULT_MEMORY
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.merge_pool import MergePool
@@ -31,6 +30,7 @@ from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize import accumulator_bits
 from sateen.ir.graph import Graph
 from sateen.presets import preset
+from sateen.sim.memory_timing import NOMINAL
 from sateen.sim.reference import run_reference
 
 FORMATS = ("int8", "e4m3", "int6", "e3m2", "e2m3", "int4", "e2m1")
@@ -172,7 +172,7 @@ def print_cycles(graph: Graph) -> None:
         bits = accumulator_bits(quantized)
         machine = specialise(machine, quantized, bits)
         program = generate(quantized, machine, machine.dataflows)
-        return program.predict(DEFAULT_MEMORY).cycles, len(program.constants), bits
+        return program.predict(NOMINAL).cycles, len(program.constants), bits
 
     for name, fmt in CYCLES:
         counts = [cost(name, fmt, Recipe("cycles", input_terms=terms))[0] for terms in (1, 2, 4)]

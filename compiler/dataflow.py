@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sateen.compiler.tiles import Chunk, Shape, chunks, tile_shape
 from sateen.config import OUTPUT_STATIONARY, AcceleratorConfig
+from sateen.hw.isa import Target
 from sateen.hw.matrix import matrix_cycles
+from sateen.sim.memory_timing import NOMINAL, load_timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class Plan:
     """For each output tile."""
     cycles: int
     """Of all its MATRIX instructions."""
+    time: int
+    """Cycles in which the slowest engine is busy, one accumulator tile after the other. Loads count where they are
+    repeated for each, in the nominal memory: a bus that is slower or wider has other best cuts."""
 
     def spans(self, r0: int, r1: int, width: int) -> list[tuple[int, int, int, int]]:
         """Accumulator tiles (y0, y1, x0, x1) of rows [r0, r1)."""
@@ -81,15 +87,44 @@ def plan(
     else:
         mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
         cut = [[c for k, s in enumerate(per) for c in pieces(k, s, limit)] for per in sources]
-    layer = Plan(dataflow, tile_h, tile_w, mode, cut, 0)
-    cycles = sum(
-        matrix_cycles(c.fields(y1 - y0, x1 - x0, slide), config)
-        for low, high in stripes
-        for y0, y1, x0, x1 in layer.spans(low, high, width)
-        for per in cut
-        for c in per
+    heights = [tile_h]
+    if mode == "chunk" and tile_w == width:  # fewer tiles load the weights less often
+        heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, rows + 1)))
+        heights = [h for h in heights if h * width <= config.acc_depth]
+    plans = [
+        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), stripes, width, config, slide) for h in heights
+    ]
+    return min(plans, key=lambda p: p.time)
+
+
+def _timed(
+    layer: Plan, stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig, slide: bool
+) -> Plan:
+    """With its `cycles` and `time`."""
+    sizes = Counter(
+        (y1 - y0, x1 - x0) for low, high in stripes for y0, y1, x0, x1 in layer.spans(low, high, width)
     )
-    return Plan(dataflow, tile_h, tile_w, mode, cut, cycles)
+    cycles = time = 0
+    for per in layer.chunks:
+        load = sum(_load_cycles(c, config) for c in per) if layer.mode == "chunk" else 0
+        for (h, w), count in sizes.items():
+            matrix = sum(matrix_cycles(c.fields(h, w, slide), config) for c in per)
+            cycles += count * matrix
+            time += count * max(matrix, load, _drain_cycles(h * w, config))
+    return replace(layer, cycles=cycles, time=time)
+
+
+def _load_cycles(c: Chunk, config: AcceleratorConfig) -> int:
+    cycles = load_timing(0, 0, c.size, Target.WEIGHT, config, NOMINAL).done
+    if bits := c.shape.packing.index_bits:
+        words = -(-c.size // config.index_rows) * bits
+        cycles += load_timing(0, 0, words, Target.INDEX, config, NOMINAL).done
+    return cycles
+
+
+def _drain_cycles(pixels: int, config: AcceleratorConfig) -> int:
+    """Close to hw/vector.py's: what is behind the last pixel is left open there."""
+    return pixels * (config.cols // config.vector_lanes) + 12
 
 
 def _tile(
@@ -111,7 +146,7 @@ def _tile(
             matrix = runs * (sum(s.size(c, dataflow) for s in shapes) + c.rows) + overhead
         else:
             matrix = passes * max(pixels, c.rows) + overhead
-        drain = pixels * (c.cols // c.vector_lanes) + 12
+        drain = _drain_cycles(pixels, c)
         cost = -(-rows // h) * max(matrix, drain) + drain
         if best is None or cost < best[0]:
             best = (cost, h)

@@ -132,7 +132,7 @@ class Lowering(Emitter):
         stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
         slide = isinstance(op, Concat) or op.stride[1] == op.dilation[1]
         plans = [plan(sources, stripes, width, self.config, d, slide) for d in self.dataflows]
-        chosen = min(plans, key=lambda p: p.cycles)
+        chosen = min(plans, key=lambda p: (p.time, p.cycles))
         self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
         return chosen
 

@@ -30,12 +30,9 @@ from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
 from sateen.manifest import VERSION
-from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.memory_timing import NOMINAL
 
 Progress = Callable[[str, float], None]
-
-DEFAULT_MEMORY = MemoryTiming(latency=32, interval=1)
-"""What schedule.json and the manifest's cycles are predicted for."""
 
 KEEP = "keep"
 AUTO = "auto"
@@ -181,7 +178,7 @@ def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[st
         "program.bin": program.code,
         "weights.bin": program.constants,
         "accelerator.v": verilog.encode(),
-        "schedule.json": _json(schedule(program, DEFAULT_MEMORY, quantized, dense)),
+        "schedule.json": _json(schedule(program, NOMINAL, quantized, dense)),
     }
 
 
@@ -201,8 +198,8 @@ def _manifest(
         "dense_macs": predicted["totals"]["dense_macs"],
         "cycles": predicted["cycles"],
         "totals": predicted["totals"],
-        "latency": DEFAULT_MEMORY.latency,
-        "interval": DEFAULT_MEMORY.interval,
+        "latency": NOMINAL.latency,
+        "interval": NOMINAL.interval,
         "instructions": len(program.instructions),
         "memory": {
             "constants_size": len(program.constants),

@@ -39,6 +39,9 @@ class MemoryTiming:
                 )
 
 
+NOMINAL = MemoryTiming(latency=32, interval=1)
+"""What programs are cut for, and what schedule.json and the manifest's cycles are predicted for."""
+
 ON_CHIP = MemoryTiming(latency=soc_memory.LATENCY, interval=1)
 """The memory of the system on the chip."""
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_graph import random_graph
+from random_graph import Builder, random_graph
 
 from sateen.compiler.backend import generate
 from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
 from sateen.compiler.tokens import add_tokens
+from sateen.compiler.traffic import moved, stored
 from sateen.config import DATAFLOWS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
@@ -233,3 +234,19 @@ def test_every_conflict_is_ordered_by_tokens(machine, monkeypatch):
             r, w, rb, wb = sets[j]
             assert not (w & reads or w & writes or r & writes), (j, i)
             assert not (rb & read_banks or wb & write_banks), (j, i)
+
+
+def test_weights_that_do_not_stay_are_read_once_for_a_plane_that_fits():
+    """A tile's weights take more than half of the buffer: one cut of the plane more reads all of them again."""
+    int8 = parse_format("int8")
+    builder = Builder(np.random.default_rng(0), int8, int8, (6, 6, 64))
+    out = builder.conv("x", 32, (3, 3), pads=(1, 1, 1, 1))
+    graph = builder.graph(out)
+    config = TINY.replace(acc_bits=accumulator_bits(graph), weight_depth=256)
+    for bus_bits in (32, 512):
+        program = generate(graph, config.replace(bus_bits=bus_bits))
+        weights = moved(program.instructions, program.config)["weights"]
+        assert weights == stored(program.instructions, program.config)["weights"] > 256 * 4
+    # where accumulators hold half a plane, each half reads them
+    program = generate(graph, config.replace(acc_depth=16, bus_bits=32))
+    assert moved(program.instructions, program.config)["weights"] == 3 * weights
