@@ -20,7 +20,7 @@ from sateen.compiler.export_graph import Dim, GraphWriter
 from sateen.compiler.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
-from sateen.ir.graph import Output, Port
+from sateen.ir.graph import InputOp, Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
@@ -103,6 +103,8 @@ class Exporter:
             x = self._reshape(x, port.view, f"{port.name}_view")
         perm = tuple(port.axes[i] for i in (2, 0, 1))
         x = self._transpose(x, perm, f"{port.name}_channels_first")
+        for k, op in enumerate(port.host):
+            x = self._input_op(x, op, f"{port.name}_host{k}")
         terms, quant = [], self._quant(port.name)
         count = self.qgraph.terms(port)
         for t in range(count):
@@ -116,6 +118,30 @@ class Exporter:
             else w.node("Concat", terms, f"{port.name}_terms", self._shape(port.name), axis=1)
         )
         return info
+
+    def _input_op(self, x: str, op: InputOp, name: str) -> str:
+        w, shape = self.writer, self.writer.shape(x)
+
+        def numbers(values: tuple[float, ...], what: str) -> str:
+            array = np.array(values, np.float32)
+            return w.constant(array.reshape((-1, 1, 1) if len(values) > 1 else ()), f"{name}_{what}")
+
+        match op.kind:
+            case "affine":
+                if set(op.a) != {1.0}:
+                    x = w.node("Mul", [x, numbers(op.a, "scale")], f"{name}_scaled", shape)
+                if set(op.b) != {0.0}:
+                    x = w.node("Add", [x, numbers(op.b, "offset")], f"{name}_shifted", shape)
+                return x
+            case "clip":
+                bounds = [
+                    "" if np.isinf(v).any() else numbers(v, n) for v, n in ((op.a, "low"), (op.b, "high"))
+                ]
+                return w.node("Clip", [x, *(bounds if bounds[1] else bounds[:1])], f"{name}_clip", shape)
+        below = w.node(
+            "Less", [x, self.dialect.scalar(0.0, f"{name}_zero")], f"{name}_below", shape, TensorProto.BOOL
+        )
+        return w.node("Where", [below, numbers(op.b, "low"), numbers(op.a, "high")], f"{name}_sign", shape)
 
     def _output(self, output: Output) -> onnx.ValueInfoProto:
         w, port = self.writer, output.port

@@ -14,6 +14,7 @@ import onnx
 
 from sateen.compiler.importer.build import walk_model
 from sateen.compiler.importer.domains import QUANTIZERS
+from sateen.compiler.importer.host_inputs import on_host
 from sateen.compiler.importer.loading import (
     any_batch,
     complete,
@@ -77,7 +78,7 @@ def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:
-            graph = settle(tidy(recentered(graph)))
+            graph = settle(tidy(on_host(recentered(graph), completed.model)))
             graph.verify()
         except Refused as e:
             node = e.finding.node

@@ -31,7 +31,6 @@ def settle(graph: Graph) -> Graph:
     for rewrite in (
         _signs_before_pools,
         _narrowed,
-        _clipped_ports,
         _attached,
         _spread,
         _joined,
@@ -177,25 +176,6 @@ def _narrowed(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def _clipped_ports(graph: Graph) -> Graph:
-    """A graph input through a clip to a quantizer of no wider range, as Keras' Relu of an input, needs no clip."""
-    results = {o.tensor for o in graph.outputs}
-    for node in graph.nodes:
-        if not (isinstance(node, Activation) and node.function == "clip" and node.output not in results):
-            continue
-        users = graph.consumers(node.output)
-        of_port = any(p.name == node.input for p in graph.inputs) and len(graph.consumers(node.input)) == 1
-        if of_port and all(isinstance(u, Quantize) and _within(u.quantizer, node) for u in users):
-            changes: Changes = {u.name: (rename(u, {node.output: node.input}),) for u in users}
-            graph = _changed(graph, changes | {node.name: ()})
-    return graph
-
-
-def _within(quantizer: Quantizer, clip: Activation) -> bool:
-    low, high = quantizer.limits
-    return clip.low <= low and high <= clip.high
-
-
 def _attached(graph: Graph) -> Graph:
     """Each quantizer to the tensor that it rounds."""
     found: dict[str, Quantizer] = {}
@@ -255,7 +235,7 @@ def _spread(graph: Graph) -> Graph:
                 given = {found.get(i) for i in node.inputs}
                 if len(given) == 1 and None not in given:
                     found[out] = found[node.inputs[0]]
-            elif _moves(node) and not isinstance(node, Conv) and out in found:
+            elif _moves(node) and out in found:
                 for i in node.inputs:
                     if i not in found and private(i):
                         found[i] = found[out]

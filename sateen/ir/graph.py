@@ -12,22 +12,53 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
-from sateen.ir.quant import GivenWeights, Quantizer
+from sateen.ir.quant import GivenWeights, Quantizer, rounded_to
 
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class InputOp:
+    """An operation that the host does on a graph input's values (..., C), before they become codes, in the type
+    `precision` as the model file does.
+
+    kind "affine" is x * a + b, "clip" is x between a and b, "bipolar" is a where x >= 0 and b elsewhere; a and b are
+    one number for all channels, or one for each.
+    """
+
+    kind: str
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    precision: str = "float32"
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """float64 of the same shape. Raises ModelError for an unknown kind."""
+        a, b, x = np.array(self.a), np.array(self.b), rounded_to(self.precision, x)
+        match self.kind:
+            case (
+                "affine"
+            ):  # a factor of 1 and an offset of 0 change nothing, so that each rounds where it is one
+                return rounded_to(self.precision, rounded_to(self.precision, x * a) + b)
+            case "clip":
+                return rounded_to(self.precision, np.minimum(np.maximum(x, a), b))
+            case "bipolar":
+                return rounded_to(self.precision, np.where(x >= 0, a, b))
+        raise ModelError(f"input operation '{self.kind}' is not known; known are affine, clip and bipolar")
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
     """How an ONNX tensor (batch dimension left out) maps to the (H, W, C) tensor of the same name.
 
-    `hwc = x.reshape(view).transpose(axes)`; `view` has three dimensions, `axes` is a permutation of them.
+    `hwc = x.reshape(view).transpose(axes)`; `view` has three dimensions, `axes` is a permutation of them. On an input
+    the host then does `host`, in order.
     """
 
     name: str
     shape: tuple[int, ...]
     view: tuple[int, int, int]
     axes: tuple[int, int, int] = (0, 1, 2)
+    host: tuple[InputOp, ...] = ()
 
     @property
     def hwc(self) -> Shape:
@@ -35,8 +66,11 @@ class Port:
         return h, w, c
 
     def to_hwc(self, x: np.ndarray) -> np.ndarray:
-        """(N, *shape) to (N, H, W, C)."""
-        return x.reshape(len(x), *self.view).transpose(0, *(a + 1 for a in self.axes))
+        """(N, *shape) to (N, H, W, C), with what the host does."""
+        x = x.reshape(len(x), *self.view).transpose(0, *(a + 1 for a in self.axes))
+        for op in self.host:
+            x = op.apply(x)
+        return x
 
     def from_hwc(self, x: np.ndarray) -> np.ndarray:
         """(N, H, W, C) to (N, *shape)."""

@@ -18,7 +18,7 @@ import numpy as np
 from sateen.arrays import read_npy
 from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
-from sateen.ir.graph import HostOp, Output, Port
+from sateen.ir.graph import HostOp, InputOp, Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
 
 VERSION = 1
@@ -27,7 +27,7 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         *(QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, SparsityPattern),
-        *(Port, Output, HostOp),
+        *(Port, InputOp, Output, HostOp),
     )
 }
 

@@ -1,0 +1,112 @@
+"""`on_host`: what the file does to a graph input before it rounds it is computed as it says, on the host.
+
+The machine has codes only. An input that the file scales, shifts, clips or takes the sign of first would get codes of
+its own, and be rounded twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from sateen.compiler.importer.nouns import FLOAT_TYPES
+from sateen.compiler.importer.passes import is_affine
+from sateen.compiler.importer.quantizers import rename
+from sateen.ir.graph import Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
+from sateen.ir.quant import Quantizer
+
+
+def on_host(graph: Graph, model: onnx.ModelProto) -> Graph:
+    """The graph of the model, without what the host does."""
+    types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    results = {o.tensor for o in graph.outputs}
+    for port in graph.inputs:
+        kind = types[port.name]  # others are cast
+        precision = onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind in FLOAT_TYPES else "float32"
+        while (node := _first(graph, port, results)) is not None:
+            op = _input_op(node, precision)
+            assert op is not None
+            if not _needless(graph, node):
+                port = replace(port, host=(*port.host, op))
+            names = {node.output: node.inputs[0]}
+            graph = replace(
+                graph,
+                inputs=tuple(port if p.name == port.name else p for p in graph.inputs),
+                nodes=tuple(rename(n, names) for n in graph.nodes if n is not node),
+            )
+    return graph
+
+
+def _first(graph: Graph, port: Port, results: set[str]) -> Node | None:
+    """The operation that comes first, if the way from the input through it leads to quantizers and nowhere else."""
+    tensor, found = port.name, None
+    moves: list[Node] = []
+    while tensor not in results:
+        users = graph.consumers(tensor)
+        if users and all(isinstance(u, Quantize) for u in users):
+            return found
+        if len(users) != 1:
+            return None
+        node = users[0]
+        op = _input_op(node, "float32")
+        if op is not None:
+            if found is None and not all(_commute(m, op) for m in moves):
+                return None
+            found = found or node
+        elif _moves(node):
+            moves.append(node)
+        else:
+            return None
+        tensor = node.output
+    return None
+
+
+def _input_op(node: Node, precision: str) -> InputOp | None:
+    if isinstance(node, Conv) and is_affine(replace(node, given=None)):
+        return InputOp("affine", _numbers(node.weight.reshape(-1)), _numbers(node.bias), precision)
+    if isinstance(node, Activation) and node.function == "clip":
+        return InputOp("clip", (node.low,), (node.high,), precision)
+    if isinstance(node, Activation) and node.function == "bipolar":
+        scale = dict(node.parameters)["scale"]
+        return InputOp("bipolar", (scale,), (-scale,), precision)
+    return None
+
+
+def _numbers(values: np.ndarray) -> tuple[float, ...]:
+    same = bool((values == values[0]).all())
+    return (float(values[0]),) if same else tuple(map(float, values))
+
+
+def _moves(node: Node) -> bool:
+    """Whether every element of the result is one of the input, the largest of several, or zero."""
+    return (isinstance(node, Conv) and node.selects and not node.bias.any()) or _is_max(node)
+
+
+def _is_max(node: Node) -> bool:
+    return isinstance(node, Pool) and node.kind == "max"
+
+
+def _commute(move: Node, op: InputOp) -> bool:
+    """Whether the operation may as well come before the move."""
+    if len(op.a) > 1 or len(op.b) > 1:
+        return False
+    if _is_max(move):
+        return op.kind != "affine" or op.a[0] > 0
+    assert isinstance(move, Conv)
+    zeros = any(move.pads) or not np.any(move.weight.reshape(len(move.weight), -1), axis=1).all()
+    return not zeros or bool(op.apply(np.zeros(1))[0] == 0)
+
+
+def _needless(graph: Graph, node: Node) -> bool:
+    """A clip to no less than what the quantizers after it saturate to, as Keras' Relu of an input."""
+    clip = isinstance(node, Activation) and node.function == "clip"
+    users = graph.consumers(node.output)
+    return clip and all(isinstance(u, Quantize) and _within(u.quantizer, node) for u in users)
+
+
+def _within(quantizer: Quantizer, clip: Node) -> bool:
+    assert isinstance(clip, Activation)
+    low, high = quantizer.limits
+    return clip.low <= low and high <= clip.high
