@@ -7,17 +7,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from generated import update
 
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.limits import LIMITS
 from sateen.formats import Integer, all_formats
 from sateen.fpga.devices import FAMILIES
 from sateen.presets import PRESETS
-
-README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
 
 
 def matrix() -> str:
@@ -48,20 +44,5 @@ def _operators(groups: dict[str, list[str]]) -> str:
     return "; ".join(lists)
 
 
-def updated(text: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{matrix()}\n{END}{after}"
-
-
-def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    new = updated(text)
-    if "--check" in sys.argv[1:]:
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(update("README.md", "support", matrix()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sateen.config import FIELD_LIMITS, AcceleratorConfig
+from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import Opcode
+from sateen.machine.isa import LIMITS
 from sateen.sim.proof import needed_bits, token_bounds, token_pairs
 
 
@@ -17,7 +18,7 @@ def most_tokens(instructions: Sequence[Instruction], queue_depth: int) -> int:
 
 
 def _needed(instructions: list[Instruction], memory_bytes: int, config: AcceleratorConfig) -> dict[str, int]:
-    least = {name: low for name, low, _ in FIELD_LIMITS}
+    least = {name: low for name, low, _ in LIMITS}
     bits = least | {
         "memory_bits": max(least["memory_bits"], (memory_bytes - 1).bit_length()),
         "token_bits": max(1, most_tokens(instructions, config.queue_depth).bit_length()),

@@ -1,21 +1,16 @@
-"""Instructions to bytes and back, by the layouts of `isa`."""
+"""Instructions to bytes and back, by the tables of `sateen.machine.isa`."""
 
 from dataclasses import dataclass, field
 from functools import cache
 
-from amaranth.hdl import Shape
-
-from sateen.hw import isa
+from sateen.machine import isa
 
 
 @cache
 def _fields(opcode: isa.Opcode) -> tuple[tuple[str, int, int, bool], ...]:
     """(name, offset, width, signed) of each field of an opcode."""
-    out = []
-    for name, f in isa.LAYOUT[opcode]:
-        shape = Shape.cast(f.shape)
-        out.append((name, f.offset, shape.width, shape.signed))
-    return tuple(out)
+    layout = isa.LAYOUTS[opcode]
+    return tuple((f.name, layout.offset(f.name), f.bits, f.signed) for f in layout.all_fields)
 
 
 @dataclass(slots=True)
@@ -38,7 +33,9 @@ class Instruction:
 
     @property
     def engine(self) -> isa.Engine:
-        return isa.ENGINE_OF[self.opcode]
+        engine = isa.LAYOUTS[self.opcode].engine
+        assert engine is not None, "END is the dispatcher's"
+        return engine
 
     def encode(self) -> bytes:
         """64 bytes. A value that its field cannot hold is a bug of the caller: ValueError."""
@@ -55,7 +52,9 @@ class Instruction:
         return word.to_bytes(isa.INSTRUCTION_BYTES, "little")
 
 
-_COUNTS = {"words", "out_w", "out_h", "kernel_w", "kernel_h", "channel_words", "passes"}
+@cache
+def _counts(opcode: isa.Opcode) -> tuple[str, ...]:
+    return tuple(f.name for f in isa.LAYOUTS[opcode].fields if f.count)
 
 
 def decode(data: bytes) -> Instruction:
@@ -67,7 +66,7 @@ def decode(data: bytes) -> Instruction:
         value = word >> offset & ((1 << width) - 1)
         values[name] = value - (1 << width) if signed and value >> (width - 1) else value
     values.pop("opcode")
-    for name in _COUNTS & values.keys():
+    for name in _counts(opcode):
         if not values[name]:
             raise ValueError(f"{opcode.name}.{name} = 0")
     wait, signal = values.pop("wait"), values.pop("signal")

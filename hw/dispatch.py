@@ -10,11 +10,12 @@ from sateen.hw import isa
 from sateen.hw.buffers import memory_of
 from sateen.hw.isa import Engine, Opcode
 from sateen.hw.load import targets
+from sateen.machine.isa import EXECUTED, instructions_of
 
 
 def instruction_bits(engine: Engine) -> int:
     """Bits of an instruction that reach `engine`: its longest layout."""
-    return max(isa.LAYOUT[opcode].size for opcode, e in isa.ENGINE_OF.items() if e is engine)
+    return max(layout.bits for layout in instructions_of(engine))
 
 
 def instruction_beats(config: AcceleratorConfig) -> int:
@@ -147,9 +148,9 @@ class Dispatcher(wiring.Component):
         m.submodules.kinds = kinds = memory_of(shape=len(Engine) + 1, depth=2 * isa.CHUNK)
         write, read = kinds.write_port(), kinds.read_port()
         with m.Switch(header.opcode):
-            for opcode, e in isa.ENGINE_OF.items():
-                with m.Case(opcode):
-                    m.d.comb += write.data.eq(1 << e)
+            for layout in EXECUTED:
+                with m.Case(layout.opcode):
+                    m.d.comb += write.data.eq(1 << layout.engine)
             with m.Case(Opcode.END):
                 m.d.comb += write.data.eq(1 << len(Engine))
         m.d.comb += [

@@ -21,6 +21,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
+from sateen.machine.isa import LIMITS, bits_of
 
 MATRIX_ORDER = ("ky", "c", "kx", "p", "oy", "ox")
 TILED_ORDER = ("tile_y", "tile_x", *MATRIX_ORDER)
@@ -28,19 +29,21 @@ TILED_ORDER = ("tile_y", "tile_x", *MATRIX_ORDER)
 POOL_ORDER = ("oy", "ox", "c", "ky", "kx")
 
 
+_MOST = {name: most for name, _, most in LIMITS}
+
+
 @dataclass(frozen=True)
 class Widths:
     """Bits of what a window counts: by default those of an instruction's fields."""
 
-    kernel: int = 9
-    channels: int = 12
-    passes: int = 6
-    output: int = 12
-    plane: int = 14
-    # y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
-    position: int = 20
-    stride: int = 6
-    dilation: int = 8
+    kernel: int = _MOST["kernel_bits"]
+    channels: int = _MOST["channel_bits"]
+    passes: int = bits_of("passes")
+    output: int = bits_of("out_w")
+    plane: int = _MOST["plane_bits"]
+    position: int = _MOST["position_bits"]
+    stride: int = _MOST["stride_bits"]
+    dilation: int = _MOST["dilation_bits"]
 
     @classmethod
     def of(cls, config: AcceleratorConfig) -> "Widths":

@@ -11,29 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import ConfigError
-from sateen.formats import Format, parse_format, parse_sparsity
+from sateen.formats import Format, Minifloat, parse_format, parse_sparsity
+from sateen.machine.isa import LIMITS, TOKEN_PAIRS
 
 
 def _power_of_two(n: int) -> bool:
     return n >= 1 and n & (n - 1) == 0
 
 
+def _log2(n: int) -> int:
+    """Rounded up."""
+    return (n - 1).bit_length()
+
+
 def _next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
-
-FIELD_LIMITS = (
-    ("plane_bits", 1, 14),
-    ("position_bits", 2, 20),
-    ("kernel_bits", 1, 9),
-    ("channel_bits", 1, 12),
-    ("stride_bits", 1, 6),
-    ("dilation_bits", 1, 8),
-    ("memory_bits", 13, 32),
-    ("word_bits", 1, 24),
-    ("token_bits", 1, 6),
-)
-"""Least and most bits that a machine counts with; the most is what instructions have."""
 
 WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
 
@@ -94,8 +87,8 @@ class AcceleratorConfig:
     """Of the words that a LOAD or STORE moves."""
     token_bits: int = 6
     """Of a count of tokens."""
-    token_pairs: int = (1 << 16) - 1
-    """Which engine may give tokens to which: bit 4*giver + taker, as `isa.Engine` numbers them."""
+    token_pairs: int = (1 << TOKEN_PAIRS) - 1
+    """Which engine may give tokens to which: bit 4*giver + taker, as `machine.isa.Engine` numbers them."""
     residual: bool = True
     """Whether the vector unit can add a residual."""
     counters: bool = True
@@ -196,9 +189,9 @@ class AcceleratorConfig:
         need(self.outstanding <= 16, "outstanding", "at most 16")
         need(8 <= self.acc_bits <= 127, "acc_bits", "8 to 127")
         need(self.multiplier in ("fixed", "shift"), "multiplier", "'fixed' or 'shift'")
-        for name, least, most in FIELD_LIMITS:
+        for name, least, most in LIMITS:
             need(least <= getattr(self, name) <= most, name, f"from {least} to {most}")
-        need(self.token_pairs < 1 << 16, "token_pairs", "below 2**16")
+        need(self.token_pairs < 1 << TOKEN_PAIRS, "token_pairs", f"below 2**{TOKEN_PAIRS}")
         need(self.position_bits > self.plane_bits, "position_bits", f"above plane_bits = {self.plane_bits}")
 
     # -- derived sizes ------------------------------------------------------------------------------------
@@ -321,6 +314,62 @@ class AcceleratorConfig:
     @property
     def bus_address_bits(self) -> int:
         return 64 if self.memory_bits == 32 else self.memory_bits
+
+    # -- bits of instructions that reach something: see `sateen.machine.isa` ----------------------------------
+
+    @property
+    def act_address_bits(self) -> int:
+        return _log2(self.act_depth)
+
+    @property
+    def weight_address_bits(self) -> int:
+        return _log2(self.weight_depth)
+
+    @property
+    def parameter_address_bits(self) -> int:
+        return _log2(self.parameter_depth)
+
+    @property
+    def acc_address_bits(self) -> int:
+        """Through both banks."""
+        return _log2(2 * self.acc_depth)
+
+    @property
+    def load_address_bits(self) -> int:
+        """Of the deepest buffer that is loaded."""
+        table = self.activation.bits * self.table
+        return max(self.act_address_bits, self.weight_address_bits, self.parameter_address_bits, table)
+
+    @property
+    def slice_bits(self) -> int:
+        return _log2(self.slices)
+
+    @property
+    def tile_width_bits(self) -> int:
+        """Of a MATRIX's output columns: rows are cut into runs by a counter of all 12 bits."""
+        return 12 if self.output_stationary else self.output_bits
+
+    @property
+    def pass_bits(self) -> int:
+        return 6 if self.output_stationary else self.passes_bits
+
+    @property
+    def index_count_bits(self) -> int:
+        return self.index_planes.bit_length()
+
+    @property
+    def activation_bits(self) -> int:
+        return self.activation.bits
+
+    @property
+    def clamp_bits(self) -> int:
+        """Of a clamp's bound, without its sign."""
+        return self.activation.fixed_bits - 1
+
+    @property
+    def zero_point_bits(self) -> int:
+        """Minifloats have theirs in the bias."""
+        return 0 if isinstance(self.activation, Minifloat) else 10
 
     # -- text ---------------------------------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from sateen.config import FIELD_LIMITS, AcceleratorConfig
+from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
 from sateen.hw.assembler import Instruction, decode
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
 from sateen.hw.load import targets, word_bytes
 from sateen.hw.steps import STEP_BITS
+from sateen.machine.isa import LAYOUTS, LIMITS
 
 Pair = tuple[Engine, Engine]
 """Giver and taker of tokens."""
@@ -164,30 +166,26 @@ def prove_tokens(instructions: Sequence[Instruction], config: AcceleratorConfig)
 
 def needed_bits(i: Instruction) -> dict[str, int]:
     """Fields of the configuration to the bits that the instruction needs; not of addresses in memory."""
-    if i.opcode == Opcode.DRAIN:
-        return {"plane_bits": max(i.out_w, i.out_h).bit_length()}
-    if i.opcode in (Opcode.LOAD, Opcode.STORE):
-        return {"word_bits": i.words.bit_length()}
-    if i.opcode == Opcode.END:
-        return {}
     get = i.fields.get
-    ends = [get("x0", 0), get("y0", 0)]
-    for axis, size in (("x", "w"), ("y", "h")):
-        steps = (get(f"out_{size}", 0) - 1) * get(f"stride_{axis}", 0)
-        taps = (get(f"kernel_{size}", 0) - 1) * get(f"dilation_{axis}", 0)
-        ends.append(get(f"{axis}0", 0) + steps + taps)
+    found: dict[str, int] = {}
+    for counted, names in _counted(i.opcode):
+        found[counted] = max(get(name, 0) for name in names).bit_length()
+    if "kernel_bits" in found:  # a window: where its taps are
+        ends = [get("x0", 0), get("y0", 0)]
+        for axis, size in (("x", "w"), ("y", "h")):
+            steps = (get(f"out_{size}", 0) - 1) * get(f"stride_{axis}", 0)
+            taps = (get(f"kernel_{size}", 0) - 1) * get(f"dilation_{axis}", 0)
+            ends.append(get(f"{axis}0", 0) + steps + taps)
+        found["position_bits"] = 1 + max((~n if n < 0 else n).bit_length() for n in ends)
+    return found
 
-    def bits(*names: str) -> int:
-        return max(get(name, 0) for name in names).bit_length()
 
-    return {
-        "plane_bits": bits("in_w", "in_h", "out_w", "out_h"),
-        "position_bits": 1 + max((~n if n < 0 else n).bit_length() for n in ends),
-        "kernel_bits": bits("kernel_w", "kernel_h"),
-        "channel_bits": bits("channel_words"),
-        "stride_bits": bits("stride_x", "stride_y"),
-        "dilation_bits": bits("dilation_x", "dilation_y"),
-    }
+@cache
+def _counted(opcode: Opcode) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Fields of the configuration that limit an instruction's, and those."""
+    fields = LAYOUTS[opcode].fields
+    limits = dict.fromkeys(f.counted for f in fields if f.counted)
+    return tuple((limit, tuple(f.name for f in fields if f.counted == limit)) for limit in limits)
 
 
 def prove(instructions: Sequence[Instruction], config: AcceleratorConfig, memory: Extent) -> None:
@@ -195,7 +193,7 @@ def prove(instructions: Sequence[Instruction], config: AcceleratorConfig, memory
 
     All but tokens, see `prove_tokens`. Reads of the activation buffer wrap at its end by definition.
     """
-    most = {name: high for name, _, high in FIELD_LIMITS}
+    most = {name: high for name, _, high in LIMITS}
     for position, i in enumerate(instructions):
         for name, bits in needed_bits(i).items():
             # with all bits there are, instructions hold no more

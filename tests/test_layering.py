@@ -13,7 +13,18 @@ PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compile
     "models": "sateen.models",
     "fpga": "sateen.fpga",
 }
-NOUNS = {"formats", "ir", "config", "presets", "errors", "files", "arrays", "build_folder", "manifest"}
+NOUNS = {
+    "formats",
+    "ir",
+    "machine",
+    "config",
+    "presets",
+    "errors",
+    "files",
+    "arrays",
+    "build_folder",
+    "manifest",
+}
 ALLOWED = {
     "nouns": {"nouns"},
     "hw": {"nouns", "hw"},

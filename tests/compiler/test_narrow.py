@@ -5,12 +5,12 @@ from random_graph import random_graph
 
 from sateen.compiler.backend import generate
 from sateen.compiler.narrow import most_tokens, narrowed, needed_bits, token_pairs
-from sateen.config import FIELD_LIMITS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import LAYOUT, Engine, Opcode
 from sateen.hw.window import Widths
+from sateen.machine.isa import LIMITS
 from sateen.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 
@@ -80,7 +80,7 @@ def test_a_machine_too_narrow_for_the_program(changes, message):
 def test_limits_are_those_of_the_instructions():
     fields = {name: f.shape for name, f in LAYOUT[Opcode.MATRIX]}
     for name, field in {"plane": "in_w", "kernel": "kernel_w", "channel": "channel_words"}.items():
-        most = {limit: high for limit, _, high in FIELD_LIMITS}[f"{name}_bits"]
+        most = {limit: high for limit, _, high in LIMITS}[f"{name}_bits"]
         assert most == fields[field].width
     with pytest.raises(ConfigError, match=r"position_bits = 10; it must be above plane_bits = 14"):
         preset("tiny").replace(position_bits=10)

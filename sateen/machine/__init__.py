@@ -1,0 +1,1 @@
+"""What a machine is, in pure Python: its instruction set."""

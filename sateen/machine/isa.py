@@ -1,0 +1,281 @@
+"""The instruction set as data. Everything else that knows an instruction is derived from the tables here:
+
+the layouts (hw/isa.py), the assembler, what the dispatcher refuses, how far a narrow machine counts, the bits that
+synthesis keeps (fpga/instruction_use.py), and the tables of docs/isa.md.
+
+An instruction is 512 bits in memory, little endian, its fields from bit 0 on in the order given here. All begin with
+the header: the opcode, which also names the unit, and two masks of tokens. Addresses of on-chip buffers count words,
+wrap at the buffer's size, and are relative to nothing; addresses in memory count bytes from the base register.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+INSTRUCTION_BITS = 512
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+CHUNK = 16
+"""Instructions in a chunk. A program is fetched chunk by chunk; all but the last begin with the LOAD of the next."""
+
+
+class Engine(enum.IntEnum):
+    LOAD = 0
+    MATRIX = 1
+    VECTOR = 2
+    STORE = 3
+
+
+class Opcode(enum.IntEnum):
+    LOAD = 1
+    MATRIX = 4
+    DRAIN = 8
+    POOL = 9
+    STORE = 12
+    END = 15
+
+
+class Target(enum.IntEnum):
+    """Where a LOAD writes."""
+
+    ACTIVATION = 0
+    WEIGHT = 1
+    PARAMETER = 2
+    TABLE = 3
+    INSTRUCTION = 4
+    INDEX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an instruction."""
+
+    name: str
+    bits: int
+    about: str = ""
+    signed: bool = False
+    enum: type[enum.IntEnum] | None = None
+    count: bool = False
+    """0 is not defined: the assembler's `decode` refuses it."""
+    checked: bool = False
+    """The machine refuses it too: the unit would never end."""
+    counted: str = ""
+    """Field of the configuration, among LIMITS, that says how far a narrow machine counts."""
+    reach: str | int = ""
+    """Of the field's low bits, how many reach something in the machine: a property of the configuration, by default
+    `counted`; all if there is neither."""
+    top: bool = False
+    """With `reach`: the highest bit does as well, which tells the sign of a narrow value."""
+    only: str = ""
+    """Property of the configuration without which the machine has no use for the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The fields of one opcode behind the header, and the unit that executes it."""
+
+    opcode: Opcode
+    engine: Engine | None
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def all_fields(self) -> tuple[Field, ...]:
+        """With the header's."""
+        return HEADER + self.fields
+
+    @property
+    def bits(self) -> int:
+        return sum(f.bits for f in self.all_fields)
+
+    def offset(self, name: str) -> int:
+        """The lowest bit of a field. KeyError for an unknown one."""
+        position = 0
+        for f in self.all_fields:
+            if f.name == name:
+                return position
+            position += f.bits
+        raise KeyError(f"{self.opcode.name} has no field '{name}'")
+
+
+HEADER = (
+    Field("opcode", 4, enum=Opcode),
+    Field("wait", len(Engine), "bit e: take one token that engine e gave to this engine, before starting"),
+    Field("signal", len(Engine), "bit e: give one token to engine e, when done"),
+)
+
+_ACT = "act_address_bits"
+
+
+def _window(width_reach: str = "output_bits") -> tuple[Field, ...]:
+    """A walk over an (in_h, in_w) plane of words: output pixel (oy, ox), tap (ky, kx) and channel word c read
+
+        y = y0 + oy*stride_y + ky*dilation_y,  x = x0 + ox*stride_x + kx*dilation_x
+        word = base + oy*step_y + ox*step_x + ky*step_ky + kx*step_kx + c        (modulo the buffer's size)
+
+    and padding where (y, x) lies outside. `base` is thus the word of (y0, x0), which may lie outside the tensor.
+    """
+    return (
+        Field("base", 24, "word of (y0, x0), which may lie outside the tensor", reach=_ACT),
+        Field("step_x", 24, "words from an output pixel to the next", reach=_ACT),
+        Field("step_y", 24, "and from a row of them to the next", reach=_ACT),
+        Field("step_kx", 24, "words from a tap to the next", reach=_ACT),
+        Field("step_ky", 24, "and from a row of them to the next", reach=_ACT),
+        Field("x0", 14, "column of the first tap of the first pixel", signed=True, reach="position_bits"),
+        Field("y0", 14, "and its row", signed=True, reach="position_bits"),
+        Field("in_w", 14, "columns of the plane", counted="plane_bits"),
+        Field("in_h", 14, "rows of the plane", counted="plane_bits"),
+        Field("stride_x", 6, counted="stride_bits"),
+        Field("stride_y", 6, counted="stride_bits"),
+        Field("dilation_x", 8, counted="dilation_bits"),
+        Field("dilation_y", 8, counted="dilation_bits"),
+        Field("kernel_w", 9, "taps of a row", count=True, counted="kernel_bits"),
+        Field("kernel_h", 9, "rows of taps", count=True, counted="kernel_bits"),
+        Field("channel_words", 12, "words of a pixel that are read", count=True, counted="channel_bits"),
+        Field("out_w", 12, "output columns", count=True, counted="plane_bits", reach=width_reach),
+        Field("out_h", 12, "output rows", count=True, counted="plane_bits", reach="output_bits"),
+    )
+
+
+LOAD = Layout(
+    Opcode.LOAD,
+    Engine.LOAD,
+    (
+        Field("target", 3, "the buffer", enum=Target, checked=True),
+        Field(
+            "destination", 23, "first word in the target; ignored for INSTRUCTION", reach="load_address_bits"
+        ),
+        Field("source", 32, "bytes, a multiple of the bus width", reach="memory_bits"),
+        Field("words", 24, "words of the target", count=True, checked=True, counted="word_bits", reach=24),
+        Field(
+            "last_plane",
+            2,
+            "INDEX: every last_plane + 1 words belong to one block of weight words",
+            checked=True,
+        ),
+    ),
+)
+
+STORE = Layout(
+    Opcode.STORE,
+    Engine.STORE,
+    (
+        Field("source", 24, "first word in the activation buffer", reach=_ACT),
+        Field("destination", 32, "bytes, a multiple of the bus width", reach="memory_bits"),
+        Field("words", 24, "words of the buffer", count=True, checked=True, counted="word_bits", reach=24),
+    ),
+)
+
+MATRIX = Layout(
+    Opcode.MATRIX,
+    Engine.MATRIX,
+    (
+        *_window("tile_width_bits"),
+        Field(
+            "passes", 6, "weight tiles for an activation word: group/lanes if dense, ceil(n/lanes) if N:M", count=True,
+            reach="pass_bits",
+        ),
+        Field("weight_base", 24, "first row of the first weight tile", reach="weight_address_bits"),
+        # Lane l of pass p picks element (p*lanes + l) << index_shift, its low index_bits bits as stored.
+        Field("index_bits", 3, "bits of an index that are stored; 0: none", reach="index_count_bits", only="indexed"),
+        Field(
+            "index_shift", 3, "log2(m/n) where n of each m elements are kept", reach="index_count_bits", only="indexed"
+        ),
+        Field("acc_base", 16, "first accumulator, counted through both banks", reach="acc_address_bits"),
+        Field("accumulate", 1, "0: the first weight tile overwrites; 1: it adds too"),
+        Field("padding", 8, "the activation code that padding reads", reach="activation_bits"),
+        Field(
+            "output_stationary", 1, "1: a row of the array computes a pixel, else a part of the reduction",
+            only="output_stationary",
+        ),
+        Field(
+            "slide", 1, "1: a pixel's tap is its neighbour's next (stride_x = dilation_x), so each is read once",
+            only="output_stationary",
+        ),
+        Field(
+            "last_steps", 12, "weight words of a tap's last channel word, if output_stationary",
+            only="output_stationary",
+        ),
+    ),
+)  # fmt: skip
+
+DRAIN = Layout(
+    Opcode.DRAIN,
+    Engine.VECTOR,
+    (
+        Field("acc_base", 16, "first accumulator, counted through both banks", reach="acc_address_bits"),
+        Field("out_w", 12, "output columns", count=True, counted="plane_bits", reach="output_bits"),
+        Field("out_h", 12, "output rows", count=True, counted="plane_bits", reach="output_bits"),
+        Field("parameter_base", 16, "first word of the tile's parameters", reach="parameter_address_bits"),
+        Field("base", 24, "word of the first pixel", reach=_ACT),
+        Field("step_x", 24, "words from a pixel to the next", reach=_ACT),
+        Field("step_y", 24, "and from a row of them to the next", reach=_ACT),
+        Field(
+            "slice", 6, "run of `cols` elements of the word that is written, and read from the residual",
+            reach="slice_bits",
+        ),
+        Field("residual", 1, "add one", only="residual"),
+        Field("residual_base", 24, "word of its first pixel", reach=_ACT, only="residual"),
+        Field("residual_step_x", 24, "words from a pixel of it to the next", reach=_ACT, only="residual"),
+        Field("residual_step_y", 24, "and from a row of them to the next", reach=_ACT, only="residual"),
+        Field("residual_multiplier", 16, "of the residual", only="residual"),
+        Field("residual_shift", 7, "s0: the residual is shifted left by shift_c - s0", only="residual"),
+        Field(
+            "residual_zero", 10, "its zero point", signed=True, reach="zero_point_bits", only="residual"
+        ),
+        Field("zero_point", 10, "added before the clamp", signed=True, reach="zero_point_bits"),
+        Field("low", 40, "clamp, in units of the format's fixed point", signed=True, reach="clamp_bits", top=True),
+        Field("high", 40, "likewise", signed=True, reach="clamp_bits", top=True),
+        Field("table", 1, "look the code up in the activation table", only="table"),
+        Field("raw", 1, "write bits [raw_shift, raw_shift + activation bits) of acc + bias instead"),
+        Field("raw_shift", 7, "of a raw output's digit"),
+    ),
+)  # fmt: skip
+
+POOL = Layout(
+    Opcode.POOL,
+    Engine.VECTOR,
+    (
+        *_window(),
+        Field("out_base", 24, "word of the first output pixel", reach=_ACT),
+        Field("out_step_x", 24, "words from an output pixel to the next", reach=_ACT),
+        Field("out_step_y", 24, "and from a row of them to the next", reach=_ACT),
+    ),
+)
+
+END = Layout(Opcode.END, None)
+
+LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, DRAIN, POOL, STORE, END)}
+
+EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.engine is not None)
+"""All but END, which the dispatcher keeps."""
+
+
+def instructions_of(engine: Engine) -> tuple[Layout, ...]:
+    return tuple(layout for layout in EXECUTED if layout.engine is engine)
+
+
+def bits_of(field: str, opcode: Opcode = Opcode.MATRIX) -> int:
+    """KeyError for an unknown field."""
+    return {f.name: f.bits for f in LAYOUTS[opcode].all_fields}[field]
+
+
+def _most(name: str) -> int:
+    return max(f.bits for layout in EXECUTED for f in layout.fields if f.counted == name)
+
+
+LIMITS: tuple[tuple[str, int, int], ...] = (
+    ("plane_bits", 1, _most("plane_bits")),
+    # y0 + (out_h-1)*stride_y + (kernel_h-1)*dilation_y <= 8191 + 4094*63 + 510*255 < 2**19 for any field values
+    ("position_bits", 2, 20),
+    ("kernel_bits", 1, _most("kernel_bits")),
+    ("channel_bits", 1, _most("channel_bits")),
+    ("stride_bits", 1, _most("stride_bits")),
+    ("dilation_bits", 1, _most("dilation_bits")),
+    ("memory_bits", 13, bits_of("source", Opcode.LOAD)),
+    ("word_bits", 1, _most("word_bits")),
+    ("token_bits", 1, 6),
+)
+"""Fields of the configuration that say how far a machine counts: least and most bits."""
+
+TOKEN_PAIRS = len(Engine) ** 2
+"""Ordered pairs of engines: bits of `token_pairs`, of which 4*giver + taker is one."""

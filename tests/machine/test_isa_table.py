@@ -1,0 +1,81 @@
+"""The table of instructions: legal by itself, and what everything else is derived from."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sateen.config import AcceleratorConfig
+from sateen.fpga.instruction_use import instruction_mask
+from sateen.hw import isa as hw_isa
+from sateen.hw.assembler import Instruction, decode
+from sateen.machine.isa import EXECUTED, INSTRUCTION_BITS, LAYOUTS, LIMITS, Engine, Opcode, bits_of
+from sateen.presets import PRESETS, preset
+from sateen.sim.program import _EXECUTE
+
+FIELDS = [pytest.param(x.opcode, f, id=f"{x.opcode.name}-{f.name}") for x in EXECUTED for f in x.all_fields]
+
+
+@pytest.mark.parametrize("opcode, field", FIELDS)
+def test_a_field_is_what_it_says(opcode, field):
+    config = preset("tiny")
+    assert field.bits > 0 and not (field.enum and max(field.enum) >= 1 << field.bits)
+    assert not field.counted or field.bits <= {name: most for name, _, most in LIMITS}[field.counted]
+    for name in (field.counted, field.reach, field.only):
+        assert not isinstance(name, str) or not name or hasattr(config, name), name
+    layout = hw_isa.LAYOUT[opcode][field.name]
+    assert (layout.offset, layout.width) == (LAYOUTS[opcode].offset(field.name), field.bits)
+
+
+@pytest.mark.parametrize("layout", EXECUTED, ids=lambda x: x.opcode.name)
+def test_the_extremes_of_each_field_come_back(layout):
+    assert layout.bits == hw_isa.LAYOUT[layout.opcode].size <= INSTRUCTION_BITS
+    assert len({f.name for f in layout.all_fields}) == len(layout.all_fields)
+    plain = {f.name: 1 for f in layout.fields if f.count}
+    for field in layout.fields:
+        low, high = (
+            (-(1 << field.bits - 1), (1 << field.bits - 1) - 1)
+            if field.signed
+            else (0, (1 << field.bits) - 1)
+        )
+        for value in (low, high):
+            encoded = Instruction(layout.opcode, plain | {field.name: value}).encode()
+            if field.count and not value:
+                with pytest.raises(ValueError, match=rf"{layout.opcode.name}.{field.name} = 0"):
+                    decode(encoded)
+            else:
+                assert getattr(decode(encoded), field.name) == value
+        for value in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=rf"{field.name} = {value} is outside {low} to {high}"):
+                Instruction(layout.opcode, plain | {field.name: value}).encode()
+
+
+def test_every_opcode_is_executed():
+    assert set(LAYOUTS) == set(Opcode) and {x.opcode for x in EXECUTED} == set(Opcode) - {Opcode.END}
+    assert set(_EXECUTE) == {x.opcode for x in EXECUTED}
+    assert {x.engine for x in EXECUTED} == set(Engine)
+
+
+def test_limits_are_fields_of_the_configuration():
+    names = {f.name for f in dataclasses.fields(AcceleratorConfig)}
+    assert {name for name, _, _ in LIMITS} <= names
+    assert dict((n, m) for n, _, m in LIMITS)["kernel_bits"] == bits_of("kernel_h")
+
+
+def test_a_machine_uses_no_bits_that_no_field_has():
+    for config in PRESETS.values():
+        for engine in Engine:
+            mask = instruction_mask(engine, config)
+            assert 0 < mask < 1 << max(x.bits for x in EXECUTED if x.engine is engine)
+    small, table = preset("icebreaker"), bits_of("table", Opcode.DRAIN)
+    bit = table << LAYOUTS[Opcode.DRAIN].offset("table")
+    assert not instruction_mask(Engine.VECTOR, small.replace(table=False)) & bit
+    assert instruction_mask(Engine.VECTOR, small.replace(table=True)) & bit
+
+
+def test_the_page_is_up_to_date():
+    script = Path(__file__).resolve().parents[2] / "benchmarks/isa_tables.py"
+    p = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
