@@ -1,20 +1,33 @@
 """What of a model is supported: the list behind `sateen check`, made before anything is built.
 
-It goes as far as `sateen compile` does without a configuration and samples.
+It goes as far as `sateen compile` does without a configuration and samples: a file that is quantized already is brought
+into the machine's formats and its weights into codes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from sateen.compiler.given import activation_format, conform, weight_format
+from sateen.compiler.calibrate import Statistics, TensorStatistics
+from sateen.compiler.fuse import Pass, fuse
+from sateen.compiler.given import activation_format, conform, sign_of, weight_format
 from sateen.compiler.importer import Finding, read_model
-from sateen.errors import SateenError
+from sateen.compiler.quantize import quantize
+from sateen.errors import DataError, FormatError, ModelError, SateenError
+from sateen.formats import parse_format
 from sateen.ir.graph import Graph
 
 __all__ = ["Finding", "check_model"]
+
+DEFAULT = parse_format("int8")
+"""Stands for the configuration's format where the file says none: any will do for what is checked."""
 
 
 def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
@@ -23,19 +36,68 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
     Raises ModelError only if the file cannot be read at all.
     """
     graph, findings = read_model(source)
-    if graph is not None and graph.quantizers:
-        findings += _formats(graph)
+    if graph is None or not graph.quantizers:
+        return findings
+    for problem in _trial(graph):
+        at = next((i for i, f in enumerate(findings) if f.node == problem.node), None)
+        if at is None:
+            findings.append(problem)
+        else:
+            findings[at] = replace(problem, op_type=findings[at].op_type)
     return findings
 
 
-def _formats(graph: Graph) -> list[Finding]:
-    """Whether the machine can have the formats of a file that is quantized already."""
+def _trial(graph: Graph) -> Iterator[Finding]:
+    """Problems of a quantized file that show when it is compiled; tensors that it leaves open lie in [-1, 1]."""
     try:
-        weight_format(graph)
-        fmt = activation_format(graph)
-        if fmt is not None:
-            conform(graph, fmt)
+        weights, activations = weight_format(graph) or DEFAULT, activation_format(graph) or DEFAULT
+        graph = conform(graph, activations)
     except SateenError as e:
-        reason, _, remedy = str(e).partition("; ")
-        return [Finding(graph.name, "model", False, reason, remedy)]
-    return []
+        yield _finding(graph.name, "model", e)
+        return
+    signs = []
+    for step in fuse(graph):
+        try:
+            sign_of(step, graph)
+        except DataError as e:
+            name = step.source[-1] if isinstance(step, Pass) else step.name
+            found = _finding(name.removesuffix(".sign"), "BipolarQuant", e)
+            signs.append(replace(found, reason="it " + found.reason.partition("' ")[2]))
+    yield from signs
+    if signs:
+        return
+    values = np.linspace(-1, 1, 33)
+    open_ = {
+        name: TensorStatistics(-1.0, 1.0, values, np.zeros(shape[2]), np.ones(shape[2]))
+        for name, shape in graph.shapes.items()
+    }
+    try:
+        with _quiet():
+            quantize(
+                graph,
+                Statistics(open_, 1),
+                weight_format=weights,
+                activation_format=activations,
+                scale_method="minmax",
+            )
+    except (FormatError, ModelError) as e:
+        yield _finding(graph.name, "model", e)
+    except DataError:  # of samples, which there are none of
+        return
+
+
+def _finding(node: str, op_type: str, error: SateenError) -> Finding:
+    reason, _, remedy = str(error).partition("; ")
+    return Finding(node, op_type, False, reason, remedy)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that compiling gives."""
+    logger = logging.getLogger("sateen")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

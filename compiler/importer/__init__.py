@@ -27,7 +27,7 @@ from sateen.compiler.importer.loading import (
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
-from sateen.compiler.importer.stated import training
+from sateen.compiler.importer.stated import stated
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
@@ -72,9 +72,10 @@ def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list
     free = any_batch(model.graph)
     completed = complete(model)
     del model
-    graph, problems, findings = walk_model(simplify(completed), free)
+    light = simplify(completed)
+    graph, problems, findings = walk_model(light, free)
     found = {f.node: f for f in findings if f.op_type not in PORTS}
-    found |= {f.node: f for f in training(completed.model)}
+    found |= {f.node: f for f in stated(completed, {n.name for n in light.model.graph.node})}
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.nouns import GivenConstant, OnnxNode, Unsupported, Value
+from sateen.compiler.importer.nouns import GivenConstant, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.walk import Walk
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer, Minifloat, parse_format
@@ -186,11 +186,18 @@ def _dequantized(walk: Walk, node: OnnxNode, codes: np.ndarray) -> np.ndarray:
             "use one scale for each output channel: the array adds up a channel before it is scaled",
             limits.PER_OUTPUT,
         )
-    axis = node.integer("axis", 1) % max(codes.ndim, 1)
+    axis = 0  # of one scale it means nothing
+    if scale.size > 1 or (zero is not None and zero.size > 1):
+        axis = axis_in(node.integer("axis", 1), codes.ndim)
 
     def spread(a: np.ndarray) -> np.ndarray:
         if a.size == 1:
             return np.broadcast_to(a.reshape(()), codes.shape)
+        if a.size != codes.shape[axis]:
+            raise Unsupported(
+                f"it has {a.size} scales or zero points for the {codes.shape[axis]} of dimension {axis}",
+                "give one, or one for each",
+            )
         return np.broadcast_to(a.reshape([-1 if d == axis else 1 for d in range(codes.ndim)]), codes.shape)
 
     integers = codes.astype(np.float64) - (0.0 if zero is None else spread(zero))

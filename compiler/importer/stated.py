@@ -1,41 +1,101 @@
-"""What the file states of a node that may be gone before the walk: simplification erases a Dropout in any mode."""
+"""What the file states of nodes that simplification erases unread: Dropout in any mode, a Transpose, Pad, Concat or
+Expand that looks as if it did nothing, whether it fits its input or not."""
 
 from __future__ import annotations
+
+import contextlib
 
 import onnx
 from onnx import numpy_helper
 
+from sateen.compiler import isolated
+from sateen.compiler.importer import limits
+from sateen.compiler.importer.constants import Light, as_inputs
 from sateen.compiler.importer.loading import opset_of
-from sateen.compiler.importer.nouns import Finding
+from sateen.compiler.importer.nouns import Finding, OnnxNode, Unsupported, axis_in
+
+MOVES = ("Transpose", "Pad", "Concat", "Expand")
 
 
-def training(model: onnx.ModelProto) -> list[Finding]:
-    """The nodes that the file wants in training mode. `model` has its nodes named, and nothing simplified yet."""
-    constants = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
+def stated(light: Light, kept: set[str]) -> list[Finding]:
+    """What is wrong with nodes as the file has them; `kept` are the names of those that simplification leaves.
+
+    Its nodes have names, and nothing is simplified yet.
+    """
+    graph = light.model.graph
+    opset = opset_of(light.model)
+    constants = _constants(graph)
+    used = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
+    gone = [n for n in graph.node if n.op_type in MOVES and n.name not in kept]
+    shapes = _shapes(light) if gone else {}
+    found = []
+    for proto in graph.node:
+        node = OnnxNode(proto, opset)
+        try:
+            if proto.op_type in ("Dropout", "BatchNormalization"):
+                _check_training(node, constants, used)
+            elif proto in gone and proto.input[0] in shapes:
+                _check_shape(node, shapes[proto.input[0]], constants)
+        except Unsupported as e:
+            found.append(Finding(proto.name, proto.op_type, False, e.reason, e.remedy))
+    return found
+
+
+def _shapes(light: Light) -> dict[str, list[int]]:
+    """By tensor, as far as ONNX infers them; 0 for a dimension that is open."""
+    with contextlib.suppress(Exception):
+        shaped = isolated.call("infer", as_inputs(light).SerializeToString())
+        graph = onnx.load_model_from_string(shaped).graph
+        infos = [i for i in (*graph.input, *graph.value_info) if i.type.tensor_type.HasField("shape")]
+        return {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
+    return {}
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    found = {t.name: t for t in graph.initializer}
+    for node in graph.node:
         if node.op_type == "Constant":
             value = next((a.t for a in node.attribute if a.name == "value"), None)
             if value is not None:
-                constants[node.output[0]] = value
-        elif node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-    opset = opset_of(model)
-    used = {i for n in model.graph.node for i in n.input} | {o.name for o in model.graph.output}
-    found = []
-    for node in model.graph.node:
-        reason = ""
-        if node.op_type == "Dropout":
-            mode = node.input[2] if opset >= 12 and len(node.input) > 2 else ""
-            if mode and mode not in constants:
-                reason = f"its training_mode '{mode}' is computed"
-            elif mode and numpy_helper.to_array(constants[mode]).any():
-                reason = "it is in training mode"
-            elif used.intersection(node.output[1:]) - {""}:
-                reason = "its second output, the mask, is used"
-        elif node.op_type == "BatchNormalization":
-            mode_on = any(a.name == "training_mode" and a.i for a in node.attribute)
-            if mode_on or used.intersection(node.output[1:]) - {""}:
-                reason = "it is in training mode"
-        if reason:
-            found.append(Finding(node.name, node.op_type, False, reason, "export the model for inference"))
+                found[node.output[0]] = value
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
     return found
+
+
+def _check_training(node: OnnxNode, constants: dict[str, onnx.TensorProto], used: set[str]) -> None:
+    remedy = "export the model for inference"
+    extra = used.intersection(node.proto.output[1:]) - {""}
+    if node.op_type == "BatchNormalization":
+        if node.integer("training_mode", 0) or extra:
+            raise Unsupported("it is in training mode", remedy)
+        return
+    mode = node.input(2) if node.opset >= 12 else ""
+    if mode and mode not in constants:
+        raise Unsupported(f"its training_mode '{mode}' is computed", remedy)
+    if mode and numpy_helper.to_array(constants[mode]).any():
+        raise Unsupported("it is in training mode", remedy)
+    if extra:
+        raise Unsupported("its second output, the mask, is used", remedy)
+
+
+def _check_shape(node: OnnxNode, shape: list[int], constants: dict[str, onnx.TensorProto]) -> None:
+    rank = len(shape)
+    operand = numpy_helper.to_array(constants[node.input(1)]) if node.input(1) in constants else None
+    if node.op_type == "Concat":
+        axis_in(node.integer("axis", 1), rank)
+    elif node.op_type == "Transpose":
+        perm = node.integers("perm", range(rank))
+        if sorted(perm) != list(range(rank)):
+            raise Unsupported(f"perm = {list(perm)} on {rank} dimensions", "give each dimension once")
+    elif node.op_type == "Pad" and operand is not None and not node.input(3):
+        if operand.size != 2 * rank:
+            raise Unsupported(f"{operand.size} pads for {rank} dimensions", f"give {2 * rank}")
+    elif node.op_type == "Expand" and operand is not None:
+        sizes = zip(shape[::-1], operand.ravel()[::-1], strict=False)
+        if any(s > 0 and t not in (1, s) for s, t in sizes):
+            raise Unsupported(
+                f"it repeats an input of shape {tuple(shape)}",
+                "only an Expand without effect is supported",
+                limits.NO_EFFECT,
+            )

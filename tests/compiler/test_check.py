@@ -415,3 +415,17 @@ def test_an_output_listed_twice_is_one():
 def test_an_input_that_is_an_output():
     net = good()
     refused(net.output("x"), "^graph output 'x': it is the graph's input itself")
+
+
+def test_a_sign_of_what_the_file_does_not_round():
+    """`compile` refuses it once samples are there; `check` says so before."""
+    net = Net()
+    one = net.constant(1.0, np.float32)
+    y = net("BipolarQuant", net.input("N", 4), one, domain="qonnx.custom_op.general")
+    weight = net("BipolarQuant", net.random(4, 2), one, domain="qonnx.custom_op.general")
+    findings = check_model(net.output(net("Gemm", y, weight)).model())
+    assert [(f.node, f.supported) for f in findings] == [
+        ("BipolarQuant0", False), ("BipolarQuant1", True), ("Gemm2", True),
+    ]  # fmt: skip
+    assert findings[0].reason.startswith("it takes the sign of 'x'")
+    assert findings[0].remedy == "put a Quant before it"

@@ -62,6 +62,35 @@ def test_pad_axes_out_of_range():
         import_model(net.output(y).model())
 
 
+ERASED = {
+    "Transpose": (lambda n, x: n("Transpose", x, perm=[0, 1]), r"perm = \[0, 1\] on 4 dimensions"),
+    "longer": (lambda n, x: n("Transpose", x, perm=[0, 1, 2, 3, 4]), r"perm = .* on 4 dimensions"),
+    "Pad": (lambda n, x: n("Pad", x, ints(n, 0, 0)), "2 pads for 4 dimensions"),
+    "Concat": (lambda n, x: n("Concat", x, axis=9), "axis 9 on 4 dimensions"),
+    "Expand": (lambda n, x: n("Expand", x, ints(n, 3, 1, 1)), "repeats an input"),
+}
+
+
+@pytest.mark.parametrize("case", ERASED)
+def test_what_looks_as_if_it_did_nothing(case):
+    """Simplification erases some of these without a look at the input."""
+    net = Net()
+    build, words = ERASED[case]
+    model = net.output(net("Relu", build(net, net.conv(net.input(*SHAPE), 4, 4, 1, 1)))).model()
+    with pytest.raises(ModelError, match=words):
+        import_model(model)
+
+
+@pytest.mark.parametrize("axis", [2, 9, -3])
+def test_axis_of_scales_out_of_range(axis):
+    net = Net()
+    scale, zero = net.constant([0.1, 0.2], np.float32), net.constant([0, 0], np.int8)
+    weight = net("DequantizeLinear", net.constant(np.ones((4, 2)), np.int8), scale, zero, axis=axis)
+    model = net.output(net("Gemm", net.input("N", 4), weight)).model()
+    with pytest.raises(ModelError, match=f"axis {axis} on 2 dimensions"):
+        import_model(model)
+
+
 @pytest.mark.parametrize("op", ["ReduceMean", "Squeeze", "Slice"])
 def test_an_axis_named_twice(op):
     net = Net()
