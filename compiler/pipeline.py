@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,50 @@ def compile_model(
         if progress:
             progress(name, fraction)
 
-    step("import", 0.0)
+    quantized = quantize_model(
+        model_path, config=config, calibration=calibration, fixed_formats=fixed_formats, recipe=recipe,
+        sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
+    )  # fmt: skip
+    step("schedule", 0.5)
+    program = map_network(quantized, dataflow)
+    step("Verilog", 0.7)
+    verilog = emit_verilog(program.config)
+    step("write", 0.95)
+    files = _files(quantized.graph, program, verilog)
+    record = dict(quantized.record)
+    seconds = record.pop("seconds")
+    manifest = _manifest(Path(model_path), quantized.graph, program, files) | {"ptq": record, "board": board}
+    manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
+    write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
+    step("done", 1.0)
+    return manifest | {"ptq": record | {"seconds": seconds}}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A network in the formats of `config`, whose other fields it does not depend on, and how it was made."""
+
+    graph: QuantizedGraph
+    config: AcceleratorConfig
+    record: dict[str, Any]
+    """Of the recipe, with the seconds of each pass."""
+    unused: dict[str, tuple[int | None, ...]]
+    """Inputs that the file declares and nothing reads, and their shapes."""
+
+
+def quantize_model(
+    model_path: str | Path,
+    *,
+    config: AcceleratorConfig,
+    calibration: dict[str, np.ndarray] | None = None,
+    fixed_formats: tuple[bool, bool] = (True, True),
+    recipe: Recipe = RECIPES["fast"],
+    sparsity: SparsityPattern = DENSE,
+    sparsity_method: str = "magnitude",
+    progress: Callable[[str, float], None] = lambda name, fraction: None,
+) -> Quantized:
+    """From the file to codes: import, prune, quantize. Parameters as `compile_model`'s."""
+    progress("import", 0.0)
     graph = import_model(model_path)
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
@@ -96,27 +139,24 @@ def compile_model(
         recipe,
         weight_format=config.weight_format,
         activation_format=config.activation_format,
-        progress=lambda i, n: step("quantize", 0.1 + 0.4 * i / n),
+        progress=lambda i, n: progress("quantize", 0.1 + 0.4 * i / n),
     )
-    bits = accumulator_bits(quantized)
+    return Quantized(quantized, config, record, graph.unused)
+
+
+def map_network(
+    quantized: Quantized, dataflow: str = AUTO, config: AcceleratorConfig | None = None
+) -> Program:
+    """The program for one machine, by default the configuration's that the network was quantized with."""
+    config = config or quantized.config
+    bits = accumulator_bits(quantized.graph)
     if bits > 127:
         raise ConfigError(
             f"{config.weight_format} weights with {config.activation_format} activations need {bits}-bit accumulators; "
             "at most 127 are built: choose formats with fewer exponent bits"
         )
-    config = specialise(config, quantized, bits)
-    step("schedule", 0.5)
-    program = generate(quantized, config, _dataflows(config, dataflow))
-    step("Verilog", 0.7)
-    verilog = emit_verilog(program.config)
-    step("write", 0.95)
-    files = _files(quantized, program, verilog)
-    seconds = record.pop("seconds")
-    manifest = _manifest(Path(model_path), quantized, program, files) | {"ptq": record, "board": board}
-    manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in graph.unused.items()]
-    write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
-    step("done", 1.0)
-    return manifest | {"ptq": record | {"seconds": seconds}}
+    config = specialise(config, quantized.graph, bits)
+    return generate(quantized.graph, config, _dataflows(config, dataflow))
 
 
 def _conformed(
