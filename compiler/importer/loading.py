@@ -15,12 +15,14 @@ from google.protobuf.message import DecodeError
 
 from sateen.compiler import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
-from sateen.compiler.importer.domains import QONNX, QUANTIZERS
+from sateen.compiler.importer.domains import DEFAULT, QONNX, QUANTIZERS
 from sateen.compiler.importer.external import load_external
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.errors import ModelError
 
 OLDEST_OPSET = 9
+_FREE_INITIALIZERS = 4
+"""The ir_version from which on initializers need not be inputs."""
 _logger = logging.getLogger("sateen")
 
 
@@ -68,10 +70,20 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
     """Raise ModelError unless the model is well formed and its opset is known."""
     opset = opset_of(model)
     newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    if not opset:
         raise ModelError(
-            f"{where}: opset {opset} is outside {OLDEST_OPSET} to {newest}; "
-            f"convert it with onnx.version_converter.convert_version(model, 17)"
+            f"{where}: it does not say which version of ONNX's operators it uses (opset_import); export it again, or add "
+            "it: model.opset_import.append(onnx.helper.make_opsetid('', 17)), with the version that it was written for"
+        )
+    if opset > newest:
+        raise ModelError(
+            f"{where}: opset {opset} is newer than {newest}, the newest of the onnx package here; "
+            f"export it for opset {newest} or older, or install a newer onnx"
+        )
+    if opset < OLDEST_OPSET:
+        raise ModelError(
+            f"{where}: opset {opset} is older than {OLDEST_OPSET}; "
+            f"convert it with onnx.version_converter.convert_version(model, 17), or export it again"
         )
     nodes = model.graph.node
     texts = [t for n in nodes for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
@@ -91,17 +103,19 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
 
 
 def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a copy with what runtimes do without and the checker does not: some type of each output, and
-    a version of each domain of quantizers (which the Keras converter of the qonnx package leaves out)."""
+    """The model, or a copy with what runtimes do without and the checker does not: some type of each output, a version
+    of each domain of quantizers (which the Keras converter of the qonnx package leaves out), and, before version 4 of
+    the file format, initializers among the inputs."""
     typed = all(
         o.type.HasField("tensor_type") and o.type.tensor_type.HasField("shape") for o in model.graph.output
     )
     versions = {o.domain for o in model.opset_import}
     unversioned = {n.domain for n in model.graph.node if n.domain in QONNX} - versions
-    if typed and not unversioned:
+    if typed and not unversioned and model.ir_version >= _FREE_INITIALIZERS:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, _FREE_INITIALIZERS)
     copy.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(unversioned))
     for o in copy.graph.output:
         if not o.type.WhichOneof("value"):
@@ -112,8 +126,8 @@ def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Of the default domain; 1 where the model does not say."""
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    """Of the default domain; 0 where the model does not say."""
+    return next((o.version for o in model.opset_import if o.domain in DEFAULT), 0)
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer import limits
+from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_pool import axes_of
@@ -203,6 +204,12 @@ def on_host(kind: str) -> Handler:
         if axis == 0 and x.rank > 1 and walk.batch > 1:
             raise Unsupported("it is over the batch", "choose another axis")
         if not only_outputs(walk, node.proto.output[0]):
+            if quantizer := quantized_output(walk, node.proto.output[0]):
+                raise Unsupported(
+                    f"{quantizer.op_type} '{quantizer.name}' rounds its result, which the host computes",
+                    "remove the quantizers after it: its result is an output of the model as it is",
+                    limits.LAST,
+                )
             raise Unsupported(
                 "it is not the last node (attention is not supported yet)",
                 "only a Softmax at the end of the model is supported: the host computes it",
@@ -211,6 +218,20 @@ def on_host(kind: str) -> Handler:
         return [Value(x.tensor, x.layout, (*x.host, (kind, x.layout[axis])))]
 
     return handle
+
+
+def quantized_output(walk: Walk, name: str) -> onnx.NodeProto | None:
+    """The quantizer that rounds the tensor on its way to graph outputs, if it has no other readers."""
+    following = [n for n in walk.model.graph.node if name in n.input]
+    first = next((n for n in following if n.op_type in QUANTIZERS), None)
+    for node in following:
+        later = quantized_output(walk, node.output[0])
+        if node.op_type not in (*QUANTIZERS, *LAYOUT_OPERATORS) or not (
+            later or only_outputs(walk, node.output[0])
+        ):
+            return None
+        first = first or later
+    return first
 
 
 def only_outputs(walk: Walk, name: str) -> bool:

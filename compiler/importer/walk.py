@@ -173,16 +173,20 @@ class Walk(Layouts):
             [onnx.helper.make_value_info(i, onnx.TypeProto()) for i in feeds],
             [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.proto.output if o],
         )
-        imports = [onnx.helper.make_opsetid(o.domain, o.version) for o in self.model.opset_import]
+        imports = [
+            onnx.helper.make_opsetid("" if o.domain in DEFAULT else o.domain, o.version)
+            for o in self.model.opset_import
+        ]
         if node.op_type == "QuantizeLinear":  # the reference starts with opset 19
             imports = [onnx.helper.make_opsetid("", max(19, self.opset))]
         model = onnx.helper.make_model(graph, opset_imports=imports)
         try:
             results = iter(ReferenceEvaluator(model).run(None, feeds))
         except Exception as e:
+            lines = [line.strip() for line in str(e).splitlines() if line.strip()]
             raise Unsupported(
-                f"its constant cannot be computed ({type(e).__name__})",
-                "fold constants when exporting the model",
+                f"all its inputs are constant, but ONNX's evaluator does not compute it: {(lines or [repr(e)])[0]}",
+                "store its result as an initializer: with onnxslim, or by constant folding in the exporter",
             ) from None
         return [np.asarray(next(results)) if o else np.zeros(0) for o in node.proto.output]
 

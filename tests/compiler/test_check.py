@@ -93,12 +93,61 @@ def test_external_data(tmp_path):
         import_model(onnx.load(path, load_external_data=False))
 
 
-@pytest.mark.parametrize("opset", [8, 99])
-def test_opset(opset):
+@pytest.mark.parametrize(
+    ("opset", "words"),
+    [
+        (8, r"opset 8 is older than 9; convert it with onnx.version_converter"),
+        (99, r"opset 99 is newer than \d+, the newest of the onnx package here; export it for opset \d+ or older"),
+        (None, r"does not say which version of ONNX's operators.*model.opset_import.append"),
+    ],
+)
+def test_opset(opset, words):
     net = good()
-    net.opset = opset
-    with pytest.raises(ModelError, match=f"opset {opset} is outside 9 to"):
-        import_model(net.model())
+    net.opset = opset or 17
+    model = net.model()
+    if not opset:
+        model.ClearField("opset_import")
+    with pytest.raises(ModelError, match=words):
+        import_model(model)
+
+
+@pytest.mark.parametrize("domain", ["qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"])
+def test_quantizers_without_a_version_of_their_domain(domain):
+    net = Net()
+    arguments = [net.constant(v, np.float32) for v in (0.5, 0, 4)]
+    net.output(net("Quant", net.input(1, 4), *arguments, domain=domain))
+    model = net.model()
+    del model.opset_import[1:]
+    assert all(f.supported for f in check_model(model))
+
+
+def test_files_that_name_the_default_domain_and_list_no_initializers_as_inputs():
+    """As ONNX Runtime's first quantizer wrote them: version 3 of the file format, domain ai.onnx."""
+    net = Net(opset=9)
+    y = net("Add", net.conv(net.input(1, 3, 6, 6), 3, 4, 3, 3), net("Neg", net.constant([1.5], np.float32)))
+    model = net.output(y).model()
+    model.ir_version = 3
+    model.opset_import[0].domain = "ai.onnx"
+    assert all(f.supported for f in check_model(model))
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (("QuantizeLinear", "DequantizeLinear"), r"QuantizeLinear '\w+' rounds its result, which the host computes"),
+        (("QuantizeLinear", "DequantizeLinear", "Relu"), "it is not the last node"),
+        (("Relu",), "it is not the last node"),
+    ],
+)
+def test_what_follows_a_softmax(after, words):
+    net = Net()
+    x = net("Softmax", net.conv(net.input(1, 3, 4, 4), 3, 3, 1, 1), axis=1)
+    arguments = net.constant(0.1, np.float32), net.constant(0, np.int8)
+    for operator in after:
+        x = net(operator, x, *(() if operator == "Relu" else arguments))
+    softmax = next(f for f in check_model(net.output(x).model()) if f.op_type == "Softmax")
+    assert not softmax.supported
+    assert re.search(words, softmax.reason)
 
 
 def test_model_that_breaks_the_rules():
