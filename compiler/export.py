@@ -248,6 +248,9 @@ class Exporter:
             # the residual's value lacks the zero point that the bias takes off
             real = np.array([int(b) for b in bias], np.float64) * unit + other.scale * other.offset
             inputs.append(self.writer.constant(real.astype(np.float32), f"{op.name}_bias"))
+        elif op.raw_offset is not None:
+            real = np.array([int(b) for b in bias], np.float64) * unit + op.raw_offset
+            inputs.append(self.writer.constant(real.astype(np.float32), f"{op.name}_bias"))
         elif any(bias):
             inputs.append(self.dialect.bias(bias, unit, f"{op.name}_bias"))
         return self.writer.node(

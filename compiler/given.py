@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from sateen.compiler.functions import as_expression, substitute
-from sateen.compiler.fuse import Pass, Step
+from sateen.compiler.fuse import Pass, Step, fuse
 from sateen.compiler.importer.quantizers import rename
 from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import Format, Integer, Minifloat
@@ -213,7 +213,7 @@ def refined(
     scale is one step of the sum. The greatest power of two that the format has room for.
     """
     codes, scale = codes.copy(), scale.copy()
-    for o in np.flatnonzero(_bias_rest(conv.bias, step * scale)):
+    for o in np.flatnonzero(bias_rest(conv.bias, step * scale)):
         fixed = fmt.fixed(codes[o])
         for power in range(fmt.fixed_bits, 0, -1):
             finer = fmt.from_fixed(fixed << power)
@@ -223,11 +223,45 @@ def refined(
     return codes, scale
 
 
-def _bias_rest(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def bias_rest(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """What rounding a bias to whole units loses, in units; 0 if that is float32's noise."""
     exact = bias / unit
     rest = np.abs(exact - np.rint(exact))
     return np.where(rest > np.maximum(1e-3, 2e-7 * np.abs(exact)), rest, 0.0)
+
+
+def room_for_biases(graph: Graph, fmt: Format) -> Format:
+    """The format of weights, or that of 8 bits if biases need finer steps of the sum than the file's few bits give."""
+    if not isinstance(fmt, Integer) or fmt.bits == 8:
+        return fmt
+    for step in fuse(graph):
+        conv = step.main if isinstance(step, Pass) else None
+        if not isinstance(conv, Conv) or conv.given is None or sign_of(step, graph):
+            continue
+        assert isinstance(step, Pass)
+        source, target = (graph.quantizers.get(t) for t in (step.input, step.requantized))
+        if source is None or target is None:  # to be calibrated, or read by the host
+            continue
+        codes, scale = given_codes(conv, fmt)
+        lsb = source.quant.format.lsb_exponent + fmt.lsb_exponent
+        _, scale = refined(conv, codes, scale, source.quant.scale * 2.0**lsb, fmt)
+        lost = _lost(conv, scale, source.quant, target.quant, fmt)
+        if lost > COARSE:
+            wide = Integer(8, fmt.signed)
+            _logger.warning(
+                "weights are %s: at the file's %s the bias of Conv '%s' would shift its output by up to %.2g of its "
+                "steps; --weights %s makes the machine smaller",
+                wide.name, fmt.name, conv.name, lost, fmt.name,
+            )  # fmt: skip
+            return wide
+    return fmt
+
+
+def _lost(conv: Conv, scale: np.ndarray, source: Quant, target: Quant, fmt: Format) -> float:
+    """The most that a bias loses by becoming whole steps of the sum, in steps of the output."""
+    unit = scale * source.scale * 2.0 ** (source.format.lsb_exponent + fmt.lsb_exponent)
+    lost = bias_rest(conv.bias, unit) * unit
+    return float(lost.max(initial=0.0)) / (target.scale * 2.0**target.format.lsb_exponent)
 
 
 def warn_of_biases(
@@ -241,15 +275,7 @@ def warn_of_biases(
         if not (isinstance(conv, Conv) and conv.given and known) or sign_of(step, graph):
             continue
         assert isinstance(op, Linear) and op.weight_scale is not None
-        source, target = quants[step.inputs[0]], op.requantized
-        unit = (
-            op.weight_scale
-            * source.scale
-            * 2.0 ** (source.format.lsb_exponent + op.weight_format.lsb_exponent)
-        )
-        lost = (_bias_rest(conv.bias, unit) * unit).max(initial=0.0) / (
-            target.scale * 2.0**target.format.lsb_exponent
-        )
+        lost = _lost(conv, op.weight_scale, quants[step.inputs[0]], op.requantized, op.weight_format)
         if lost > worst:
             worst, where = lost, conv.name
     if where:
@@ -305,5 +331,6 @@ def signs(linear: Linear, step: Pass, source: Quant) -> Linear:
         requantized=Quant(fmt, 1.0, zero),
         raw=False,
         raw_scale=None,
+        raw_offset=None,
         weight_scale=np.full(len(bias), 2.0**lsb / source.scale),
     )

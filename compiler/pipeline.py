@@ -15,7 +15,7 @@ import sateen
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.backend import Program, generate, specialise, without_indices
 from sateen.compiler.export import export_onnx
-from sateen.compiler.given import activation_format, conform, weight_format
+from sateen.compiler.given import activation_format, conform, room_for_biases, weight_format
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.quantize import accumulator_bits
@@ -164,6 +164,7 @@ def _conformed(
 ) -> tuple[Graph, AcceleratorConfig]:
     """The file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
     weights = None if fixed[0] else weight_format(graph)
+    weights = weights and room_for_biases(graph, weights)
     activations = None if fixed[1] else activation_format(graph)
     formats = {"weight_format": weights, "activation_format": activations}
     config = config.replace(**{k: f.name for k, f in formats.items() if f is not None})

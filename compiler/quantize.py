@@ -12,7 +12,7 @@ from sateen.compiler.activations import ActivationPlan, plan_activations, raw_ou
 from sateen.compiler.bounds import accumulator_bits
 from sateen.compiler.calibrate import Statistics
 from sateen.compiler.fuse import Pass, Step, fuse
-from sateen.compiler.given import given_codes, refined, sign_of, signs, warn_of_biases
+from sateen.compiler.given import bias_rest, given_codes, refined, sign_of, signs, warn_of_biases
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
     MULTIPLIER_MAX,
@@ -256,6 +256,7 @@ def _linear(
         high=requantized.format.max_fixed,
         raw=raw,
         raw_scale=unit if raw else None,
+        raw_offset=_rest(step.main, unit) if raw else None,
         macs=macs,
         source=step.source,
         weight_scale=scale,
@@ -330,6 +331,14 @@ def _uniform(
     weight = np.full((channels, *kernel, 1), code, np.uint8)
     value = float(fixed[code]) * 2.0**fmt.lsb_exponent
     return weight, np.full(channels, 1 / (kernel[0] * kernel[1] * value))
+
+
+def _rest(main: Conv | Pool | None, unit: np.ndarray) -> np.ndarray | None:
+    """What whole steps leave of the bias of a file's own weights: at few bits too much to lose."""
+    if not isinstance(main, Conv) or main.given is None:
+        return None
+    rest = np.where(bias_rest(main.bias, unit) > 0, main.bias - np.rint(main.bias / unit) * unit, 0.0)
+    return rest if rest.any() else None
 
 
 def _multipliers(

@@ -94,6 +94,8 @@ def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> di
         op = qgraph.producer(output.tensor)
         if isinstance(op, Linear) and op.raw and op.raw_scale is not None:
             real = values.astype(np.float64) * op.raw_scale
+            if op.raw_offset is not None:
+                real = real + op.raw_offset
         else:
             real = qgraph.tensors[output.tensor].quant.dequantize(values)
         results[output.port.name] = output.present(real).astype(np.float32)

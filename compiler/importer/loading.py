@@ -72,8 +72,8 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
     newest = onnx.defs.onnx_opset_version()
     if not opset:
         raise ModelError(
-            f"{where}: it does not say which version of ONNX's operators it uses (opset_import); export it again, or add "
-            "it: model.opset_import.append(onnx.helper.make_opsetid('', 17)), with the version that it was written for"
+            f"{where}: it does not say which version of ONNX's operators it uses (opset_import); export it again, or "
+            "add it: model.opset_import.append(onnx.helper.make_opsetid('', 17)), with the version it was made for"
         )
     if opset > newest:
         raise ModelError(

@@ -45,7 +45,8 @@ class Linear:
         out  = table[code] if there is a table, else code
     The bias holds all other zero points: that of the input, and what minifloats add before rounding.
     t and the clamp are in fixed-point units (2**lsb_exponent) of `requantized.format`, which is the output's format
-    without a table. With `raw`, the output is acc itself, an exact integer, real = acc * raw_scale_c.
+    without a table. With `raw`, the output is acc itself, an exact integer, real = acc * raw_scale_c
+    + raw_offset_c.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Linear:
     table: np.ndarray | None = None  # codes (2**bits,)
     raw: bool = False
     raw_scale: np.ndarray | None = None  # float64 (O,)
+    raw_offset: np.ndarray | None = None  # float64 (O,), what the integer bias leaves of the file's
     macs: int | None = None
     """Multiplications that the network needs here, for one sample; None: those of the convolution. Add, rescale, copy
     and selection, which are no multiplications of the network, say 0."""

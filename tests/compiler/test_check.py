@@ -97,7 +97,10 @@ def test_external_data(tmp_path):
     ("opset", "words"),
     [
         (8, r"opset 8 is older than 9; convert it with onnx.version_converter"),
-        (99, r"opset 99 is newer than \d+, the newest of the onnx package here; export it for opset \d+ or older"),
+        (
+            99,
+            r"opset 99 is newer than \d+, the newest of the onnx package here; export it for opset \d+ or older",
+        ),
         (None, r"does not say which version of ONNX's operators.*model.opset_import.append"),
     ],
 )
@@ -134,7 +137,10 @@ def test_files_that_name_the_default_domain_and_list_no_initializers_as_inputs()
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (("QuantizeLinear", "DequantizeLinear"), r"QuantizeLinear '\w+' rounds its result, which the host computes"),
+        (
+            ("QuantizeLinear", "DequantizeLinear"),
+            r"QuantizeLinear '\w+' rounds its result, which the host computes",
+        ),
         (("QuantizeLinear", "DequantizeLinear", "Relu"), "it is not the last node"),
         (("Relu",), "it is not the last node"),
     ],
