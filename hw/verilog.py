@@ -7,6 +7,7 @@ control) and `interrupt`. Those of the system on the chip: `clk`, `rst`, `rx` an
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from amaranth.back import rtlil
 from amaranth.back.verilog import _convert_rtlil_text
@@ -27,6 +28,7 @@ PREFIXES = {"bus": "m_axi_", "control": "s_axi_"}
 """Of the top's interfaces. Their members have the AXI names already."""
 
 
+@lru_cache(maxsize=4)
 def emit_verilog(config: AcceleratorConfig) -> str:
     """The accelerator of `config`; its top module is called `accelerator`."""
     text = convert(Accelerator(config=config), TOP, PREFIXES)

@@ -150,7 +150,7 @@ class NetworkBuilder:
     # -- functions, sums, pools -----------------------------------------------------------------------------
 
     def relu(self, name: str, x: str) -> str:
-        return self._function("Relu", name, x)
+        return self.function("Relu", name, x)
 
     def relu6(self, name: str, x: str) -> str:
         if "relu6.low" not in self.shapes:
@@ -160,7 +160,7 @@ class NetworkBuilder:
         return self._is(name, self.shapes[x], self._after("Clip", x))
 
     def leaky_relu(self, name: str, x: str, alpha: float = 0.1) -> str:
-        return self._function("LeakyRelu", name, x, alpha=alpha)
+        return self.function("LeakyRelu", name, x, alpha=alpha)
 
     def prelu(self, name: str, x: str) -> str:
         """One slope for each channel, 0.05 to 0.45."""
@@ -170,20 +170,20 @@ class NetworkBuilder:
         return self._is(name, self.shapes[x], self._after("PRelu", x))
 
     def hard_swish(self, name: str, x: str) -> str:
-        return self._function("HardSwish", name, x)
+        return self.function("HardSwish", name, x)
 
     def silu(self, name: str, x: str) -> str:
         self.node("Sigmoid", f"{name}.sigmoid", [x])
         self.node("Mul", name, [x, f"{name}.sigmoid"])
         return self._is(name, self.shapes[x], self._after("Silu", x))
 
-    def _function(self, op: str, name: str, x: str, **attributes: Any) -> str:
+    def function(self, op: str, name: str, x: str, **attributes: Any) -> str:
         self.node(op, name, [x], **attributes)
         return self._is(name, self.shapes[x], self._after(op, x))
 
     def _after(self, op: str, x: str) -> float:
         """Power of a function of `x`; of a sum all is kept, as most of it is what the function's like gave before."""
-        return self.power[x] * (1.0 if x in self.sums else POWER[op])
+        return self.power[x] * (1.0 if x in self.sums else POWER.get(op, 0.5))
 
     def add(self, name: str, a: str, b: str) -> str:
         self.node("Add", name, [a, b])
@@ -201,8 +201,11 @@ class NetworkBuilder:
     ) -> str:
         return self._pool("MaxPool", name, x, kernel, stride, pads, ceil)
 
-    def average_pool(self, name: str, x: str, kernel: Size, stride: Size) -> str:
-        return self._pool("AveragePool", name, x, kernel, stride, None, False)
+    def average_pool(
+        self, name: str, x: str, kernel: Size, stride: Size, pads: Sequence[int] | None = None
+    ) -> str:
+        """Zeros of the padding count."""
+        return self._pool("AveragePool", name, x, kernel, stride, pads, False)
 
     def _pool(
         self, op: str, name: str, x: str, kernel: Size, stride: Size, pads: Sequence[int] | None, ceil: bool
@@ -212,6 +215,8 @@ class NetworkBuilder:
         attributes: dict[str, Any] = {"pads": list(pads)} if pads is not None else {}
         if ceil:
             attributes["ceil_mode"] = 1
+        if op == "AveragePool" and pads is not None:
+            attributes["count_include_pad"] = 1
         self.node(op, name, [x], kernel_shape=list(k), strides=list(s), **attributes)
         plane = _windows(size, k, s, pads or [0] * 2 * len(size), each(1, len(size)), ceil)
         return self._is(name, (channels, *plane), self.power[x] * (MAX_POWER if op == "MaxPool" else 0.6))
