@@ -222,15 +222,17 @@ class MatrixEngine(wiring.Component):
         again = Signal()
         row = Signal(range(max(2, rows)))
         word = Signal(STEP_BITS)
-        needed = Signal(STEP_BITS)  # words of the run's pixels; at least one, so it may come a cycle late
-        more = Signal(STEP_BITS, reset_less=True)  # than pixels
+        # Of the words that the run's pixels need. It comes a cycle late, of fields that may be none of an instruction
+        # (an empty queue shows anything): the first word is needed whatever it is.
+        last_needed = Signal(STEP_BITS)
+        more = Signal(STEP_BITS, reset_less=True)  # than pixels, less one
         weight_base = Signal.like(weight_addr, reset_less=True)
         with m.If(self._idle):
             m.d.sync += [
                 weight_base.eq(fields.weight_base),
-                more.eq(Mux(fields.slide, fields.kernel_w - 1, 0)),
+                more.eq(Mux(fields.slide, fields.kernel_w - 2, -1)),
             ]
-        m.d.sync += needed.eq(run.pixels + more)
+        m.d.sync += last_needed.eq(run.pixels + more)
         m.d.comb += [
             steps.start.eq(self.start),
             steps.passes.eq(fields.passes),
@@ -254,7 +256,7 @@ class MatrixEngine(wiring.Component):
             m.d.sync += wait.eq(steps.rest)
         with m.If(steps.rewind):
             m.d.sync += weight_addr.eq(weight_base)
-        return steps, word < needed, again
+        return steps, word <= last_needed, again
 
     def _compute(
         self, m: Module, fields: data.View, window: Window, sequence: _Sequence, array: SystolicArray

@@ -26,7 +26,7 @@ class Run(wiring.Component):
     step : In(1)
         Go to the next run.
     pixels : Out
-        Pixels in this run, 1 to `rows`.
+        Pixels in this run, 1 to `rows`; after `load` with a width of 0, 0.
     """
 
     def __init__(self, *, rows: int):
@@ -36,7 +36,7 @@ class Run(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         width = Signal(12, reset_less=True)
-        left = Signal(12, init=1)  # so that `pixels` is never 0
+        left = Signal(12)
         last = Signal()
         m.d.comb += [last.eq(left <= self.rows), self.pixels.eq(Mux(last, left, self.rows))]
         with m.If(self.load):
