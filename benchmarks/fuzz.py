@@ -3,11 +3,12 @@
     python benchmarks/fuzz.py --minutes 60 --journal fuzz.jsonl       goes on where that journal ends
     python benchmarks/fuzz.py --replay fuzz-failures/17
 
-A case has a network (`sateen.models.random_network`), a machine (any that the configuration allows, small arrays and
-buffers first, any two formats), a pattern, a dataflow, scales, inputs of any size, and a memory. It is imported and
-compared with ONNX Runtime, compiled, and run: the outputs of reference, program and RTL are equal bit for bit, the
-cycles of model and RTL are equal, or it is a failure, as is anything but a refusal in one line. `--machines` cases
-share a machine, so that it is generated and built once; `--rtl` is the share of the machines that are simulated.
+A case has a network (`sateen.models.random_network`, or `layout_graphs.py` with `--kind layout`), a machine (any that
+the configuration allows, small arrays and buffers first, any two formats), a pattern, a dataflow, scales, inputs of any
+size, and a memory. It is imported and compared with ONNX Runtime, compiled, and run: the outputs of reference, program
+and RTL are equal bit for bit, the cycles of model and RTL are equal, or it is a failure, as is anything but a refusal
+in one line. `--machines` cases share a machine, so that it is generated and built once; `--rtl` is the share of the
+machines that are simulated.
 
 A failure is made smaller and saved in a folder of its own, with model.onnx, config.toml, inputs.npz and case.json.
 """
@@ -29,7 +30,7 @@ from typing import Any
 import onnx
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz_case import Case, draw, load, save
+from fuzz_case import KINDS, Case, draw, load, save
 from fuzz_check import Outcome, check, kind
 from fuzz_shrink import shrink
 
@@ -63,7 +64,7 @@ def fuzz(args: argparse.Namespace) -> list[dict[str, Any]]:
 
         while time.monotonic() < end and (args.count is None or len(lines) < args.count):
             note({"seed": seed, "kind": "begun"})
-            case, model = draw(seed, args.machines, args.rtl)
+            case, model = draw(seed, args.machines, args.rtl, args.kind)
             outcome = check(case, model)
             line = {
                 "seed": seed, "kind": outcome.kind, "message": outcome.message, "cycles": outcome.cycles,
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="of network")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--count", type=int, help="cases in the journal at which to end")
     parser.add_argument("--first", type=int, default=0, help="seed of the first case of a new journal")

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+from layout_graphs import layout_graph
 
-from sateen.config import DATAFLOWS, FIELD_LIMITS, WEIGHT_STATIONARY, AcceleratorConfig
+from sateen.compiler.importer import import_model
+from sateen.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.formats.catalog import all_formats
+from sateen.machine.isa import LIMITS
 from sateen.models.random_network import random_network
 
+NETWORK, LAYOUT = KINDS = ("network", "layout")
+"""Of `sateen.models.random_network`, and of layout_graphs.py, which has every order of dimensions."""
 PATTERNS = ("1:2", "2:4", "4:8", "1:4", "2:8", "1:8", "2:16")
 COMMON = ("int8", "uint8", "int4", "e4m3fn", "e5m2", "e3m2", "e2m1")
 METHODS = ("magnitude", "wanda", "sparsegpt")
@@ -27,6 +32,7 @@ class Case:
 
     seed: int
     config: AcceleratorConfig
+    kind: str = NETWORK
     sparsity: str = "dense"
     method: str = "magnitude"
     dataflow: str = "auto"
@@ -40,9 +46,9 @@ class Case:
     rtl: bool = False
 
     def inputs(self, model: onnx.ModelProto) -> dict[str, np.ndarray]:
-        """`samples` of each graph input; the first `batch` of them are run."""
+        """`samples` of each graph input; the first `batch` of them are run. ModelError if it cannot be imported."""
         rng = np.random.default_rng([self.seed, 1])
-        shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim][1:] for i in model.graph.input}
+        shapes = {p.name: p.shape for p in import_model(model).inputs}
         return {
             name: (self.spread * rng.standard_normal((self.samples, *shape))).astype(np.float32)
             for name, shape in shapes.items()
@@ -76,7 +82,7 @@ def load(folder: Path) -> tuple[Case, onnx.ModelProto]:
 # -- chance ------------------------------------------------------------------------------------------
 
 
-def draw(seed: int, machines: int, rtl: float) -> tuple[Case, onnx.ModelProto]:
+def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Case, onnx.ModelProto]:
     """Case `seed`. `machines` cases one after another have the same machine; a share `rtl` of the machines is built."""
     group = np.random.default_rng([seed // machines, 2])
     simulated = group.random() < rtl
@@ -87,6 +93,7 @@ def draw(seed: int, machines: int, rtl: float) -> tuple[Case, onnx.ModelProto]:
     case = Case(
         seed,
         config,
+        kind,
         sparsity=str(rng.choice(sparse)) if sparse and rng.random() < 0.6 else "dense",
         method=str(rng.choice(METHODS)),
         dataflow=str(rng.choice(["auto", *config.dataflows])),
@@ -100,6 +107,8 @@ def draw(seed: int, machines: int, rtl: float) -> tuple[Case, onnx.ModelProto]:
         rtl=bool(simulated),
     )
     case = dataclasses.replace(case, batch=min(case.batch, case.samples))
+    if kind == LAYOUT:
+        return case, layout_graph(np.random.default_rng(seed))
     return case, random_network(seed, unsigned=config.weight.min_fixed >= 0)
 
 
@@ -135,9 +144,8 @@ def _fields(rng: np.random.Generator) -> dict[str, Any]:
     if chance(0.3):  # a machine that counts less far, but for most of these networks far enough
         least = {"plane_bits": 6, "position_bits": 8, "kernel_bits": 3, "channel_bits": 8, "stride_bits": 2,
                  "dilation_bits": 2, "memory_bits": 22, "word_bits": 14, "token_bits": 1}  # fmt: skip
-        narrow = {
-            name: int(rng.integers(least[name], high + 1)) for name, _, high in FIELD_LIMITS if chance(0.4)
-        }
+        narrow = {name: int(rng.integers(least[name], high + 1)) for name, _, high in LIMITS if chance(0.4)}
+    banks = 2 if chance(0.4) else power(1, 4)
     wide = max(f.fixed_bits for f in all_formats() if f.name in (weight, activation)) > 18
     return {
         "name": "fuzz", "rows": rows, "cols": cols, "lanes": lanes, "group": group,
@@ -146,8 +154,8 @@ def _fields(rng: np.random.Generator) -> dict[str, Any]:
         "weight_format": weight, "activation_format": activation,
         "acc_bits": 127 if wide else 64,
         "multiplier": "shift" if wide or chance(0.15) else "fixed",
-        "act_banks": 2 if chance(0.4) else power(1, 4),
-        "act_bank_depth": power(3, 7) if chance(0.6) else power(8, 11),
+        "act_banks": banks,
+        "act_bank_depth": max(2, (power(4, 7) if chance(0.15) else power(8, 12)) // banks),
         "weight_depth": max(2 * tile, power(1, 5) * tile) if chance(0.6) else power(7, 11),
         "acc_depth": power(4, 5) if chance(0.6) else power(6, 9),
         "parameter_depth": max(2 * cols // vector_lanes, power(0, 6)),
