@@ -201,7 +201,7 @@ def on_host(kind: str) -> Handler:
             if len(large) > 1:
                 raise Unsupported(f"it is over dimensions {large} together", "put a Flatten before it")
             axis = large[0] if large else x.rank - 1
-        if axis == 0 and x.rank > 1 and walk.batch > 1:
+        if walk.is_batch(x, axis):
             raise Unsupported("it is over the batch", "choose another axis")
         if not only_outputs(walk, node.proto.output[0]):
             if quantizer := quantized_output(walk, node.proto.output[0]):
