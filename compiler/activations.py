@@ -177,8 +177,10 @@ def _observed(statistics: Statistics, names: list[str]) -> Observed:
 def _split_inputs(
     graph: Graph, statistics: Statistics | None, options: Choice
 ) -> dict[str, tuple[Quant, int]]:
-    """The inputs that are given as several terms: scale and number of terms. What the file quantizes stays one."""
+    """The inputs that are given as several terms: scale and number of terms. What the file quantizes stays one; what
+    it does not, though it has a format of few bits elsewhere, gets the precision of eight."""
     split = {}
+    wanted = 0 if graph.quantizers and options.input_terms == 1 else options.input_terms
     for port in graph.inputs:
         if statistics is None or port.name in graph.quantizers:
             continue
@@ -192,7 +194,7 @@ def _split_inputs(
             quant, terms = split_input(
                 _observed(statistics, [port.name]),
                 options.format,
-                options.input_terms,
+                wanted,
                 method=options.scale_method,
                 power_of_two=options.power_of_two,
             )

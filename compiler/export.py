@@ -20,7 +20,7 @@ from sateen.compiler.export_graph import Dim, GraphWriter
 from sateen.compiler.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
-from sateen.ir.graph import InputOp, Output, Port
+from sateen.ir.graph import INPUT_FUNCTIONS, InputOp, Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
@@ -138,6 +138,8 @@ class Exporter:
                     "" if np.isinf(v).any() else numbers(v, n) for v, n in ((op.a, "low"), (op.b, "high"))
                 ]
                 return w.node("Clip", [x, *(bounds if bounds[1] else bounds[:1])], f"{name}_clip", shape)
+        if op.kind in INPUT_FUNCTIONS:
+            return w.node(op.kind.capitalize(), [x], f"{name}_{op.kind}", shape)
         below = w.node(
             "Less", [x, self.dialect.scalar(0.0, f"{name}_zero")], f"{name}_below", shape, TensorProto.BOOL
         )

@@ -14,7 +14,7 @@ import onnx
 from sateen.compiler.importer.nouns import FLOAT_TYPES
 from sateen.compiler.importer.passes import is_affine
 from sateen.compiler.importer.quantizers import rename
-from sateen.ir.graph import Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
+from sateen.ir.graph import INPUT_FUNCTIONS, Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
 from sateen.ir.quant import Quantizer
 
 
@@ -71,6 +71,8 @@ def _input_op(node: Node, precision: str) -> InputOp | None:
     if isinstance(node, Activation) and node.function == "bipolar":
         scale = dict(node.parameters)["scale"]
         return InputOp("bipolar", (scale,), (-scale,), precision)
+    if isinstance(node, Activation) and node.function in INPUT_FUNCTIONS:
+        return InputOp(node.function, precision=precision)
     return None
 
 
@@ -93,7 +95,7 @@ def _commute(move: Node, op: InputOp) -> bool:
     if len(op.a) > 1 or len(op.b) > 1:
         return False
     if _is_max(move):
-        return op.kind != "affine" or op.a[0] > 0
+        return op.a[0] > 0 if op.kind == "affine" else op.kind not in ("abs", "neg", "reciprocal", "log")
     assert isinstance(move, Conv)
     zeros = any(move.pads) or not np.any(move.weight.reshape(len(move.weight), -1), axis=1).all()
     return not zeros or bool(op.apply(np.zeros(1))[0] == 0)

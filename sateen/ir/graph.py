@@ -6,6 +6,7 @@ inputs and outputs. The compiler's passes map one Graph to another; `verify` hol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,18 +18,27 @@ from sateen.ir.quant import GivenWeights, Quantizer, rounded_to
 Shape = tuple[int, int, int]
 
 
+INPUT_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{name: getattr(np, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "sign", "floor", "ceil")},
+    "neg": np.negative,
+    "round": np.rint,
+    "reciprocal": np.reciprocal,
+}
+"""By ONNX's names, as `sateen.compiler.functions` has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputOp:
     """An operation that the host does on a graph input's values (..., C), before they become codes, in the type
     `precision` as the model file does.
 
     kind "affine" is x * a + b, "clip" is x between a and b, "bipolar" is a where x >= 0 and b elsewhere; a and b are
-    one number for all channels, or one for each.
+    one number for all channels, or one for each. The others are `INPUT_FUNCTIONS`.
     """
 
     kind: str
-    a: tuple[float, ...]
-    b: tuple[float, ...]
+    a: tuple[float, ...] = ()
+    b: tuple[float, ...] = ()
     precision: str = "float32"
 
     def apply(self, x: np.ndarray) -> np.ndarray:
@@ -43,7 +53,11 @@ class InputOp:
                 return rounded_to(self.precision, np.minimum(np.maximum(x, a), b))
             case "bipolar":
                 return rounded_to(self.precision, np.where(x >= 0, a, b))
-        raise ModelError(f"input operation '{self.kind}' is not known; known are affine, clip and bipolar")
+        if self.kind not in INPUT_FUNCTIONS:
+            known = ", ".join(("affine", "clip", "bipolar", *INPUT_FUNCTIONS))
+            raise ModelError(f"input operation '{self.kind}' is not known; known are {known}")
+        with np.errstate(all="ignore"):
+            return rounded_to(self.precision, np.nan_to_num(INPUT_FUNCTIONS[self.kind](x), nan=0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from onnx_nets import runtime, samples
 from test_import_quantized import Brevitas, Qdq, in_qonnx
 
+from sateen.compiler.calibrate import calibrate
 from sateen.compiler.export import export_onnx
 from sateen.compiler.given import activation_format, conform, room_for_biases, weight_format
 from sateen.compiler.importer import import_model
@@ -82,3 +83,19 @@ def test_what_a_bias_loses_is_added_to_outputs_that_the_host_reads():
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
     (exported,) = runtime(export_onnx(qgraph), feeds).values()
     np.testing.assert_allclose(exported, want, rtol=1e-6, atol=1e-6)
+
+
+def test_an_input_that_the_file_does_not_round_is_not_given_the_few_bits_of_the_rest(monkeypatch):
+    net = Brevitas(seed=2)
+    weight = net.quant(net.random(16, 8), 0.25, 2, narrow=1)
+    y = net("Add", net("MatMul", net.input(8, 16), weight), net.random(8))
+    model = net.output(net.quant(net("Relu", y), 1.0, 2, signed=0)).model()
+    feeds = samples(model)
+    want = in_qonnx(model, feeds, monkeypatch)
+    graph = import_model(model)
+    graph = conform(graph, parse_format("uint2"))
+    qgraph = quantize(graph, calibrate(graph, feeds), weight_format="int8", activation_format="uint2")
+    assert qgraph.metadata["input_terms"] == {"x": 4}
+    got = run_reference(qgraph, feeds)
+    steps = np.abs(got[model.graph.output[0].name] - want[model.graph.output[0].name])
+    assert np.count_nonzero(steps) <= 0.05 * steps.size

@@ -136,5 +136,14 @@ def test_what_is_read_elsewhere_stays_on_the_machine():
     net = Qdq(opset=17)
     x = net("Mul", net.input(1, 3, 4, 4), net.constant(0.5, np.float32))
     assert kinds(net.output(net("Add", x, x), net.qdq(net("Neg", x), 0.1)).model()) == []
-    with pytest.raises(ModelError, match=r"'sqrt' is not known; known are affine, clip and bipolar"):
-        InputOp("sqrt", (1.0,), (1.0,)).apply(np.zeros((1, 1, 1, 1)))
+    with pytest.raises(ModelError, match=r"'spin' is not known; known are affine, clip, bipolar, abs, "):
+        InputOp("spin").apply(np.zeros((1, 1, 1, 1)))
+
+
+def test_the_logarithm_of_nothing_saturates():
+    """Speech: a logarithm of the energies. -inf is the least code, NaN is 0, as in tables."""
+    net = Qdq(opset=17)
+    model = net.output(net.qdq(net("Log", net.input(1, 4)), 0.0625)).model()
+    feeds = {"x": np.float32([[0.0, 1.0, 2.0, -1.0]])}
+    (got,) = run_reference(build(model), feeds).values()
+    assert got.tolist() == [[-8.0, 0.0, 0.6875, 0.0]]
