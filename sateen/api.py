@@ -22,6 +22,7 @@ import numpy as np
 from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
+from sateen.files import check_writable
 from sateen.formats import parse_sparsity
 from sateen.manifest import read_file, read_manifest
 from sateen.presets import preset as preset_config
@@ -163,6 +164,8 @@ def run(
         raise DataError(
             f"a trace needs the RTL, not engine '{engine}'; use --engine rtl or leave --trace out"
         )
+    if trace is not None:
+        check_writable(trace, "trace")
     folder = Path(build)
     declared = read_manifest(folder)["inputs"]
     ports = {p["name"]: p["shape"] for p in declared if p.get("used", True)}

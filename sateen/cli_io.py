@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from sateen.errors import SateenError
+from sateen.files import shown
 
 _QUIET_S = 10.0
 """Seconds between lines of progress where standard error is no terminal."""
@@ -74,9 +75,9 @@ def _plain(value: Any) -> Any:
         return _plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, str | int | float | bool) or value is None:
+    if isinstance(value, int | float | bool) or value is None:
         return value
-    return str(value)
+    return shown(str(value))
 
 
 @contextlib.contextmanager
@@ -120,7 +121,9 @@ def _stdout_kept_clean() -> Iterator[None]:
             os.dup2(2, 1)
     try:
         _Out.stream = (
-            before if saved is None else os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="replace")
+            before
+            if saved is None
+            else os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="surrogateescape")
         )
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sateen.errors import ConfigError
+from sateen.files import read_toml, shown
 from sateen.formats import Format, Minifloat, parse_format, parse_sparsity
 from sateen.machine.isa import LIMITS, TOKEN_PAIRS
 
@@ -398,17 +398,8 @@ class AcceleratorConfig:
 
     @classmethod
     def load(cls, path: str | Path) -> AcceleratorConfig:
-        try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(
-                f"configuration {path}: cannot be read ({e}); give a TOML file or use --preset"
-            ) from None
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as e:
-            raise ConfigError(f"configuration {path}: not valid TOML ({e})") from None
-        values.setdefault("name", Path(path).stem)
+        values = read_toml(path, "configuration")
+        values.setdefault("name", shown(Path(path).stem))
         return cls.from_dict(values, f"configuration {path}")
 
 

@@ -12,13 +12,16 @@ import os
 import shutil
 import stat
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from sateen.errors import DataError
+from sateen.errors import ConfigError, DataError
 
 SCRATCH = ".sateen-"
 """How the names of unfinished files and folders begin."""
+_TOML_LIMIT = 1 << 20
 
 
 @contextlib.contextmanager
@@ -32,11 +35,11 @@ def replacing(path: str | Path, what: str) -> Iterator[Path]:
     path = Path(path)
     target = _replaceable(path)
     try:
-        folder = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=None if target is None else target.parent)
-    except OSError:
+        folder = _scratch_folder(target)
+    except OSError as e:
         if target is None or not target.exists():
-            raise
-        folder, target = tempfile.TemporaryDirectory(prefix=SCRATCH), None
+            raise DataError(f"{what} {path}: cannot be written ({e.strerror}); choose another file") from None
+        folder, target = _scratch_folder(None), None
     with folder as name:
         scratch = Path(name) / "new"
         yield scratch
@@ -57,7 +60,7 @@ def replacing(path: str | Path, what: str) -> Iterator[Path]:
 def write_file(path: str | Path, data: bytes | str, what: str) -> None:
     """`replacing` for what is in memory; text is UTF-8."""
     with replacing(path, what) as scratch:
-        scratch.write_bytes(data.encode() if isinstance(data, str) else data)
+        scratch.write_bytes(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def check_writable(path: str | Path, what: str) -> None:
@@ -76,11 +79,39 @@ def check_writable(path: str | Path, what: str) -> None:
             raise DataError(f"{what} {path}: folder {folder} does not exist; create it first")
         place = path if there else folder
         allowed = os.access(place, os.W_OK)
+    except DataError:
+        raise
     except (OSError, ValueError) as e:  # a name that is too long, a loop of links, a zero byte
         reason = getattr(e, "strerror", None) or e
         raise DataError(f"{what} {path}: cannot be written ({reason}); choose another file") from None
     if not allowed:
         raise DataError(f"{what} {path}: {place} is write-protected; choose another file")
+
+
+def _scratch_folder(target: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """Beside the target, from where it can be renamed; else that for temporary files."""
+    return tempfile.TemporaryDirectory(prefix=SCRATCH, dir=None if target is None else target.parent)
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """A file of settings, UTF-8 whatever the locale. Raises ConfigError that begins with `what` and the path."""
+    try:
+        with Path(path).open("rb") as f:
+            data = f.read(_TOML_LIMIT + 1)
+    except (OSError, ValueError) as e:  # a ValueError: a zero byte in the path
+        reason = getattr(e, "strerror", None) or e
+        raise ConfigError(f"{what} {path}: cannot be read ({reason}); give a TOML file") from None
+    if len(data) > _TOML_LIMIT:
+        raise ConfigError(f"{what} {path}: has more than {_TOML_LIMIT:,} bytes; give a TOML file")
+    try:
+        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{what} {path}: is not TOML ({e})") from None
+
+
+def shown(path: str | Path) -> str:
+    """A path as text for people and files: what the locale, or the path's own bytes, cannot say is replaced."""
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _replaceable(path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sateen.errors import BuildError, DataError
+from sateen.files import replacing
 from sateen.sim.memory_timing import MemoryTiming
 
 ENGINES = ("load", "matrix", "vector", "store")
@@ -129,12 +131,14 @@ def simulate(
     image_size = len(image) if isinstance(image, bytes) else Path(image).stat().st_size
     ends = [o + d.shape[1] for o, d in arrays] + [o + s for o, s in outputs]
     size = -(-max(memory_bytes, image_size, *ends, 4096) // 4096) * 4096
-    with tempfile.TemporaryDirectory(prefix="sateen-") as name:
-        work = Path(name)
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sateen-")))
+        # The job names files in the folder that it runs in: so their paths may have any characters.
         try:
             if isinstance(image, bytes):
                 (work / "image").write_bytes(image)
-                image = work / "image"
+            else:
+                (work / "image").symlink_to(Path(image).absolute())
             with (work / "inputs").open("wb") as file:
                 for i in range(batch):
                     for _, data in arrays:
@@ -146,7 +150,7 @@ def simulate(
         job: list[tuple[str, object]] = [
             ("memory", size), ("base", base), ("program", program), ("watchdog", watchdog),
             ("latency", memory.latency), ("interval", memory.interval), ("batch", batch),
-            ("image", Path(image).resolve()), ("inputs", work / "inputs"), ("outputs", work / "outputs"),
+            ("image", "image"), ("inputs", "inputs"), ("outputs", "outputs"),
             *(("input", f"{o} {d.shape[1]}") for o, d in arrays),
             *(("output", f"{o} {s}") for o, s in outputs),
             *(("read_error", o) for o in read_errors),
@@ -156,33 +160,45 @@ def simulate(
             job.append(("cycles", max_cycles))
         if seed is not None:
             job.append(("seed", seed))
+        waves: Path | None = None
         if trace is not None:
-            job.append(("trace", Path(trace).resolve()))
+            waves = stack.enter_context(replacing(trace, "trace"))
+            (work / "trace").symlink_to(waves.parent.absolute())  # where the tracer has its other files, too
+            job.append(("trace", f"trace/{waves.name}"))
         if progress is not None:
             job.append(("progress", PROGRESS_CYCLES))
-        (work / "job").write_text("".join(f"{k} {v}\n" for k, v in job))
-        report = json.loads(_run(executable, work / "job", progress))
+        (work / "job").write_text("".join(f"{k} {v}\n" for k, v in job), encoding="ascii")
+        report = json.loads(_run(executable, work, progress))
         found = _regions(work / "outputs", batch, [s for _, s in outputs])
+        if waves is not None and not _is_whole(waves):
+            raise BuildError(
+                f"trace {trace}: was not written to its end; free some space or choose another file"
+            )
     samples = tuple(Counters.from_report(s) for s in report["samples"])
     return Simulation(found, samples, report["simulated_cycles"], report["wall_s"])
 
 
 PROGRESS_CYCLES = 200_000
+FST_HEADER, FST_GEOMETRY = 0, 3
+"""Types of blocks: the first, and one of those that are written at the end."""
 
 
-def _run(executable: Path, job: Path, progress: Callable[[int, int], None] | None) -> str:
-    """Standard output of the simulator."""
+def _run(executable: Path, work: Path, progress: Callable[[int, int], None] | None) -> str:
+    """Standard output of the simulator, which runs the job in the folder `work`."""
     errors: list[str] = []
-    report = job.with_name("report")
+    report = work / "report"
     try:
         with (
             report.open("wb") as out,
             subprocess.Popen(
-                [str(executable), str(job)],
+                [str(Path(executable).absolute()), "job"],
+                cwd=work,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.PIPE,
                 text=True,
+                encoding="utf-8",
+                errors="replace",
             ) as process,
         ):
             assert process.stderr is not None
@@ -198,12 +214,33 @@ def _run(executable: Path, job: Path, progress: Callable[[int, int], None] | Non
                 raise
     except OSError as e:
         raise BuildError(
-            f"RTL simulator {executable}: cannot be run ({e.strerror}); delete it to rebuild it"
+            f"RTL simulator {executable}: cannot be run ({e.strerror}); delete it to rebuild it, or set SATEEN_CACHE "
+            "to a folder where programs may run"
         ) from None
+    if process.returncode < 0:
+        raise BuildError(
+            f"RTL simulator {executable}: ended by signal {-process.returncode}; free some memory, or delete it to "
+            "rebuild it"
+        )
     if process.returncode:
         reason = errors[-1] if errors else f"exit code {process.returncode}"
         raise BuildError(f"RTL simulation failed: {reason}")
-    return report.read_text()
+    return report.read_text(encoding="utf-8")
+
+
+def _is_whole(trace: Path) -> bool:
+    """Whether an FST, a sequence of blocks of a type and a size, has its last ones; the tracer does not say."""
+    try:
+        with trace.open("rb") as file:
+            size, position, kinds = file.seek(0, 2), 0, set()
+            while position + 9 <= size:
+                file.seek(position)
+                kind, *length = file.read(9)
+                kinds.add(kind)
+                position += 1 + int.from_bytes(length, "big")
+    except FileNotFoundError:
+        return False
+    return position == size and {FST_HEADER, FST_GEOMETRY} <= kinds
 
 
 def _regions(path: Path, batch: int, sizes: list[int]) -> tuple[np.ndarray, ...]:

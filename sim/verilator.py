@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from sateen.errors import BuildError
+from sateen.files import cache_dir, cached, keep
 from sateen.sim.harness import ENGINES, Counters, Simulation, simulate
 
 __all__ = ["ENGINES", "Counters", "Simulation", "build", "cache_dir", "simulate"]
@@ -45,6 +46,7 @@ MAKE_VARIABLES = {
     "CFG_CXXFLAGS_PCH_I": "-include",
     "CFG_CXXFLAGS_STD": "-std=c++17",
     "CFG_CXXFLAGS_NO_UNUSED": "-w",
+    "CURDIR": ".",  # verilated.mk refuses one with a space, in which nothing but itself has to be found here
     "LDLIBS": "-pthread",  # the FST writer's libraries are replaced by fst_compression.h
 }
 
@@ -53,13 +55,6 @@ RUNTIME_OBJECTS = ("verilated.o", "verilated_threads.o")
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 """The main program around an accelerator."""
-
-
-def cache_dir() -> Path:
-    """$SATEEN_CACHE, or `sateen` in the user's cache folder."""
-    if own := os.environ.get("SATEEN_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sateen"
 
 
 def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harness: Path = HARNESS) -> Path:
@@ -101,14 +96,12 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harne
     key = _hash(*(s.encode() for s in tools), *sources.values(), verilog.encode())
     folder = (cache or cache_dir()).absolute() / "verilator"
     executable = folder / key / TOP
-    if executable.exists():
+    if cached(executable.parent, (TOP,)):
         return executable
 
-    failed = folder / f"{key}.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Make cannot build where a path has spaces.
-        work = Path(tempfile.mkdtemp(prefix="build-", dir=None if " " in str(folder) else folder))
+        work = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
     except OSError as e:
         raise BuildError(
             f"cache {folder}: cannot be written ({e.strerror}); set SATEEN_CACHE to another folder"
@@ -118,43 +111,37 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harne
             (work / name).write_bytes(content)
         for name in ("lz4.h", "zlib.h"):
             (work / name).write_text('#include "fst_compression.h"\n')
-        (work / "accelerator.v").write_text(verilog)
-        log = work / "build.log"
-        environment = {
-            k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")
-        }
+        (work / "accelerator.v").write_text(verilog, encoding="utf-8")
+        # Make cannot build where a path has spaces: every path that it sees is relative to `work`.
         (work / "verilator").symlink_to(root)
-        environment["VERILATOR_ROOT"] = str(work / "verilator")
-        verilate = [root / "bin" / "verilator_bin", "--cc", "--exe", "--prefix", TOP, "--Mdir", ".", *flags]
-        _step([*verilate, "accelerator.v", harness.name], work, environment, log, failed)
         runtime = folder / f"runtime-{_hash(*(s.encode() for s in tools))}"
-        for name in RUNTIME_OBJECTS:
-            if (runtime / name).exists():
+        if cached(runtime, RUNTIME_OBJECTS):
+            for name in RUNTIME_OBJECTS:
                 shutil.copy(runtime / name, work)
-        variables = MAKE_VARIABLES | {
-            "CXX": compiler,
-            "LINK": compiler,
-            "AR": _tool("ar", "AR"),
-            "PYTHON3": sys.executable,
-        }
-        # The run-time library and the accelerator are independent: two jobs pay even for a small machine.
-        jobs = max(2, min(8, os.cpu_count() or 1))
-        command = [
-            *shlex.split(make),
-            f"-j{jobs}",
-            "-f",
-            f"{TOP}.mk",
-            TOP,
-            *(f"{k}={v}" for k, v in variables.items()),
-        ]
-        _step(command, work, environment, log, failed)
-        _keep(work, runtime, RUNTIME_OBJECTS)
-        _keep(work, executable.parent, (TOP,))
+        verilate = ["verilator/bin/verilator_bin", "--cc", "--exe", "--prefix", TOP, "--Mdir", ".", *flags]
+        for command in ([*verilate, "accelerator.v", harness.name], _make(compiler, make)):
+            _step(command, work, folder / f"{key}.log")
+        keep(runtime, {name: work / name for name in RUNTIME_OBJECTS})
+        keep(executable.parent, {TOP: work / TOP})
     except OSError as e:
         raise BuildError(f"cache {folder}: {e.strerror or e}; free some space or set SATEEN_CACHE") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return executable
+
+
+def _make(compiler: str, make: str) -> list[str]:
+    """The command that compiles what Verilator wrote."""
+    variables = MAKE_VARIABLES | {
+        "CXX": compiler,
+        "LINK": compiler,
+        "AR": _tool("ar", "AR"),
+        "PYTHON3": shlex.quote(sys.executable),
+    }
+    # The run-time library and the accelerator are independent: two jobs pay even for a small machine.
+    jobs = max(2, min(8, os.cpu_count() or 1))
+    assignments = (f"{name}={value.replace('$', '$$')}" for name, value in variables.items())
+    return [*shlex.split(make), f"-j{jobs}", "-f", f"{TOP}.mk", TOP, *assignments]
 
 
 def _verilator() -> tuple[Path, str]:
@@ -185,7 +172,11 @@ def _tool(name: str, variable: str) -> str:
 def _version(compiler: str) -> str:
     try:
         return subprocess.run(
-            [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False
+            [*shlex.split(compiler), "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         ).stdout
     except OSError as e:
         raise BuildError(f"{compiler} cannot be run ({e.strerror}); set CXX to a C++17 compiler") from None
@@ -199,35 +190,21 @@ def _hash(*parts: bytes) -> str:
     return h.hexdigest()[:32]
 
 
-def _step(command: list, work: Path, environment: dict[str, str], log: Path, failed: Path) -> None:
+def _step(command: list[str], work: Path, failed: Path) -> None:
     """Runs a step in `work`. Where it fails, the log is kept as `failed` and its first error reported."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")}
+    environment["VERILATOR_ROOT"] = "verilator"
+    log = work / "build.log"
     with log.open("ab") as out:
         code = subprocess.run(
-            [str(c) for c in command],
+            command,
             cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False,
         ).returncode  # fmt: skip
     if code:
-        text = log.read_text(errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
         shutil.copy(log, failed)
         lines = [line.strip() for line in text.splitlines() if "error" in line.lower()] or text.splitlines()[
             -1:
         ]
         first = lines[0] if lines else f"exit code {code}"
         raise BuildError(f"RTL simulation: {Path(command[0]).name} failed: {first[:300]} (log: {failed})")
-
-
-def _keep(work: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Puts files of `work` at `target` at once, so that another process sees all or nothing; the first one wins."""
-    if target.exists():
-        return
-    staging = Path(tempfile.mkdtemp(prefix="keep-", dir=target.parent))
-    try:
-        for name in names:
-            if (work / name).exists():
-                shutil.copy2(work / name, staging / name)
-        staging.chmod(0o755)
-        os.rename(staging, target)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not target.exists():
-            raise

@@ -11,7 +11,6 @@ iterations = 20           # the pass's options
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,6 +30,7 @@ from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize import quantize
 from sateen.compiler.scales import METHODS
 from sateen.errors import ConfigError, DataError
+from sateen.files import read_toml, shown
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
@@ -118,12 +118,7 @@ def load_recipe(name: str | Path) -> Recipe:
     path = Path(name)
     if path.suffix != ".toml":
         raise ConfigError(f"recipe '{name}' is unknown; it must be {', '.join(RECIPES)}, or a .toml file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise ConfigError(f"recipe {path}: cannot be read ({e.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"recipe {path}: is not TOML ({e})") from None
+    content = read_toml(path, "recipe")
     allowed = {"scales": str, "input_terms": int, "power_of_two": bool, "pass": list}
     for key, value in content.items():
         if key not in allowed:
@@ -131,7 +126,7 @@ def load_recipe(name: str | Path) -> Recipe:
         if type(value) is not allowed[key]:
             raise ConfigError(f"recipe {path}: {key} = {value!r}; it must be a {allowed[key].__name__}")
     passes = tuple(_pass(path, entry) for entry in content.pop("pass", []))
-    return Recipe(path.name, passes, **content)
+    return Recipe(shown(path.name), passes, **content)
 
 
 def _pass(path: Path, entry: Any) -> PassOptions:

@@ -244,3 +244,41 @@ def test_a_vivado_project_is_written_over_no_other_folder(sateen, build, tmp_pat
     code, _, err = sateen(*command, tmp_path)
     assert code == 2 and "holds no project of Sateen's" in err and tree(tmp_path) == {"project.tcl": b"mine"}
     assert sateen(*command, tmp_path / "new")[0] == 0 and sateen(*command, tmp_path / "new")[0] == 0
+
+
+# -- paths and locales --------------------------------------------------------------------------------------
+
+ODD = 'it\'s $HOME "ü" ネット [x] #1'
+STEPS = r"""
+import os, sys, numpy as np
+from sateen.cli import main
+def run(*args):
+    code = main([os.fsdecode(a) if isinstance(a, bytes) else a for a in args])
+    assert code == 0, (args, code)
+np.savez(open("x.npz", "wb"), input=np.random.default_rng(0).random((8, 1, 8, 8), np.float32))
+run("compile", sys.argv[1], "-o", b"b\xff ", "--calibration", "x.npz", "--config", b"ger\xc3\xa4t.toml",
+    "--ptq", b"rezept \xc3\xbc.toml")
+run("compile", b"m\xff.onnx", "-o", b"b\xff ", "--calibration", "x.npz", "--preset", "tiny", "--json")
+run("run", b"b\xff ", "--inputs", "x.npz", "--engine", "program", "--outputs", b"y\n\xc3\xbc.npz", "--json")
+run("report", b"b\xff ")
+run("bitstream", b"b\xff ", "--board", "zcu104")
+"""
+
+
+def test_paths_of_any_characters_in_any_locale(model, tmp_path):
+    """The folder, temporary files, the cache, and files whose names are no UTF-8; the text of files is UTF-8."""
+    folder = tmp_path / ODD
+    (folder / "tmp").mkdir(parents=True)
+    (folder / "gerät.toml").write_text('name = "größer"\nrows = 8\ncols = 8', encoding="utf-8")
+    (folder / "rezept ü.toml").write_text('# größer\nscales = "minmax"\n', encoding="utf-8-sig")
+    (folder / os.fsdecode(b"m\xff.onnx")).write_bytes(model.read_bytes())
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    environment |= {"TMPDIR": str(folder / "tmp"), "SATEEN_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-c", STEPS, str(model)]
+    p = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    assert p.returncode == 0, p.stderr.decode()
+    assert not [name for name in os.listdir(folder / "tmp") if "sateen" in name]
+    build = folder / os.fsdecode(b"b\xff ")
+    assert json.loads((build / "manifest.json").read_text())["model"] == "m\ufffd.onnx"
+    assert "m\ufffd" in (build / "report.html").read_text(encoding="utf-8")
+    assert "größer".encode() in p.stdout

