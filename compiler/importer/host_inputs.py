@@ -92,11 +92,11 @@ def _is_max(node: Node) -> bool:
 
 def _commute(move: Node, op: InputOp) -> bool:
     """Whether the operation may as well come before the move."""
+    if _is_max(move):
+        return min(op.a) > 0 if op.kind == "affine" else op.kind not in ("abs", "neg", "reciprocal", "log")
+    assert isinstance(move, Conv)
     if len(op.a) > 1 or len(op.b) > 1:
         return False
-    if _is_max(move):
-        return op.a[0] > 0 if op.kind == "affine" else op.kind not in ("abs", "neg", "reciprocal", "log")
-    assert isinstance(move, Conv)
     zeros = any(move.pads) or not np.any(move.weight.reshape(len(move.weight), -1), axis=1).all()
     return not zeros or bool(op.apply(np.zeros(1))[0] == 0)
 

@@ -91,7 +91,8 @@ def test_operations_between_input_and_quantizer(first, monkeypatch):
             case "Mul":
                 x = net("Mul", x, net.constant(0.3, np.float32))
             case "MaxPool":
-                x = net("Sub", net("MaxPool", x, kernel_shape=[2, 2]), net.constant(0.1, np.float32))
+                mean = net.constant(np.float32([0.1, -0.2, 0.3]).reshape(3, 1, 1))
+                x = net("Sub", net("MaxPool", x, kernel_shape=[2, 2]), mean)
             case "Slice":
                 arguments = [net.constant([v], np.int64) for v in (1, 7, 2)]
                 x = net("Mul", net("Slice", x, *arguments), net.constant(-0.7, np.float32))
