@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import onnx
 
@@ -119,10 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = check(*load(args.replay))
         print(f"{outcome.kind}: {outcome.message}")
         return int(outcome.bad)
-    with tempfile.TemporaryDirectory(
-        prefix="sateen-fuzz-"
-    ) as cache:  # of machines that nobody else will ask for
-        os.environ["SATEEN_CACHE"] = cache
+    # The simulators are of machines that nobody else will ask for.
+    with (
+        tempfile.TemporaryDirectory(prefix="sateen-fuzz-") as cache,
+        patch.dict(os.environ, SATEEN_CACHE=cache),
+    ):
         lines = fuzz(args)
     print(summary(lines))
     return int(any(line["kind"] not in ("equal", "refused") for line in lines))

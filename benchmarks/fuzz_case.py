@@ -23,6 +23,8 @@ NETWORK, LAYOUT = KINDS = ("network", "layout")
 """Of `sateen.models.random_network`, and of layout_graphs.py, which has every order of dimensions."""
 PATTERNS = ("1:2", "2:4", "4:8", "1:4", "2:8", "1:8", "2:16")
 COMMON = ("int8", "uint8", "int4", "e4m3fn", "e5m2", "e3m2", "e2m1")
+ALONE = 0.05
+"""Share of the cases that are generated for their network, and so share no machine."""
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
 
@@ -48,7 +50,10 @@ class Case:
     def inputs(self, model: onnx.ModelProto) -> dict[str, np.ndarray]:
         """`samples` of each graph input; the first `batch` of them are run. ModelError if it cannot be imported."""
         rng = np.random.default_rng([self.seed, 1])
-        shapes = {p.name: p.shape for p in import_model(model).inputs}
+        if self.kind == LAYOUT:  # the batch may be anywhere
+            shapes = {p.name: p.shape for p in import_model(model).inputs}
+        else:
+            shapes = {i.name: _dims(i)[1:] for i in model.graph.input}
         return {
             name: (self.spread * rng.standard_normal((self.samples, *shape))).astype(np.float32)
             for name, shape in shapes.items()
@@ -61,6 +66,10 @@ class Case:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Case:
         return cls(**(values | {"config": AcceleratorConfig.from_dict(values["config"])}))
+
+
+def _dims(info: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
 
 
 def save(folder: Path, case: Case, model: onnx.ModelProto, text: str) -> None:
@@ -88,6 +97,9 @@ def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Cas
     simulated = group.random() < rtl
     config = random_machine(group)
     rng = np.random.default_rng([seed, 3])
+    if rng.random() < ALONE:
+        config = config.replace(specialize=True, narrow=bool(rng.random() < 0.7))
+        simulated = simulated and rng.random() < 0.3
     sparse = [p for p in config.patterns if p != "dense"]
     balanced = bool(rng.random() < 0.05)
     case = Case(
@@ -140,7 +152,7 @@ def _fields(rng: np.random.Generator) -> dict[str, Any]:
     patterns = [p for p in PATTERNS if group > lanes and group % int(p.split(":")[1]) == 0 and chance(0.6)]
     bus = 32 << int(rng.integers(0, 5))
     tile = rows * group // lanes
-    narrow = {}
+    narrow: dict[str, int] = {}
     if chance(0.3):  # a machine that counts less far, but for most of these networks far enough
         least = {"plane_bits": 6, "position_bits": 8, "kernel_bits": 3, "channel_bits": 8, "stride_bits": 2,
                  "dilation_bits": 2, "memory_bits": 22, "word_bits": 14, "token_bits": 1}  # fmt: skip
