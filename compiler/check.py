@@ -35,16 +35,21 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
 
     Raises ModelError only if the file cannot be read at all.
     """
+    return checked(source)[1]
+
+
+def checked(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list[Finding]]:
+    """What was imported, None where something is refused, and the findings of `check_model`."""
     graph, findings = read_model(source)
     if graph is None or not graph.quantizers:
-        return findings
+        return graph, findings
     for problem in _trial(graph):
         at = next((i for i, f in enumerate(findings) if f.node == problem.node), None)
         if at is None:
             findings.append(problem)
         else:
             findings[at] = replace(problem, op_type=findings[at].op_type)
-    return findings
+    return graph, findings
 
 
 def _trial(graph: Graph) -> Iterator[Finding]:

@@ -89,14 +89,9 @@ def compile_model(
     step("Verilog", 0.7)
     verilog = emit_verilog(program.config)
     step("write", 0.95)
-    files = _files(quantized.graph, program, verilog)
-    record = dict(quantized.record)
-    seconds = record.pop("seconds")
-    manifest = _manifest(Path(model_path), quantized.graph, program, files) | {"ptq": record, "board": board}
-    manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
-    write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
+    manifest = write_program(build, Path(model_path).name, quantized, program, verilog, board)
     step("done", 1.0)
-    return manifest | {"ptq": record | {"seconds": seconds}}
+    return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +120,31 @@ def quantize_model(
     """From the file to codes: import, prune, quantize. Parameters as `compile_model`'s."""
     progress("import", 0.0)
     graph = import_model(model_path)
+    return quantize_graph(
+        graph, str(model_path), config=config, calibration=calibration, fixed_formats=fixed_formats, recipe=recipe,
+        sparsity=sparsity, sparsity_method=sparsity_method, progress=progress,
+    )  # fmt: skip
+
+
+def quantize_graph(
+    graph: Graph,
+    source: str,
+    *,
+    config: AcceleratorConfig,
+    calibration: dict[str, np.ndarray] | None = None,
+    fixed_formats: tuple[bool, bool] = (True, True),
+    recipe: Recipe = RECIPES["fast"],
+    sparsity: SparsityPattern = DENSE,
+    sparsity_method: str = "magnitude",
+    progress: Callable[[str, float], None] = lambda name, fraction: None,
+) -> Quantized:
+    """As `quantize_model`, of what was imported from `source`."""
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
     graph, config = _conformed(graph, config, fixed_formats)
     if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
         raise DataError(
-            f"{model_path}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
+            f"{source}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
             "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
         )
     graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
@@ -158,6 +172,19 @@ def map_network(
         )
     config = specialise(config, quantized.graph, bits)
     return generate(quantized.graph, config, _dataflows(config, dataflow))
+
+
+def write_program(
+    build: Path, model: str, quantized: Quantized, program: Program, verilog: str, board: str | None
+) -> dict[str, Any]:
+    """Write the build folder of what was compiled from the file `model`; its manifest, with the seconds of TIMES."""
+    files = _files(quantized.graph, program, verilog)
+    record = dict(quantized.record)
+    seconds = record.pop("seconds")
+    manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
+    manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
+    write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
+    return manifest | {"ptq": record | {"seconds": seconds}}
 
 
 def _conformed(
@@ -225,13 +252,13 @@ def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[st
 
 
 def _manifest(
-    model: Path, quantized: QuantizedGraph, program: Program, files: dict[str, bytes]
+    model: str, quantized: QuantizedGraph, program: Program, files: dict[str, bytes]
 ) -> dict[str, Any]:
     predicted = json.loads(files["schedule.json"])
     return {
         "version": VERSION,
         "sateen": sateen.__version__,
-        "model": shown(model.name),
+        "model": shown(model),
         "name": quantized.name,
         "config": program.config.to_dict(),
         "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],

@@ -1,7 +1,8 @@
 """Sateen: an ONNX network to a bit-exact FPGA accelerator.
 
 `sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do, `estimate`
-what `sateen cost --estimate` does; they are loaded on first use, so that importing a number format stays cheap.
+what `sateen cost --estimate` does; `load` begins the same in stages, whose values can be looked at and used again
+(`sateen.stages`). All are loaded on first use, so that importing a number format stays cheap.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
     from sateen.presets import PRESETS, preset
+    from sateen.stages import Build, MappedNetwork, Network, QuantizedNetwork, load, open
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
     "AcceleratorConfig",
+    "Build",
     "Format",
+    "MappedNetwork",
+    "Network",
+    "QuantizedNetwork",
     "SateenError",
     "__version__",
     "bitstream",
@@ -29,6 +35,8 @@ __all__ = [
     "compile",
     "cost",
     "estimate",
+    "load",
+    "open",
     "parse_format",
     "preset",
     "report",
@@ -43,6 +51,12 @@ _HOME = {
     "report": "sateen.api",
     "run": "sateen.api",
     "bitstream": "sateen.api",
+    "load": "sateen.stages",
+    "open": "sateen.stages",
+    "Network": "sateen.stages",
+    "QuantizedNetwork": "sateen.stages",
+    "MappedNetwork": "sateen.stages",
+    "Build": "sateen.stages",
     "AcceleratorConfig": "sateen.config",
     "PRESETS": "sateen.presets",
     "preset": "sateen.presets",

@@ -23,12 +23,14 @@ from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.files import check_writable
-from sateen.formats import parse_sparsity
+from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats.sparsity import DENSE
 from sateen.manifest import read_file, read_manifest
 from sateen.presets import preset as preset_config
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
+    from sateen.compiler.ptq.recipe import Recipe
     from sateen.sim.engines import RunResult
 
 Progress = Callable[[str, float], None]
@@ -89,7 +91,6 @@ def compile(
     how every tensor is rounded, and takes only recipes that change neither weights nor scales. Raises SateenError.
     """
     from sateen.compiler.pipeline import compile_model
-    from sateen.compiler.ptq.recipe import load_recipe
 
     pattern = parse_sparsity(sparsity)
     if board is not None:
@@ -97,16 +98,10 @@ def compile(
 
         machine = find(board).name
         preset = machine if config is None and preset is None else preset
-    if config is None and preset is None and not pattern.dense:
-        preset = SPARSE_PRESET
+    if config is None and preset is None:
+        preset = SPARSE_PRESET if not pattern.dense else DEFAULT_PRESET
     chosen = choose_config(config, preset, weights, activations)
-    if scales is not None and scales not in SCALES:
-        raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
-    recipe = load_recipe(ptq)
-    changes: dict[str, Any] = {"scales": scales} if scales is not None else {}
-    if power_of_two:
-        changes["power_of_two"] = True
-    recipe = replace(recipe, **changes)
+    recipe = choose_recipe(ptq, scales, power_of_two)
     path = _model_path(model)
     samples = None if calibration is None else _arrays(calibration, "calibration data")
     return compile_model(
@@ -324,6 +319,25 @@ def choose_config(
         chosen = preset_config(preset or DEFAULT_PRESET)
     formats = {"weight_format": weights, "activation_format": activations}
     return chosen.replace(**{k: v for k, v in formats.items() if v is not None})
+
+
+def default_machine(pattern: SparsityPattern, formats: AcceleratorConfig) -> AcceleratorConfig:
+    """The preset for a pattern where no machine is named, with these formats."""
+    base = preset_config(DEFAULT_PRESET if pattern.dense else SPARSE_PRESET)
+    if pattern.name not in base.patterns:  # as many elements in wider groups
+        rows = max(1, base.elements // pattern.m)
+        base = base.replace(rows=rows, group=pattern.m, patterns=(DENSE.name, pattern.name))
+    return base.replace(weight_format=formats.weight_format, activation_format=formats.activation_format)
+
+
+def choose_recipe(ptq: str | Path, scales: str | None, power_of_two: bool) -> Recipe:
+    """The recipe that the options ask for. Raises ConfigError, DataError."""
+    from sateen.compiler.ptq.recipe import load_recipe
+
+    if scales is not None and scales not in SCALES:
+        raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
+    recipe = load_recipe(ptq)
+    return replace(recipe, scales=scales or recipe.scales, power_of_two=power_of_two or recipe.power_of_two)
 
 
 def _model_path(model: str | Path) -> Path:
