@@ -44,10 +44,15 @@ def emit_soc_verilog(soc: Soc) -> str:
 
 def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
     """Verilog of any component; the ports of interface `i` are called `prefixes[i]` and the member's name."""
+    return _convert_rtlil_text(elaborated(component, name, prefixes), strip_internal_attrs=True)
+
+
+def elaborated(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
+    """What `convert` makes Verilog of: the RTLIL that Amaranth writes, its modules merged."""
     netlist = build_netlist(
         Fragment.get(component, None), ports=top_ports(component, prefixes or {}), name=name
     )
-    return _convert_rtlil_text(merge_modules(_to_rtlil(netlist)), strip_internal_attrs=True)
+    return merge_modules(_to_rtlil(netlist))
 
 
 def _to_rtlil(netlist: Netlist) -> str:
