@@ -76,7 +76,8 @@ def jobs(kind: str) -> Iterator[tuple[str, AcceleratorConfig]]:
         return
     number = 0
     while True:
-        yield str(number), random_config(random.Random(number), MOST if kind == "emit" else MOST // 2)
+        rtl = kind == "rtl"
+        yield str(number), random_config(random.Random(number), MOST // 2 if rtl else MOST, roomy=rtl)
         number += 1
 
 

@@ -21,6 +21,8 @@ FORMATS = (
     "e1m1", "e2m0", "e2m1", "e3m0", "e3m2", "e4m3", "e4m3fn", "e5m0", "e5m2", "e1m6", "e3m2b0",
 )  # fmt: skip
 
+ROOMY_WEIGHTS = tuple(f for f in FORMATS if not f.startswith("u") and f != "int1")
+
 SMALL = AcceleratorConfig(
     name="small",
     rows=2,
@@ -46,8 +48,11 @@ def powers(low: int, high: int) -> list[int]:
     return [1 << i for i in range(low.bit_length() - 1, high.bit_length()) if low <= 1 << i <= high]
 
 
-def random_config(rng: random.Random, most: int = 32) -> AcceleratorConfig:
-    """Any legal machine of at most `most` multipliers; sizes that emission time grows with are small."""
+def random_config(rng: random.Random, most: int = 32, *, roomy: bool = False) -> AcceleratorConfig:
+    """Any legal machine of at most `most` multipliers; sizes that emission time grows with are small.
+
+    A `roomy` one has what most small networks need.
+    """
     while True:
         rows, lanes = rng.choice(powers(1, 64)), rng.choice(powers(1, 16))
         group = lanes * rng.choice(powers(1, 16))
@@ -62,7 +67,7 @@ def random_config(rng: random.Random, most: int = 32) -> AcceleratorConfig:
     patterns = ("dense", *(p.name for p in rng.sample(fitting, rng.randint(0, len(fitting)))))
     plane = rng.randint(1, 14)
     counts = {name: rng.randint(low, high) for name, low, high in LIMITS}
-    full = rng.random() < 0.5
+    full = roomy or rng.random() < 0.5
     if full:  # what any program may ask for
         counts, plane = {name: high for name, _, high in LIMITS}, 14
     counts |= {"plane_bits": plane, "position_bits": max(counts["position_bits"], plane + 1)}
@@ -75,17 +80,17 @@ def random_config(rng: random.Random, most: int = 32) -> AcceleratorConfig:
         group=group,
         patterns=patterns,
         dataflows=rng.choice((DATAFLOWS, DATAFLOWS[:1])),
-        weight_format=rng.choice(FORMATS),
+        weight_format=rng.choice(ROOMY_WEIGHTS if roomy else FORMATS),
         activation_format=rng.choice(FORMATS),
-        acc_bits=rng.choice((8, 9, rng.randint(8, 127), 127)),
+        acc_bits=rng.choice((rng.randint(80, 127), 127) if roomy else (8, 9, rng.randint(8, 127), 127)),
         multiplier=rng.choice(("fixed", "shift")),
         act_banks=rng.choice(powers(2, 16)),
-        act_bank_depth=rng.choice(powers(2, 1 << 10)),
+        act_bank_depth=rng.choice(powers(128 if roomy else 2, 1 << 10)),
         weight_depth=tile * rng.choice(powers(1, 16)),
         acc_depth=rng.choice(powers(16, 256)),
         parameter_depth=max(1, 2 * cols // vector_lanes) * rng.choice(powers(1, 8)),
         vector_lanes=vector_lanes,
-        table=rng.random() < 0.5,
+        table=roomy or rng.random() < 0.5,
         bus_bits=bus,
         queue_depth=rng.choice(powers(1, 8)),
         burst_beats=rng.choice(powers(1, min(256, 4096 * 8 // bus))),
@@ -93,7 +98,7 @@ def random_config(rng: random.Random, most: int = 32) -> AcceleratorConfig:
         specialize=rng.random() < 0.5,
         narrow=rng.random() < 0.5,
         token_pairs=(1 << 16) - 1 if full else rng.randint(1, (1 << 16) - 1),
-        residual=rng.random() < 0.7,
+        residual=roomy or rng.random() < 0.7,
         counters=rng.random() < 0.5,
         **counts,
     )
@@ -137,7 +142,7 @@ SHAPES = (
     {"rows": 1, "cols": 1, "lanes": 1, "group": 32},
     {"rows": 1, "cols": 1, "lanes": 2, "group": 64},
     {"rows": 1, "cols": 16, "lanes": 16, "group": 16, "vector_lanes": 16},
-    {"rows": 16, "cols": 16, "lanes": 1, "group": 64, "vector_lanes": 1},
+    {"rows": 16, "cols": 16, "lanes": 1, "group": 32, "vector_lanes": 1},
 )
 """Arrays of extreme shapes."""
 
