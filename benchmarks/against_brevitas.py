@@ -114,7 +114,7 @@ def torch_model(graph: Graph) -> nn.Module:
                 linear = nn.Linear(node.weight.shape[3], len(node.weight))
                 _fill(linear, node.weight[:, 0, 0, :], node.bias)
                 return linear
-            case Conv():
+            case Conv(channels=None):
                 o, kh, kw, per_group = node.weight.shape
                 top, left, bottom, right = node.pads
                 even = (top, left) == (bottom, right)

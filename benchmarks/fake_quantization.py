@@ -42,7 +42,7 @@ def _linear(qgraph: QuantizedGraph, op: Linear, tensors: dict[str, np.ndarray]) 
     top, left, bottom, right = op.pads
     x = np.pad(tensors[op.input], ((0, 0), (top, bottom), (left, right), (0, 0)),
                constant_values=source.zero_code)  # fmt: skip
-    node = Conv(op.name, "", "", weight, bias, op.stride, op.dilation, groups=op.groups)
+    node = Conv(op.name, "", "", weight, bias, op.stride, op.dilation, groups=op.groups, channels=op.channels)
     t = conv(node, _real(qgraph, op.input, x)).astype(np.float32)
     if op.raw:
         return t / unit  # which `finish_outputs` multiplies by

@@ -186,11 +186,7 @@ def _split_inputs(
             continue
         readers = graph.consumers(port.name)
         alone = port.name not in {o.tensor for o in graph.outputs}
-        if (
-            alone
-            and readers
-            and all(isinstance(n, Conv) and n.groups == 1 and n.sparsity.dense for n in readers)
-        ):
+        if alone and readers and all(isinstance(n, Conv) and _may_read_terms(n) for n in readers):
             quant, terms = split_input(
                 _observed(statistics, [port.name]),
                 options.format,
@@ -201,6 +197,10 @@ def _split_inputs(
             if terms > 1:
                 split[port.name] = (quant, terms)
     return split
+
+
+def _may_read_terms(conv: Conv) -> bool:
+    return (conv.groups == 1 or conv.channels is not None) and conv.sparsity.dense
 
 
 def table_function(step: Pass) -> Callable[[np.ndarray], np.ndarray]:

@@ -239,7 +239,7 @@ class Exporter:
             op.weight_scale,
             f"{op.name}_weight",
         )
-        inputs = [self._operand(op.input), weight]
+        inputs = [self._selected(op), weight]
         sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
         bias = np.array(
             [int(b) + source.zero_point * int(s) for b, s in zip(op.bias, sums, strict=True)], object
@@ -263,8 +263,29 @@ class Exporter:
             kernel_shape=op.weight.shape[1:3],
             strides=op.stride,
             dilations=op.dilation,
-            pads=op.pads,
+            pads=[max(p, 0) for p in op.pads],
             group=op.groups,
+        )
+
+    def _selected(self, op: Linear) -> str:
+        """The op's input without what it leaves out: rows, columns, and channels that no weight is for."""
+        x = self._operand(op.input)
+        if min(op.pads) < 0:
+            h, w, c = self.qgraph.tensors[op.input].shape
+            top, left, bottom, right = (max(-p, 0) for p in op.pads)
+            lows, highs = [top, left], [h - bottom, w - right]
+            bounds = [
+                self.writer.constant(np.array(v, np.int64), f"{op.name}_{what}")
+                for what, v in (("starts", lows), ("ends", highs), ("axes", [2, 3]))
+            ]
+            shape = (self.batch, c, highs[0] - top, highs[1] - left)
+            x = self.writer.node("Slice", [x, *bounds], f"{op.name}_cropped", shape)
+        if op.channels is None:
+            return x
+        n, _, *plane = self.writer.shape(x)
+        index = self.writer.constant(op.channels.ravel(), f"{op.name}_channels")
+        return self.writer.node(
+            "Gather", [x, index], f"{op.name}_input", (n, op.channels.size, *plane), axis=1
         )
 
     def _clamp(self, op: Linear, y: str) -> str:
@@ -316,7 +337,7 @@ class Exporter:
 def is_identity(op: Linear, source: Quant) -> bool:
     """Whether the op carries its input through the array unchanged, for an Add or an activation."""
     pointwise = op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
-    if op.macs != 0 or not pointwise or op.stride != (1, 1) or any(op.pads):
+    if op.macs != 0 or not pointwise or op.stride != (1, 1) or any(op.pads) or op.channels is not None:
         return False
     weight = op.weight_format.fixed(op.weight).ravel()
     return bool((weight != 0).all() and (op.bias == -source.zero_point * weight).all())

@@ -25,6 +25,9 @@ def windows(
 ) -> np.ndarray:  # fmt: skip
     """A view (N, OH, OW, C, KH, KW) of the padded (N, H, W, C)."""
     top, left, bottom, right = pads
+    if min(pads) < 0:
+        x = cropped(x, pads)
+        top, left, bottom, right = (max(p, 0) for p in pads)
     if any(pads):
         x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
@@ -32,9 +35,17 @@ def windows(
     return view[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
 
 
+def cropped(x: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
+    """(N, H, W, C) without what negative padding takes away."""
+    top, left, bottom, right = (max(-p, 0) for p in pads)
+    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+
+
 def conv(node: Conv, x: np.ndarray) -> np.ndarray:
     """(N, H, W, C) to (N, OH, OW, O), float64."""
     outputs, kh, kw, per_group = node.weight.shape
+    if node.channels is not None:
+        x = x[..., node.channels.ravel()]
     view = windows(x, (kh, kw), node.stride, node.dilation, node.pads, 0.0)
     n, oh, ow = view.shape[:3]
     out = np.empty((n, oh, ow, outputs))

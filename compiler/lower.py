@@ -17,6 +17,7 @@ from sateen.compiler.tiles import (
     Chunk,
     Packed,
     concat_tile,
+    gathered_tile,
     identity_code,
     linear_tile,
     output_tiles,
@@ -119,8 +120,12 @@ class Lowering(Emitter):
 
     def _sources(self, op: Linear | Concat, tile: int) -> list[Source]:
         if isinstance(op, Linear):
-            dense, word0 = linear_tile(op, tile, self.config)
-            return [Source.of(op.input, dense, word0, self.config)]
+            h, w, _ = self.graph.tensors[op.output].shape
+            plain = op.channels is None
+            parts = (
+                [linear_tile(op, tile, self.config)] if plain else gathered_tile(op, tile, h * w, self.config)
+            )
+            return [Source.of(op.input, dense, word0, self.config) for dense, word0 in parts]
         return [
             Source.of(t, d, w0, self.config) for t, d, w0 in concat_tile(op, self.graph, tile, self.config)
         ]

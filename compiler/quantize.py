@@ -16,7 +16,6 @@ from sateen.compiler.given import bias_rest, given_codes, refined, sign_of, sign
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
     MULTIPLIER_MAX,
-    most,
     normalised,
     weight_scales,
 )
@@ -132,7 +131,11 @@ def _repeated(graph: Graph, op: Op, plan: ActivationPlan) -> Op:
     zero = plan.quants[op.input].zero_point
     bias = [int(b) - (terms - 1) * zero * int(s) for b, s in zip(op.bias, sums, strict=True)]
     macs = h * w * op.weight.size if op.macs is None else op.macs
-    return replace(op, weight=np.tile(op.weight, (1, 1, 1, terms)), bias=_integers(bias), macs=macs)
+    channels = op.channels
+    if channels is not None:
+        channels = np.concatenate([channels + k * graph.shapes[op.input][2] for k in range(terms)], axis=1)
+    weight = np.tile(op.weight, (1, 1, 1, terms))
+    return replace(op, weight=weight, channels=channels, bias=_integers(bias), macs=macs)
 
 
 # -- ops ---------------------------------------------------------------------------------------------------
@@ -225,6 +228,7 @@ def _linear(
                 "pads": conv.pads,
                 "groups": conv.groups,
                 "sparsity": conv.sparsity,
+                "channels": conv.channels,
             }
         case Pool() as pool:
             weight, scale = _uniform(step, graph.shapes[step.input][2], pool.kernel, options, zeros > 0)
@@ -272,10 +276,7 @@ def _corrected_bias(conv: Conv, change: np.ndarray, mean: np.ndarray | None) -> 
     """
     if mean is None:
         return conv.bias
-    o, _, _, per_group = conv.weight.shape
-    first = np.arange(o) // (o // conv.groups) * per_group
-    inputs = mean[first[:, None] + np.arange(per_group)]
-    return conv.bias - (change * inputs[:, None, None, :]).sum(axis=(1, 2, 3))
+    return conv.bias - (change * conv.read_by(mean)[:, None, None, :]).sum(axis=(1, 2, 3))
 
 
 def check_weights(conv: Conv, fmt: Format) -> np.ndarray:
@@ -287,12 +288,6 @@ def check_weights(conv: Conv, fmt: Format) -> np.ndarray:
         raise FormatError(
             f"Conv '{conv.name}': its least weight is {weight.min():.6g}, but {fmt.name} has no negative "
             "values; use a signed weight format"
-        )
-    largest = float(np.abs(weight).max(initial=0.0))
-    if largest > most(fmt):
-        raise ModelError(
-            f"Conv '{conv.name}': its largest weight is {largest:.3g}, and {fmt.name} holds at most {most(fmt):.3g} "
-            "with any scale; repair the model"
         )
     return weight
 

@@ -152,6 +152,33 @@ def linear_tile(op: Linear, tile: int, config: AcceleratorConfig) -> tuple[np.nd
     return dense, word0
 
 
+def gathered_tile(
+    op: Linear, tile: int, pixels: int, config: AcceleratorConfig
+) -> list[tuple[np.ndarray, int]]:
+    """As `linear_tile`, of an op with `channels`, for each run of channel words that the tile reads.
+
+    Words between are read too, for nothing, where that takes less than a MATRIX of its own does beside its passes.
+    """
+    assert op.channels is not None
+    weight = op.weight[tile * config.cols : (tile + 1) * config.cols]
+    channels = op.channels[tile * config.cols : (tile + 1) * config.cols]
+    read = (config.weight.fixed(weight) != 0).any(axis=(1, 2))  # (cols, I / groups)
+    words = channels // config.elements
+    needed = np.unique(words[read]) if read.any() else np.zeros(1, np.int64)
+    found = []
+    spare = (config.rows + 12) // max(pixels, config.rows)
+    for run in np.split(needed, np.flatnonzero(np.diff(needed) > 1 + spare) + 1):
+        word0, word1 = int(run[0]), int(run[-1]) + 1
+        shape = (*weight.shape[1:3], (word1 - word0) * config.elements, config.cols)
+        dense = np.full(shape, config.weight.zero_code, np.uint8)
+        column, k = np.nonzero(read & (words >= word0) & (words < word1))
+        dense[:, :, channels[column, k] - word0 * config.elements, column] = weight[
+            column, :, :, k
+        ].transpose(1, 2, 0)
+        found.append((dense, word0))
+    return found
+
+
 def concat_tile(
     op: Concat, graph: QuantizedGraph, tile: int, config: AcceleratorConfig
 ) -> list[tuple[str, np.ndarray, int]]:

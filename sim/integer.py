@@ -73,7 +73,7 @@ class Convolution:
         for i, digit in enumerate(digits):
             for j, part in enumerate(self._parts):
                 product = self._convolve(digit, part).astype(np.int64).astype(wide)
-                total = total + (product << self._limb * (i + j))  # wraps on the way, the sum does not
+                total = total + product * (1 << self._limb * (i + j))
         return total
 
     def _arrange(self, w: np.ndarray) -> np.ndarray:
@@ -89,6 +89,8 @@ class Convolution:
         top, left, bottom, right = self.pads
         if not any(self.pads):
             return x
+        x = x[:, max(-top, 0) : x.shape[1] + min(bottom, 0), max(-left, 0) : x.shape[2] + min(right, 0)]
+        top, left, bottom, right = (max(p, 0) for p in self.pads)
         n, h, w, c = x.shape
         padded = np.full((n, h + top + bottom, w + left + right, c), self.padding, x.dtype)
         padded[:, top : top + h, left : left + w] = x

@@ -186,7 +186,10 @@ class _Linear:
         self.requantizer = Requantizer(op, self.convolution.bound, residual_range)
 
     def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
-        acc = self.convolution(np.take(self.fixed, tensors[self.op.input]))
+        x = tensors[self.op.input]
+        if self.op.channels is not None:
+            x = x[..., self.op.channels.ravel()]
+        acc = self.convolution(np.take(self.fixed, x))
         if self.op.raw:
             return self.requantizer.with_bias(acc)
         if self.op.residual is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,10 @@ from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, remap, split_axes, without_batch
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
-from sateen.compiler.importer.pointwise import depthwise, place_channels, settle
+from sateen.compiler.importer.pointwise import depthwise, place_channels, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
-from sateen.ir.graph import Conv, Pool, Shape
+from sateen.ir.graph import Pool, Shape
 
 
 def pool(walk: Walk, node: OnnxNode, x: Value, kind: str, window: Window) -> Value:
@@ -211,12 +212,12 @@ def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Se
     out = walk.fresh(node.proto.output[0])
     c = hwc[2]
     if amounts[2] == (0, 0):
-        weight, groups = np.ones((c, 1, 1, 1)), c
+        padding = depthwise(node.name, x.tensor, out, np.ones(c), np.zeros(c))
     else:
-        weight, groups = np.pad(np.eye(c), (amounts[2], (0, 0))).reshape(new[2], 1, 1, c), 1
-    walk.emit(
-        Conv(node.name, x.tensor, out, weight, np.zeros(new[2]), pads=margins, groups=groups), out_shape
-    )
+        source = np.arange(new[2]) - amounts[2][0]
+        kept = (source >= 0) & (source < c)
+        padding = selection(node.name, x.tensor, out, np.where(kept, source, 0), kept)
+    walk.emit(dataclasses.replace(padding, pads=margins), out_shape)
     own = axis_dims(out_shape)
     layout = [
         own[targets[d]] if d in targets else remap(dim, hwc, out_shape) for d, dim in enumerate(x.layout)

@@ -1,7 +1,9 @@
-"""Slice and Split: a part of the rows, columns or channels, by a convolution of zeros and ones or a pool of one."""
+"""Slice, Gather and Split: channels by their indices, rows and columns by a window of one pixel."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,16 +11,17 @@ import numpy as np
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
-from sateen.compiler.importer.pointwise import settle
+from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Conv, Pool, Shape
 
+Indices = range | np.ndarray
 
-def select(
-    walk: Walk, node: OnnxNode, x: Value, dim: int, start: int, step: int, count: int, out: str
-) -> Value:
-    """`count` indices of dimension `dim` from `start` on; tensor `out`. The dimension must be a whole axis."""
-    if count == x.shape[dim]:
+
+def select(walk: Walk, node: OnnxNode, x: Value, dim: int, indices: Indices, out: str) -> Value:
+    """`indices` of dimension `dim`, in their order; tensor `out`. The dimension must be a whole axis."""
+    count = len(indices)
+    if count == x.shape[dim] and (np.asarray(indices) == np.arange(count)).all():
         return x
     if walk.is_batch(x, dim):
         raise Unsupported("it takes a part of the batch", "run the model on that part")
@@ -33,30 +36,38 @@ def select(
             f"it takes a part of dimension {dim} of {x.shape}, which is not a row, column or channel of {hwc}",
             "remove the Reshape before it",
         )
-    axis, size = axes[0], hwc[axes[0]]
+    axis = axes[0]
     shape: Shape = tuple(count if k == axis else s for k, s in enumerate(hwc))  # type: ignore[assignment]
     out = walk.fresh(out)
     if axis == 2:
-        weight = np.eye(size)[start : start + step * (count - 1) + 1 : step].reshape(count, 1, 1, size)
-        walk.emit(Conv(node.name, x.tensor, out, weight, np.zeros(count)), shape)
+        walk.emit(selection(node.name, x.tensor, out, np.asarray(indices)), shape)
     else:
-        # The window that makes exactly `count` results.
-        reach = 1 if start == 0 and (size - 1) // step + 1 == count else size - step * (count - 1)
-        kernel, stride = [1, 1], [1, 1]
-        kernel[axis], stride[axis] = reach, step
-        if reach == 1:
-            walk.emit(Pool(node.name, x.tensor, out, "max", (1, 1), (stride[0], stride[1])), shape)
-        else:
-            weight = np.zeros((hwc[2], *kernel, 1))
-            weight[:, start if axis == 0 else 0, start if axis == 1 else 0] = 1
-            walk.emit(
-                Conv(
-                    node.name, x.tensor, out, weight, np.zeros(hwc[2]), (stride[0], stride[1]), groups=hwc[2]
-                ),
-                shape,
-            )
+        walk.emit(_pixels(node.name, x.tensor, out, hwc, axis, _even(indices, dim)), shape)
     layout = (axis_dims(shape)[axis] if d == dim else remap(v, hwc, shape) for d, v in enumerate(x.layout))
     return Value(out, tuple(layout))
+
+
+def _pixels(name: str, source: str, out: str, hwc: Shape, axis: int, indices: range) -> Conv | Pool:
+    """Rows (axis 0) or columns of a tensor: a window of one pixel, cropped to the first and the last of them."""
+    stride = (indices.step, 1) if axis == 0 else (1, indices.step)
+    after = hwc[axis] - 1 - indices[-1]
+    if indices.start == 0 and after < indices.step:
+        return Pool(name, source, out, "max", (1, 1), stride)
+    crop = [0, 0, 0, 0]
+    crop[axis], crop[axis + 2] = -indices.start, -after
+    copy = depthwise(name, source, out, np.ones(hwc[2]), np.zeros(hwc[2]))
+    return dataclasses.replace(copy, stride=stride, pads=(crop[0], crop[1], crop[2], crop[3]))
+
+
+def _even(indices: Indices, dim: int) -> range:
+    steps = {int(s) for s in np.diff(indices)} or {1}
+    if len(steps) > 1 or min(steps) < 1:
+        raise Unsupported(
+            f"it picks {[int(i) for i in indices[:8]]} of dimension {dim}, which is rows or columns",
+            "pick evenly spaced indices, in order",
+            limits.EVEN,
+        )
+    return range(int(indices[0]), int(indices[-1]) + 1, steps.pop())
 
 
 def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -77,17 +88,14 @@ def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(f"its steps are {list(steps)}", "use a positive step")
     for start, end, axis, step in zip(starts, ends, axes_in(axes, x.rank), steps, strict=True):
         indices = range(x.shape[axis])[start:end:step]
-        if len(indices) == 0 or step < 0:
-            raise Unsupported(
-                f"it takes {start}:{end}:{step} of {x.shape[axis]}", "use a positive step and a part"
-            )
-        out = node.proto.output[0]
-        x = select(walk, node, x, axis, indices.start, indices.step, len(indices), out)
+        if len(indices) == 0:
+            raise Unsupported(f"it takes {start}:{end}:{step} of {x.shape[axis]}", "take at least one")
+        x = select(walk, node, x, axis, indices, node.proto.output[0])
     return [x]
 
 
 def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    """Constant indices, evenly spaced and rising, are a slice; one index without a dimension drops it."""
+    """Constant indices; one without a dimension drops it."""
     x = walk.value(node)
     axis = axis_in(node.integer("axis", 0), x.rank)
     array = walk.constant(node, 1)
@@ -98,13 +106,10 @@ def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(
             f"it picks index {outside[0]} of dimension {axis}, which has {size}", f"use {-size} to {size - 1}"
         )
-    indices = [i % size for i in indices]
-    steps = set(np.diff(indices).tolist())
-    if array is None or array.ndim > 1 or not indices or len(steps) > 1 or min(steps, default=1) < 1:
-        raise Unsupported(
-            f"it picks {indices[:8]} of dimension {axis}", "pick evenly spaced indices, in order", limits.EVEN
-        )
-    y = select(walk, node, x, axis, indices[0], min(steps, default=1), len(indices), node.proto.output[0])
+    if array is None or array.ndim > 1 or not indices:
+        shape = None if array is None else array.shape
+        raise Unsupported(f"its indices have shape {shape}", "give constant indices in one dimension, or one")
+    y = select(walk, node, x, axis, np.array([i % size for i in indices]), node.proto.output[0])
     layout = y.layout if array.ndim else y.layout[:axis] + y.layout[axis + 1 :]
     return [Value(y.tensor, layout)]
 
@@ -122,8 +127,8 @@ def split(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         sizes = [chunk] * (n - 1) + [x.shape[axis] - chunk * (n - 1)]
     if len(sizes) != n or sum(sizes) != dim_size(x.layout[axis]) or min(sizes) < 1:
         raise Unsupported(f"it splits {x.shape[axis]} into {sizes}", "give sizes that add up to it")
-    starts = np.cumsum([0, *sizes])
+    starts = [int(k) for k in np.cumsum([0, *sizes])]
     return [
-        select(walk, node, x, axis, int(starts[k]), 1, size, node.proto.output[k] or f"{node.name}.{k}")
-        for k, size in enumerate(sizes)
+        select(walk, node, x, axis, range(low, high), node.proto.output[k] or f"{node.name}.{k}")
+        for k, (low, high) in enumerate(itertools.pairwise(starts))
     ]

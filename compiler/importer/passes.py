@@ -60,6 +60,7 @@ def _is_depthwise_1x1(node: Node) -> bool:
         isinstance(node, Conv)
         and node.weight.shape[1:] == (1, 1, 1)
         and node.groups == node.weight.shape[0]
+        and node.channels is None
         and node.stride == (1, 1)
     )
 
@@ -75,6 +76,7 @@ def is_padding(node: Node) -> bool:
         isinstance(node, Conv)
         and _is_depthwise_1x1(node)
         and any(node.pads)
+        and min(node.pads) >= 0
         and bool((node.weight == 1).all())
         and not node.bias.any()
     )
@@ -173,10 +175,7 @@ def affine_into_consumer(graph: Graph) -> Graph | None:
             continue
         if any(user.pads) and node.bias.any():
             continue
-        per_group = user.weight.shape[3]
-        group = np.arange(user.weight.shape[0]) // (user.weight.shape[0] // user.groups)
-        channel = group[:, None] * per_group + np.arange(per_group)  # (O, I)
-        scale, offset = node.weight.reshape(-1)[channel], node.bias[channel]
+        scale, offset = user.read_by(node.weight.reshape(-1)), user.read_by(node.bias)  # (O, I / groups)
         if user.given is not None and (scale != scale[:, :1]).any():
             continue  # the weights would leave their grid
         merged = dataclasses.replace(
@@ -195,29 +194,53 @@ def _scaled(given: GivenWeights | None, factor: np.ndarray) -> GivenWeights | No
 
 
 def order_into_consumer(graph: Graph) -> Graph | None:
-    """A selection of channels, a 1×1 Conv of zeros and ones, into the convolutions that read it."""
+    """A selection of channels into the convolutions that read it, unless their weights would grow out of hand."""
     for node in graph.nodes:
-        if not isinstance(node, Conv) or not _is_selection(node):
+        if not isinstance(node, Conv) or (selected := _selection(node)) is None:
             continue
+        channels, kept = selected
+        total = graph.shapes[node.input][2]
         for user in graph.consumers(node.output):
-            if isinstance(user, Conv) and user.groups == 1:
-                weight = user.weight @ node.weight[:, 0, 0, :]
-                return _replace(
-                    graph, {user.name: dataclasses.replace(user, input=node.input, weight=weight)}
+            if not isinstance(user, Conv):
+                continue
+            changed = None
+            if user.groups == 1 and user.weight.size // len(kept) * total <= max(
+                _LARGEST, 2 * user.weight.size
+            ):
+                columns = np.zeros((total, user.weight.size // len(kept)))
+                np.add.at(columns, channels[kept], user.weight[..., kept].reshape(columns.shape[1], -1).T)
+                weight = np.ascontiguousarray(columns.T).reshape(*user.weight.shape[:3], total)
+                changed = dataclasses.replace(user, input=node.input, weight=weight)
+            elif (
+                user.groups == len(user.weight) and user.weight.shape[1:] == (1, 1, 1) and not any(user.pads)
+            ):
+                weight = user.weight * user.read_by(kept.astype(np.float64))[:, None, None, :]
+                changed = dataclasses.replace(
+                    user, input=node.input, weight=weight, channels=user.read_by(channels)
                 )
+            if changed is not None:
+                return _replace(graph, {user.name: changed})
     return None
 
 
-def _is_selection(node: Conv) -> bool:
-    return (
-        node.groups == 1
-        and node.weight.shape[1:3] == (1, 1)
-        and node.stride == (1, 1)
-        and not any(node.pads)
-        and not node.bias.any()
-        and bool(np.isin(node.weight, (0, 1)).all())
-        and bool((node.weight.sum(axis=3) <= 1).all())
-    )
+_LARGEST = 1 << 24
+"""Weights of a convolution that a selection may be merged into, however few they were."""
+
+
+def _selection(node: Conv) -> tuple[np.ndarray, np.ndarray] | None:
+    """(O,) the channel that each output is a copy of, and whether it is one and not zero; None for anything else."""
+    pointwise = node.weight.shape[1:3] == (1, 1) and node.stride == (1, 1) and not any(node.pads)
+    if (
+        not pointwise
+        or node.bias.any()
+        or not (node.groups == 1 or node.channels is not None)
+        or not node.selects
+    ):
+        return None
+    rows = node.weight[:, 0, 0, :]
+    first = rows.argmax(axis=1)
+    channels = first if node.channels is None else node.channels[np.arange(len(rows)), first]
+    return channels, np.count_nonzero(rows, axis=1) > 0
 
 
 def drop_identity(graph: Graph) -> Graph | None:

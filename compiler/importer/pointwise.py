@@ -18,6 +18,17 @@ def depthwise(name: str, source: str, output: str, scale: np.ndarray, offset: np
     return Conv(name, source, output, scale.reshape(-1, 1, 1, 1), offset, groups=len(scale))
 
 
+def selection(
+    name: str, source: str, output: str, channels: np.ndarray, kept: np.ndarray | None = None
+) -> Conv:
+    """Channel `channels[k]` of the source as channel k, and zero where not `kept`; both (O,)."""
+    weight = np.ones(len(channels)) if kept is None else kept.astype(np.float64)
+    return Conv(
+        name, source, output, weight.reshape(-1, 1, 1, 1), np.zeros(len(weight)), groups=len(weight),
+        channels=channels.astype(np.int64)[:, None],
+    )  # fmt: skip
+
+
 def raised(x: Value, rank: int) -> Value:
     """x with at least `rank` dimensions, as ONNX broadcasts it: new ones of size 1 come first."""
     return Value(x.tensor, ((),) * (rank - x.rank) + x.layout, x.host)
@@ -113,9 +124,8 @@ def settle(walk: Walk, name: str, x: Value, channel: int) -> Value:
     pieces = split_axes(dim, hwc)
     if dim == own or any(axis != 2 for _, _, axis in pieces) or x.shape[channel] != hwc[2]:
         return x
-    weight = np.eye(hwc[2])[indices(dim)].reshape(hwc[2], 1, 1, hwc[2])
     out = walk.fresh(f"{x.tensor}.ordered")
-    walk.emit(Conv(f"{name}.order", x.tensor, out, weight, np.zeros(hwc[2])), hwc)
+    walk.emit(selection(f"{name}.order", x.tensor, out, indices(dim)), hwc)
     return Value(out, tuple(own if d == channel else other for d, other in enumerate(x.layout)))
 
 

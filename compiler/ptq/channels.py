@@ -74,9 +74,7 @@ def rescale(graph: Graph, found: ChannelSet, factors: np.ndarray) -> Graph:
             if node.name in found.writers:
                 weight, bias = weight / factors[:, None, None, None], bias / factors
             if node.name in found.readers:
-                grouped = weight.reshape(node.groups, -1, *weight.shape[1:])
-                columns = factors.reshape(node.groups, 1, 1, 1, -1)
-                weight = (grouped * columns).reshape(weight.shape)
+                weight = weight * node.read_by(factors)[:, None, None, :]
             node = replace(node, weight=weight, bias=bias)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
@@ -93,6 +91,10 @@ def read_range(graph: Graph, found: ChannelSet) -> np.ndarray:
     ranges = []
     for conv in graph.nodes:
         if isinstance(conv, Conv) and conv.name in found.readers:
-            grouped = np.abs(conv.weight).reshape(conv.groups, -1, conv.weight.shape[-1])
-            ranges.append(grouped.max(axis=1).reshape(-1))
+            largest = np.abs(conv.weight).max(axis=(1, 2))  # (O, I / groups)
+            if conv.channels is None:
+                ranges.append(largest.reshape(conv.groups, -1, largest.shape[1]).max(axis=1).reshape(-1))
+            else:
+                ranges.append(np.zeros(found.channels))
+                np.maximum.at(ranges[-1], conv.channels, largest)
     return np.max(ranges, axis=0)

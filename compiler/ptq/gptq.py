@@ -26,9 +26,6 @@ from sateen.errors import ConfigError
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
 
-LEAST_DAMPING = 1e-6
-"""Above what rounding in float64 leaves of the moments of thousands of columns that depend on one another."""
-
 
 @dataclass(frozen=True, slots=True)
 class Gptq:
@@ -48,8 +45,8 @@ class Gptq:
     sweeps: int = 8
 
     def __post_init__(self) -> None:
-        if not LEAST_DAMPING <= self.damping <= 1:
-            raise ConfigError(f"gptq: damping = {self.damping}; it must be from {LEAST_DAMPING:g} to 1")
+        if not 0 < self.damping <= 1:
+            raise ConfigError(f"gptq: damping = {self.damping}; it must be above 0 and at most 1")
         if self.block < 1 or self.sweeps < 0:
             raise ConfigError(f"gptq: block = {self.block}, sweeps = {self.sweeps}; at least 1 and 0")
 
@@ -82,6 +79,8 @@ def gptq(
     def rewrite(conv: Conv, x: np.ndarray, real: np.ndarray) -> Conv:
         scale = weight_scales(check_weights(conv, weight_format), weight_format, power_of_two=power_of_two)
         scales[conv.name] = scale
+        if conv.selects:  # each output is an input: there is nothing to round
+            return conv
         weight, bias = np.empty_like(conv.weight), conv.bias.copy()
         wide = len(weight) // conv.groups
         for g in range(conv.groups):

@@ -88,7 +88,8 @@ def run_node(
     """The node's output; a Conv takes another weight (O, I / groups, KH, KW) and bias (O,) than its own."""
     match node:
         case Conv():
-            x, pads = _padded(inputs[0], node.pads, 0.0)
+            x = inputs[0] if node.channels is None else inputs[0][:, torch.from_numpy(node.channels.ravel())]
+            x, pads = _padded(x, node.pads, 0.0)
             weight = channels_second(node.weight) if weight is None else weight
             bias = as_tensor(node.bias) if bias is None else bias
             return F.conv2d(x, weight, bias, node.stride, pads, node.dilation, node.groups)
@@ -137,7 +138,7 @@ def _padded(
 ) -> tuple[torch.Tensor, tuple[int, int]]:
     """What an operation with symmetric padding is given, and that padding."""
     top, left, bottom, right = pads
-    if (top, left) == (bottom, right) and fill == 0.0:
+    if (top, left) == (bottom, right) and min(pads) >= 0 and fill == 0.0:
         return x, (top, left)
     return (F.pad(x, (left, right, top, bottom), value=fill) if any(pads) else x), (0, 0)
 

@@ -103,14 +103,28 @@ class Conv:
     bias: np.ndarray  # float64 (O,)
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    pads: tuple[int, int, int, int] = (
+        0,
+        0,
+        0,
+        0,
+    )  # top, left, bottom, right; negative: left out of the plane
     groups: int = 1
     sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
     given: GivenWeights | None = None  # the scales that the file's weights have, to be kept
+    channels: np.ndarray | None = None
+    """int64 (O, I / groups), with groups = O: the input channel that each weight is for, in any order and number. A
+    selection of channels has one for each output, and so never a matrix of zeros."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
+
+    def read_by(self, values: np.ndarray) -> np.ndarray:
+        """A number for each input channel (I,) as (O, I / groups): that of the channel which each weight is for."""
+        if self.channels is not None:
+            return values[self.channels]
+        return np.repeat(values.reshape(self.groups, -1), len(self.weight) // self.groups, axis=0)
 
     @property
     def selects(self) -> bool:

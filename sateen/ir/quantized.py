@@ -75,6 +75,7 @@ class Linear:
     source: tuple[str, ...] = ()  # ONNX nodes fused here
     weight_scale: np.ndarray | None = None  # float64 (O,), what the export writes
     sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
+    channels: np.ndarray | None = None  # int64 (O, I / groups), as in ir.graph.Conv: groups = O then
 
     @property
     def inputs(self) -> tuple[str, ...]:

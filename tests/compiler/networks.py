@@ -49,6 +49,22 @@ class Builder:
         )
         return name
 
+    def select(
+        self, x: str, channels: list[int], crop=(0, 0, 0, 0), stride: int = 1, scale: float = 1.0
+    ) -> str:
+        """Channels, -1 for zeros, without the outermost rows and columns, and of those every nth, times `scale`."""
+        h, w, _ = self.shapes[x]
+        top, left, bottom, right = crop
+        shape = ((h - top - bottom - 1) // stride + 1, (w - left - right - 1) // stride + 1, len(channels))
+        name = self._write("select", shape)
+        found = np.array(channels)
+        weight = scale * (found >= 0).reshape(-1, 1, 1, 1)
+        self.nodes.append(
+            Conv(name, x, name, weight, np.zeros(len(found)), (stride, stride), pads=tuple(-c for c in crop),
+                 groups=len(found), channels=np.maximum(found, 0)[:, None])
+        )  # fmt: skip
+        return name
+
     def gemm(self, x: str, out: int) -> str:
         h, w, _ = self.shapes[x]
         return self.conv(x, out, k=(h, w), pad=0)
@@ -136,7 +152,9 @@ def run_slowly(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def _padded(x: np.ndarray, pads: tuple[int, int, int, int], fill: float) -> np.ndarray:
-    top, left, bottom, right = pads
+    top, left, bottom, right = (max(-p, 0) for p in pads)
+    x = x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+    top, left, bottom, right = (max(p, 0) for p in pads)
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
 
 
@@ -158,7 +176,9 @@ def _convolve(x: np.ndarray, node: Conv, fill: float = 0.0) -> list[np.ndarray]:
         plane = np.empty((len(x), h, w))
         for y in range(h):
             for x0 in range(w):
-                window = _window(padded, node, (kh, kw), y, x0)[..., first : first + per_group]
+                window = _window(padded, node, (kh, kw), y, x0)
+                read = slice(first, first + per_group) if node.channels is None else node.channels[c]
+                window = window[..., read]
                 plane[:, y, x0] = (window * node.weight[c]).sum(axis=(1, 2, 3)) + node.bias[c]
         channels.append(plane)
     return channels
@@ -205,4 +225,19 @@ def everything(seed: int = 0) -> tuple[Graph, Builder]:
     return b.graph(b.gemm(m, 7), m, k, i), b
 
 
-NETWORKS = {"lenet": lenet, "residual": residual, "mlp": mlp, "everything": everything}
+def selections(seed: int = 0) -> tuple[Graph, Builder]:
+    """Channels in another order, repeated, left out and zero; a part of the plane; alone and fused."""
+    b = Builder(seed)
+    x = b.input(7, 6, 5)
+    c = b.clip(b.conv(x, 20))
+    mixed = b.clip(b.select(c, [19, 0, 7, 7, 3, -1, 12, 1, 18, 4]), 0, 0.8)
+    part = b.select(mixed, list(range(10)), crop=(1, 2, 0, 1))
+    odd = b.function(b.select(c, list(range(1, 20, 2)), crop=(1, 1, 0, 2), scale=0.7), "tanh")
+    y = b.add(b.select(part, [2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), b.select(odd, list(range(10))))
+    z = b.select(b.select(x, [4, 2]), [1, 0], crop=(1, 0, 1, 1), stride=2)
+    return b.graph(b.gemm(y, 5), z, y), b
+
+
+NETWORKS = {"lenet": lenet, "residual": residual, "mlp": mlp, "everything": everything} | {
+    "selections": selections
+}

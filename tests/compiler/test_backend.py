@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import selections
 from random_graph import Builder, random_graph
 
 from sateen.compiler.backend import generate
-from sateen.compiler.quantize import accumulator_bits
+from sateen.compiler.calibrate import calibrate
+from sateen.compiler.quantize import accumulator_bits, quantize
 from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
 from sateen.compiler.tokens import add_tokens
 from sateen.compiler.traffic import moved, stored
@@ -80,6 +82,23 @@ def test_program_equals_reference(machine, weight, activation):
                 f"seed {seed}: {tensor}"
             )
         assert program.predict(MemoryTiming(20, 1)).cycles > 0
+
+
+@pytest.mark.parametrize("machine", ["tiny", "streaming", "wide groups", "rows and slices"])
+@pytest.mark.parametrize("weight, activation", FORMATS)
+def test_selections(machine, weight, activation):
+    """Channels in any order, parts of the plane; an input that selections alone read may have two terms."""
+    network, b = selections()
+    statistics = calibrate(network, b.samples())
+    for terms in (1, 2):
+        graph = quantize(
+            network, statistics, weight_format=weight, activation_format=activation, input_terms=terms
+        )
+        config = MACHINES[machine].replace(weight_format=weight, activation_format=activation)
+        config = config.replace(acc_bits=accumulator_bits(graph), table=True)
+        _, found, wanted = run_program(graph, config)
+        for tensor, codes in found.items():
+            assert np.array_equal(codes.astype(object), wanted[tensor].astype(object)), tensor
 
 
 def test_streaming_spills():

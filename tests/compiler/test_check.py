@@ -327,7 +327,7 @@ REFUSED = {
     "random": (lambda n: n("Add", n.input("N", 3), n("RandomNormal", shape=[3])), "random numbers"),
     "video": (lambda n: n("Relu", n.input("N", 2, 3, 4, 5)), "more than three dimensions"),
     "gather": (
-        lambda n: n("Gather", n.conv(n.input("N", 3, 4, 4), 3, 4, 1, 1), n.constant([2, 0, 1], np.int64), axis=1),
+        lambda n: n("Gather", n.conv(n.input("N", 3, 4, 4), 3, 4, 1, 1), n.constant([2, 0, 1], np.int64), axis=2),
         "evenly spaced",
     ),
     "batch moved": (lambda n: n("Relu", n("Reshape", n.input("N", 4), n.constant([4, 1], np.int64))), "batch"),

@@ -104,12 +104,15 @@ def test_an_axis_named_twice(op):
         import_model(net.output(y).model())
 
 
-@pytest.mark.parametrize("step", [0, -1])
-def test_slice_steps(step):
+@pytest.mark.parametrize(
+    ("axis", "start", "end", "step", "words"),
+    [(1, 0, 2, 0, "use a positive step"), (1, 0, 2, -1, "take at least one"), (2, 2, 0, -1, "evenly spaced")],
+)
+def test_slice_steps(axis, start, end, step, words):
     net = Net()
     x = net.conv(net.input(*SHAPE), 4, 4, 1, 1)
-    y = net("Slice", x, ints(net, 0), ints(net, 2), ints(net, 1), ints(net, step))
-    with pytest.raises(ModelError, match="use a positive step"):
+    y = net("Slice", x, ints(net, start), ints(net, end), ints(net, axis), ints(net, step))
+    with pytest.raises(ModelError, match=words):
         import_model(net.output(y).model())
 
 

@@ -76,7 +76,8 @@ def _element(qgraph: QuantizedGraph, op, tensors, y: int, x: int, c: int) -> int
     acc = int(op.bias[c])
     for i, j, iy, ix, inside in taps():
         for k in range(per_group):
-            a = int(source[iy, ix, first + k]) if inside else quant.zero_code
+            channel = first + k if op.channels is None else int(op.channels[c, k])
+            a = int(source[iy, ix, channel]) if inside else quant.zero_code
             acc += fixed[a] * weights[int(op.weight[c, i, j, k])]
     if op.raw:
         return acc
