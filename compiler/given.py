@@ -26,6 +26,8 @@ _logger = logging.getLogger("sateen")
 
 COARSE = 0.01
 """Steps of an output, that a bias may lose silently."""
+FINE = 0.001
+"""What wider weights, once there have to be any, bring that down to."""
 
 # -- formats -----------------------------------------------------------------------------------------
 
@@ -231,9 +233,28 @@ def bias_rest(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def room_for_biases(graph: Graph, fmt: Format) -> Format:
-    """The format of weights, or that of 8 bits if biases need finer steps of the sum than the file's few bits give."""
-    if not isinstance(fmt, Integer) or fmt.bits == 8:
+    """The format of weights: the file's, or the first wider one that gives biases fine enough steps of the sum."""
+    if not isinstance(fmt, Integer):
         return fmt
+    first, where = _worst_bias(graph, fmt)
+    lost, wide = first, fmt
+    for bits in range(fmt.bits + 1, 9) if first > COARSE else ():
+        if lost <= FINE:
+            break
+        wide = Integer(bits, fmt.signed)
+        lost, _ = _worst_bias(graph, wide)
+    if wide is not fmt:
+        _logger.warning(
+            "weights are %s: at the file's %s the bias of Conv '%s' would shift its output by up to %.2g of its "
+            "steps; --weights %s makes the machine smaller",
+            wide.name, fmt.name, where, first, fmt.name,
+        )  # fmt: skip
+    return wide
+
+
+def _worst_bias(graph: Graph, fmt: Format) -> tuple[float, str]:
+    """The most that a bias of a Conv whose weights are in `fmt` loses, in steps of its output; and that Conv's name."""
+    worst, where = 0.0, ""
     for step in fuse(graph):
         conv = step.main if isinstance(step, Pass) else None
         if not isinstance(conv, Conv) or conv.given is None or sign_of(step, graph):
@@ -245,16 +266,9 @@ def room_for_biases(graph: Graph, fmt: Format) -> Format:
         codes, scale = given_codes(conv, fmt)
         lsb = source.quant.format.lsb_exponent + fmt.lsb_exponent
         _, scale = refined(conv, codes, scale, source.quant.scale * 2.0**lsb, fmt)
-        lost = _lost(conv, scale, source.quant, target.quant, fmt)
-        if lost > COARSE:
-            wide = Integer(8, fmt.signed)
-            _logger.warning(
-                "weights are %s: at the file's %s the bias of Conv '%s' would shift its output by up to %.2g of its "
-                "steps; --weights %s makes the machine smaller",
-                wide.name, fmt.name, conv.name, lost, fmt.name,
-            )  # fmt: skip
-            return wide
-    return fmt
+        if (lost := _lost(conv, scale, source.quant, target.quant, fmt)) > worst:
+            worst, where = lost, conv.name
+    return worst, where
 
 
 def _lost(conv: Conv, scale: np.ndarray, source: Quant, target: Quant, fmt: Format) -> float:

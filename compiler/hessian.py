@@ -29,6 +29,8 @@ BLOCK = 128
 _ELEMENTS = 1 << 25  # of the largest tensor over all samples
 _LEAST_SAMPLES = 8
 _LARGEST = 1e100  # sums of squares must stay finite
+_CONSTANT = 1e-200  # of a mean square: less is nothing, its own square is not a number any more
+_ROUNDING = 2.0**-52  # times K², of the mean diagonal: less damping than that drowns in rounding
 
 Rewrite = Callable[[Conv, np.ndarray], Conv]
 Project = Callable[[np.ndarray, int], np.ndarray]
@@ -122,16 +124,29 @@ def hessian(conv: Conv, x: np.ndarray, group: int = 0, *, center: np.ndarray | N
     return total
 
 
+def ridge(matrix: np.ndarray, damping: float) -> float:
+    """`damping` of the mean diagonal of H (K, K), or what float64 needs of it; 0 where the inputs are constant."""
+    mean = float(np.mean(np.diag(matrix)))
+    return mean * max(damping, _ROUNDING * len(matrix) ** 2) if mean > _CONSTANT else 0.0
+
+
+def damped(matrix: np.ndarray, damping: float) -> np.ndarray:
+    """H (K, K) with its `ridge` on the diagonal: positive definite, whatever the rank of H.
+
+    Where all inputs are constant no weight counts more than another: the identity.
+    """
+    added, identity = ridge(matrix, damping), np.eye(len(matrix))
+    return matrix + added * identity if added else identity
+
+
 def inverse_factor(matrix: np.ndarray, damping: float = DAMPING) -> np.ndarray:
-    """Upper triangular U with U^T U = (H + damping * mean(diag H) * I)^-1, float64 (K, K).
+    """Upper triangular U with U^T U = damped(H)^-1, float64 (K, K).
 
     U_jj² is the inverse Hessian's diagonal once the columns before j are fixed; row j, over U_jj, is how a
     change of column j is spread over those after it.
     """
-    mean = float(np.mean(np.diag(matrix)))
-    damped = matrix + (damping * mean if mean > 0 else 1.0) * np.eye(len(matrix))
     # H = R R^T with R upper triangular: the Cholesky factor of H with its order reversed. U is its inverse.
-    factor = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    factor = np.linalg.cholesky(damped(matrix, damping)[::-1, ::-1])[::-1, ::-1]
     return _inverse_upper(np.ascontiguousarray(factor))  # BLAS takes no negative strides
 
 

@@ -18,6 +18,7 @@ MOST_TERMS = 4
 _SAMPLES = 2048
 _ZEROS = 9  # zero points that are tried
 _FACTORS = np.exp2(np.linspace(-0.75, 3, 16))  # of the scale that covers the range with all terms
+_NOTHING = 1e-100  # a tensor of smaller values is one of zeros
 _ENOUGH = 5.0
 """Times the squared error of 8-bit integers: more than 7 bits."""
 
@@ -58,30 +59,37 @@ def _search(
     seen: Observed, x: np.ndarray, fmt: Format, terms: int, power_of_two: bool
 ) -> tuple[Quant, float]:
     low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
-    if low == high:
+    if not max(-low, high) > _NOTHING:
         high = 1.0
     values = np.rint(grid(fmt) * 2.0**-fmt.lsb_exponent).astype(np.int64)
     zeros = {int(values[i]) for i in np.linspace(0, len(values) - 1, _ZEROS).round().astype(int)} | {0}
+    ordered = sorted(zeros, key=abs)
+    bases = [_covering(low, high, fmt, zero * 2.0**fmt.lsb_exponent) for zero in ordered]
+    if not any(0 < base < np.inf for base in bases):  # formats of one bit: either sign, but not both
+        bases = [_covering(low, high, fmt, zero * 2.0**fmt.lsb_exponent, one_sign=True) for zero in ordered]
     found: tuple[float, Quant] | None = None
-    for zero in sorted(zeros, key=abs):
-        offset = zero * 2.0**fmt.lsb_exponent
-        base = _covering(low, high, fmt, offset) / terms
+    for zero, base in zip(ordered, bases, strict=True):
         if not 0 < base < np.inf:
             continue
         factors = np.exp2(np.arange(-1.0, 4.0)) if power_of_two else _FACTORS
-        for scale in snap(base * factors, power_of_two):
+        for scale in snap(base / terms * factors, power_of_two):
             quant = Quant(fmt, float(scale), zero)
             error = _error(x, quant, terms)
             if found is None or error < found[0]:
                 found = error, quant
-    assert found is not None  # every format has a value of either sign, or a zero point that makes one
+    assert found is not None  # every format has two values, so there is a zero point for either sign
     return found[1], found[0]
 
 
-def _covering(low: float, high: float, fmt: Format, offset: float) -> float:
-    room_low, room_high = offset - fmt.min, fmt.max - offset
-    needed = [-low / room_low if room_low else (np.inf if low else 0.0)]
-    return max(*needed, high / room_high if room_high else (np.inf if high else 0.0))
+def _covering(low: float, high: float, fmt: Format, offset: float, one_sign: bool = False) -> float:
+    """The least scale that reaches from low to high; infinite if none does, unless `one_sign` is enough."""
+    needed = []
+    for reach, room in ((-low, offset - fmt.min), (high, fmt.max - offset)):
+        if room or not reach:
+            needed.append(reach / room if room else 0.0)
+        elif not one_sign:
+            needed.append(np.inf)
+    return max(needed)
 
 
 def _error(x: np.ndarray, quant: Quant, terms: int) -> float:

@@ -16,6 +16,7 @@ from sateen.compiler.given import bias_rest, given_codes, refined, sign_of, sign
 from sateen.compiler.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.scales import (
     MULTIPLIER_MAX,
+    most,
     normalised,
     weight_scales,
 )
@@ -288,6 +289,12 @@ def check_weights(conv: Conv, fmt: Format) -> np.ndarray:
         raise FormatError(
             f"Conv '{conv.name}': its least weight is {weight.min():.6g}, but {fmt.name} has no negative "
             "values; use a signed weight format"
+        )
+    largest = float(np.abs(weight).max(initial=0.0))
+    if largest > most(fmt):
+        raise ModelError(
+            f"Conv '{conv.name}': its largest weight is {largest:.3g}, and {fmt.name} holds at most {most(fmt):.3g} "
+            "with any scale; repair the model"
         )
     return weight
 

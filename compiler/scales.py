@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sateen.compiler.calibrate import LARGEST
 from sateen.errors import DataError
 from sateen.formats import Format, Integer, Minifloat
 from sateen.ir.quantized import Quant
@@ -25,7 +26,8 @@ MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
 SHIFT_MAX = 127
 """Of a requantization, as the machine has them."""
 
-_TINY = 2.0**-100
+_TINY, _HUGE = 2.0**-100, 2.0**120
+"""Of a scale, which files hold as float32."""
 _FACTORS = np.exp2(np.linspace(-4, 0.5, 55))  # of the min-max scale
 _WEIGHT_FACTORS = np.exp2(np.linspace(-3.5, 0.25, 31))
 _CLIPS = np.linspace(0.1, 1.0, 46)  # of either end of the range, for asymmetric integers
@@ -93,10 +95,15 @@ def grid(fmt: Format) -> np.ndarray:
 
 def snap(scales: np.ndarray, power_of_two: bool) -> np.ndarray:
     """Scales as float32 numbers, or the powers of two not below them."""
-    scales = np.maximum(scales, _TINY)
+    scales = np.clip(scales, _TINY, _HUGE)
     if power_of_two:
         return np.unique(np.exp2(np.ceil(np.log2(scales) - 1e-9)))
     return scales.astype(np.float32).astype(np.float64)
+
+
+def most(fmt: Format) -> float:
+    """The largest magnitude that the format can stand for with any scale there is: little with an odd bias alone."""
+    return min(LARGEST, _HUGE * max(fmt.max, -fmt.min))
 
 
 def covering_scale(low: float, high: float, fmt: Format) -> float:
@@ -139,6 +146,11 @@ def activation_quant(
     low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
     if low == high == 0.0:
         low, high = (0.0, 1.0) if fmt.max > 0 else (-1.0, 0.0)
+    if max(-low, high) > most(fmt):
+        raise DataError(
+            f"calibration: '{seen.name}' reaches {max(-low, high):.3g}, and {fmt.name} holds at most {most(fmt):.3g} "
+            "with any scale; choose a format with a smaller bias, or scale the network"
+        )
     samples = Samples(seen.samples, function)
     if method == "percentile" and seen.samples.size:
         rest = (100 - PERCENTILE) / 2
@@ -151,7 +163,7 @@ def activation_quant(
         candidates = np.concatenate([candidates, _asymmetric(low, high, fmt, method, power_of_two)])
     if isinstance(fmt, Minifloat):
         candidates = np.concatenate([candidates, _shifted(low, high, fmt, method, power_of_two)])
-    many = samples.x.size >= _ENTROPY_SAMPLES and len(np.unique(samples.x)) > 1
+    many = samples.x.size >= _ENTROPY_SAMPLES and _fills(samples.x)
     scale, zero = _best(samples, candidates, fmt, method == "entropy" and many)
     if method == "mse" and isinstance(fmt, Minifloat) and zero:
         near = _near(zero, fmt)
@@ -162,6 +174,11 @@ def activation_quant(
     if method == "mse" and isinstance(fmt, Integer) and not power_of_two:
         scale, zero = _best(samples, _refined(scale, zero, fmt), fmt)
     return Quant(fmt, float(scale), int(zero))
+
+
+def _fills(x: np.ndarray) -> bool:
+    """Whether the sorted x differ by more than the bins of a histogram can be narrow."""
+    return bool(x[-1] - x[0] > 4 * _BINS * np.spacing(max(abs(x[0]), abs(x[-1]))))
 
 
 def _symmetric(low: float, high: float, fmt: Format, method: str, power_of_two: bool) -> np.ndarray:

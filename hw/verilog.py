@@ -14,7 +14,7 @@ from amaranth.back.verilog import _convert_rtlil_text
 from amaranth.hdl import Fragment, Value
 from amaranth.hdl._ast import SignalDict
 from amaranth.hdl._ir import PortDirection, build_netlist
-from amaranth.hdl._nir import Memory, Netlist
+from amaranth.hdl._nir import AssignmentList, FlipFlop, Memory, Netlist, Operator, Part
 from amaranth.lib import wiring
 
 from sateen.config import AcceleratorConfig
@@ -44,18 +44,26 @@ def emit_soc_verilog(soc: Soc) -> str:
 
 def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
     """Verilog of any component; the ports of interface `i` are called `prefixes[i]` and the member's name."""
+    return _convert_rtlil_text(elaborated(component, name, prefixes), strip_internal_attrs=True)
+
+
+def elaborated(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
+    """What `convert` makes Verilog of: the RTLIL that Amaranth writes, its modules merged."""
     netlist = build_netlist(
         Fragment.get(component, None), ports=top_ports(component, prefixes or {}), name=name
     )
-    return _convert_rtlil_text(merge_modules(_to_rtlil(netlist)), strip_internal_attrs=True)
+    return merge_modules(_to_rtlil(netlist))
 
 
 def _to_rtlil(netlist: Netlist) -> str:
     """As amaranth.back.rtlil.convert_fragment, but memories of zeros get no contents.
 
     The machine reads no word that it has not written. Listing each word's zero would take most of the time
-    and of the Verilog, and some memories of FPGAs cannot have contents.
+    and of the Verilog, and some memories of FPGAs cannot have contents. What computes values without bits is
+    left out: a machine may count to 1, and Yosys and Verilog know no such values.
     """
+    for module in netlist.modules:
+        module.cells = [i for i in module.cells if not _computes_nothing(netlist, i)]
     for cell in netlist.cells:
         if isinstance(cell, Memory) and not any(cell.init):
             cell.init = ()
@@ -68,6 +76,11 @@ def _to_rtlil(netlist: Netlist) -> str:
                 builder.attribute("top", 1)
             rtlil.ModuleEmitter(builder, netlist, module, SignalDict(), empty_checker=empty).emit()
     return str(design)
+
+
+def _computes_nothing(netlist: Netlist, index: int) -> bool:
+    cell = netlist.cells[index]
+    return isinstance(cell, Operator | Part | AssignmentList | FlipFlop) and not cell.output_nets(index)
 
 
 def top_ports(

@@ -23,7 +23,7 @@ from sateen.arrays import check_ports, load_npz
 from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.files import check_writable
-from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats import SparsityPattern, parse_format, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.manifest import read_file, read_manifest
 from sateen.presets import preset as preset_config
@@ -318,7 +318,10 @@ def choose_config(
     else:
         chosen = preset_config(preset or DEFAULT_PRESET)
     formats = {"weight_format": weights, "activation_format": activations}
-    return chosen.replace(**{k: v for k, v in formats.items() if v is not None})
+    given = {k: v for k, v in formats.items() if v is not None}
+    for name in given.values():
+        parse_format(name)
+    return chosen.replace(**given)
 
 
 def default_machine(pattern: SparsityPattern, formats: AcceleratorConfig) -> AcceleratorConfig:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sateen.errors import ConfigError
+from sateen.errors import ConfigError, FormatError
 from sateen.files import read_toml, shown
 from sateen.formats import Format, Minifloat, parse_format, parse_sparsity
-from sateen.machine.isa import LIMITS, TOKEN_PAIRS
+from sateen.machine.isa import LIMITS, TOKEN_PAIRS, Opcode, bits_of
 
 
 def _power_of_two(n: int) -> bool:
@@ -27,6 +29,9 @@ def _log2(n: int) -> int:
 def _next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
+
+MOST_PASSES = 1 << bits_of("passes", Opcode.MATRIX) - 1
+"""Of a word, a power of two."""
 
 WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
 
@@ -111,8 +116,10 @@ class AcceleratorConfig:
                 need(isinstance(value, str), field.name, "text")
             elif field.type == "bool":
                 need(isinstance(value, bool), field.name, "true or false")
-        parse_format(self.weight_format)
-        parse_format(self.activation_format)
+        with self._naming("weight_format"):
+            parse_format(self.weight_format)
+        with self._naming("activation_format"):
+            parse_format(self.activation_format)
         need(
             isinstance(self.patterns, tuple) and "dense" in self.patterns,
             "patterns",
@@ -121,11 +128,13 @@ class AcceleratorConfig:
         need(
             isinstance(self.dataflows, tuple)
             and WEIGHT_STATIONARY in self.dataflows
-            and set(self.dataflows) <= set(DATAFLOWS),
+            and all(d in DATAFLOWS for d in self.dataflows),
             "dataflows",
             'a list with "weight_stationary" and perhaps "output_stationary" in it',
         )
-        for pattern in map(parse_sparsity, self.patterns):
+        with self._naming("patterns"):
+            patterns = [parse_sparsity(p) for p in self.patterns]
+        for pattern in patterns:
             indexed = self.group > self.lanes and self.group % pattern.m == 0
             need(
                 pattern.dense or indexed,
@@ -139,6 +148,11 @@ class AcceleratorConfig:
             self.group >= self.lanes and self.group % self.lanes == 0,
             "group",
             f"a multiple of lanes = {self.lanes}",
+        )
+        need(
+            self.dense_passes <= MOST_PASSES,
+            "group",
+            f"at most {MOST_PASSES}*lanes = {MOST_PASSES * self.lanes}",
         )
         need(self.elements % self.cols == 0, "cols", f"a divisor of rows*group = {self.elements}")
         need(
@@ -154,6 +168,7 @@ class AcceleratorConfig:
             "queue_depth",
         ):
             need(_power_of_two(getattr(self, name)), name, "a power of two")
+        need(self.queue_depth <= 256, "queue_depth", "at most 256")
         need(2 <= self.act_banks <= 16, "act_banks", "2 to 16")
         need(self.act_bank_depth >= 2, "act_bank_depth", "at least 2")
         need(
@@ -193,6 +208,14 @@ class AcceleratorConfig:
             need(least <= getattr(self, name) <= most, name, f"from {least} to {most}")
         need(self.token_pairs < 1 << TOKEN_PAIRS, "token_pairs", f"below 2**{TOKEN_PAIRS}")
         need(self.position_bits > self.plane_bits, "position_bits", f"above plane_bits = {self.plane_bits}")
+
+    @contextlib.contextmanager
+    def _naming(self, field: str) -> Iterator[None]:
+        """A FormatError that comes from `field` says so."""
+        try:
+            yield
+        except FormatError as e:
+            raise FormatError(f"configuration '{self.name}': {field}: {e}") from None
 
     # -- derived sizes ------------------------------------------------------------------------------------
 

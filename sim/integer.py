@@ -73,7 +73,7 @@ class Convolution:
         for i, digit in enumerate(digits):
             for j, part in enumerate(self._parts):
                 product = self._convolve(digit, part).astype(np.int64).astype(wide)
-                total = total + product * (1 << self._limb * (i + j))
+                total = total + (product << self._limb * (i + j))  # wraps on the way, the sum does not
         return total
 
     def _arrange(self, w: np.ndarray) -> np.ndarray:

@@ -55,6 +55,8 @@ class Requantizer:
 
     def with_bias(self, acc: np.ndarray) -> np.ndarray:
         """acc + bias as int64, or Python integers where those do not fit."""
+        if acc.dtype != object:
+            acc = acc.astype(np.int64)  # floats that hold integers would stay floats in an array of objects
         if self.accumulator_exact >= INT64_EXACT:
             return acc.astype(object) + self.op.bias
         return acc.astype(np.int64) + self.op.bias.astype(np.int64)

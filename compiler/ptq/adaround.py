@@ -54,7 +54,10 @@ def learn_rounding(
     target, h = seen.refit(weight, damping), seen.damped(damping)
     low, high = neighbours(target, fmt, scale)
     step = high - low
-    reference = np.maximum(output_error(start, target, h), 1e-30)[:, None]
+    reference = output_error(start, target, h)[:, None]
+    reference = np.where(
+        reference > 0, np.maximum(reference, 1e-30), 1.0
+    )  # of a row that is right nothing is learned
     # where the weight lies between its neighbours, as the logit that gives it
     part = np.divide(target - low, step, out=np.zeros_like(step), where=step > 0)
     v = inverse(np.clip(part, 0.05, 0.95))

@@ -26,6 +26,9 @@ from sateen.errors import ConfigError
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph
 
+LEAST_DAMPING = 1e-6
+"""Above what rounding in float64 leaves of the moments of thousands of columns that depend on one another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gptq:
@@ -45,8 +48,8 @@ class Gptq:
     sweeps: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
-            raise ConfigError(f"gptq: damping = {self.damping}; it must be above 0 and at most 1")
+        if not LEAST_DAMPING <= self.damping <= 1:
+            raise ConfigError(f"gptq: damping = {self.damping}; it must be from {LEAST_DAMPING:g} to 1")
         if self.block < 1 or self.sweeps < 0:
             raise ConfigError(f"gptq: block = {self.block}, sweeps = {self.sweeps}; at least 1 and 0")
 

@@ -10,12 +10,14 @@ import numpy as np
 from sateen.compiler.activations import ActivationPlan
 from sateen.compiler.calibrate import Progress
 from sateen.compiler.float_executor import run_node
-from sateen.compiler.hessian import ROWS, choose_samples, columns
+from sateen.compiler.hessian import ROWS, choose_samples, columns, damped, ridge
 from sateen.ir.graph import Conv, Graph
 
 _LEAST_ROWS = 1 << 14
 _ROWS_PER_COLUMN = 16
 """Of the im2col matrices: how many of their rows the moments are made of."""
+_CANCELLED = 1e-6
+"""Of a column's mean square: a variance below that has lost digits to the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +38,18 @@ class Moments:
 
     def damped(self, damping: float) -> np.ndarray:
         """H: `square` with `damping` of its mean diagonal added to the diagonal; the identity where all is constant."""
-        mean = float(np.mean(np.diag(self.square)))
-        return self.square + (damping * mean if mean > 0 else 1.0) * np.eye(len(self.square))
+        return damped(self.square, damping)
 
     def refit(self, weight: np.ndarray, damping: float) -> np.ndarray:
         """The weights (O, K) that come nearest to the float layer's output, given the quantized input.
 
-        Of fewer rows than columns they would learn the samples by heart, and stay as they are.
+        Of fewer rows than columns they would learn the samples by heart, and of constant inputs there is nothing to
+        learn: they stay as they are.
         """
-        mean = float(np.mean(np.diag(self.square)))
-        if mean <= 0 or self.rows < len(self.square):
+        added = ridge(self.square, damping)
+        if not added or self.rows < len(self.square):
             return weight
-        right = (self.cross + damping * mean * np.eye(len(self.square))) @ weight.T
+        right = (self.cross + added * np.eye(len(self.square))) @ weight.T
         return np.linalg.solve(self.damped(damping), right).T
 
 
@@ -92,22 +94,47 @@ def output_error(weight: np.ndarray, target: np.ndarray, h: np.ndarray) -> np.nd
 
 
 def moments(conv: Conv, x: np.ndarray, y: np.ndarray, group: int = 0) -> Moments:
-    """Of the inputs (N, H, W, C) as quantized, x, and as in the float network, y."""
+    """Of the inputs (N, H, W, C) as quantized, x, and as in the float network, y.
+
+    Columns that hardly vary are counted from their first value on: else the square of their mean takes the digits
+    of their variance, and what is left may not even be positive.
+    """
     size = conv.weight[0].size
-    most = min(ROWS, max(_LEAST_ROWS, _ROWS_PER_COLUMN * size))
+    zero = np.zeros(size)
+    found, lost = _moments(conv, x, y, group, (zero, zero))
+    if not lost:
+        return found
+    first = tuple(next(columns(conv, t, group, _most(size)))[0].copy() for t in (x, y))
+    return _moments(conv, x, y, group, first)[0]
+
+
+def _most(size: int) -> int:
+    return min(ROWS, max(_LEAST_ROWS, _ROWS_PER_COLUMN * size))
+
+
+def _moments(
+    conv: Conv, x: np.ndarray, y: np.ndarray, group: int, origin: tuple[np.ndarray, ...]
+) -> tuple[Moments, bool]:
+    """With columns counted from `origin` of X and Y, and whether any has lost its variance to its mean."""
+    size = conv.weight[0].size
+    most = _most(size)
     mean, float_mean = np.zeros(size), np.zeros(size)
     square, cross, rows = np.zeros((size, size)), np.zeros((size, size)), 0
     for a, b in zip(columns(conv, x, group, most), columns(conv, y, group, most), strict=True):
+        a, b = a - origin[0], b - origin[1]
         mean += a.sum(axis=0)
         float_mean += b.sum(axis=0)
         square += a.T @ a
         cross += a.T @ b
         rows += len(a)
     mean, float_mean = mean / rows, float_mean / rows
-    return Moments(
+    power = np.diag(square) / rows
+    square = square / rows - np.outer(mean, mean)
+    found = Moments(
         rows,
-        mean,
-        float_mean,
-        square / rows - np.outer(mean, mean),
+        origin[0] + mean,
+        origin[1] + float_mean,
+        square,
         cross / rows - np.outer(mean, float_mean),
     )
+    return found, bool((np.diag(square) < _CANCELLED * power).any())

@@ -3,7 +3,7 @@
 import pytest
 
 from sateen.config import AcceleratorConfig
-from sateen.errors import ConfigError
+from sateen.errors import ConfigError, FormatError
 from sateen.presets import preset
 
 
@@ -42,12 +42,38 @@ from sateen.presets import preset
         ),
         ("burst_beats = 256\nbus_bits = 256", "burst_beats = 256; it must be at most 128"),
         ("acc_bits = 200", "acc_bits = 200; it must be 8 to 127"),
+        ("queue_depth = 512", "queue_depth = 512; it must be at most 256"),
+        (
+            "rows = 1\ncols = 2\nvector_lanes = 2\nlanes = 1\ngroup = 64",
+            "group = 64; it must be at most 32*lanes = 32",
+        ),
+        (
+            'dataflows = [["output_stationary"], "weight_stationary"]',
+            "dataflows = (['output_stationary'], 'weight_stationary'); it must be a list with",
+        ),
     ],
 )
 def test_one_field(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as e:
+        AcceleratorConfig.load(path)
+    assert str(e.value).startswith(f"configuration 'mine': {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('weight_format = "int9"', "weight_format: unknown format 'int9'"),
+        ('activation_format = "e6m1"', "activation_format: unknown format 'e6m1'"),
+        ('patterns = ["dense", "3:4"]', "patterns: unknown sparsity '3:4'"),
+        ('patterns = ["dense", 2]', "patterns: unknown sparsity 2"),
+    ],
+)
+def test_a_name_that_is_none(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(FormatError) as e:
         AcceleratorConfig.load(path)
     assert str(e.value).startswith(f"configuration 'mine': {message}")
 

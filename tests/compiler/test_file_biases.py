@@ -39,14 +39,14 @@ def quantized(model, weights=None):
     return quantize(conform(graph, fmt), None, weight_format=weights, activation_format=fmt)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 5])
-def test_a_network_of_few_bits_is_that_of_qonnx(bits, monkeypatch, caplog):
+@pytest.mark.parametrize("bits, wide", [(2, "int7"), (3, "int8"), (5, "int8")])
+def test_a_network_of_few_bits_is_that_of_qonnx(bits, wide, monkeypatch, caplog):
     model = mlp(bits, bits)
     feeds = samples(model)
     (want,) = in_qonnx(model, feeds, monkeypatch).values()
     qgraph = quantized(model)
-    assert qgraph.metadata["weight_format"] == "int8"
-    assert f"weights are int8: at the file's int{bits}n the bias of Conv" in caplog.text
+    assert qgraph.metadata["weight_format"] == wide
+    assert f"weights are {wide}: at the file's int{bits}n the bias of Conv" in caplog.text
     (got,) = run_reference(qgraph, feeds).values()
     np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
     (again,) = run_reference(from_bytes(to_bytes(qgraph)), feeds).values()

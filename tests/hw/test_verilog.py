@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from amaranth.hdl import Module, Mux, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -198,3 +198,29 @@ int main() {{
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
     out = subprocess.run([folder / "obj_dir" / "sim"], capture_output=True, text=True, check=True)
     return [int(line) for line in out.stdout.split()]
+
+
+def test_values_without_bits_are_left_out():
+    """A machine that counts to one: what is computed on the way to it has no bits, in any kind of cell."""
+
+    class Empty(wiring.Component):
+        def __init__(self):
+            super().__init__({"i": In(4), "o": Out(4)})
+
+        def elaborate(self, platform):
+            m = Module()
+            nothing, chosen, kept = Signal(0), Signal(0), Signal(0)
+            m.d.comb += nothing.eq(~self.i[:0] + Mux(self.i[0], self.i[4:], self.i[:0]))
+            m.d.sync += kept.eq(self.i.bit_select(self.i[:2], 0) ^ nothing)
+            with m.If(self.i[0]):
+                m.d.comb += chosen.eq(kept)
+            m.d.comb += self.o.eq(self.i + (nothing == chosen))
+            return m
+
+    verilog = convert(Empty(), "empty")
+    assert ports(verilog, "empty")["o"] == ("output", 4) and "[-1:0]" not in verilog
+
+
+def test_bursts_of_one_beat():
+    verilog = emit_verilog(preset("tiny").replace(burst_beats=1))
+    assert "[-1:0]" not in verilog and verilog.count("module") > 2
