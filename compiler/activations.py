@@ -17,7 +17,7 @@ from sateen.compiler.residuals import snap_scales
 from sateen.compiler.scales import METHODS, Observed, activation_quant
 from sateen.errors import DataError
 from sateen.formats import Format, parse_format
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Concat, Conv, Graph
 from sateen.ir.quantized import Quant
 
 _logger = logging.getLogger("sateen")
@@ -153,7 +153,36 @@ def _quants(
     }
     if not options.power_of_two:
         quants = snap_scales(steps, quants, shared, kept)
+    if statistics is not None:
+        _warn_of_ranges(
+            steps, statistics, {name: quants[shared[name]] for name in names if shared[name] not in kept}
+        )
     return {name: quants[group] for name, group in shared.items()}
+
+
+def _warn_of_ranges(steps: tuple[Step, ...], statistics: Statistics, quants: dict[str, Quant]) -> None:
+    """Parts of a Concat share the scale of the largest: the small ones may be left with hardly a code."""
+    for step in steps:
+        if not isinstance(step, Concat) or step.output not in quants:
+            continue
+        quant = quants[step.output]
+        values = quant.format.fixed(np.arange(1 << quant.format.bits)) * 2.0**quant.format.lsb_exponent
+        seen = {p: statistics.tensors[p] for p in step.parts if p in statistics.tensors}
+        peaks = {p: max(abs(s.minimum), abs(s.maximum)) for p, s in seen.items()}
+        largest = max(peaks, key=lambda p: peaks[p], default="")
+        for part, peak in peaks.items():
+            steps_left = np.count_nonzero(np.unique(values[(values > 0) & (values * quant.scale <= peak)]))
+            if 0 < peak * _FAR_APART <= peaks[largest] and steps_left < _FEW:
+                _logger.warning(
+                    "Concat '%s': '%s' reaches %.3g and '%s' %.3g; they share a scale, in which %d of %s's values are "
+                    "left for '%s': bring them to similar ranges (normalize a branch) or use more bits",
+                    step.name, part, peak, largest, peaks[largest], steps_left, quant.format.name, part,
+                )  # fmt: skip
+
+
+_FAR_APART = 8
+_FEW = 4
+"""Positive values, of a part that is so many times smaller than another one, that are worth a warning."""
 
 
 def _listed(names: list[str], most: int = 4) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.quantize import accumulator_bits
 from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
 from sateen.compiler.summary import schedule
+from sateen.compiler.warn import collected
 from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.files import shown
@@ -32,6 +34,8 @@ from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
 from sateen.manifest import VERSION
 from sateen.sim.memory_timing import NOMINAL
+
+_logger = logging.getLogger("sateen")
 
 Progress = Callable[[str, float], None]
 
@@ -104,6 +108,7 @@ class Quantized:
     """Of the recipe, with the seconds of each pass."""
     unused: dict[str, tuple[int | None, ...]]
     """Inputs that the file declares and nothing reads, and their shapes."""
+    warnings: tuple[str, ...] = ()
 
 
 def quantize_model(
@@ -147,16 +152,17 @@ def quantize_graph(
             f"{source}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
             "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
         )
-    graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
-    quantized, record = run_recipe(
-        graph,
-        calibration,
-        recipe,
-        weight_format=config.weight_format,
-        activation_format=config.activation_format,
-        progress=lambda i, n: progress("quantize", 0.1 + 0.4 * i / n),
-    )
-    return Quantized(quantized, config, record, graph.unused)
+    with collected() as warnings:
+        graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
+        quantized, record = run_recipe(
+            graph,
+            calibration,
+            recipe,
+            weight_format=config.weight_format,
+            activation_format=config.activation_format,
+            progress=lambda i, n: progress("quantize", 0.1 + 0.4 * i / n),
+        )
+    return Quantized(quantized, config, record, graph.unused, tuple(warnings))
 
 
 def map_network(
@@ -182,6 +188,7 @@ def write_program(
     record = dict(quantized.record)
     seconds = record.pop("seconds")
     manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
+    manifest["warnings"] = list(quantized.warnings)
     manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
     write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     return manifest | {"ptq": record | {"seconds": seconds}}
@@ -217,7 +224,15 @@ def _sparse(
             "use --preset sat256 or add the pattern to the configuration's patterns"
         )
     if method != KEEP:
-        return sparsify(graph, pattern, method=method, samples=samples)[0]
+        pruned, report = sparsify(graph, pattern, method=method, samples=samples)
+        if all(layer.pattern.dense for layer in report):
+            reasons = ", ".join(f"'{layer.name}' ({layer.reason})" for layer in report[:4])
+            more = f" and {len(report) - 4} more" if len(report) > 4 else ""
+            _logger.warning(
+                "sparsity %s prunes nothing: every layer with weights stays dense: %s%s; first, last and depthwise "
+                "layers always do", pattern, reasons or "there is none", more,
+            )  # fmt: skip
+        return pruned
     found = recognise(graph, [pattern])[0]
     convs = [n for n in found.nodes if isinstance(n, Conv)]
     for conv in convs[1:-1]:

@@ -1,0 +1,29 @@
+"""Warnings of a compilation: each said once, and kept for the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[str]]:
+    """The warnings that are logged meanwhile, as they go to standard error; what is logged again is left out."""
+    logger = logging.getLogger("sateen")
+    found: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        message = record.getMessage()
+        new = message not in found
+        if new:
+            found.append(message)
+        return new
+
+    logger.addFilter(keep)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(keep)
