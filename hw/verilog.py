@@ -18,9 +18,12 @@ from amaranth.hdl._nir import AssignmentList, FlipFlop, Memory, Netlist, Operato
 from amaranth.lib import wiring
 
 from sateen.config import AcceleratorConfig
+from sateen.hw import names
 from sateen.hw.registers import config_word
 from sateen.hw.soc import Soc
 from sateen.hw.top import Accelerator
+
+names.install()  # before any component is made whose text is written here
 
 TOP = "accelerator"
 SOC = "soc"
