@@ -167,7 +167,7 @@ def _fields(rng: np.random.Generator) -> dict[str, Any]:
         "acc_bits": 127 if wide else 64,
         "multiplier": "shift" if wide or chance(0.15) else "fixed",
         "act_banks": banks,
-        "act_bank_depth": max(2, (power(4, 8) if chance(0.1) else power(9, 14)) // (banks * elements)),
+        "act_bank_depth": max(2, (power(4, 8) if chance(0.1) else power(11, 15)) // (banks * elements)),
         "weight_depth": max(2 * tile, power(1, 5) * tile) if chance(0.6) else power(7, 11),
         "acc_depth": power(4, 5) if chance(0.6) else power(6, 9),
         "parameter_depth": max(2 * cols // vector_lanes, power(0, 6)),

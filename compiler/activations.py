@@ -229,7 +229,7 @@ def _split_inputs(
 
 
 def _may_read_terms(conv: Conv) -> bool:
-    return (conv.groups == 1 or conv.channels is not None) and conv.sparsity.dense
+    return (conv.whole or conv.channels is not None) and conv.sparsity.dense
 
 
 def table_function(step: Pass) -> Callable[[np.ndarray], np.ndarray]:

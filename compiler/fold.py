@@ -22,7 +22,7 @@ def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[Quant
         if len(users) != 1 or port.name in output_tensors:
             continue
         op = users[0]
-        if not isinstance(op, Linear) or op.groups != 1 or (op.residual and op.residual.input == port.name):
+        if not isinstance(op, Linear) or not op.whole or (op.residual and op.residual.input == port.name):
             continue
         best = min(_candidates(op, graph, config), key=lambda c: c[0])
         if best[1] is None:

@@ -236,7 +236,7 @@ def _sparse(
     found = recognise(graph, [pattern])[0]
     convs = [n for n in found.nodes if isinstance(n, Conv)]
     for conv in convs[1:-1]:
-        if conv.groups == 1 and (broken := violation(conv, pattern)):
+        if conv.whole and (broken := violation(conv, pattern)):
             raise ModelError(f"{broken}; prune it with --sparsity-method {', '.join(METHODS)}")
     return found
 

@@ -110,7 +110,7 @@ def recognise(
     nodes, report = [], []
     for node in graph.nodes:
         if isinstance(node, Conv):
-            found = detect_pattern(node.weight, patterns) if node.groups == 1 else None
+            found = detect_pattern(node.weight, patterns) if node.whole else None
             node = replace(node, sparsity=found or DENSE)
             report.append(
                 _entry(node, node.weight, node.sparsity, f"already {found}" if found else "dense as given")
@@ -245,15 +245,15 @@ def _plan(
     for conv in convs:
         if conv.name in layers:
             chosen = layers[conv.name]
-            if conv.groups > 1 and not chosen.dense:
+            if not conv.whole and not chosen.dense:
+                parts = f"{conv.groups} groups" if conv.channels is None else "a selection of channels"
                 raise ModelError(
-                    f"Conv '{conv.name}': {conv.groups} groups; only a Conv with groups = 1 can be {chosen}: "
-                    "leave it dense"
+                    f"Conv '{conv.name}': {parts}; only a Conv with groups = 1 can be {chosen}: leave it dense"
                 )
             plan[conv.name] = (chosen, "kept dense" if chosen.dense else "")
         elif pattern.dense:
             plan[conv.name] = (DENSE, "dense")
-        elif conv.groups > 1:
+        elif not conv.whole:
             depthwise = conv.weight.shape[-1] == 1
             plan[conv.name] = (DENSE, "depthwise" if depthwise else f"{conv.groups} groups")
         elif conv.name in kept:
@@ -270,7 +270,7 @@ def _ends(graph: Graph) -> dict[str, str]:
     """
 
     def counts(node: Node) -> bool:
-        return isinstance(node, Conv) and node.groups == 1
+        return isinstance(node, Conv) and node.whole
 
     behind: dict[str, bool] = {p.name: False for p in graph.inputs}  # tensor -> a Conv lies before it
     ends: dict[str, str] = {}

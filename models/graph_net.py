@@ -89,7 +89,12 @@ class GraphNet(nn.Module):
     def _run(self, index: int, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         match node:
             case Conv():
-                y = self.layers[str(index)](_padded(inputs[0], node.pads, 0.0))
+                x = (
+                    inputs[0]
+                    if node.channels is None
+                    else inputs[0][:, torch.from_numpy(node.channels.ravel())]
+                )
+                y = self.layers[str(index)](_padded(x, node.pads, 0.0))
                 return self.norms[str(index)](y) if str(index) in self.norms else y
             case Add():
                 return inputs[0] + inputs[1]

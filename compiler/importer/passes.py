@@ -204,9 +204,7 @@ def order_into_consumer(graph: Graph) -> Graph | None:
             if not isinstance(user, Conv):
                 continue
             changed = None
-            if user.groups == 1 and user.weight.size // len(kept) * total <= max(
-                _LARGEST, 2 * user.weight.size
-            ):
+            if user.whole and user.weight.size // len(kept) * total <= max(_LARGEST, 2 * user.weight.size):
                 columns = np.zeros((total, user.weight.size // len(kept)))
                 np.add.at(columns, channels[kept], user.weight[..., kept].reshape(columns.shape[1], -1).T)
                 weight = np.ascontiguousarray(columns.T).reshape(*user.weight.shape[:3], total)
@@ -230,12 +228,7 @@ _LARGEST = 1 << 24
 def _selection(node: Conv) -> tuple[np.ndarray, np.ndarray] | None:
     """(O,) the channel that each output is a copy of, and whether it is one and not zero; None for anything else."""
     pointwise = node.weight.shape[1:3] == (1, 1) and node.stride == (1, 1) and not any(node.pads)
-    if (
-        not pointwise
-        or node.bias.any()
-        or not (node.groups == 1 or node.channels is not None)
-        or not node.selects
-    ):
+    if not pointwise or node.bias.any() or not (node.whole or node.channels is not None) or not node.selects:
         return None
     rows = node.weight[:, 0, 0, :]
     first = rows.argmax(axis=1)

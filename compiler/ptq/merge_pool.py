@@ -60,7 +60,7 @@ def _reader(graph: Graph, pool: Pool) -> Conv | None:
     layer = readers[0]
     if (
         isinstance(layer, Conv)
-        and layer.groups == 1
+        and layer.whole
         and layer.given is None
         and layer.sparsity.dense
         and graph.shapes[layer.output][:2] == (1, 1)

@@ -127,6 +127,11 @@ class Conv:
         return np.repeat(values.reshape(self.groups, -1), len(self.weight) // self.groups, axis=0)
 
     @property
+    def whole(self) -> bool:
+        """Whether each output reads every input channel, in order: neither groups nor a selection, even of one."""
+        return self.groups == 1 and self.channels is None
+
+    @property
     def selects(self) -> bool:
         """Whether each output is an input element or zero, plus the bias, so that nothing is multiplied."""
         rows = self.weight.reshape(len(self.weight), -1)

@@ -78,6 +78,11 @@ class Linear:
     channels: np.ndarray | None = None  # int64 (O, I / groups), as in ir.graph.Conv: groups = O then
 
     @property
+    def whole(self) -> bool:
+        """As of ir.graph.Conv."""
+        return self.groups == 1 and self.channels is None
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         return (self.input,) + ((self.residual.input,) if self.residual else ())
 

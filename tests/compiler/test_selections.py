@@ -9,9 +9,10 @@ from onnx_nets import Net, compare, kinds
 
 import sateen
 from sateen.compiler.importer import check_model, import_model
+from sateen.compiler.sparsify import sparsify
 from sateen.compiler.tiles import gathered_tile
-from sateen.errors import ConfigError
-from sateen.formats import parse_format
+from sateen.errors import ConfigError, ModelError
+from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.graph import Conv
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Linear
@@ -139,3 +140,22 @@ def test_tiles_hold_the_words_that_are_read(pixels):
             expected[channels[row], column] = weight[row, 0, 0]
         assert (found == expected).all()
     assert total < count * 2 * config.elements * config.cols * 4
+
+
+@pytest.mark.parametrize("outer", [0, 1])
+def test_a_selection_of_one_channel_reads_one_channel(outer):
+    """It has one group, as a convolution that reads every channel has."""
+    net = Net()
+    x = net("Pad", net.input("N", 1, 5, 4), ints(net, 0, 0, 0, 0, 0, 1, 0, 0))
+    compare(net.output(cut(net, x, 1, outer, outer + 1), cut(net, x, 1, 1 - outer, 2 - outer)))
+
+
+def test_a_selection_of_one_channel_is_no_first_layer():
+    net = Net()
+    x = net("MaxPool", cut(net, net.input(1, 8, 9, 9), 1, 2, 3), kernel_shape=[2, 2])
+    for inputs, outputs in ((1, 8), (8, 8), (8, 8)):
+        x = net.conv(x, inputs, outputs, 3, 3)
+    _, report = sparsify(import_model(net.output(x).model()), parse_sparsity("2:4"))
+    assert [e.pattern.name for e in report] == ["dense", "dense", "2:4", "dense"]
+    with pytest.raises(ModelError, match=r"a selection of channels; only a Conv with groups = 1"):
+        sparsify(import_model(net.model()), parse_sparsity("dense"), layers={"Slice0": parse_sparsity("2:4")})

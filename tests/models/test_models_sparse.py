@@ -219,6 +219,22 @@ def test_graph_net_computes_the_graph_and_returns_it():
     assert np.allclose(got, net(torch.from_numpy(x)).detach().numpy(), atol=1e-4)
 
 
+def test_graph_net_selects_channels():
+    from sateen.models.graph_net import GraphNet
+
+    weight = np.random.default_rng(0).normal(size=(4, 1, 1, 3))
+    select = Conv(
+        "s", "x", "ts", np.ones((3, 1, 1, 1)), np.zeros(3), groups=3, channels=np.array([[4], [0], [0]])
+    )
+    shapes = {"x": (2, 2, 5), "ts": (2, 2, 3), "tc": (2, 2, 4)}
+    output = Output(Port("y", (2, 2, 4), (2, 2, 4)), "tc")
+    nodes = (select, Conv("c", "ts", "tc", weight, np.zeros(4)))
+    graph = Graph("select", (Port("x", (2, 2, 5), (2, 2, 5)),), (output,), nodes, shapes)
+    x = np.random.default_rng(1).normal(size=(3, 2, 2, 5)).astype(np.float32)
+    expected = run_float(graph, {"x": x})["tc"].transpose(0, 3, 1, 2).reshape(3, -1)
+    assert np.allclose(GraphNet(graph)(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-5)
+
+
 def test_graph_net_refuses():
     from dataclasses import replace
 
