@@ -32,7 +32,7 @@ from sateen.hw.verilog import emit_verilog
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
-from sateen.manifest import VERSION
+from sateen.manifest import OWN, VERSION, own_hash
 from sateen.sim.memory_timing import NOMINAL
 
 _logger = logging.getLogger("sateen")
@@ -190,6 +190,7 @@ def write_program(
     manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
     manifest["warnings"] = list(quantized.warnings)
     manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
+    manifest[OWN] = own_hash(manifest)
     write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})
     return manifest | {"ptq": record | {"seconds": seconds}}
 

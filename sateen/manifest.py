@@ -11,6 +11,8 @@ from sateen.build_folder import MANIFEST, recover
 from sateen.errors import BuildError
 
 VERSION = 2
+OWN = "sha256"
+"""The field with the hash of the others."""
 
 
 def read_manifest(build: Path) -> dict[str, Any]:
@@ -40,7 +42,17 @@ def read_manifest(build: Path) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise BuildError(f"build {build}: manifest.json has no hashes of the files; compile again")
+    if manifest.get(OWN, own_hash(manifest)) != own_hash(manifest):
+        raise BuildError(
+            f"build {build}: manifest.json is not what was compiled (hash differs); compile again"
+        )
     return manifest
+
+
+def own_hash(manifest: dict[str, Any]) -> str:
+    """Of all but itself, which `OWN` is to hold."""
+    rest = {k: v for k, v in manifest.items() if k != OWN}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:

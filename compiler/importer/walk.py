@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sateen.compiler import isolated
 from sateen.compiler.functions import X
-from sateen.compiler.importer.constants import Light, array_of, as_inputs
+from sateen.compiler.importer.constants import Light, array_of, as_inputs, type_name
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.layout import (
     batch_dim,
@@ -218,7 +218,7 @@ class Walk(Layouts):
             )
         consumers = [n for n in self.model.graph.node if info.name in n.input]
         if tensor.elem_type not in FLOAT_TYPES and not all(n.op_type == "Cast" for n in consumers):
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            kind = type_name(tensor.elem_type)
             raise Unsupported(f"its type is {kind}", "export the model with float inputs")
         shape = []
         for i, d in enumerate(tensor.shape.dim):

@@ -206,6 +206,18 @@ def test_manifest_without_hashes(sateen, build, data, tmp_path):
             assert code == 2 and "hashes" in one_line(err)
 
 
+@pytest.mark.parametrize("field", ["memory", "macs", "totals", "config", "outputs"])
+def test_a_changed_manifest(sateen, build, data, tmp_path, field):
+    shutil.copytree(build, tmp_path / "b")
+    path = tmp_path / "b/manifest.json"
+    manifest = json.loads(path.read_text())
+    other = manifest["outputs"] * 2 if field == "outputs" else None
+    for changed in (manifest | {field: other}, {k: v for k, v in manifest.items() if k != field}):
+        path.write_text(json.dumps(changed))
+        code, out, err = sateen("run", tmp_path / "b", "--inputs", data / "inputs.npz")
+        assert code == 2 and not out and "manifest.json" in one_line(err) and "compile again" in err
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x07\x12\x05"])
 def test_no_model(sateen, data, tmp_path, content):
     path = tmp_path / "m.onnx"

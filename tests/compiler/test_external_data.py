@@ -121,3 +121,12 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         f.truncate((1 << 31) + 100)
     with pytest.raises(ModelError, match="save_as_external_data=True"):
         load_model(tmp_path / "m.onnx")
+
+
+def test_an_input_of_a_type_that_there_is_not(saved):
+    from sateen.compiler.importer import import_model
+
+    model = onnx.load(saved / "m.onnx")
+    model.graph.input[0].type.tensor_type.elem_type = 255
+    with pytest.raises(ModelError):
+        import_model(model)
