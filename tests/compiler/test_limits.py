@@ -119,7 +119,7 @@ CASES = {
     ("AveragePool", limits.NO_CEIL): one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     ("Pad", limits.ZEROS): one("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"),
     **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax")},
-    ("Gather", limits.EVEN): one("Gather", np.array([0, 3, 1]), axis=1),
+    ("Gather", limits.EVEN): one("Gather", np.array([0, 3, 1]), axis=2),
     ("Expand", limits.NO_EFFECT): expand,
     ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
     ("CastLike", limits.TO_FLOAT): cast_like,

@@ -136,20 +136,6 @@ def test_a_program_without_indices_is_its_own_dense_side():
     assert all(layer["dense"]["cycles"] == layer["cycles"] for layer in s["layers"])
 
 
-def test_no_room_for_the_dense_side():
-    """A dense word would take 64 passes; an instruction counts up to 63."""
-    config = preset("tiny").replace(
-        rows=1, cols=4, lanes=1, group=64, patterns=("dense", "1:8"), act_bank_depth=1024, acc_bits=40
-    )
-    b = Builder(np.random.default_rng(1), INT8, INT8, (4, 4, 64))
-    graph = pruned(b.graph(b.conv("x", 4, (1, 1))), "1:8")
-    program = generate(graph, config)
-    assert without_indices(graph, program) is None
-    s = schedule(program, MEMORIES[1], graph, None)
-    assert s["indexed"] and s["totals"]["dense"] is None and "saved" not in s["totals"]
-    assert all(layer["dense"] is None and "dense_bytes" not in layer["weights"] for layer in s["layers"])
-
-
 def test_the_path_is_without_gaps_and_every_engine_on_it_is_busy():
     for _, program in programs():
         for memory in MEMORIES:
