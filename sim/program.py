@@ -6,6 +6,7 @@ All samples run the same instructions; only the buffers' contents differ, so eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,9 @@ from sateen.hw.isa import Opcode, Target
 from sateen.hw.packing import pack, split_planes, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
 from sateen.sim.proof import Extent, proved
+
+MOST_READS = 1 << 26
+"""Of an instruction: a hundred times what a layer of a large network takes, and little enough to be held."""
 
 
 class Interpreter:
@@ -118,6 +122,12 @@ class Interpreter:
 
     def _window(self, i: Instruction) -> tuple[np.ndarray, np.ndarray]:
         """Addresses and whether they lie inside, both (kernel_h, kernel_w, channel_words, out_h, out_w)."""
+        shape = (i.kernel_h, i.kernel_w, i.channel_words, i.out_h, i.out_w)
+        if math.prod(map(int, shape)) > MOST_READS:
+            raise BuildError(
+                f"program.bin: {i.opcode.name} reads {' x '.join(map(str, shape))} words, more than {MOST_READS:,}: "
+                "the program is damaged; compile again"
+            )
         ky = np.arange(i.kernel_h)[:, None, None, None, None]
         kx = np.arange(i.kernel_w)[:, None, None, None]
         c = np.arange(i.channel_words)[:, None, None]

@@ -3,6 +3,7 @@
 import random
 from collections import deque
 
+import numpy as np
 import pytest
 
 from sateen.compiler.emitter import Step
@@ -13,6 +14,7 @@ from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode
 from sateen.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
+from sateen.sim.program import Interpreter
 from sateen.sim.proof import Unproved, prove_tokens, token_bounds
 
 OPCODES = (Opcode.LOAD, Opcode.MATRIX, Opcode.DRAIN, Opcode.STORE)
@@ -156,3 +158,13 @@ def test_the_model_ends_where_a_counter_overflows():
         prove_tokens(program(4, 4), config)
     with pytest.raises(BuildError, match="waits for a token that the load engine never gives"):
         predict(code(program(1, 2)), 0, config, MemoryTiming())
+
+
+def test_a_damaged_instruction_that_reads_without_end_is_refused():
+    pool = Instruction(Opcode.POOL, WINDOW | {"kernel_h": 511, "kernel_w": 511, "out_h": 4095, "out_w": 4095})
+    del pool.fields["passes"]
+    machine = Interpreter(preset("tiny"), b"", code([pool]), 0, np.zeros((1, 4096), np.uint8), 4096)
+    with pytest.raises(
+        BuildError, match="POOL reads 511 x 511 x 1 x 4095 x 4095 words, more than 67,108,864"
+    ):
+        machine.run()
