@@ -89,8 +89,8 @@ def plan(
         cut = [[c for k, s in enumerate(per) for c in pieces(k, s, limit)] for per in sources]
     heights = [tile_h]
     if mode == "chunk" and tile_w == width:  # fewer tiles load the weights less often
-        heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, rows + 1)))
-        heights = [h for h in heights if h * width <= config.acc_depth]
+        tallest = config.acc_depth // width
+        heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, tallest + 1)))
     plans = [
         _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), stripes, width, config, slide) for h in heights
     ]

@@ -84,9 +84,10 @@ def compile_model(
         if progress:
             progress(name, fraction)
 
-    quantized = quantize_model(
-        model_path, config=config, calibration=calibration, fixed_formats=fixed_formats, recipe=recipe,
-        sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
+    step("import", 0.0)
+    quantized = quantize_graph(
+        import_model(model_path), str(model_path), config=config, calibration=calibration,
+        fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
     )  # fmt: skip
     step("schedule", 0.5)
     program = map_network(quantized, dataflow)
@@ -111,26 +112,6 @@ class Quantized:
     warnings: tuple[str, ...] = ()
 
 
-def quantize_model(
-    model_path: str | Path,
-    *,
-    config: AcceleratorConfig,
-    calibration: dict[str, np.ndarray] | None = None,
-    fixed_formats: tuple[bool, bool] = (True, True),
-    recipe: Recipe = RECIPES["fast"],
-    sparsity: SparsityPattern = DENSE,
-    sparsity_method: str = "magnitude",
-    progress: Callable[[str, float], None] = lambda name, fraction: None,
-) -> Quantized:
-    """From the file to codes: import, prune, quantize. Parameters as `compile_model`'s."""
-    progress("import", 0.0)
-    graph = import_model(model_path)
-    return quantize_graph(
-        graph, str(model_path), config=config, calibration=calibration, fixed_formats=fixed_formats, recipe=recipe,
-        sparsity=sparsity, sparsity_method=sparsity_method, progress=progress,
-    )  # fmt: skip
-
-
 def quantize_graph(
     graph: Graph,
     source: str,
@@ -143,7 +124,7 @@ def quantize_graph(
     sparsity_method: str = "magnitude",
     progress: Callable[[str, float], None] = lambda name, fraction: None,
 ) -> Quantized:
-    """As `quantize_model`, of what was imported from `source`."""
+    """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
     graph, config = _conformed(graph, config, fixed_formats)
@@ -165,11 +146,9 @@ def quantize_graph(
     return Quantized(quantized, config, record, graph.unused, tuple(warnings))
 
 
-def map_network(
-    quantized: Quantized, dataflow: str = AUTO, config: AcceleratorConfig | None = None
-) -> Program:
-    """The program for one machine, by default the configuration's that the network was quantized with."""
-    config = config or quantized.config
+def map_network(quantized: Quantized, dataflow: str = AUTO) -> Program:
+    """The program for the machine of `quantized.config`."""
+    config = quantized.config
     bits = accumulator_bits(quantized.graph)
     if bits > 127:
         raise ConfigError(
@@ -217,13 +196,9 @@ def _sparse(
     """Prune to the pattern, or recognise those that the file's layers obey and the machine is built for."""
     if method not in (*METHODS, KEEP):
         raise ConfigError(f"sparsity method '{method}' is unknown; it must be {', '.join((*METHODS, KEEP))}")
+    check_built_for(pattern, config)
     if pattern.dense:
         return recognise(graph, [p for p in map(parse_sparsity, config.patterns) if not p.dense])[0]
-    if pattern.name not in config.patterns:
-        raise ConfigError(
-            f"sparsity {pattern}: configuration '{config.name}' is built for {', '.join(config.patterns)}; "
-            "use --preset sat256 or add the pattern to the configuration's patterns"
-        )
     if method != KEEP:
         pruned, report = sparsify(graph, pattern, method=method, samples=samples)
         if all(layer.pattern.dense for layer in report):
@@ -240,6 +215,15 @@ def _sparse(
         if conv.whole and (broken := violation(conv, pattern)):
             raise ModelError(f"{broken}; prune it with --sparsity-method {', '.join(METHODS)}")
     return found
+
+
+def check_built_for(pattern: SparsityPattern, config: AcceleratorConfig) -> None:
+    """Raises ConfigError for a machine without the pattern."""
+    if pattern.name not in config.patterns:
+        raise ConfigError(
+            f"sparsity {pattern}: configuration '{config.name}' is built for {', '.join(config.patterns)}; "
+            "use --preset sat256 or add the pattern to the configuration's patterns"
+        )
 
 
 def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:

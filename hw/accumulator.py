@@ -15,11 +15,6 @@ from sateen.hw.ports import ReadPort
 BANKS = 2
 
 
-def address_bits(config: AcceleratorConfig) -> int:
-    """Of an address that counts through both banks."""
-    return (BANKS * config.acc_depth - 1).bit_length()
-
-
 class Accumulator(wiring.Component):
     """Both banks.
 
@@ -48,7 +43,7 @@ class Accumulator(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        self.addr_bits = address_bits(config)
+        self.addr_bits = config.acc_address_bits
         self.word = data.ArrayLayout(signed(config.acc_bits), config.cols)
         super().__init__(
             {

@@ -57,8 +57,8 @@ class Drain(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
         self.latency = drain_latency(config)
-        acc_bits, parameter_bits = exact_log2(2 * config.acc_depth), exact_log2(config.parameter_depth)
-        act_bits = exact_log2(config.act_depth)
+        acc_bits, parameter_bits = config.acc_address_bits, config.parameter_address_bits
+        act_bits = config.act_address_bits
         members = {
             "start": In(1),
             "instruction": In(isa.DRAIN),
@@ -249,7 +249,7 @@ class Drain(wiring.Component):
         writing, last_x, last_y = Signal(), Signal(), Signal()
         with m.If(valid):
             m.d.sync += [last_x.eq(last[0]), last_y.eq(last[1])]
-        m.submodules.walk = walk = Walk(addr_bits=exact_log2(config.act_depth))
+        m.submodules.walk = walk = Walk(addr_bits=config.act_address_bits)
         m.d.sync += writing.eq(valid & (index == steps - 1))
         m.d.comb += [
             walk.load.eq(self._idle),

@@ -15,7 +15,7 @@ from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.accumulator import Accumulator, address_bits
+from sateen.hw.accumulator import Accumulator
 from sateen.hw.array import SystolicArray, array_latency
 from sateen.hw.dispatch import is_idle
 from sateen.hw.ports import ReadPort
@@ -108,15 +108,14 @@ class MatrixEngine(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        act_bits = (config.act_depth - 1).bit_length()
-        weight_bits = (config.weight_depth - 1).bit_length()
+        act_bits, weight_bits = config.act_address_bits, config.weight_address_bits
         members = {
             "start": In(1),
             "instruction": In(isa.INSTRUCTION_BITS),
             "done": Out(1),
             "act_read": Out(ReadPort(act_bits, config.act_word_bits)),
             "weight_read": Out(ReadPort(weight_bits, config.weight_word_bits)),
-            "acc_read": In(ReadPort(address_bits(config), config.cols * config.acc_bits)),
+            "acc_read": In(ReadPort(config.acc_address_bits, config.cols * config.acc_bits)),
             "acc_conflict": Out(1),
         }
         if config.indexed:

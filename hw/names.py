@@ -15,29 +15,31 @@ from amaranth import tracer
 
 _CALLS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX"}
 _BETWEEN = {
-    *(
-        "LOAD_GLOBAL",
-        "LOAD_NAME",
-        "LOAD_ATTR",
-        "LOAD_FAST",
-        "LOAD_FAST_BORROW",
-        "LOAD_FAST_CHECK",
-        "LOAD_DEREF",
-    ),
-    *(
-        "LOAD_FAST_LOAD_FAST",
-        "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
-        "BUILD_LIST",
-        "CACHE",
-        "COPY",
-        "EXTENDED_ARG",
-    ),
+    "LOAD_GLOBAL",
+    "LOAD_NAME",
+    "LOAD_ATTR",
+    "LOAD_FAST",
+    "LOAD_FAST_BORROW",
+    "LOAD_FAST_CHECK",
+    "LOAD_DEREF",
+    "LOAD_FAST_LOAD_FAST",
+    "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
+    "BUILD_LIST",
+    "CACHE",
+    "COPY",
+    "EXTENDED_ARG",
 }
 """What may stand between the call and the assignment: `self.a.b = [Signal()]`."""
 _STORES = {
-    *("STORE_NAME", "STORE_ATTR", "STORE_FAST", "STORE_DEREF", "STORE_FAST_MAYBE_NULL"),
-    *("STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"),  # two in one, of which the first is the assignment
+    "STORE_NAME",
+    "STORE_ATTR",
+    "STORE_FAST",
+    "STORE_DEREF",
+    "STORE_FAST_MAYBE_NULL",
+    "STORE_FAST_LOAD_FAST",
+    "STORE_FAST_STORE_FAST",
 }
+"""Of two in one, the first is the assignment."""
 _NO_DEFAULT = object()
 
 

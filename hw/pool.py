@@ -3,7 +3,6 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from sateen.config import AcceleratorConfig
 from sateen.formats import Format, Minifloat
@@ -46,7 +45,7 @@ class Pool(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        act_bits = exact_log2(config.act_depth)
+        act_bits = config.act_address_bits
         super().__init__(
             {
                 "start": In(1),

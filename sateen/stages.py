@@ -161,7 +161,7 @@ class QuantizedNetwork:
 
     def _for(self, config: AcceleratorConfig, pattern: SparsityPattern) -> Quantized:
         """As `sateen.compile` would for this machine: it depends on the patterns that weights obey already."""
-        from sateen.compiler.pipeline import quantize_graph
+        from sateen.compiler.pipeline import check_built_for, quantize_graph
         from sateen.compiler.sparsify import recognise
 
         assert self.network.graph is not None
@@ -170,7 +170,8 @@ class QuantizedNetwork:
             known = [p for p in map(parse_sparsity, config.patterns) if not p.dense]
             marks = tuple(entry.pattern.name for entry in recognise(self.network.graph, known)[1])
         key = (pattern.name, *marks)
-        if key not in self._made or pattern.name not in config.patterns:  # the latter raises
+        check_built_for(pattern, config)
+        if key not in self._made:
             self._made[key] = quantize_graph(
                 self.network.graph,
                 str(self.network.path),

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
@@ -19,7 +19,7 @@ from sateen.hw.assembler import Instruction, decode
 from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
 from sateen.hw.load import targets, word_bytes
 from sateen.hw.steps import STEP_BITS
-from sateen.machine.isa import LAYOUTS, LIMITS
+from sateen.machine.isa import LAYOUTS
 
 Pair = tuple[Engine, Engine]
 """Giver and taker of tokens."""
@@ -42,7 +42,8 @@ class Extent:
     size: int
 
 
-def proved(program: bytes, offset: int, config: AcceleratorConfig, memory: Extent) -> list[Instruction]:
+@lru_cache(maxsize=1)  # the portions of a large batch run the same program
+def proved(program: bytes, offset: int, config: AcceleratorConfig, memory: Extent) -> tuple[Instruction, ...]:
     """As `walk`; BuildError for a program that could do what `prove` and `prove_tokens` rule out."""
     instructions = walk(program, offset)
     try:
@@ -50,7 +51,7 @@ def proved(program: bytes, offset: int, config: AcceleratorConfig, memory: Exten
         prove_tokens(instructions, config)
     except Unproved as e:
         raise BuildError(f"program.bin: {e}; compile again") from None
-    return instructions
+    return tuple(instructions)
 
 
 def walk(program: bytes, offset: int) -> list[Instruction]:
@@ -193,15 +194,13 @@ def prove(instructions: Sequence[Instruction], config: AcceleratorConfig, memory
 
     All but tokens, see `prove_tokens`. Reads of the activation buffer wrap at its end by definition.
     """
-    most = {name: high for name, _, high in LIMITS}
     for position, i in enumerate(instructions):
         for name, bits in needed_bits(i).items():
-            # with all bits there are, instructions hold no more
-            if min(bits, most[name]) > getattr(config, name):
+            if bits > getattr(config, name):
                 raise Unproved(
                     position, i, f"needs {name} = {bits}, and the machine has {getattr(config, name)}"
                 )
-        for problem in _CHECKS.get(i.opcode, _nothing)(position, i, config, memory):
+        for problem in _CHECKS[i.opcode](position, i, config, memory):
             raise Unproved(position, i, problem)
 
 
@@ -294,4 +293,6 @@ _CHECKS: dict[Opcode, Check] = {
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,
     Opcode.DRAIN: _drain,
+    Opcode.POOL: _nothing,
+    Opcode.END: _nothing,
 }

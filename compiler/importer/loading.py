@@ -201,6 +201,14 @@ def complete(model: onnx.ModelProto) -> Light:
     return Light(copy, light.arrays)
 
 
+def infer_shapes(light: Light) -> onnx.GraphProto:
+    """The graph with the shapes that ONNX infers; empty if it cannot."""
+    with contextlib.suppress(Exception):
+        shaped = isolated.call("infer", as_inputs(light).SerializeToString())
+        return onnx.load_model_from_string(shaped).graph
+    return onnx.GraphProto()
+
+
 def prepare(model: onnx.ModelProto) -> Light:
     """A simpler model with the same meaning for one sample; the argument is not changed."""
     return simplify(complete(model))

@@ -3,15 +3,12 @@ Expand that looks as if it did nothing, whether it fits its input or not."""
 
 from __future__ import annotations
 
-import contextlib
-
 import onnx
 from onnx import numpy_helper
 
-from sateen.compiler import isolated
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.constants import Light, as_inputs
-from sateen.compiler.importer.loading import opset_of
+from sateen.compiler.importer.constants import Light
+from sateen.compiler.importer.loading import infer_shapes, opset_of
 from sateen.compiler.importer.nouns import Finding, OnnxNode, Unsupported, axis_in
 
 MOVES = ("Transpose", "Pad", "Concat", "Expand")
@@ -43,12 +40,9 @@ def stated(light: Light, kept: set[str]) -> list[Finding]:
 
 def _shapes(light: Light) -> dict[str, list[int]]:
     """By tensor, as far as ONNX infers them; 0 for a dimension that is open."""
-    with contextlib.suppress(Exception):
-        shaped = isolated.call("infer", as_inputs(light).SerializeToString())
-        graph = onnx.load_model_from_string(shaped).graph
-        infos = [i for i in (*graph.input, *graph.value_info) if i.type.tensor_type.HasField("shape")]
-        return {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
-    return {}
+    graph = infer_shapes(light)
+    infos = [i for i in (*graph.input, *graph.value_info) if i.type.tensor_type.HasField("shape")]
+    return {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -7,7 +7,6 @@ collects these decisions and a second one builds the graph.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -15,15 +14,14 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from sateen.compiler import isolated
 from sateen.compiler.functions import X
-from sateen.compiler.importer.constants import Light, array_of, as_inputs, type_name
+from sateen.compiler.importer.constants import Light, array_of, type_name
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.layout import (
     batch_dim,
     row_major,
 )
-from sateen.compiler.importer.loading import graph_inputs, opset_of
+from sateen.compiler.importer.loading import graph_inputs, infer_shapes, opset_of
 from sateen.compiler.importer.nouns import (
     FLOAT_TYPES,
     NOT_CHECKED,
@@ -194,13 +192,11 @@ class Walk(Layouts):
         """A stand-in for the output of a node that failed, so that the nodes after it are checked as well."""
         if self._inferred is None:
             self._inferred = {}
-            with contextlib.suppress(Exception):
-                shaped = isolated.call("infer", as_inputs(self.light).SerializeToString())
-                inferred = onnx.load_model_from_string(shaped).graph
-                for info in (*inferred.value_info, *inferred.output):
-                    dims = info.type.tensor_type.shape.dim
-                    if info.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
-                        self._inferred[info.name] = tuple(d.dim_value for d in dims)
+            inferred = infer_shapes(self.light)
+            for info in (*inferred.value_info, *inferred.output):
+                dims = info.type.tensor_type.shape.dim
+                if info.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
+                    self._inferred[info.name] = tuple(d.dim_value for d in dims)
         shape = self._inferred.get(name)
         if not shape or (self.batch > 1 and shape[0] != self.batch):
             return None

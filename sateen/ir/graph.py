@@ -45,9 +45,7 @@ class InputOp:
         """float64 of the same shape. Raises ModelError for an unknown kind."""
         a, b, x = np.array(self.a), np.array(self.b), rounded_to(self.precision, x)
         match self.kind:
-            case (
-                "affine"
-            ):  # a factor of 1 and an offset of 0 change nothing, so that each rounds where it is one
+            case "affine":  # factors of 1 and offsets of 0 change nothing: each rounds where it is one
                 return rounded_to(self.precision, rounded_to(self.precision, x * a) + b)
             case "clip":
                 return rounded_to(self.precision, np.minimum(np.maximum(x, a), b))
@@ -103,12 +101,8 @@ class Conv:
     bias: np.ndarray  # float64 (O,)
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (
-        0,
-        0,
-        0,
-        0,
-    )  # top, left, bottom, right; negative: left out of the plane
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Top, left, bottom, right; negative: left out of the plane."""
     groups: int = 1
     sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
     given: GivenWeights | None = None  # the scales that the file's weights have, to be kept

@@ -9,7 +9,8 @@ import pytest
 from onnx_nets import Net
 
 import sateen
-from sateen.compiler.pipeline import quantize_model
+from sateen.compiler.importer import import_model
+from sateen.compiler.pipeline import quantize_graph
 from sateen.compiler.warn import collected
 from sateen.formats import parse_sparsity
 from sateen.presets import preset
@@ -37,7 +38,8 @@ def two_layers(middle: int) -> onnx.ModelProto:
 def warnings_of(model, tmp_path, activations="int8", **options):
     onnx.save(model, tmp_path / "m.onnx")
     config = preset("sat256").replace(weight_format="int8", activation_format=activations)
-    return quantize_model(tmp_path / "m.onnx", config=config, calibration=X, **options).warnings
+    graph = import_model(tmp_path / "m.onnx")
+    return quantize_graph(graph, "m.onnx", config=config, calibration=X, **options).warnings
 
 
 @pytest.mark.parametrize(

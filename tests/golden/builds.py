@@ -21,7 +21,8 @@ import numpy as np
 
 from sateen.compiler.backend import without_indices
 from sateen.compiler.export import export_onnx
-from sateen.compiler.pipeline import Quantized, map_network, quantize_model
+from sateen.compiler.importer import import_model
+from sateen.compiler.pipeline import Quantized, map_network, quantize_graph
 from sateen.compiler.ptq.recipe import RECIPES
 from sateen.compiler.summary import schedule
 from sateen.config import DATAFLOWS, AcceleratorConfig
@@ -104,8 +105,9 @@ def samples(golden: Golden) -> dict[str, np.ndarray] | None:
 
 
 def quantized(golden: Golden) -> Quantized:
-    return quantize_model(
-        ROOT / golden.model,
+    return quantize_graph(
+        import_model(ROOT / golden.model),
+        golden.model,
         config=golden.config,
         calibration=samples(golden),
         fixed_formats=(not golden.given, not golden.given),
