@@ -30,12 +30,11 @@ lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 
-# mypy knows no package-dir mapping: give it the layout as it is installed. Without hw/, whose attributes Amaranth
-# makes from signatures at run time.
+# mypy knows no package-dir mapping: it gets the layout that is installed. Without hw/, whose attributes Amaranth makes
+# from signatures at run time.
 types: setup
-	@rm -rf build/types && mkdir -p build/types/sateen
-	@ln -s $(CURDIR)/sateen/* build/types/sateen/
-	@for p in sim compiler models fpga; do ln -s $(CURDIR)/$$p build/types/sateen/$$p; done
+	@rm -rf build/types
+	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types && rm -r build/types/sateen/hw
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p sateen
 
 unit: setup

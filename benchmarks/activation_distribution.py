@@ -2,10 +2,10 @@
 
     python benchmarks/activation_distribution.py [--tables counts clocks cycles] [--seeds N]
 
-`segment` is the number of columns that share a register: all of them is hw/array.py's broadcast, 1 is a systolic row.
-A segmented array takes its weights and gives its sums later from segment to segment. Registers that line the sums up
-again (`aligned`) keep the array's interface; without them the accumulators would have to be split likewise. Every
-variant is compared with the broadcast array in simulation first.
+`segment` is the number of columns that share a register: all of them is hw/matrix/array.py's broadcast, 1 is a
+systolic row. A segmented array takes its weights and gives its sums later from segment to segment. Registers that
+line the sums up again (`aligned`) keep the array's interface; without them the accumulators would have to be split
+likewise. Every variant is compared with the broadcast array in simulation first.
 
 The clock is nextpnr's, ECP5-85k, speed grade 6, the array between shift registers. The 85k has 156 multipliers, so it
 is measured with 128. An hour on two cores; results are cached.
@@ -30,17 +30,17 @@ from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
 import sateen
-from sateen.config import AcceleratorConfig
 from sateen.files import cache_dir
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.place_and_route import Part, Routed, few_pins, netlist, place_and_route, tool_version
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.array import SystolicArray, array_latency
-from sateen.hw.pe import pe_latency
-from sateen.hw.verilog import convert
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.place_and_route import Part, Routed, few_pins, netlist, place_and_route, tool_version
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.verilog import convert
+from sateen.hw.matrix.array import SystolicArray, array_latency
+from sateen.hw.matrix.pe import pe_latency
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset
 from sateen.models.resnet18 import resnet18
-from sateen.presets import preset
 from sateen.sim import model
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import MemoryTiming

@@ -28,10 +28,10 @@ from cifar10 import cifar10
 from ptq import apart
 from threadpoolctl import threadpool_limits
 
-from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, run_recipe
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import SateenError
 from sateen.formats import Integer, Minifloat, parse_format
 from sateen.ir.graph import Activation, Add, Conv, Graph, Node, Pool

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 import sateen
-from sateen.cli_io import emit, guarded, progress
+from sateen.cli.io import emit, guarded, progress
 from sateen.errors import LimitError
-from sateen.fpga.boards import BOARDS
-from sateen.labels import score
+from sateen.fpga.boards.catalog import BOARDS
 from sateen.models.data import CALIBRATION, digits_split
+from sateen.reporting.labels import score
 
-SIZES = Path(__file__).parents[1] / "fpga" / "presets.json"
+SIZES = Path(__file__).parents[1] / "fpga" / "flow" / "presets.json"
 COLUMNS = {
     "LUT": ("TRELLIS_COMB", "ICESTORM_LC", "LUT4"),
     "FF": ("TRELLIS_FF", "DFF"),

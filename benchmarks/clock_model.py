@@ -3,9 +3,9 @@
     python benchmarks/clock_model.py [--machines N] [--workers N] [--scheduler ADDRESS]
     python benchmarks/clock_model.py --fit-only
 
-Writes fpga/clock_data.json, fpga/clock_model.json and docs/results/clock_model.md. Runs on this machine, or on a Dask
-cluster that has the same Yosys and nextpnr. Each machine takes two to ten minutes of a core; results are cached, so
-that an interrupted run goes on. Wants the extra `benchmark`.
+Writes fpga/estimate/clock_data.json, fpga/estimate/clock_model.json and docs/results/clock_model.md. Runs on this
+machine, or on a Dask cluster that has the same Yosys and nextpnr. Each machine takes two to ten minutes of a core;
+results are cached, so that an interrupted run goes on. Wants the extra `benchmark`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 from rich.progress import track
 
-import sateen.fpga
-from sateen.fpga.clock_data import PART, TARGET_MHZ, Row, config_of, measure, read, trials, write
-from sateen.fpga.clock_fit import errors, fit, left_out
-from sateen.fpga.clock_model import FILE, GRADE, RANGED
-from sateen.fpga.fitted_range import extent
+import sateen.fpga.estimate
+from sateen.fpga.estimate.clock_data import PART, TARGET_MHZ, Row, config_of, measure, read, trials, write
+from sateen.fpga.estimate.clock_fit import errors, fit, left_out
+from sateen.fpga.estimate.clock_model import FILE, GRADE, RANGED
+from sateen.fpga.estimate.fitted_range import extent
 
-FOLDER = Path(sateen.fpga.__path__[0])
+FOLDER = Path(sateen.fpga.estimate.__path__[0])
 DATA = FOLDER / "clock_data.json"
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results/clock_model.md"
 FEW = 20
@@ -108,7 +108,7 @@ def page(rows: list[Row]) -> str:
     out += [
         "",
         "Estimates are those of the fits without the machine. A path to a component takes the logic of",
-        "`fpga/clock_paths.py`, and its wires the constant below and"
+        "`fpga/estimate/clock_paths.py`, and its wires the constant below and"
         f" {coefficients['growth']:.3f} ns × √(block RAMs + DSPs);",
         f"the longest and {coefficients['margin']:.2f} ns more are the cycle. Grade 8 is "
         f"{coefficients['faster'].get('8', 1):.3f} times as fast.",

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 from four_engines import check
 from random_config import extreme_configs, random_config, tiny_network
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
-from sateen.hw.verilog import TOP, emit_verilog
+from sateen.hw.chip.verilog import TOP, emit_verilog
+from sateen.machine.config import AcceleratorConfig
 from sateen.sim import verilator
 
 LINTED = 4

@@ -20,14 +20,14 @@ import numpy as np
 import onnx
 
 import sateen
-from sateen.config import DATAFLOWS, AcceleratorConfig
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.array import SystolicArray
-from sateen.hw.verilog import convert
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.verilog import convert
+from sateen.hw.matrix.array import SystolicArray
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
+from sateen.machine.presets import preset
 from sateen.models.resnet18 import resnet18
-from sateen.presets import preset
 
 
 def layers(build: Path) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 import sateen
 from sateen.api import ENGINES
-from sateen.cli_io import emit, emit_table, guarded, progress
-from sateen.cli_run import differences
+from sateen.cli.io import emit, emit_table, guarded, progress
+from sateen.cli.run import differences
 from sateen.models.data import CALIBRATION, digits_split
 
 FORMATS = ("int8", "e3m2")

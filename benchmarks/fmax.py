@@ -15,13 +15,13 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from sateen.config import AcceleratorConfig
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.place_and_route import Part, few_pins, netlist, place_and_route
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.verilog import emit_verilog
-from sateen.presets import preset
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.place_and_route import Part, few_pins, netlist, place_and_route
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.verilog import emit_verilog
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset
 
 SQUARE = preset("ulx3s-85f").replace(name="8x8", narrow=False, bus_bits=32)
 

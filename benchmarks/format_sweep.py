@@ -7,9 +7,9 @@
                                      [--images N] [--calibration N] [--output DIR]
 
 Weights and activations are of one format; with --apart also each alone, the other int8. Accuracy is that of the
-bit-exact integers; of the transformer those are its matrix layers (`cut_network`). LUTs are those of the smallest unit
-without DSP, 4 lanes, from `fpga/mac_units.json`. Writes DIR/format_sweep.json, .md and .png; rows that are there are
-kept, so that an interrupted run goes on where it was.
+bit-exact integers; of the transformer those are its matrix layers (`cut_network`). LUTs are those of the smallest
+unit without DSP, 4 lanes, from `fpga/library/mac_units.json`. Writes DIR/format_sweep.json, .md and .png; rows that
+are there are kept, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from rich.progress import Progress
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.formats import Integer, parse_format
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_units import swept_formats
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.library.mac_units import swept_formats
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.images import centred, load
+from sateen.reporting.sweeps import front, luts
 from sateen.sim.reference import run_reference
-from sateen.sweeps import front, luts
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
 DIGITS = ("digits_cnn", "digits_resnet", "digits_dscnn")

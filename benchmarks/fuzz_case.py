@@ -13,9 +13,9 @@ import onnx
 from layout_graphs import layout_graph
 
 from sateen.compiler.importer import import_model
-from sateen.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.formats.catalog import all_formats
+from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.machine.isa import LIMITS
 from sateen.models.random_network import random_network
 

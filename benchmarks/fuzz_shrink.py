@@ -11,8 +11,8 @@ import onnx
 from fuzz_case import Case
 from onnx import helper
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
+from sateen.machine.config import AcceleratorConfig
 
 Fails = Callable[[Case, onnx.ModelProto], bool]
 

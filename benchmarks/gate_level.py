@@ -15,7 +15,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import sateen
-from sateen.fpga.gate_level import SYNTH, gate_level
+from sateen.fpga.flow.gate_level import SYNTH, gate_level
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.sim.engines import run_build
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.buffers import IndexBuffer
-from sateen.hw.load import LoadEngine
-from sateen.hw.verilog import convert
-from sateen.presets import PRESETS
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.verilog import convert
+from sateen.hw.memory.buffers import IndexBuffer
+from sateen.hw.memory.load import LoadEngine
+from sateen.machine.presets import PRESETS
 
 SAT256 = PRESETS["sat256"]
 MACHINES = {

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.link import Link
-from sateen.hw.verilog import convert
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.link import Link
+from sateen.hw.chip.verilog import convert
 
 MEMORY = 1 << 17
 

@@ -1,4 +1,4 @@
-"""Measure the LUT, FF and DSP of one MAC in every format and write fpga/mac_cost.json.
+"""Measure the LUT, FF and DSP of one MAC in every format and write fpga/library/mac_cost.json.
 
     .venv/bin/python benchmarks/mac_cost.py [FORMAT ...]
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from rich.progress import track
 
-import sateen.fpga
+import sateen.fpga.library
 from sateen.formats import Format, Integer, all_formats, parse_format
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.mac_cost import TABLE, K, mac_verilog, measured
-from sateen.fpga.synthesis import synthesize, tool_version
+from sateen.fpga.boards.devices import FAMILIES, Family
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize, tool_version
+from sateen.fpga.library.mac_cost import TABLE, K, mac_verilog, measured
 
 
 def measure(fmt: Format, family: Family) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def main() -> None:
     for fmt in track(chosen, description="MAC cost"):
         table[fmt.name] = {name: measure(fmt, family) for name, family in FAMILIES.items()}
         content = {"k": K, "lanes": 1, "tool": tool_version(), "formats": dict(sorted(table.items()))}
-        path = Path(sateen.fpga.__path__[0]) / TABLE
+        path = Path(sateen.fpga.library.__path__[0]) / TABLE
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

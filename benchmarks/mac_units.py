@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/mac_units.py [FORMAT ...] [--family NAME] [--lanes N] [--implementation NAME]
         [--no-synthesis]
 
-Writes fpga/mac_units.json, the tables in docs/results/mac_units.md and a plot for each family (matplotlib).
+Writes fpga/library/mac_units.json, the tables in docs/results/mac_units.md and a plot for each family (matplotlib).
 With formats, families, lanes or implementations only those are measured again. Results are cached; from nothing it
 takes hours on two cores.
 """
@@ -17,10 +17,11 @@ from typing import Any
 
 from rich.progress import track
 
-import sateen.fpga
+import sateen.fpga.library
 from sateen.formats import Minifloat, all_formats, parse_format
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_units import (
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.synthesis import tool_version
+from sateen.fpga.library.mac_units import (
     FIELDS,
     LANES,
     TABLE,
@@ -33,8 +34,7 @@ from sateen.fpga.mac_units import (
     swept_formats,
     units,
 )
-from sateen.fpga.synthesis import tool_version
-from sateen.hw.mac import IMPLEMENTATIONS, exact_bits
+from sateen.hw.library.mac import IMPLEMENTATIONS, exact_bits
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 BEGIN, END = "<!-- tables: benchmarks/mac_units.py -->", "<!-- end of tables -->"
@@ -79,7 +79,7 @@ def write(table: list[Row]) -> None:
     )
     lines = ",\n".join(f"  {json.dumps([r[k] for k in FIELDS])}" for r in table)
     head = f'"k": {K},\n "tool": {json.dumps(tool_version())},\n "fields": {json.dumps(FIELDS)}'
-    path = Path(sateen.fpga.__path__[0]) / TABLE
+    path = Path(sateen.fpga.library.__path__[0]) / TABLE
     path.write_text(f'{{\n {head},\n "units": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import sateen
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
-from sateen.presets import preset
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,19 +22,19 @@ from cifar10 import accuracy as percent
 from cifar10 import cifar10
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from sateen.compiler.activations import plan_activations
-from sateen.compiler.backend import generate, specialise
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.gptq import Gptq, round_layer
 from sateen.compiler.ptq.layerwise import moments, rewrite_quantized
 from sateen.compiler.ptq.recipe import RECIPES, run_recipe
-from sateen.compiler.quantize import accumulator_bits, quantize
-from sateen.compiler.scales import weight_scales
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import accumulator_bits, quantize
+from sateen.compiler.quantize.scales import weight_scales
+from sateen.compiler.schedule.backend import generate, specialise
 from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
-from sateen.presets import preset
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import NOMINAL
 from sateen.sim.reference import run_reference
 

@@ -32,8 +32,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 import sateen
 from sateen.compiler.ptq.recipe import load_recipe
-from sateen.config import AcceleratorConfig
 from sateen.errors import SateenError
+from sateen.machine.config import AcceleratorConfig
 
 LIMIT_S = 20
 MEMORY = 2 << 30

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 import sateen
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export_compare import compare_with_onnxruntime
+from sateen.compiler.export.compare import compare_with_onnxruntime
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.models.data import digits_split
 
 MODELS = Path(sateen.__file__).parents[1] / "models"

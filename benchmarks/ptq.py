@@ -20,16 +20,16 @@ import onnxruntime
 from cifar10 import accuracy, cifar10
 from rich.progress import Progress
 
-from sateen.compiler.backend import generate, specialise
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.merge_pool import MergePool
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth
-from sateen.compiler.quantize import accumulator_bits
+from sateen.compiler.quantize.network import accumulator_bits
+from sateen.compiler.schedule.backend import generate, specialise
 from sateen.ir.graph import Graph
-from sateen.presets import preset
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import NOMINAL
 from sateen.sim.reference import run_reference
 

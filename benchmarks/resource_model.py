@@ -4,10 +4,10 @@
                                         [--scheduler ADDRESS]
     python benchmarks/resource_model.py --fit-only
 
-Writes fpga/resource_data.parquet, fpga/resource_model.json and docs/results/resource_model.md. Runs on this machine,
-or on a Dask cluster that has the same Yosys. What the file has already is taken from there, if this Yosys made it, and
-syntheses are cached: so a run with more configurations adds to the last one, and an interrupted one goes on. After a
-change of what is counted, --anew counts all again. Wants the extra `benchmark`.
+Writes fpga/estimate/resource_data.parquet, fpga/estimate/resource_model.json and docs/results/resource_model.md. Runs
+on this machine, or on a Dask cluster that has the same Yosys. What the file has already is taken from there, if this
+Yosys made it, and syntheses are cached: so a run with more configurations adds to the last one, and an interrupted
+one goes on. After a change of what is counted, --anew counts all again. Wants the extra `benchmark`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-import sateen.fpga
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.resource_data import (
+import sateen.fpga.estimate
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.estimate.resource_data import (
     ARRAY_PARTS,
     SEED,
     WHOLE,
@@ -39,12 +39,19 @@ from sateen.fpga.resource_data import (
     read,
     write,
 )
-from sateen.fpga.resource_fit import LEAST_MACHINES, fit, machine_errors, part_errors, ranges, summary
-from sateen.fpga.resource_model import FILE, RESOURCES, Coefficients, load
-from sateen.fpga.resource_parts import DECODER, PARTS
-from sateen.fpga.synthesis import tool_version
+from sateen.fpga.estimate.resource_fit import (
+    LEAST_MACHINES,
+    fit,
+    machine_errors,
+    part_errors,
+    ranges,
+    summary,
+)
+from sateen.fpga.estimate.resource_model import FILE, RESOURCES, Coefficients, load
+from sateen.fpga.estimate.resource_parts import DECODER, PARTS
+from sateen.fpga.flow.synthesis import tool_version
 
-FOLDER = Path(sateen.fpga.__path__[0])
+FOLDER = Path(sateen.fpga.estimate.__path__[0])
 DATA = FOLDER / "resource_data.parquet"
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results/resource_model.md"
 TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "block RAM"}

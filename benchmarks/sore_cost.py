@@ -8,10 +8,10 @@ import sys
 from amaranth.back import verilog
 
 from sateen.formats import PATTERNS, SparsityPattern, parse_format
-from sateen.fpga.cost import resources
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.synthesis import synthesize
-from sateen.hw.sore import SORE
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.library.sore import SORE
 
 CATALOGUE = tuple(p for p in PATTERNS.values() if not p.dense)
 UNITS = {

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.float_executor import float_outputs, run_float
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import quantize
-from sateen.compiler.sparsify import METHODS, sparsify
+from sateen.compiler.prune.one_shot import METHODS, sparsify
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.formats import PATTERNS, SparsityPattern
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Graph

@@ -22,13 +22,13 @@ import onnx
 from utilization import convolution
 
 import sateen
-from sateen.config import AcceleratorConfig
-from sateen.fpga.cost import instances_in, modules, resources
-from sateen.fpga.devices import FAMILIES, Family
-from sateen.fpga.synthesis import Netlist, synthesize, tool_version
-from sateen.hw.verilog import emit_verilog
+from sateen.fpga.boards.devices import FAMILIES, Family
+from sateen.fpga.flow.cost import instances_in, modules, resources
+from sateen.fpga.flow.synthesis import Netlist, synthesize, tool_version
+from sateen.hw.chip.verilog import emit_verilog
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset
 from sateen.models.resnet18 import resnet18
-from sateen.presets import preset
 
 OUTPUT = Path(__file__).resolve().parents[1] / "docs/results/sparsity_cost.md"
 TOP, ARRAY = "accelerator", "accelerator_matrix_array"

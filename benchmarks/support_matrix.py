@@ -12,8 +12,8 @@ from generated import update
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.limits import LIMITS
 from sateen.formats import Integer, all_formats
-from sateen.fpga.devices import FAMILIES
-from sateen.presets import PRESETS
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.machine.presets import PRESETS
 
 
 def matrix() -> str:

@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import sateen
-from sateen.compiler.sparsify import keep_largest
+from sateen.compiler.prune.one_shot import keep_largest
 from sateen.formats import parse_sparsity
-from sateen.presets import preset
+from sateen.machine.presets import preset
 
 
 def convolution(channels: int, size: int, pattern: str) -> onnx.ModelProto:

@@ -32,7 +32,7 @@ import onnx
 from utilization import convolution
 
 import sateen
-from sateen.presets import preset
+from sateen.machine.presets import preset
 from sateen.sim import verilator
 
 FAST = ("OPT_FAST", "OPT_GLOBAL")

@@ -1,1 +1,1 @@
-"""See docs/ and the module docstrings."""
+"""From ONNX to a program: importer, quantize, prune, ptq, schedule, export; `pipeline` puts them in order."""

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from sateen.compiler.calibrate import Statistics, TensorStatistics
-from sateen.compiler.fuse import Pass, fuse
-from sateen.compiler.given import activation_format, conform, sign_of, weight_format
 from sateen.compiler.importer import Finding, read_model
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
+from sateen.compiler.quantize.fuse import Pass, fuse
+from sateen.compiler.quantize.given import activation_format, conform, sign_of, weight_format
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, FormatError, ModelError, SateenError
 from sateen.formats import parse_format
 from sateen.ir.graph import Graph

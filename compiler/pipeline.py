@@ -14,24 +14,24 @@ import numpy as np
 
 import sateen
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
-from sateen.compiler.backend import Program, generate, specialise, without_indices
-from sateen.compiler.export import export_onnx
-from sateen.compiler.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
+from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
-from sateen.compiler.quantize import accumulator_bits
-from sateen.compiler.sparsify import METHODS, recognise, sparsify, violation
-from sateen.compiler.summary import schedule
+from sateen.compiler.quantize.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.quantize.network import accumulator_bits
+from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
+from sateen.compiler.schedule.summary import schedule
 from sateen.compiler.warn import collected
-from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.files import shown
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
-from sateen.hw.verilog import emit_verilog
+from sateen.hw.chip.verilog import emit_verilog
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.manifest import OWN, VERSION, own_hash
 from sateen.sim.memory_timing import NOMINAL
 

@@ -1,1 +1,1 @@
-"""See docs/ and the module docstrings."""
+"""From the design to a part: flow (synthesis to bitstream), boards, estimate (cost without synthesis), library."""

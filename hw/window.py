@@ -20,7 +20,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from sateen.config import AcceleratorConfig
+from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import LIMITS, bits_of
 
 MATRIX_ORDER = ("ky", "c", "kx", "p", "oy", "ox")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sateen.api import bitstream, check, compile, cost, estimate, report, run
-    from sateen.config import AcceleratorConfig
     from sateen.errors import SateenError
     from sateen.formats import Format, parse_format
-    from sateen.presets import PRESETS, preset
+    from sateen.machine.config import AcceleratorConfig
+    from sateen.machine.presets import PRESETS, preset
     from sateen.stages import Build, MappedNetwork, Network, QuantizedNetwork, load, open
 
 __version__ = "0.1.0"
@@ -57,9 +57,9 @@ _HOME = {
     "QuantizedNetwork": "sateen.stages",
     "MappedNetwork": "sateen.stages",
     "Build": "sateen.stages",
-    "AcceleratorConfig": "sateen.config",
-    "PRESETS": "sateen.presets",
-    "preset": "sateen.presets",
+    "AcceleratorConfig": "sateen.machine.config",
+    "PRESETS": "sateen.machine.presets",
+    "preset": "sateen.machine.presets",
     "SateenError": "sateen.errors",
     "Format": "sateen.formats",
     "parse_format": "sateen.formats",

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sateen.arrays import check_ports, load_npz
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.files import check_writable
 from sateen.formats import SparsityPattern, parse_format, parse_sparsity
 from sateen.formats.sparsity import DENSE
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset as preset_config
 from sateen.manifest import read_file, read_manifest
-from sateen.presets import preset as preset_config
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
@@ -94,7 +94,7 @@ def compile(
 
     pattern = parse_sparsity(sparsity)
     if board is not None:
-        from sateen.fpga.boards import board as find
+        from sateen.fpga.boards.catalog import board as find
 
         machine = find(board).name
         preset = machine if config is None and preset is None else preset
@@ -184,7 +184,7 @@ def run(
 
 def cost(build: str | Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
     """Exact resource counts of the generated Verilog; None counts for all device families. See `fpga.cost`."""
-    from sateen.fpga.cost import cost as count
+    from sateen.fpga.flow.cost import cost as count
 
     folder = Path(build)
     read_file(folder, read_manifest(folder), "accelerator.v")
@@ -203,9 +203,9 @@ def estimate(
     `preset`. "ecp5" also has a "clock". Takes milliseconds and synthesizes nothing. See `fpga.resource_model.estimate`,
     `fpga.clock_model.estimate_clock` and `fpga.energy`. Raises ConfigError, BuildError.
     """
-    from sateen.fpga import clock_model
-    from sateen.fpga.energy import energy
-    from sateen.fpga.resource_model import estimate as resources
+    from sateen.fpga.estimate import clock_model
+    from sateen.fpga.estimate.energy import energy
+    from sateen.fpga.estimate.resource_model import estimate as resources
 
     def predict(config: AcceleratorConfig) -> dict[str, Any]:
         found = resources(config, device)
@@ -233,7 +233,7 @@ def report(build: str | Path, output: str | Path | None = None, sweep: str | Pat
 
     With `sweep`, what benchmarks/format_sweep.py wrote, it has a section on accuracy and cost by format.
     """
-    from sateen.reporting import write_report
+    from sateen.reporting.page import write_report
 
     return write_report(
         Path(build), None if output is None else Path(output), None if sweep is None else Path(sweep)
@@ -277,7 +277,7 @@ def vivado(
 
     `clock` is in MHz, by default the board's. Raises ConfigError and BuildError.
     """
-    from sateen.fpga.vivado import export_vivado, vendor_board
+    from sateen.fpga.flow.vivado import export_vivado, vendor_board
     from sateen.sim.engines import Build
 
     b, target = Build(Path(build)), vendor_board(board)

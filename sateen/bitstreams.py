@@ -10,11 +10,11 @@ from typing import Any
 
 from sateen.errors import BuildError, ConfigError
 from sateen.files import check_writable, write_file
-from sateen.fpga.bitstream import Bitstream, make
-from sateen.fpga.boards import BOARDS, Board, board
-from sateen.fpga.chip import Chip
-from sateen.fpga.clocking import dividers
-from sateen.hw.uart import divisor_of
+from sateen.fpga.boards.catalog import BOARDS, Board, board
+from sateen.fpga.boards.chip import Chip
+from sateen.fpga.boards.clocking import dividers
+from sateen.fpga.flow.bitstream import Bitstream, make
+from sateen.hw.chip.uart import divisor_of
 from sateen.sim.board import soc_of
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP

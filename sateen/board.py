@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from sateen.errors import LinkError
-from sateen.fpga.link import Board
-from sateen.hw.frame import Identity
-from sateen.hw.registers import Register, config_word
+from sateen.fpga.boards.link import Board
+from sateen.hw.chip.frame import Identity
+from sateen.hw.control.registers import Register, config_word
 from sateen.sim.engines import Build, RunResult, result_of_samples
 from sateen.sim.harness import ENGINES, Counters
 from sateen.sim.reference import quantize_inputs

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sateen import api
-from sateen.config import AcceleratorConfig
 from sateen.errors import ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import QuantizedGraph
+from sateen.machine.config import AcceleratorConfig
 
 if TYPE_CHECKING:
-    from sateen.compiler.backend import Program
     from sateen.compiler.check import Finding
     from sateen.compiler.pipeline import Quantized
     from sateen.compiler.ptq.recipe import Recipe
+    from sateen.compiler.schedule.backend import Program
     from sateen.sim.engines import RunResult
 
 Machine = AcceleratorConfig | str | Path
@@ -162,7 +162,7 @@ class QuantizedNetwork:
     def _for(self, config: AcceleratorConfig, pattern: SparsityPattern) -> Quantized:
         """As `sateen.compile` would for this machine: it depends on the patterns that weights obey already."""
         from sateen.compiler.pipeline import check_built_for, quantize_graph
-        from sateen.compiler.sparsify import recognise
+        from sateen.compiler.prune.one_shot import recognise
 
         assert self.network.graph is not None
         marks: tuple[str, ...] = ()
@@ -216,8 +216,8 @@ class MappedNetwork:
     @cached_property
     def schedule(self) -> dict[str, Any]:
         """What schedule.json holds; `schedule["about"]` says what its keys mean."""
-        from sateen.compiler.backend import without_indices
-        from sateen.compiler.summary import schedule
+        from sateen.compiler.schedule.backend import without_indices
+        from sateen.compiler.schedule.summary import schedule
         from sateen.sim.memory_timing import NOMINAL
 
         graph = self.quantized.graph
@@ -267,7 +267,7 @@ class MappedNetwork:
         """Make the Verilog and write the build folder. BuildError where that cannot be."""
         from sateen.build_folder import check_target
         from sateen.compiler.pipeline import write_program
-        from sateen.hw.verilog import emit_verilog
+        from sateen.hw.chip.verilog import emit_verilog
 
         folder = Path(build).resolve()
         check_target(folder)

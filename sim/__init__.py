@@ -1,1 +1,1 @@
-"""See docs/ and the module docstrings."""
+"""The four ways to run a build (reference, program, model, rtl), and what they are made of."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import BuildError, ConfigError
-from sateen.hw.soc import Soc
-from sateen.hw.verilog import emit_soc_verilog
+from sateen.hw.chip.soc import Soc
+from sateen.hw.chip.verilog import emit_soc_verilog
 from sateen.sim import verilator
 from sateen.sim.engines import Build
 

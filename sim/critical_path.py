@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sateen.hw.isa import Opcode, Target
+from sateen.machine.isa import Opcode, Target
 from sateen.sim.model import HANDED, Gate, Timeline
 
 PROGRAM = "program"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError, DataError
-from sateen.hw.control import Error
+from sateen.hw.control.unit import Error
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import from_bytes
+from sateen.machine.config import AcceleratorConfig
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.harness import ENGINES, Counters
 from sateen.sim.host import Region

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sateen.config import AcceleratorConfig
-from sateen.hw.packing import pack_activations, unpack_activations
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.packing import pack_activations, unpack_activations
 
 
 @dataclass(frozen=True, slots=True)

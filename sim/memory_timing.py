@@ -1,4 +1,4 @@
-"""When loads and stores end: the exact model of hw/load.py and hw/store.py on the memory of docs/isa.md."""
+"""When loads and stores end: exactly what hw/memory/ does on the memory of docs/isa.md."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError
-from sateen.hw import isa, soc_memory
-from sateen.hw.load import ADDRESS_LATENCY, WRITE_LATENCY, word_bytes
-from sateen.hw.store import DATA_LATENCY, DONE_LATENCY
+from sateen.hw import isa
+from sateen.hw.chip import soc_memory
+from sateen.hw.memory.load import ADDRESS_LATENCY, WRITE_LATENCY, word_bytes
+from sateen.hw.memory.store import DATA_LATENCY, DONE_LATENCY
+from sateen.machine.config import AcceleratorConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
-from sateen.hw.assembler import Instruction
-from sateen.hw.isa import CHUNK, INSTRUCTION_BITS, Engine, Opcode, Target
-from sateen.hw.matrix import matrix_cycles
-from sateen.hw.vector import drain_cycles, pool_cycles
+from sateen.hw.matrix.unit import matrix_cycles
+from sateen.hw.vector.unit import drain_cycles, pool_cycles
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, Engine, Opcode, Target
 from sateen.sim.memory_timing import MemoryTiming, load_timing, store_timing
 from sateen.sim.proof import walk
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
 from sateen.formats.requantize import requantize
-from sateen.hw.assembler import Instruction
-from sateen.hw.isa import Opcode, Target
-from sateen.hw.packing import pack, split_planes, split_words, unpack, unpack_parameters
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode, Target
+from sateen.machine.packing import pack, split_planes, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
 from sateen.sim.proof import Extent, proved
 

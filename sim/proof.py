@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
-from sateen.hw.assembler import Instruction, decode
-from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
-from sateen.hw.load import targets, word_bytes
-from sateen.hw.steps import STEP_BITS
-from sateen.machine.isa import LAYOUTS
+from sateen.hw.matrix.steps import STEP_BITS
+from sateen.hw.memory.load import targets, word_bytes
+from sateen.machine.assembler import Instruction, decode
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Engine, Opcode, Target
 
 Pair = tuple[Engine, Engine]
 """Giver and taker of tokens."""
@@ -240,7 +239,7 @@ def _load(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
         Target.PARAMETER: c.parameter_depth,
         Target.TABLE: 1 << c.activation.bits,
         Target.INDEX: c.weight_depth // c.index_rows,
-    }[i.target]  # fmt: skip
+    }[Target(i.target)]  # fmt: skip
     if i.target == Target.INDEX:
         planes = i.last_plane + 1
         if planes > c.index_planes or count % planes:

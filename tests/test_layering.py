@@ -1,4 +1,4 @@
-"""Dependencies point one way (DESIGN, section 1), and every library that is imported is declared."""
+"""Dependencies point one way (docs/architecture.md), and every library that is imported is declared."""
 
 import ast
 import re
@@ -13,18 +13,7 @@ PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compile
     "models": "sateen.models",
     "fpga": "sateen.fpga",
 }
-NOUNS = {
-    "formats",
-    "ir",
-    "machine",
-    "config",
-    "presets",
-    "errors",
-    "files",
-    "arrays",
-    "build_folder",
-    "manifest",
-}
+NOUNS = {"formats", "ir", "machine", "errors", "files", "arrays", "build_folder", "manifest"}
 ALLOWED = {
     "nouns": {"nouns"},
     "hw": {"nouns", "hw"},
@@ -94,6 +83,16 @@ def test_a_module_imports_only_from_its_layer_and_below(path, name):
         if module.startswith("sateen.") and layer(module) not in ALLOWED[layer(name)]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_package_lists_every_folder():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {
+        ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
+        for folder, package in PACKAGES.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(settings["packages"]) == folders
 
 
 def distributions(requirements: list[str]) -> set[str]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import sateen
-from sateen.config import DATAFLOWS
 from sateen.errors import BuildError, ConfigError, DataError, FormatError, ModelError
-from sateen.presets import preset
+from sateen.machine.config import DATAFLOWS
+from sateen.machine.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 CNN = ROOT / "models/digits_cnn.onnx"

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from sateen.compiler import isolated
+from sateen.compiler.importer import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
 from sateen.compiler.importer.domains import DEFAULT, QONNX, QUANTIZERS
 from sateen.compiler.importer.external import load_external

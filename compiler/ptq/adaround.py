@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sateen.compiler.ptq.layerwise import Moments, output_error
-from sateen.compiler.scales import grid
+from sateen.compiler.quantize.scales import grid
 from sateen.errors import ConfigError
 from sateen.formats import Format
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sateen.compiler.fuse import Pass, Step, fuse
+from sateen.compiler.quantize.fuse import Pass, Step, fuse
 from sateen.ir.graph import Activation, Conv, Graph, Node
 
 UNITS = ("layer", "block", "network")

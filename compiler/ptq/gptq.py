@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.compiler.activations import ActivationPlan
-from sateen.compiler.calibrate import Progress
-from sateen.compiler.hessian import BLOCK, DAMPING, Project, compensate, inverse_factor
 from sateen.compiler.ptq.adaround import AdaRound, learn_rounding
+from sateen.compiler.ptq.hessian import BLOCK, DAMPING, Project, compensate, inverse_factor
 from sateen.compiler.ptq.layerwise import Moments, moments, output_error, rewrite_quantized
-from sateen.compiler.quantize import check_weights
-from sateen.compiler.scales import weight_scales
+from sateen.compiler.quantize.activations import ActivationPlan
+from sateen.compiler.quantize.calibrate import Progress
+from sateen.compiler.quantize.network import check_weights
+from sateen.compiler.quantize.scales import weight_scales
 from sateen.errors import ConfigError
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph

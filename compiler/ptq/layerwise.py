@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.compiler.activations import ActivationPlan
-from sateen.compiler.calibrate import Progress
 from sateen.compiler.float_executor import run_node
-from sateen.compiler.hessian import ROWS, choose_samples, columns, damped, ridge
+from sateen.compiler.ptq.hessian import ROWS, choose_samples, columns, damped, ridge
+from sateen.compiler.quantize.activations import ActivationPlan
+from sateen.compiler.quantize.calibrate import Progress
 from sateen.ir.graph import Conv, Graph
 
 _LEAST_ROWS = 1 << 14

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from sateen.compiler.activations import plan_activations
-from sateen.compiler.calibrate import Progress, Statistics, calibrate
-from sateen.compiler.input_terms import MOST_TERMS
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
 from sateen.compiler.ptq.gptq import Gptq, gptq
 from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct, require_torch
 from sateen.compiler.ptq.smooth import Smooth, smooth
-from sateen.compiler.quantize import quantize
-from sateen.compiler.scales import METHODS
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.calibrate import Progress, Statistics, calibrate
+from sateen.compiler.quantize.input_terms import MOST_TERMS
+from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.scales import METHODS
 from sateen.errors import ConfigError, DataError
 from sateen.files import read_toml, shown
 from sateen.formats import Format

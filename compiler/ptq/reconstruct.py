@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sateen.arrays import read_npz, write_npz
-from sateen.compiler.activations import ActivationPlan, raw_outputs, rescaled, scale_groups
-from sateen.compiler.calibrate import Progress
-from sateen.compiler.fuse import fuse
-from sateen.compiler.hessian import choose_samples
 from sateen.compiler.ptq.blocks import UNITS, Block, split_blocks
-from sateen.compiler.quantize import check_weights
-from sateen.compiler.scales import weight_scales
+from sateen.compiler.ptq.hessian import choose_samples
+from sateen.compiler.quantize.activations import ActivationPlan, raw_outputs, rescaled, scale_groups
+from sateen.compiler.quantize.calibrate import Progress
+from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.quantize.network import check_weights
+from sateen.compiler.quantize.scales import weight_scales
 from sateen.errors import ConfigError
 from sateen.files import cache_dir, load_entry, store_entry
 from sateen.formats import Format

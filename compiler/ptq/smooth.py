@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sateen.compiler.calibrate import Statistics
 from sateen.compiler.ptq.channels import channel_sets, read_range, rescale
 from sateen.compiler.ptq.equalize import bounded
+from sateen.compiler.quantize.calibrate import Statistics
 from sateen.errors import ConfigError, DataError
 from sateen.ir.graph import Graph
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sateen.compiler.activations import ActivationPlan
-from sateen.compiler.calibrate import Progress
-from sateen.compiler.fuse import Pass, fuse
 from sateen.compiler.ptq.blocks import Block
 from sateen.compiler.ptq.reconstruct import Cache, Learned, Reconstruct
 from sateen.compiler.ptq.torch_graph import as_tensor, channels_second, run_node
 from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown, rounded
+from sateen.compiler.quantize.activations import ActivationPlan
+from sateen.compiler.quantize.calibrate import Progress
+from sateen.compiler.quantize.fuse import Pass, fuse
 from sateen.formats import Format, Minifloat
 from sateen.ir.graph import Conv, Graph, Node
 from sateen.ir.quantized import Quant

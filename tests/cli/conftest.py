@@ -3,7 +3,7 @@ from importlib.resources import as_file, files
 import numpy as np
 import pytest
 
-from sateen.cli import main
+from sateen.cli.main import main
 from sateen.models.data import digits_split
 
 

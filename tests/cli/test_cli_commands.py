@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sateen as package
-from sateen.cli_run import differences
+from sateen.cli.run import differences
 
 KEYS = {"engine", "batch", "cycles", "macs", "dense_macs", "utilization", "wall_s", "outputs"}
 
@@ -140,7 +140,16 @@ def test_formats(sateen):
 
 def test_standard_output_holds_the_object_and_nothing_else(build, data):
     """In a process of its own, as libraries and tools may write to the descriptors themselves."""
-    command = [sys.executable, "-m", "sateen.cli", "run", build, "--inputs", data / "inputs.npz", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "sateen.cli.main",
+        "run",
+        build,
+        "--inputs",
+        data / "inputs.npz",
+        "--json",
+    ]
     p = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(json.loads(p.stdout)) >= KEYS
     assert p.stderr == ""
@@ -148,7 +157,7 @@ def test_standard_output_holds_the_object_and_nothing_else(build, data):
 
 def test_a_reader_that_goes_away(build):
     p = subprocess.run(
-        f"{sys.executable} -m sateen.cli formats --json | head -n 1",
+        f"{sys.executable} -m sateen.cli.main formats --json | head -n 1",
         shell=True,
         capture_output=True,
         text=True,
@@ -158,7 +167,9 @@ def test_a_reader_that_goes_away(build):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_standard_output_is_full(build, data):
-    command = f"{sys.executable} -m sateen.cli run {build} --inputs {data / 'inputs.npz'} --json > /dev/full"
+    command = (
+        f"{sys.executable} -m sateen.cli.main run {build} --inputs {data / 'inputs.npz'} --json > /dev/full"
+    )
     p = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert p.returncode == 2 and "no space left" in p.stderr and "Traceback" not in p.stderr
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sateen.cli_io import describe, guarded
+from sateen.cli.io import describe, guarded
 from sateen.errors import LimitError, SateenError
 
 

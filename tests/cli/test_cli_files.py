@@ -195,7 +195,16 @@ def test_outputs_go_into_what_is_there(sateen, build, data, tmp_path):
 
 
 def test_outputs_to_a_pipe_and_to_standard_output(build, data, tmp_path):
-    command = [sys.executable, "-m", "sateen.cli", "run", build, "--inputs", data / "inputs.npz", "--outputs"]
+    command = [
+        sys.executable,
+        "-m",
+        "sateen.cli.main",
+        "run",
+        build,
+        "--inputs",
+        data / "inputs.npz",
+        "--outputs",
+    ]
     shown = subprocess.run([*command, "/dev/stdout", "--json"], capture_output=True, check=True).stdout
     (tmp_path / "shown.npz").write_bytes(shown[: shown.rindex(b'{\n  "build"')])
     os.mkfifo(tmp_path / "pipe")
@@ -251,7 +260,7 @@ def test_a_vivado_project_is_written_over_no_other_folder(sateen, build, tmp_pat
 ODD = 'it\'s $HOME "ü" ネット [x] #1'
 STEPS = r"""
 import os, sys, numpy as np
-from sateen.cli import main
+from sateen.cli.main import main
 def run(*args):
     code = main([os.fsdecode(a) if isinstance(a, bytes) else a for a in args])
     assert code == 0, (args, code)

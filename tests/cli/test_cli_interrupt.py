@@ -8,12 +8,12 @@ import weakref
 
 import pytest
 
-from sateen.cli_io import guarded
+from sateen.cli.io import guarded
 
 CHILD = """
 import signal, sys
 signal.signal(signal.SIGINT, {handler})  # whatever the tests were started with
-import sateen.cli
+import sateen.cli.main
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
@@ -21,7 +21,7 @@ class Interrupt:
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
-sys.exit(sateen.cli.main(["formats"]))
+sys.exit(sateen.cli.main.main(["formats"]))
 """
 
 
@@ -31,7 +31,7 @@ def child(module: str, handler: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["sateen.cli_io", "numpy", "rich.console", "sateen.api", "sateen.cli_formats", "sateen.fpga"]
+    "module", ["sateen.cli.io", "numpy", "rich.console", "sateen.api", "sateen.cli.formats", "sateen.fpga"]
 )
 def test_while_libraries_are_loaded(module):
     p = child(module, "signal.default_int_handler")

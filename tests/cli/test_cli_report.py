@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from sateen import api
-from sateen.charts import LABELS, Slot, columns, ticks
+from sateen.machine.presets import preset
 from sateen.models.data import digits_split
-from sateen.presets import preset
-from sateen.reporting import ENGINES, KINDS, LIMITS, _short, render
+from sateen.reporting.charts import LABELS, Slot, columns, ticks
+from sateen.reporting.page import ENGINES, KINDS, LIMITS, _short, render
+from sateen.reporting.timeline import merged, short
 from sateen.sim.engines import Build
-from sateen.timeline import merged, short
 
 VOID = {"meta", "link", "img", "br", "line"}
 

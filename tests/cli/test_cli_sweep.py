@@ -5,7 +5,7 @@ import json
 import pytest
 from test_cli_report import Checker
 
-from sateen.sweeps import FIELDS, front, luts, read_sweep
+from sateen.reporting.sweeps import FIELDS, front, luts, read_sweep
 
 FOUND = {"int8": 90.0, "int4": 80.0, "e2m1": 85.0, "e3m2": 90.0, "e4m3": 89.0}
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import ConfigError, FormatError
-from sateen.presets import preset
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,19 @@ import pytest
 from networks import selections
 from random_graph import Builder, random_graph
 
-from sateen.compiler.backend import generate
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.quantize import accumulator_bits, quantize
-from sateen.compiler.tiles import Packing, pack_tile, packings, tile_shape
-from sateen.compiler.tokens import add_tokens
-from sateen.compiler.traffic import moved, stored
-from sateen.config import DATAFLOWS
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import accumulator_bits, quantize
+from sateen.compiler.schedule.backend import generate
+from sateen.compiler.schedule.tiles import Packing, pack_tile, packings, tile_shape
+from sateen.compiler.schedule.tokens import add_tokens
+from sateen.compiler.schedule.traffic import moved, stored
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
-from sateen.hw.isa import Engine, Opcode, Target
-from sateen.hw.packing import index_words
 from sateen.ir.quantized import Linear
-from sateen.presets import preset
+from sateen.machine.config import DATAFLOWS
+from sateen.machine.isa import Engine, Opcode, Target
+from sateen.machine.packing import index_words
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes
@@ -219,7 +219,7 @@ def happens_before(instructions):
 @pytest.mark.parametrize("machine", ["tiny", "streaming", "two banks"])
 def test_every_conflict_is_ordered_by_tokens(machine, monkeypatch):
     """An independent check: touched addresses and bank ports, instruction against instruction."""
-    import sateen.compiler.backend as backend
+    import sateen.compiler.schedule.backend as backend
 
     captured = {}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import Builder, everything, lenet, run_slowly
 
-from sateen.compiler.calibrate import calibrate
+from sateen.compiler.quantize.calibrate import calibrate
 from sateen.errors import DataError
 
 
@@ -30,7 +30,7 @@ def test_is_reproducible_and_independent_of_batches(monkeypatch):
     graph, b = lenet()
     x = b.samples(7)
     first, second = calibrate(graph, x, kept=100), calibrate(graph, x, kept=100)
-    monkeypatch.setattr("sateen.compiler.calibrate._BATCH_ELEMENTS", 1)
+    monkeypatch.setattr("sateen.compiler.quantize.calibrate._BATCH_ELEMENTS", 1)
     done = []
     third = calibrate(graph, x, kept=100, progress=lambda i, n: done.append((i, n)))
     assert done == [(i, 7) for i in range(1, 8)]

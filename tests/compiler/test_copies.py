@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from onnx_nets import Net, samples
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export_compare import compare_with_onnxruntime
+from sateen.compiler.export.compare import compare_with_onnxruntime
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import quantize
-from sateen.compiler.summary import dense_macs, needed_macs
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
+from sateen.compiler.schedule.summary import dense_macs, needed_macs
 
 
 def identity(net, x):

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from networks import NETWORKS, Builder, everything, lenet, residual, run_slowly
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export import export_onnx, uses_standard_types
-from sateen.compiler.export_compare import compare_with_onnxruntime
-from sateen.compiler.quantize import quantize
+from sateen.compiler.export.compare import compare_with_onnxruntime
+from sateen.compiler.export.model import export_onnx, uses_standard_types
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.ir.graph import Graph, HostOp, Output, Port
 from sateen.sim.reference import run_reference
 

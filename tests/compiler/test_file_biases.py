@@ -9,11 +9,11 @@ import pytest
 from onnx_nets import runtime, samples
 from test_import_quantized import Brevitas, Qdq, in_qonnx
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export import export_onnx
-from sateen.compiler.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.quantize.network import quantize
 from sateen.formats import parse_format
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.sim.reference import run_reference

@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx_nets import Net, runtime
 from test_import_quantized import Brevitas, Qdq, compiled, in_qonnx
 
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.float_executor import float_outputs, run_float
 from sateen.compiler.importer import import_model
+from sateen.compiler.quantize.calibrate import calibrate
 from sateen.formats import parse_format
 from sateen.ir.quant import rounded_to
 from sateen.sim.reference import run_reference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from networks import Builder, everything, residual
 
-from sateen.compiler.fuse import Pass, fuse, shared_scales
+from sateen.compiler.quantize.fuse import Pass, fuse, shared_scales
 
 
 def text(graph) -> list[str]:

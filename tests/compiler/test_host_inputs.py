@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_nets import Net, runtime, samples
 from test_import_quantized import Brevitas, Qdq, compiled, in_qonnx
 
-from sateen.compiler.export import export_onnx
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import check_model, import_model
 from sateen.errors import ModelError
 from sateen.formats import parse_format

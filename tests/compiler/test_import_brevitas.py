@@ -9,10 +9,10 @@ import pytest
 from onnx_nets import runtime
 from test_import_quantized import compiled
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.given import activation_format, conform, weight_format
 from sateen.compiler.importer import check_model, import_model, load_model
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, ModelError
 from sateen.formats import parse_format
 from sateen.sim.reference import run_reference

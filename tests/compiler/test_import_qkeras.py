@@ -9,8 +9,8 @@ import onnx
 import pytest
 from test_import_quantized import compiled
 
-from sateen.compiler.given import activation_format, weight_format
 from sateen.compiler.importer import check_model, import_model, load_model
+from sateen.compiler.quantize.given import activation_format, weight_format
 from sateen.formats import parse_format
 from sateen.sim.reference import run_reference
 

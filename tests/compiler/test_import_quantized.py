@@ -10,11 +10,11 @@ import pytest
 from networks import lenet, residual, run_slowly
 from onnx_nets import Net, runtime, samples
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export import export_onnx
-from sateen.compiler.given import activation_format, conform, weight_format
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import check_model, import_model
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import parse_format
 from sateen.sim.reference import reference_codes, run_reference

@@ -12,8 +12,7 @@ import onnx
 import pytest
 from onnx_nets import Net
 
-from sateen.compiler import isolated, isolated_worker
-from sateen.compiler.importer import check_model, import_model, loading
+from sateen.compiler.importer import check_model, import_model, isolated, isolated_worker, loading
 from sateen.errors import ModelError
 
 
@@ -118,7 +117,8 @@ def test_without_a_second_process(monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_it_ends_with_its_parent():
     """Killed, not closed: the process sees the end of its input."""
-    code = "import os; from sateen.compiler import isolated as i; i.start(); print(i._worker.process.pid, flush=True)"
+    code = "import os; from sateen.compiler.importer import isolated as i; i.start()"
+    code += "; print(i._worker.process.pid, flush=True)"
     code += "; os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL

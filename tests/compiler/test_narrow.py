@@ -3,15 +3,15 @@
 import pytest
 from random_graph import random_graph
 
-from sateen.compiler.backend import generate
-from sateen.compiler.narrow import most_tokens, narrowed, needed_bits, token_pairs
+from sateen.compiler.schedule.backend import generate
+from sateen.compiler.schedule.narrow import most_tokens, narrowed, needed_bits, token_pairs
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
-from sateen.hw.assembler import Instruction
-from sateen.hw.isa import LAYOUT, Engine, Opcode
+from sateen.hw.isa import LAYOUT
 from sateen.hw.window import Widths
-from sateen.machine.isa import LIMITS
-from sateen.presets import preset
+from sateen.machine.assembler import Instruction
+from sateen.machine.isa import LIMITS, Engine, Opcode
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 
 WINDOW = {

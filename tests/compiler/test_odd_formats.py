@@ -12,7 +12,7 @@ import pytest
 from onnx_nets import Net
 
 import sateen
-from sateen.compiler.export import export_onnx
+from sateen.compiler.export.model import export_onnx
 from sateen.errors import FormatError
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import finish_outputs, quantize_inputs

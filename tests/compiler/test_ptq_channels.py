@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from networks import NETWORKS, Builder, residual, run_slowly
 
-from sateen.compiler.calibrate import Statistics, calibrate
 from sateen.compiler.ptq.channels import channel_sets, read_range, rescale, written_range
 from sateen.compiler.ptq.equalize import LARGEST_FACTOR, Equalize, equalize
 from sateen.compiler.ptq.smooth import Smooth, smooth
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import Statistics, calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import ConfigError, DataError
 from sateen.ir.graph import Conv
 from sateen.sim.reference import run_reference

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from networks import Builder
 
-from sateen.compiler.activations import plan_activations
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.float_executor import run_float
-from sateen.compiler.hessian import damped, inverse_factor
-from sateen.compiler.input_terms import split_input
+from sateen.compiler.prune.one_shot import sparsify
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
 from sateen.compiler.ptq.gptq import LEAST_DAMPING, Gptq, gptq
+from sateen.compiler.ptq.hessian import damped, inverse_factor
 from sateen.compiler.ptq.layerwise import moments
 from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth, smooth
-from sateen.compiler.scales import METHODS, Observed, activation_quant, most, weight_scales
-from sateen.compiler.sparsify import sparsify
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.input_terms import split_input
+from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant, most, weight_scales
 from sateen.errors import DataError, ModelError, SateenError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.graph import Conv, Graph

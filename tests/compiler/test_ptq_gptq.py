@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from networks import Builder, everything, residual, run_slowly
 
-from sateen.compiler.activations import plan_activations
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.ptq.adaround import AdaRound, learn_rounding, neighbours
 from sateen.compiler.ptq.gptq import Gptq, descend, gptq, round_layer
 from sateen.compiler.ptq.layerwise import Moments, moments, output_error
-from sateen.compiler.quantize import quantize
-from sateen.compiler.scales import grid, weight_scales
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.scales import grid, weight_scales
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
 from sateen.formats import parse_format
 from sateen.formats.sparsity import parse_sparsity

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from networks import Builder, residual, run_slowly
 
-from sateen.compiler.activations import plan_activations
-from sateen.compiler.export import export_onnx
-from sateen.compiler.given import activation_format, weight_format
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
@@ -19,7 +17,9 @@ from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, load_recipe, run_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
-from sateen.compiler.scales import METHODS, Observed, activation_quant
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.given import activation_format, weight_format
+from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant
 from sateen.errors import ConfigError, DataError
 from sateen.formats import parse_format
 from sateen.ir.quantized import Linear

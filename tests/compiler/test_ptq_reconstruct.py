@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from networks import Builder, everything, lenet, residual, run_slowly
 
-from sateen.compiler.activations import plan_activations, rescaled
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.ptq.blocks import split_blocks
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct
-from sateen.compiler.quantize import quantize
-from sateen.compiler.scales import grid
+from sateen.compiler.quantize.activations import plan_activations, rescaled
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.scales import grid
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.formats.sparsity import parse_sparsity

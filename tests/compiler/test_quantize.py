@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from networks import NETWORKS, Builder, everything, mlp, residual, run_slowly
 
-from sateen.compiler.bounds import accumulator_ranges, signed_bits
-from sateen.compiler.calibrate import Statistics, TensorStatistics, calibrate
-from sateen.compiler.quantize import accumulator_bits, quantize, residual_shifts_fit
+from sateen.compiler.quantize.bounds import accumulator_ranges, signed_bits
+from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics, calibrate
+from sateen.compiler.quantize.network import accumulator_bits, quantize, residual_shifts_fit
 from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import parse_format
 from sateen.ir.graph import Activation

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sateen.compiler.scales import (
+from sateen.compiler.quantize.scales import (
     METHODS,
     Observed,
     Samples,

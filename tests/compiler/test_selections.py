@@ -9,14 +9,14 @@ from onnx_nets import Net, compare, kinds
 
 import sateen
 from sateen.compiler.importer import check_model, import_model
-from sateen.compiler.sparsify import sparsify
-from sateen.compiler.tiles import gathered_tile
+from sateen.compiler.prune.one_shot import sparsify
+from sateen.compiler.schedule.tiles import gathered_tile
 from sateen.errors import ConfigError, ModelError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.graph import Conv
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Linear
-from sateen.presets import preset
+from sateen.machine.presets import preset
 
 
 def ints(net, *values):

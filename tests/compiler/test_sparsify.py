@@ -11,12 +11,9 @@ import pytest
 from networks import Builder
 from onnx import TensorProto, helper, numpy_helper
 
-from sateen.compiler.calibrate import calibrate
 from sateen.compiler.float_executor import run_float
-from sateen.compiler.hessian import ROWS, column_norms, columns, compensate, hessian, inverse_factor
 from sateen.compiler.importer import import_model
-from sateen.compiler.quantize import quantize
-from sateen.compiler.sparsify import (
+from sateen.compiler.prune.one_shot import (
     METHODS,
     check_pattern,
     detect_pattern,
@@ -25,6 +22,9 @@ from sateen.compiler.sparsify import (
     sparsify,
     violation,
 )
+from sateen.compiler.ptq.hessian import ROWS, column_norms, columns, compensate, hessian, inverse_factor
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE

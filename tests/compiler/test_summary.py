@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from random_graph import Builder, random_graph
 
-from sateen.compiler.backend import generate, without_indices
-from sateen.compiler.summary import ABOUT, schedule
-from sateen.compiler.traffic import FIRST_FETCH_BYTES, KINDS
+from sateen.compiler.schedule.backend import generate, without_indices
+from sateen.compiler.schedule.summary import ABOUT, schedule
+from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, KINDS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format, parse_sparsity
-from sateen.hw.isa import Engine, Opcode, Target
 from sateen.ir.quantized import Linear
-from sateen.presets import preset
+from sateen.machine.isa import Engine, Opcode, Target
+from sateen.machine.presets import preset
 from sateen.sim.critical_path import critical_path
 from sateen.sim.memory_timing import MemoryTiming
 

@@ -6,12 +6,12 @@ from collections import deque
 import numpy as np
 import pytest
 
-from sateen.compiler.emitter import Step
-from sateen.compiler.tokens import NEVER, Latest, add_tokens
+from sateen.compiler.schedule.emitter import Step
+from sateen.compiler.schedule.tokens import NEVER, Latest, add_tokens
 from sateen.errors import BuildError
-from sateen.hw.assembler import Instruction
-from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode
-from sateen.presets import preset
+from sateen.machine.assembler import Instruction
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
 from sateen.sim.program import Interpreter

@@ -13,7 +13,7 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.pipeline import quantize_graph
 from sateen.compiler.warn import collected
 from sateen.formats import parse_sparsity
-from sateen.presets import preset
+from sateen.machine.presets import preset
 
 X = {"x": np.random.default_rng(0).uniform(0.5, 1, (8, 3, 4, 4)).astype(np.float32)}
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from networks import NETWORKS, Builder, run_slowly
 
-from sateen.compiler.backend import generate
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.export_compare import compare_with_onnxruntime
-from sateen.compiler.input_terms import split_input
-from sateen.compiler.quantize import accumulator_bits, quantize, residual_shifts_fit
-from sateen.compiler.scales import Observed, activation_quant
+from sateen.compiler.export.compare import compare_with_onnxruntime
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.input_terms import split_input
+from sateen.compiler.quantize.network import accumulator_bits, quantize, residual_shifts_fit
+from sateen.compiler.quantize.scales import Observed, activation_quant
+from sateen.compiler.schedule.backend import generate
 from sateen.errors import DataError
 from sateen.formats import parse_format
 from sateen.ir.quantized import Linear, Quant
-from sateen.presets import preset
+from sateen.machine.presets import preset
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import quantize_inputs, reference_codes
 

@@ -6,10 +6,10 @@ import cocotb
 from cocotb.triggers import ClockCycles, Timer, with_timeout
 from machine import CONFIG, Machine, copies
 
-from sateen.hw.assembler import Instruction
-from sateen.hw.control import Error
-from sateen.hw.isa import Engine, Opcode, Target
-from sateen.hw.registers import ID, VERSION, Register, config_word
+from sateen.hw.control.registers import ID, VERSION, Register, config_word
+from sateen.hw.control.unit import Error
+from sateen.machine.assembler import Instruction
+from sateen.machine.isa import Engine, Opcode, Target
 
 SEED = int(os.environ["SEED"])
 OKAY, SLVERR = 0, 2

@@ -8,11 +8,11 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 
-from sateen.config import AcceleratorConfig
-from sateen.hw.assembler import Instruction
-from sateen.hw.control import Error
-from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
-from sateen.hw.registers import Register
+from sateen.hw.control.registers import Register
+from sateen.hw.control.unit import Error
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
 
 CONFIG = AcceleratorConfig(
     name="cosim", rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=64, weight_depth=64, acc_depth=16,

@@ -18,7 +18,7 @@ def runner(tmp_path_factory):
     from cocotb_tools.runner import get_runner
     from machine import CONFIG
 
-    from sateen.hw.verilog import TOP, emit_verilog
+    from sateen.hw.chip.verilog import TOP, emit_verilog
 
     if not shutil.which("make") or not shutil.which("g++"):
         pytest.skip("Verilator needs g++ and make")
@@ -49,7 +49,7 @@ def runner(tmp_path_factory):
 def test_protocol(runner, seed, tmp_path):
     from cocotb_tools.runner import get_results
 
-    from sateen.hw.verilog import TOP
+    from sateen.hw.chip.verilog import TOP
 
     print(f"{seed=}")
     results = tmp_path / "results.xml"

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 
 import sateen
-from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.formats import parse_format
-from sateen.presets import preset
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
+from sateen.machine.presets import preset
 from sateen.sim.engines import RunResult
 
 

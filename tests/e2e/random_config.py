@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.errors import ConfigError
 from sateen.formats import parse_sparsity
 from sateen.formats.sparsity import PATTERNS
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.machine.isa import LIMITS
 
 FORMATS = (

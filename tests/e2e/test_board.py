@@ -10,13 +10,13 @@ import pytest
 
 import sateen
 from sateen.board import check_identity, run_on_board
-from sateen.cli import main
+from sateen.cli.main import main
 from sateen.errors import LinkError
-from sateen.fpga.link import Board
-from sateen.hw.frame import Identity
-from sateen.hw.registers import ID, Register, config_word
+from sateen.fpga.boards.link import Board
+from sateen.hw.chip.frame import Identity
+from sateen.hw.control.registers import ID, Register, config_word
+from sateen.machine.presets import preset
 from sateen.models.data import digits_split
-from sateen.presets import preset
 from sateen.sim.board import SimulatedBoard
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP

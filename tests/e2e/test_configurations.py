@@ -6,9 +6,9 @@ import pytest
 from four_engines import check
 from random_config import SMALL, fitted, random_config, tiny_network
 
-from sateen.config import DATAFLOWS
 from sateen.errors import ConfigError
-from sateen.hw.verilog import emit_verilog
+from sateen.hw.chip.verilog import emit_verilog
+from sateen.machine.config import DATAFLOWS
 
 
 def test_every_random_configuration_is_legal():

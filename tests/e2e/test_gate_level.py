@@ -6,7 +6,7 @@ import pytest
 
 import sateen
 from sateen.errors import ConfigError
-from sateen.fpga.gate_level import gate_level
+from sateen.fpga.flow.gate_level import gate_level
 from sateen.models.data import digits_split
 from sateen.sim.engines import run_build
 

@@ -8,7 +8,7 @@ from four_engines import SPARSE, machine
 from fuzz_case import Case, draw
 from fuzz_check import EQUAL, REFUSED, check
 
-from sateen.config import DATAFLOWS
+from sateen.machine.config import DATAFLOWS
 from sateen.models.random_network import random_network
 
 FORMATS = (

@@ -8,9 +8,9 @@ import pytest
 from four_engines import EIGHT, SPARSE, check, machine
 from onnx import TensorProto, helper, numpy_helper
 
-from sateen.config import DATAFLOWS, WEIGHT_STATIONARY
 from sateen.errors import ConfigError
 from sateen.formats import parse_sparsity
+from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY
 
 SIXTEEN = machine(
     "e3m2", "e3m2", rows=4, cols=8, lanes=1, group=16, patterns=(*EIGHT, "2:16"), dataflows=DATAFLOWS

@@ -7,17 +7,17 @@ from importlib.resources import files
 
 import pytest
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError
 from sateen.formats import SparsityPattern, parse_format
-from sateen.fpga.equivalence import prove_equal
-from sateen.fpga.gate_level import gate_level
-from sateen.fpga.synthesis import run_tool
-from sateen.hw.mac import MAC
-from sateen.hw.pe import PE
-from sateen.hw.requantize import Requantizer
-from sateen.hw.sore import SORE
-from sateen.hw.verilog import convert
+from sateen.fpga.flow.equivalence import prove_equal
+from sateen.fpga.flow.gate_level import gate_level
+from sateen.fpga.flow.synthesis import run_tool
+from sateen.hw.chip.verilog import convert
+from sateen.hw.library.mac import MAC
+from sateen.hw.library.sore import SORE
+from sateen.hw.matrix.pe import PE
+from sateen.hw.vector.requantize import Requantizer
+from sateen.machine.config import AcceleratorConfig
 
 pytestmark = pytest.mark.formal
 
@@ -135,7 +135,7 @@ def test_a_changed_netlist_is_not(name, architecture, pattern, replace, place):
 @pytest.mark.parametrize("sign", ["signed", ""])
 def test_sums_of_products_are_the_product(architecture, widths, sign, tmp_path):
     """With parts of 4 bits, by SAT; the same text has parts of 18 and 16 in the proofs."""
-    rules = (files("sateen.fpga") / "products.v").read_text()
+    rules = (files("sateen.fpga.flow") / "products.v").read_text()
     rules = re.sub(rf"^module {architecture}\b", r'(* techmap_celltype = "$mul" *) \g<0>', rules, flags=re.M)
     (tmp_path / "rules.v").write_text(rules)
     (tmp_path / "real.v").write_text(

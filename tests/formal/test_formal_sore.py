@@ -28,9 +28,9 @@ from amaranth.hdl import (
 )
 
 from sateen.formats import SparsityPattern, parse_format
-from sateen.hw import sore
 from sateen.hw.decode import decode_fixed
-from sateen.hw.sore import SORE
+from sateen.hw.library import sore
+from sateen.hw.library.sore import SORE
 
 pytestmark = pytest.mark.formal
 

@@ -10,13 +10,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.errors import ConfigError, LimitError
-from sateen.fpga import bitstream
-from sateen.fpga.bitstream import largest_that_fits, make
-from sateen.fpga.boards import BOARDS, Pin, Pins, board, constraints
-from sateen.fpga.chip import RESET_S, Chip
-from sateen.fpga.clocking import LIMITS, TOLERANCE, dividers
-from sateen.fpga.place_and_route import ARCHITECTURES, Part
-from sateen.presets import PRESETS
+from sateen.fpga.boards.catalog import BOARDS, Pin, Pins, board, constraints
+from sateen.fpga.boards.chip import RESET_S, Chip
+from sateen.fpga.boards.clocking import LIMITS, TOLERANCE, dividers
+from sateen.fpga.flow import bitstream
+from sateen.fpga.flow.bitstream import largest_that_fits, make
+from sateen.fpga.flow.place_and_route import ARCHITECTURES, Part
+from sateen.machine.presets import PRESETS
 
 
 class Delay(wiring.Component):

@@ -5,17 +5,17 @@ import json
 import pytest
 from benchmark_module import ROOT, benchmark
 
-from sateen.fpga import clock_data
-from sateen.fpga.clock_data import GROUPS, config_of, group_of, trials
-from sateen.fpga.clock_fit import fit, left_out
-from sateen.fpga.clock_model import clocks, estimate_clock, load, predict
-from sateen.fpga.clock_paths import logic
-from sateen.presets import PRESETS, preset
+from sateen.fpga.estimate import clock_data
+from sateen.fpga.estimate.clock_data import GROUPS, config_of, group_of, trials
+from sateen.fpga.estimate.clock_fit import fit, left_out
+from sateen.fpga.estimate.clock_model import clocks, estimate_clock, load, predict
+from sateen.fpga.estimate.clock_paths import logic
+from sateen.machine.presets import PRESETS, preset
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return clock_data.read(ROOT / "fpga/clock_data.json")
+    return clock_data.read(ROOT / "fpga/estimate/clock_data.json")
 
 
 def test_the_fit_gives_what_is_committed(rows):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.dsp_registers import absorb_in_file, absorb_registers
-from sateen.fpga.place_and_route import Part, netlist
-from sateen.fpga.synthesis import synthesize
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.dsp_registers import absorb_in_file, absorb_registers
+from sateen.fpga.flow.place_and_route import Part, netlist
+from sateen.fpga.flow.synthesis import synthesize
 
 PART = Part("ecp5", "25k", "CABGA256", "6")
 

@@ -8,11 +8,11 @@ import pytest
 from sateen.errors import BuildError, ConfigError
 from sateen.files import cache_dir
 from sateen.formats import all_formats, parse_format
-from sateen.fpga import synthesis
-from sateen.fpga.cost import cost, count, extract, modules, resources, top_instances
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_cost import K, accumulator_bits, mac_verilog, measured
-from sateen.fpga.synthesis import Netlist, find_top, run_tool, synthesize
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow import synthesis
+from sateen.fpga.flow.cost import cost, count, extract, modules, resources, top_instances
+from sateen.fpga.flow.synthesis import Netlist, find_top, run_tool, synthesize
+from sateen.fpga.library.mac_cost import K, accumulator_bits, mac_verilog, measured
 
 DESIGN = r"""
 (* top =  1  *)
@@ -207,7 +207,7 @@ def test_mapping_that_fails_in_yosys_is_tried_without_names(tmp_path, monkeypatc
 
     expected = synthesize(DESIGN, FAMILIES["ecp5"]).cells
     monkeypatch.setenv("SATEEN_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr("sateen.fpga.synthesis.run_tool", run)
+    monkeypatch.setattr("sateen.fpga.flow.synthesis.run_tool", run)
     assert synthesize(DESIGN, FAMILIES["ecp5"]).cells == expected
     assert (
         len(scripts) == 2 and "opt_clean -purge; synth_ecp5" in scripts[1] and "map_luts:check" in scripts[1]

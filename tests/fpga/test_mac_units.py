@@ -5,9 +5,9 @@ import pytest
 
 from sateen.errors import BuildError
 from sateen.formats import all_formats, parse_format
-from sateen.fpga.batch import synthesize_many
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.mac_units import (
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.batch import synthesize_many
+from sateen.fpga.library.mac_units import (
     FIELDS,
     LANES,
     Unit,

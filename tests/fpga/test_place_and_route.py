@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sateen.errors import BuildError, ConfigError
-from sateen.fpga.place_and_route import Part, describe_excess, few_pins, netlist, place_and_route
+from sateen.fpga.flow.place_and_route import Part, describe_excess, few_pins, netlist, place_and_route
 
 ICE40 = Part("ice40", "hx1k", "tq144")
 ECP5 = Part("ecp5", "12k", "CABGA256", "6")

@@ -7,24 +7,24 @@ import pytest
 from benchmark_module import ROOT, benchmark
 
 import sateen
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError, ConfigError
-from sateen.fpga import resource_data
-from sateen.fpga.batch import synthesize_many
-from sateen.fpga.devices import FAMILIES
-from sateen.fpga.memory_map import memory
-from sateen.fpga.resource_features import INSTANCES, TERMS
-from sateen.fpga.resource_fit import distinct, fit
-from sateen.fpga.resource_model import RESOURCES, load, outside, predict, predict_part
-from sateen.fpga.resource_parts import PARTS, TOP, rtlil
-from sateen.fpga.resource_terms import dsps
-from sateen.hw.buffers import Buffer
-from sateen.presets import PRESETS, preset
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.estimate import resource_data
+from sateen.fpga.estimate.memory_map import memory
+from sateen.fpga.estimate.resource_features import INSTANCES, TERMS
+from sateen.fpga.estimate.resource_fit import distinct, fit
+from sateen.fpga.estimate.resource_model import RESOURCES, load, outside, predict, predict_part
+from sateen.fpga.estimate.resource_parts import PARTS, TOP, rtlil
+from sateen.fpga.estimate.resource_terms import dsps
+from sateen.fpga.flow.batch import synthesize_many
+from sateen.hw.memory.buffers import Buffer
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import PRESETS, preset
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return resource_data.read(str(ROOT / "fpga/resource_data.parquet"))
+    return resource_data.read(str(ROOT / "fpga/estimate/resource_data.parquet"))
 
 
 def test_the_fit_gives_the_committed_coefficients(rows):

@@ -3,9 +3,9 @@
 import pytest
 
 from sateen.errors import BuildError, ConfigError
-from sateen.fpga.vivado import PROTOCOLS, VENDOR_BOARDS, WIRES, export_vivado, ports, vendor_board
-from sateen.hw.verilog import emit_verilog
-from sateen.presets import preset
+from sateen.fpga.flow.vivado import PROTOCOLS, VENDOR_BOARDS, WIRES, export_vivado, ports, vendor_board
+from sateen.hw.chip.verilog import emit_verilog
+from sateen.machine.presets import preset
 
 tkinter = pytest.importorskip("tkinter", exc_type=ImportError)
 
@@ -99,7 +99,7 @@ def test_command(tmp_path, capsys):
     import numpy as np
 
     import sateen
-    from sateen.cli import main
+    from sateen.cli.main import main
 
     x = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
     with as_file(files("sateen.models") / "digits_cnn.onnx") as model:

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from sateen.compiler.backend import without_indices
-from sateen.compiler.export import export_onnx
+from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.pipeline import Quantized, map_network, quantize_graph
 from sateen.compiler.ptq.recipe import RECIPES
-from sateen.compiler.summary import schedule
-from sateen.config import DATAFLOWS, AcceleratorConfig
+from sateen.compiler.schedule.backend import without_indices
+from sateen.compiler.schedule.summary import schedule
 from sateen.formats import parse_sparsity
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import load, to_bytes
-from sateen.presets import preset
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
+from sateen.machine.presets import preset
 from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,12 +11,12 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.frame import ANSWER, CRC_BYTES, ERROR, HEADER_BYTES, SYNC, Command, Fault, Frame
-from sateen.hw.link import Link
-from sateen.hw.registers import Registers
-from sateen.hw.soc_memory import SocMemory
-from sateen.hw.verilog import convert
-from sateen.presets import preset
+from sateen.hw.chip.frame import ANSWER, CRC_BYTES, ERROR, HEADER_BYTES, SYNC, Command, Fault, Frame
+from sateen.hw.chip.link import Link
+from sateen.hw.chip.soc_memory import SocMemory
+from sateen.hw.chip.verilog import convert
+from sateen.hw.control.registers import Registers
+from sateen.machine.presets import preset
 from sateen.sim import verilator
 
 CLOCK, BAUD = 4000, 1000

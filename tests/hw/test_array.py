@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
-from sateen.hw.array import SystolicArray, array_latency
+from sateen.hw.matrix.array import SystolicArray, array_latency
+from sateen.machine.config import AcceleratorConfig
 
 CONFIGS = {
     "dense int8": dict(rows=4, cols=4, lanes=2, group=2),

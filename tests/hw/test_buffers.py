@@ -5,8 +5,8 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
-from sateen.hw.buffers import ActivationBuffer, Buffer, IndexBuffer
+from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
+from sateen.machine.config import AcceleratorConfig
 
 CONFIG = AcceleratorConfig(rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=4, vector_lanes=2)
 

@@ -5,11 +5,11 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.assembler import Instruction
-from sateen.hw.control import Control, Error
-from sateen.hw.isa import CHUNK, Engine, Opcode, Target
+from sateen.hw.control.unit import Control, Error
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, Engine, Opcode, Target
 
 END = Instruction(Opcode.END)
 DATA_OPCODES = [o for o in Opcode if o is not Opcode.END]

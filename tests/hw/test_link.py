@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from link_bench import BUILD, CLOCK, CONFIG, IMAGE, SIZE, Line
 
-from sateen.hw.frame import MAX_DATA, MAX_PAYLOAD, VERSION, Command, Fault, Frame, Identity
-from sateen.hw.link import Link
-from sateen.hw.registers import ID, Register
+from sateen.hw.chip.frame import MAX_DATA, MAX_PAYLOAD, VERSION, Command, Fault, Frame, Identity
+from sateen.hw.chip.link import Link
+from sateen.hw.control.registers import ID, Register
 
 pytestmark = pytest.mark.rtl
 

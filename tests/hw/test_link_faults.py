@@ -6,7 +6,7 @@ import struct
 import pytest
 from link_bench import DIVISOR, IMAGE, SIZE, Line, fault_of
 
-from sateen.hw.frame import ANSWER, ERROR, MAX_PAYLOAD, SYNC, Command, Fault, Frame
+from sateen.hw.chip.frame import ANSWER, ERROR, MAX_PAYLOAD, SYNC, Command, Fault, Frame
 
 pytestmark = pytest.mark.rtl
 

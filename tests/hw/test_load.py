@@ -7,10 +7,10 @@ from amaranth.hdl import Const
 from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, Memory, settle
 
-from sateen.config import AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.load import LoadEngine, targets, word_bytes
-from sateen.hw.requests import log2
+from sateen.hw.memory.load import LoadEngine, targets, word_bytes
+from sateen.hw.memory.requests import log2
+from sateen.machine.config import AcceleratorConfig
 from sateen.sim.memory_timing import MemoryTiming, load_timing
 
 BASE = 0x3_0000_0000

@@ -8,7 +8,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from sateen.formats import parse_format
-from sateen.hw.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
+from sateen.hw.library.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
 
 K = 4096
 

@@ -12,9 +12,9 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sateen.config import DATAFLOWS, AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.matrix import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
+from sateen.hw.matrix.unit import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 
 BASE = AcceleratorConfig(
     rows=4,

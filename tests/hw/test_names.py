@@ -6,7 +6,7 @@ import pytest
 from amaranth.hdl import Signal
 
 from sateen.hw import names
-from sateen.hw.verilog import TOP  # noqa: F401, which installs it
+from sateen.hw.chip.verilog import TOP  # noqa: F401, which installs it
 
 
 def test_names_of_variables():

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 
 from sateen.formats import parse_format
 from sateen.hw.decode import decode
-from sateen.hw.pe import PE
+from sateen.hw.matrix.pe import PE
 
 
 def wrap(acc, bits):

@@ -5,9 +5,9 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.hw.axi import Response
-from sateen.hw.registers import ID, VERSION, Register, Registers, config_word
-from sateen.presets import preset
+from sateen.hw.control.registers import ID, VERSION, Register, Registers, config_word
+from sateen.hw.memory.axi import Response
+from sateen.machine.presets import preset
 
 CONFIG = preset("tiny")
 READ_ONLY = [r for r in Register if r not in (Register.CTRL, Register.INTERRUPT) and not 0x18 <= r <= 0x24]

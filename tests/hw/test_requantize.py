@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
 from sateen.formats import Minifloat, parse_format
 from sateen.formats.requantize import requantize
-from sateen.hw.requantize import Requantizer, residual_shift_limit
+from sateen.hw.vector.requantize import Requantizer, residual_shift_limit
+from sateen.machine.config import AcceleratorConfig
 
 CASES = {
     "int8": 32, "uint8": 28, "int4": 16, "int8n": 32, "uint1": 12, "int2": 8, "e2m1": 14, "e3m2": 30,

@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, WRITE_CHANNEL, Memory, settle
 
-from sateen.hw.soc_memory import LATENCY, SocMemory
+from sateen.hw.chip.soc_memory import LATENCY, SocMemory
 
 SIZE = 8192
 

@@ -9,11 +9,11 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import DataError
 from sateen.formats import PATTERNS, SparsityPattern, all_formats, parse_format
-from sateen.hw.packing import index_words, pack, tile_words
-from sateen.hw.sore import SORE
+from sateen.hw.library.sore import SORE
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.packing import index_words, pack, tile_words
 from sateen.sim.sore import entries, select
 
 CATALOGUE = tuple(p for p in PATTERNS.values() if not p.dense)

@@ -8,9 +8,9 @@ from amaranth.lib.memory import Memory as Ram
 from amaranth.sim import Simulator
 from axi_memory import WRITE_CHANNEL, Memory, settle
 
-from sateen.config import AcceleratorConfig
 from sateen.hw import isa
-from sateen.hw.store import READ_LATENCY, StoreEngine
+from sateen.hw.memory.store import READ_LATENCY, StoreEngine
+from sateen.machine.config import AcceleratorConfig
 from sateen.sim.memory_timing import MemoryTiming, store_timing
 
 BASE = 0x12_0000_0000

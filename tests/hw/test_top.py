@@ -7,13 +7,13 @@ import pytest
 from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, WRITE_CHANNEL, Memory, settle
 
-from sateen.config import AcceleratorConfig
-from sateen.hw.assembler import Instruction
-from sateen.hw.control import Error
-from sateen.hw.isa import CHUNK, Engine, Opcode, Target
-from sateen.hw.packing import pack_activations, pack_parameters, tile_words, unpack_activations
-from sateen.hw.registers import Register
-from sateen.hw.top import Accelerator
+from sateen.hw.chip.top import Accelerator
+from sateen.hw.control.registers import Register
+from sateen.hw.control.unit import Error
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, Engine, Opcode, Target
+from sateen.machine.packing import pack_activations, pack_parameters, tile_words, unpack_activations
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
 

@@ -10,7 +10,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from sateen.hw.uart import MIN_DIVISOR, Receiver, Transmitter, divisor_of
+from sateen.hw.chip.uart import MIN_DIVISOR, Receiver, Transmitter, divisor_of
 
 
 def simulate(dut, *benches) -> None:

@@ -8,15 +8,15 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from sateen.config import AcceleratorConfig
 from sateen.formats import Minifloat
-from sateen.hw.assembler import Instruction
-from sateen.hw.buffers import ActivationBuffer, Buffer
-from sateen.hw.drain import drain_latency
-from sateen.hw.isa import Opcode
-from sateen.hw.packing import pack, unpack
-from sateen.hw.requantize import residual_shift_limit
-from sateen.hw.vector import VectorEngine, drain_cycles, pool_cycles
+from sateen.hw.memory.buffers import ActivationBuffer, Buffer
+from sateen.hw.vector.drain import drain_latency
+from sateen.hw.vector.requantize import residual_shift_limit
+from sateen.hw.vector.unit import VectorEngine, drain_cycles, pool_cycles
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode
+from sateen.machine.packing import pack, unpack
 from sateen.sim.program import Interpreter
 
 BASE = AcceleratorConfig(

@@ -11,8 +11,8 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from sateen.hw.verilog import TOP, convert, emit_verilog
-from sateen.presets import PRESETS, preset
+from sateen.hw.chip.verilog import TOP, convert, emit_verilog
+from sateen.machine.presets import PRESETS, preset
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_text(tiny):
 
 
 def test_same_text_in_another_process(tiny):
-    script = "from sateen.presets import preset; from sateen.hw.verilog import emit_verilog; import sys;"
+    script = "from sateen.machine.presets import preset; from sateen.hw.chip.verilog import emit_verilog; import sys;"
     script += "sys.stdout.write(emit_verilog(preset('tiny')))"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     text = subprocess.run(

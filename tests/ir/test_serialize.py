@@ -105,8 +105,8 @@ def test_real_networks(tmp_path):
     sys.path.append(str(Path(__file__).parents[1] / "compiler"))
     from networks import everything, run_slowly
 
-    from sateen.compiler.calibrate import calibrate
-    from sateen.compiler.quantize import quantize
+    from sateen.compiler.quantize.calibrate import calibrate
+    from sateen.compiler.quantize.network import quantize
 
     graph, b = everything()
     statistics = calibrate(graph, b.samples(), run=run_slowly)

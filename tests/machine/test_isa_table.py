@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sateen.config import AcceleratorConfig
-from sateen.fpga.instruction_use import instruction_mask
+from sateen.fpga.estimate.instruction_use import instruction_mask
 from sateen.hw import isa as hw_isa
-from sateen.hw.assembler import Instruction, decode
+from sateen.machine.assembler import Instruction, decode
+from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import EXECUTED, INSTRUCTION_BITS, LAYOUTS, LIMITS, Engine, Opcode, bits_of
-from sateen.presets import PRESETS, preset
+from sateen.machine.presets import PRESETS, preset
 from sateen.sim.program import _EXECUTE
 
 FIELDS = [pytest.param(x.opcode, f, id=f"{x.opcode.name}-{f.name}") for x in EXECUTED for f in x.all_fields]

@@ -15,7 +15,7 @@ from torch import nn
 
 from sateen.compiler.float_executor import run_float
 from sateen.compiler.importer import import_model
-from sateen.compiler.sparsify import check_pattern, keep_largest, recognise, sparsify
+from sateen.compiler.prune.one_shot import check_pattern, keep_largest, recognise, sparsify
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern, parse_sparsity
 from sateen.ir.graph import Activation, Conv, Graph, Output, Pool, Port

@@ -6,12 +6,12 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sateen.config import AcceleratorConfig
-from sateen.hw import axi
-from sateen.hw.control import Control
-from sateen.hw.load import LoadEngine
-from sateen.hw.registers import Registers
-from sateen.hw.store import StoreEngine
+from sateen.hw.control.registers import Registers
+from sateen.hw.control.unit import Control
+from sateen.hw.memory import axi
+from sateen.hw.memory.load import LoadEngine
+from sateen.hw.memory.store import StoreEngine
+from sateen.machine.config import AcceleratorConfig
 
 
 class CopyMachine(wiring.Component):

@@ -7,8 +7,8 @@ import pytest
 import slow_reference
 from networks import NETWORKS, Builder, everything, lenet, residual, run_slowly
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError
 from sateen.formats import parse_format
 from sateen.sim.reference import (

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from copy_machine import emit
 
-from sateen.config import AcceleratorConfig
 from sateen.errors import BuildError, DataError
 from sateen.files import SUMS
-from sateen.hw.assembler import Instruction
-from sateen.hw.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
 from sateen.sim import harness, verilator
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict

@@ -7,8 +7,8 @@ import pytest
 import slow_reference
 from networks import Builder, run_slowly
 
-from sateen.compiler.calibrate import calibrate
-from sateen.compiler.quantize import quantize
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import quantize
 from sateen.ir.graph import Conv
 from sateen.ir.quantized import Linear
 from sateen.sim.integer import conv

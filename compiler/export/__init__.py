@@ -1,0 +1,1 @@
+"""The quantized network as an ONNX model, and its comparison with ONNX Runtime."""

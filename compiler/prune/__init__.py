@@ -1,0 +1,1 @@
+"""N:M sparsity of weights: recognised, checked, and brought about."""

@@ -1,0 +1,165 @@
+"""A quantized graph to a program, its memory image and its predicted timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sateen.compiler.schedule.emitter import PAGE, Choice, Step
+from sateen.compiler.schedule.fold import fold_inputs
+from sateen.compiler.schedule.lower import Lowering
+from sateen.compiler.schedule.narrow import narrowed
+from sateen.compiler.schedule.order import cut_chunks, hoist_loads
+from sateen.compiler.schedule.place import Placement, place
+from sateen.compiler.schedule.tokens import add_tokens
+from sateen.errors import ConfigError
+from sateen.formats.sparsity import DENSE
+from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import INSTRUCTION_BYTES, Opcode, Target
+from sateen.sim.host import Region
+from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.model import Timeline, predict
+from sateen.sim.proof import Extent, Unproved, prove
+
+SHIFT_OPERAND_BITS = 18
+"""Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs: constants at 0, then the program, then `data` (inputs, outputs, spilled tensors), page by page."""
+
+    config: AcceleratorConfig
+    graph: QuantizedGraph  # as lowered, with folded inputs
+    placement: Placement
+    instructions: list[Instruction]
+    constants: bytes
+    program_offset: int
+    data_offset: int
+    data_size: int
+    inputs: tuple[Region, ...]
+    outputs: tuple[Region, ...]
+    choices: dict[int, Choice]
+    """For each layer that the array computes."""
+
+    @property
+    def code(self) -> bytes:
+        return b"".join(i.encode() for i in self.instructions)
+
+    def predict(self, memory: MemoryTiming) -> Timeline:
+        """The program's timeline, each instruction with its layer, which the code does not hold."""
+        timeline = predict(self.code, self.program_offset, self.config, memory)
+        for event, instruction in zip(timeline.events, self.instructions, strict=False):
+            event.instruction.layer = instruction.layer
+        return timeline
+
+
+def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) -> AcceleratorConfig:
+    """The machine for one model, or, where the configuration is to stay as it is, a check that it suffices."""
+    table = any(isinstance(op, Linear) and op.table is not None for op in graph.ops)
+    if config.specialize:
+        widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
+        multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier
+        return config.replace(acc_bits=acc_bits, table=table, multiplier=multiplier)
+    if acc_bits > config.acc_bits:
+        raise ConfigError(
+            f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} "
+            "to be exact"
+        )
+    if table and not config.table:
+        raise ConfigError(
+            f"configuration '{config.name}': table = false, and model '{graph.name}' uses a function table"
+        )
+    return config
+
+
+def generate(
+    graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None
+) -> Program:
+    """Fold, place, lower, order. ConfigError where the machine is too small for the model.
+
+    `dataflows` are those of the machine's that each layer may choose from; all of them if not given.
+    """
+    folded, folds = fold_inputs(graph, config)
+    placement = place(folded, config)
+    lowered = Lowering(folded, placement, config, folds, dataflows).result()
+    steps = hoist_loads(lowered.steps, lookahead=2 * config.queue_depth)
+    add_tokens(steps, config)
+    instructions = cut_chunks([s.instruction for s in steps])
+
+    def page(n: int) -> int:
+        return -(-n // PAGE) * PAGE
+
+    program_offset = page(len(lowered.constants))
+    data_offset = program_offset + page(len(instructions) * INSTRUCTION_BYTES)
+    if data_offset + lowered.data_size > 1 << 32:
+        raise ConfigError(
+            f"model '{graph.name}' takes {data_offset + lowered.data_size} bytes of memory; addresses have 32 bits"
+        )
+    _link(steps, data_offset)
+    for i in instructions:
+        if i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION:
+            i.fields["source"] += program_offset
+    _check_fields(instructions, folded)
+    memory = Extent(data_offset, data_offset + lowered.data_size)
+    machine = narrowed(config, instructions, memory.size)
+    _check_proof(instructions, folded, machine, memory)
+    return Program(
+        config=machine,
+        graph=folded,
+        placement=placement,
+        instructions=instructions,
+        constants=lowered.constants,
+        program_offset=program_offset,
+        data_offset=data_offset,
+        data_size=lowered.data_size,
+        inputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.inputs),
+        outputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.outputs),
+        choices=lowered.choices,
+    )
+
+
+def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
+    """The program that stores every weight, zeros too; `program` itself if it does, None if there is no room for them.
+
+    `graph` is what `program` was generated for.
+    """
+    if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
+        return program
+    try:
+        return generate(graph, program.config.replace(patterns=(DENSE.name,)))
+    except ConfigError:
+        return None
+
+
+def _link(steps: list[Step], data_offset: int) -> None:
+    for step in steps:
+        if step.in_data:
+            field = "source" if step.instruction.opcode == Opcode.LOAD else "destination"
+            step.instruction.fields[field] += data_offset
+
+
+def _check_proof(
+    instructions: list[Instruction], graph: QuantizedGraph, config: AcceleratorConfig, memory: Extent
+) -> None:
+    """No program leaves the compiler that could stop in hardware."""
+    try:
+        prove(instructions, config, memory)  # tokens: see `narrowed`
+    except Unproved as e:
+        layer = e.instruction.layer
+        where = (
+            f"{type(graph.ops[layer]).__name__} '{graph.ops[layer].name}'" if layer >= 0 else "the program"
+        )
+        raise ConfigError(f"configuration '{config.name}': {where} cannot run on it: {e}") from None
+
+
+def _check_fields(instructions: list[Instruction], graph: QuantizedGraph) -> None:
+    """A layer whose geometry exceeds an instruction's field is the model's limit, said with the layer's name."""
+    for i in instructions:
+        try:
+            i.encode()
+        except ValueError as e:
+            op = graph.ops[i.layer]
+            raise ConfigError(f"{type(op).__name__} '{op.name}': {e}; split the layer") from None

@@ -1,0 +1,154 @@
+"""How a layer is cut and computed, in either dataflow, and what that takes by the exact cycle model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sateen.compiler.schedule.tiles import Chunk, Shape, chunks, tile_shape
+from sateen.hw.matrix.unit import matrix_cycles
+from sateen.machine.config import OUTPUT_STATIONARY, AcceleratorConfig
+from sateen.machine.isa import Target
+from sateen.sim.memory_timing import NOMINAL, load_timing
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Weights of one output tile on one input, (KH, KW, words * elements, cols) codes from channel word `word0` on."""
+
+    input: str
+    dense: np.ndarray
+    word0: int
+    shape: Shape
+
+    @classmethod
+    def of(cls, input: str, dense: np.ndarray, word0: int, config: AcceleratorConfig) -> Source:
+        return cls(input, dense, word0, tile_shape(dense, config))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One layer: its output rows in `stripes`, cut into accumulator tiles of at most tile_h × tile_w pixels."""
+
+    dataflow: str
+    tile_h: int
+    tile_w: int
+    mode: str
+    """Weights are loaded once ("resident"), once for each stripe ("tile") or for each accumulator tile ("chunk")."""
+    chunks: list[list[Chunk]]
+    """For each output tile."""
+    cycles: int
+    """Of all its MATRIX instructions."""
+    time: int
+    """Cycles in which the slowest engine is busy, one accumulator tile after the other. Loads count where they are
+    repeated for each, in the nominal memory: a bus that is slower or wider has other best cuts."""
+
+    def spans(self, r0: int, r1: int, width: int) -> list[tuple[int, int, int, int]]:
+        """Accumulator tiles (y0, y1, x0, x1) of rows [r0, r1)."""
+        return [
+            (y, min(y + self.tile_h, r1), x, min(x + self.tile_w, width))
+            for y in range(r0, r1, self.tile_h)
+            for x in range(0, width, self.tile_w)
+        ]
+
+
+def plan(
+    sources: Sequence[Sequence[Source]], stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig,
+    dataflow: str, slide: bool,
+) -> Plan:  # fmt: skip
+    """Cut a layer for one dataflow.
+
+    Parameters
+    ----------
+    sources : for each output tile, one for each input
+    stripes : output rows [low, high) that are computed before the next ones
+    width : output columns
+    slide : a tap is the neighbouring pixel's next (stride and dilation are equal)
+    """
+    sizes = [sum(s.shape.size(config, dataflow) for s in per) for per in sources]
+    rows = stripes[0][1] - stripes[0][0]
+    largest = sources[int(np.argmax(sizes))]
+    tile_h, tile_w = _tile(rows, width, [s.shape for s in largest], config, dataflow)
+    once = len(stripes) == 1 and tile_h >= rows and tile_w >= width
+    half, quarter = config.weight_depth // 2, config.weight_depth // 4
+
+    def pieces(k: int, s: Source, limit: int) -> list[Chunk]:
+        return chunks(k, s.input, s.shape, s.word0, limit, config, dataflow)
+
+    cut = [[c for k, s in enumerate(per) for c in pieces(k, s, half)] for per in sources]
+    space = [sum(c.space(config) for c in per) for per in cut]
+    if sum(space) <= config.weight_depth and not once:
+        mode = "resident"
+    elif max(space) <= half and not once:
+        mode = "tile"
+    else:
+        mode, limit = "chunk", max(quarter, config.rows * config.dense_passes)
+        cut = [[c for k, s in enumerate(per) for c in pieces(k, s, limit)] for per in sources]
+    heights = [tile_h]
+    if mode == "chunk" and tile_w == width:  # fewer tiles load the weights less often
+        tallest = config.acc_depth // width
+        heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, tallest + 1)))
+    plans = [
+        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), stripes, width, config, slide) for h in heights
+    ]
+    return min(plans, key=lambda p: p.time)
+
+
+def _timed(
+    layer: Plan, stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig, slide: bool
+) -> Plan:
+    """With its `cycles` and `time`."""
+    sizes = Counter(
+        (y1 - y0, x1 - x0) for low, high in stripes for y0, y1, x0, x1 in layer.spans(low, high, width)
+    )
+    cycles = time = 0
+    for per in layer.chunks:
+        load = sum(_load_cycles(c, config) for c in per) if layer.mode == "chunk" else 0
+        for (h, w), count in sizes.items():
+            matrix = sum(matrix_cycles(c.fields(h, w, slide), config) for c in per)
+            cycles += count * matrix
+            time += count * max(matrix, load, _drain_cycles(h * w, config))
+    return replace(layer, cycles=cycles, time=time)
+
+
+def _load_cycles(c: Chunk, config: AcceleratorConfig) -> int:
+    cycles = load_timing(0, 0, c.size, Target.WEIGHT, config, NOMINAL).done
+    if bits := c.shape.packing.index_bits:
+        words = -(-c.size // config.index_rows) * bits
+        cycles += load_timing(0, 0, words, Target.INDEX, config, NOMINAL).done
+    return cycles
+
+
+def _drain_cycles(pixels: int, config: AcceleratorConfig) -> int:
+    """Close to hw/vector/unit.py's: what is behind the last pixel is left open there."""
+    return pixels * (config.cols // config.vector_lanes) + 12
+
+
+def _tile(
+    rows: int, width: int, shapes: Sequence[Shape], config: AcceleratorConfig, dataflow: str
+) -> tuple[int, int]:
+    """Rows and columns of an accumulator tile: few tiles waste few start-ups, small ones drain sooner."""
+    c = config
+    if width > c.acc_depth:
+        return 1, -(-width // -(-width // c.acc_depth))
+    tallest = min(rows, c.acc_depth // width)
+    passes = sum(s.kh * s.kw * s.words * s.passes for s in shapes)
+    overhead = c.rows + 12  # cycles of a MATRIX beside its passes
+    best = None
+    for parts in range(-(-rows // tallest), rows + 1):
+        h = -(-rows // parts)
+        pixels = h * width
+        if dataflow == OUTPUT_STATIONARY:
+            runs = h * -(-width // c.rows)
+            matrix = runs * (sum(s.size(c, dataflow) for s in shapes) + c.rows) + overhead
+        else:
+            matrix = passes * max(pixels, c.rows) + overhead
+        drain = _drain_cycles(pixels, c)
+        cost = -(-rows // h) * max(matrix, drain) + drain
+        if best is None or cost < best[0]:
+            best = (cost, h)
+    assert best is not None
+    return best[1], width

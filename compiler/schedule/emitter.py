@@ -1,0 +1,206 @@
+"""What lowering writes into: instructions that know what they touch, the memory image, and the places of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sateen.compiler.schedule.place import Placement, planes_of
+from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode, Target
+from sateen.machine.packing import row_words
+from sateen.sim.host import Fold, Region
+
+ALIGN = 64  # constants start at a multiple of the widest bus
+PAGE = 4096
+
+Access = tuple[str, int, int]
+"""(space, first, past the last); spaces are act, weight, index (in weight words), param, table, acc and data."""
+
+
+@dataclass(slots=True)
+class Step:
+    """An instruction, and the ranges of words (bytes in "data") that it touches."""
+
+    instruction: Instruction
+    reads: list[Access] = field(default_factory=list)
+    writes: list[Access] = field(default_factory=list)
+
+    @property
+    def in_data(self) -> bool:
+        """Whether a LOAD's source or a STORE's destination is relative to the data, not to the constants."""
+        return any(space == "data" for space, _, _ in (*self.reads, *self.writes))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where rows of a tensor lie on chip: word (plane, y, x, c) is base + plane*plane_words + y*row + x*cw + c."""
+
+    base: int
+    row: int
+    cw: int
+    plane_words: int = 0
+
+    def rows(self, low: int, high: int) -> Access:
+        return "act", self.base + low * self.row, self.base + high * self.row
+
+
+@dataclass(slots=True)
+class Ring:
+    """Bump allocation that wraps, in whole units; overwriting what is still in use is ordered later by tokens."""
+
+    depth: int
+    unit: int = 1
+    position: int = 0
+
+    def take(self, n: int) -> int:
+        n = -(-n // self.unit) * self.unit
+        if self.position + n > self.depth:
+            self.position = 0
+        base = self.position
+        self.position += n
+        return base
+
+
+Choice = tuple[str, dict[str, int]]
+"""A layer's dataflow, and the cycles of its MATRIX instructions in each that the machine has."""
+
+
+@dataclass(slots=True)
+class Lowered:
+    steps: list[Step]
+    constants: bytes
+    inputs: list[Region]  # offsets relative to "data"
+    outputs: list[Region]
+    data_size: int
+    choices: dict[int, Choice]
+
+
+class Emitter:
+    """Instructions with what they touch, constants, and where tensors are; what to compute is `lower.Lowering`'s."""
+
+    def __init__(
+        self,
+        graph: QuantizedGraph,
+        placement: Placement,
+        config: AcceleratorConfig,
+        folds: dict[str, Fold],
+        dataflows: Sequence[str] | None = None,
+    ) -> None:
+        self.graph, self.placement, self.config = graph, placement, config
+        self.dataflows = dataflows or config.dataflows
+        self.choices: dict[int, Choice] = {}
+        self.steps: list[Step] = []
+        self.constants = bytearray()
+        self.data_size = 0
+        self.weights = Ring(config.weight_depth, config.index_rows)
+        self.parameters = Ring(config.parameter_depth)
+        self.acc_bank = 0
+        self.table: bytes | None = None
+        self.layer = -1
+        self.loaded_rows: dict[str, int] = {}
+        self.memory: dict[str, Region] = {}
+        self.inputs, self.outputs = [], []
+        for port in graph.inputs:
+            self.inputs.append(self._region(port.name, folds.get(port.name)))
+        for tensor in dict.fromkeys(o.tensor for o in graph.outputs):
+            if tensor not in self.memory:
+                self.outputs.append(self._region(tensor))
+            else:
+                self.outputs.append(self.memory[tensor])
+        for tensor in placement.spilled:
+            if tensor not in self.memory:
+                self._region(tensor)
+
+    def _region(self, tensor: str, fold: Fold | None = None) -> Region:
+        shape = self.graph.tensors[tensor].shape
+        op = self.graph.producer(tensor)
+        planes = planes_of(op, self.config) if isinstance(op, Linear) and op.raw else 0
+        words = shape[0] * self._row(tensor) * max(1, planes)
+        size = words * self.config.act_word_bytes
+        region = Region(tensor, self.data_size, size, shape, planes, fold)
+        self.data_size += -(-size // PAGE) * PAGE
+        self.memory[tensor] = region
+        return region
+
+    def _cw(self, tensor: str) -> int:
+        return -(-self.graph.tensors[tensor].shape[2] // self.config.elements)
+
+    def _row(self, tensor: str) -> int:
+        return row_words(*self.graph.tensors[tensor].shape[1:], self.config)
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def emit(self, opcode: Opcode, reads: list[Access], writes: list[Access], **fields: int) -> None:
+        self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes))
+
+    def constant(self, data: bytes) -> int:
+        self.constants += bytes(-len(self.constants) % ALIGN)
+        offset = len(self.constants)
+        self.constants += data
+        return offset
+
+    def load_constant(self, target: Target, space: str, destination: int, words: int, source: int) -> None:
+        self.emit(
+            Opcode.LOAD, [], [(space, destination, destination + words)],
+            target=target, destination=destination, source=source, words=words,
+        )  # fmt: skip
+
+    def load_indices(self, weight_base: int, rows: int, planes: int, source: int) -> None:
+        """The indices of weight words from `weight_base` on, where a block begins."""
+        block = self.config.index_rows
+        blocks = -(-rows // block)
+        self.emit(
+            Opcode.LOAD, [], [("index", weight_base, weight_base + blocks * block)],
+            target=Target.INDEX, destination=weight_base // block, source=source, words=blocks * planes,
+            last_plane=planes - 1,
+        )  # fmt: skip
+
+    def transfer(self, opcode: Opcode, tensor: str, view: View, low: int, high: int) -> None:
+        """LOAD or STORE rows [low, high) of a tensor, all planes."""
+        if low >= high:
+            return
+        region = self.memory[tensor]
+        row = view.row
+        height = self.graph.tensors[tensor].shape[0]
+        word = self.config.act_word_bytes
+        for plane in range(max(1, region.planes)):
+            on_chip = view.base + plane * view.plane_words + low * row
+            start = region.offset + (plane * height + low) * row * word
+            words = (high - low) * row
+            act: Access = ("act", on_chip, on_chip + words)
+            data: Access = ("data", start, start + words * word)
+            if opcode == Opcode.LOAD:
+                self.emit(
+                    opcode, [data], [act],
+                    target=Target.ACTIVATION, destination=on_chip, source=start, words=words,
+                )  # fmt: skip
+            else:
+                self.emit(opcode, [act], [data], source=on_chip, destination=start, words=words)
+
+    # -- tensors --------------------------------------------------------------------------------------------
+
+    def view(self, tensor: str, stripe: int, low_row: int, rows: int) -> View:
+        """Where rows from `low_row` on lie while stripe number `stripe` is computed."""
+        cw, row = self._cw(tensor), self._row(tensor)
+        if tensor in self.placement.on_chip:
+            return View(self.placement.on_chip[tensor], row, cw, self.graph.tensors[tensor].shape[0] * row)
+        slots = self.placement.stripes[self.layer].slots[tensor]
+        return View(slots[stripe % len(slots)] - low_row * row, row, cw, rows * row)
+
+    def bring(self, tensor: str, view: View, high: int, low: int | None = None) -> None:
+        """Make rows below `high` of an input present: a streamed stripe [low, high), or a graph input's next rows."""
+        if tensor not in self.placement.on_chip:
+            assert low is not None
+            self.transfer(Opcode.LOAD, tensor, view, low, high)
+            return
+        if all(p.name != tensor for p in self.graph.inputs):
+            return
+        done = self.loaded_rows.get(tensor, 0)
+        if done < high:
+            height = self.graph.tensors[tensor].shape[0]
+            high = min(height, max(high, done + -(-height // 8)))
+            self.transfer(Opcode.LOAD, tensor, view, done, high)
+            self.loaded_rows[tensor] = high

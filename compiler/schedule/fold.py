@@ -1,0 +1,85 @@
+"""Fold kernel taps of the first layer into its activation words, where its channels leave them half empty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sateen.ir.quantized import Linear, QuantizedGraph, Tensor
+from sateen.machine.config import AcceleratorConfig
+from sateen.sim.host import Fold
+
+
+def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[QuantizedGraph, dict[str, Fold]]:
+    """The graph that the accelerator runs, and for each folded input what the host does."""
+    folds: dict[str, Fold] = {}
+    ops = list(graph.ops)
+    tensors = dict(graph.tensors)
+    output_tensors = {o.tensor for o in graph.outputs}
+    for port in graph.inputs:
+        users = graph.consumers(port.name)
+        if len(users) != 1 or port.name in output_tensors:
+            continue
+        op = users[0]
+        if not isinstance(op, Linear) or not op.whole or (op.residual and op.residual.input == port.name):
+            continue
+        best = min(_candidates(op, graph, config), key=lambda c: c[0])
+        if best[1] is None:
+            continue
+        fold, changed = best[1], best[2]
+        folds[port.name] = fold
+        ops[ops.index(op)] = changed
+        shape = _folded_shape(tensors[port.name].shape, fold)
+        tensors[port.name] = Tensor(port.name, shape, tensors[port.name].quant)
+    return replace(graph, ops=tuple(ops), tensors=tensors), folds
+
+
+def _folded_shape(shape: tuple[int, int, int], f: Fold) -> tuple[int, int, int]:
+    (h, w, c), (kh, kw), (t, l, b, r) = shape, f.kernel, f.pads
+    oh = (h + t + b - (kh - 1) * f.dilation[0] - 1) // f.stride[0] + 1
+    ow = (w + l + r - (kw - 1) * f.dilation[1] - 1) // f.stride[1] + 1
+    return oh, ow, kh * kw * c
+
+
+def _candidates(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig):  # type: ignore[no-untyped-def]
+    """(cost in cycles, fold or None, changed op) for no fold, folding the kernel's columns, and the whole kernel."""
+    tensor = graph.tensors[op.input]
+    _, oh_ow = tensor.shape, graph.tensors[op.output].shape
+    o, kh, kw, c = op.weight.shape
+    tiles = -(-o // config.cols)
+    pixels = oh_ow[0] * oh_ow[1]
+    beats_per_word = max(1.0, config.act_word_bytes / config.beat_bytes)
+
+    def cost(kernel_words: int, stored_words: int) -> float:
+        compute = pixels * kernel_words * tiles * config.dense_passes
+        load = stored_words * beats_per_word
+        return max(compute, load) + 0.05 * load
+
+    h, w, _ = tensor.shape
+    words = -(-c // config.elements)
+    yield cost(kh * kw * words, h * w * words), None, op
+    pad = tensor.quant.zero_code
+    if kw > 1:
+        pt, pl, pb, pr = op.pads
+        fold = Fold((1, kw), (1, op.stride[1]), (1, op.dilation[1]), (0, pl, 0, pr), pad)
+        words = -(-(kw * c) // config.elements)
+        changed = replace(
+            op,
+            weight=op.weight.reshape(o, kh, 1, kw * c),
+            stride=(op.stride[0], 1),
+            dilation=(op.dilation[0], 1),
+            pads=(pt, 0, pb, 0),
+        )
+        yield cost(kh * words, h * oh_ow[1] * words), fold, changed
+    if kh * kw > 1:
+        fold = Fold((kh, kw), op.stride, op.dilation, op.pads, pad)
+        words = -(-(kh * kw * c) // config.elements)
+        changed = replace(
+            op,
+            weight=np.ascontiguousarray(op.weight).reshape(o, 1, 1, kh * kw * c),
+            stride=(1, 1),
+            dilation=(1, 1),
+            pads=(0, 0, 0, 0),
+        )
+        yield cost(words, pixels * words), fold, changed

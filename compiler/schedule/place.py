@@ -1,0 +1,207 @@
+"""Where every tensor lives: in the activation buffer for its lifetime if it fits, else in memory, through stripes.
+
+A tensor that is not on chip is read and written in stripes of rows, through scratch space that its op holds while
+it runs (two slots a stream, so that a stripe is loaded or stored while another is computed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sateen.errors import ConfigError
+from sateen.ir.quantized import Linear, MaxPool, Op, QuantizedGraph
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.packing import row_words
+
+
+@dataclass(slots=True)
+class Block:
+    """`size` words of the activation buffer during ops `first` to `last`."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+    base: int = -1
+
+
+@dataclass(slots=True)
+class Stripes:
+    """An op's partition: `rows` output rows at a time; slot bases of each streamed tensor."""
+
+    rows: int
+    slots: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Placement:
+    on_chip: dict[str, int]  # tensor: first word
+    stripes: list[Stripes]  # one for each op
+    spilled: list[str]
+
+
+def tensor_words(graph: QuantizedGraph, name: str, config: AcceleratorConfig, planes: int = 1) -> int:
+    h, w, c = graph.tensors[name].shape
+    return h * row_words(w, c, config) * planes
+
+
+def planes_of(op: Op | None, config: AcceleratorConfig) -> int:
+    """Digits in which a raw output is written; 1 for codes."""
+    if isinstance(op, Linear) and op.raw:
+        return -(-config.acc_bits // config.activation.bits)
+    return 1
+
+
+def rows_needed(op: Op, low: int, high: int, height: int) -> tuple[int, int]:
+    """Input rows that output rows [low, high) read, clipped to [0, height)."""
+    if isinstance(op, Linear):
+        kernel, stride, dilation, top = op.weight.shape[1], op.stride[0], op.dilation[0], op.pads[0]
+    elif isinstance(op, MaxPool):
+        kernel, stride, dilation, top = op.kernel[0], op.stride[0], op.dilation[0], op.pads[0]
+    else:
+        return low, high
+    first = low * stride - top
+    last = (high - 1) * stride - top + (kernel - 1) * dilation + 1
+    return min(max(0, first), height), max(0, min(height, last))
+
+
+def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
+    """Raises ConfigError if an op cannot run even one row at a time."""
+    ops = graph.ops
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    producer: dict[str, Op] = {}
+    for i, op in enumerate(ops):
+        for t in op.inputs:
+            first.setdefault(t, i)
+            last[t] = i
+        first.setdefault(op.output, i)
+        last.setdefault(op.output, i)
+        producer[op.output] = op
+    sizes = {t: tensor_words(graph, t, config, planes_of(producer.get(t), config)) for t in first}
+    spilled: list[str] = [t for t, n in sizes.items() if n > config.act_depth]
+
+    while True:
+        blocks = [Block(t, sizes[t], first[t], last[t]) for t in first if t not in spilled]
+        failed = _fit(blocks, graph, config)
+        if failed is not None:
+            spilled.append(_victim(blocks, failed.first, failed.last).name)
+            continue
+        stripes: list[Stripes] = []
+        for i, op in enumerate(ops):
+            found = _stripes(i, op, blocks, spilled, graph, config, sizes)
+            if isinstance(found, Stripes):
+                stripes.append(found)
+                continue
+            candidates = [b for b in blocks if b.first <= i <= b.last]
+            if not candidates:
+                raise ConfigError(
+                    f"{type(op).__name__} '{op.name}': one output row takes {found} words of the activation buffer, "
+                    f"which has {config.act_depth}; raise act_bank_depth or act_banks, or narrow the layer"
+                )
+            spilled.append(_victim(blocks, i, i).name)
+            break
+        else:
+            return Placement({b.name: b.base for b in blocks}, stripes, spilled)
+
+
+def _victim(blocks: list[Block], first: int, last: int) -> Block:
+    """The largest, then the longest-lived tensor that is there between ops `first` and `last`."""
+    alive = [b for b in blocks if b.first <= last and first <= b.last]
+    return max(alive, key=lambda b: (b.size, b.last - b.first, b.name))
+
+
+def _fit(blocks: list[Block], graph: QuantizedGraph, config: AcceleratorConfig) -> Block | None:
+    """Give every block a base; the first that finds no room is returned. Blocks in order of their first op."""
+    placed: list[Block] = []
+    for block in sorted(blocks, key=lambda b: (b.first, -b.size, b.name)):
+        base = _best_base(block, placed, graph, config)
+        if base is None:
+            return block
+        block.base = base
+        placed.append(block)
+    return None
+
+
+def _banks(base: int, size: int, config: AcceleratorConfig) -> set[int]:
+    return set(range(base // config.act_bank_depth, (base + size - 1) // config.act_bank_depth + 1))
+
+
+def _best_base(
+    block: Block, placed: list[Block], graph: QuantizedGraph, config: AcceleratorConfig
+) -> int | None:
+    """The base with the fewest banks shared with blocks alive at the same time, then the lowest.
+
+    A shared bank costs overlap, never correctness: engines that would meet at a port are ordered by tokens.
+    """
+    alive = [b for b in placed if b.first <= block.last and block.first <= b.last]
+    candidates = {0} | {b.base + b.size for b in alive}
+    candidates |= {i * config.act_bank_depth for i in range(config.act_banks)}
+    candidates |= {config.act_depth - block.size} | {b.base - block.size for b in alive}
+    best = None
+    for base in sorted(candidates):
+        if base < 0 or base + block.size > config.act_depth:
+            continue
+        if any(b.base < base + block.size and base < b.base + b.size for b in alive):
+            continue
+        mine = _banks(base, block.size, config)
+        shared = sum(len(mine & _banks(b.base, b.size, config)) for b in alive)
+        fragmented = base % config.act_bank_depth != 0 and not any(b.base + b.size == base for b in alive)
+        score = (shared, fragmented, base)
+        if best is None or score < best[0]:
+            best = (score, base)
+    return best[1] if best else None
+
+
+def _stripes(
+    index: int,
+    op: Op,
+    blocks: list[Block],
+    spilled: list[str],
+    graph: QuantizedGraph,
+    config: AcceleratorConfig,
+    sizes: dict[str, int],
+) -> Stripes | int:
+    """The tallest stripes whose slots fit beside the tensors on chip; else the words that one row would take."""
+    height = graph.tensors[op.output].shape[0]
+    streamed = [t for t in dict.fromkeys((*op.inputs, op.output)) if t in spilled]
+    if not streamed:
+        return Stripes(height)
+    alive = [b for b in blocks if b.first <= index <= b.last]
+
+    def attempt(rows: int, count: int) -> Stripes | None:
+        """`count` slots for each streamed tensor, if there is room."""
+        slots: dict[str, tuple[int, ...]] = {}
+        taken: list[Block] = []
+        for t in streamed:
+            for _ in range(count):
+                scratch = Block(t, _stripe_words(t, op, rows, graph, config, sizes), index, index)
+                base = _best_base(scratch, alive + taken, graph, config)
+                if base is None:
+                    return None
+                scratch.base = base
+                taken.append(scratch)
+                slots[t] = (*slots.get(t, ()), base)
+        return Stripes(rows, slots)
+
+    # one slot is enough to be correct; two overlap transfers with computing
+    for parts in sorted({-(-height // r) for r in range(1, height + 1)}):
+        if found := attempt(-(-height // parts), 1 if parts == 1 else 2):
+            return found
+    single = attempt(1, 1)
+    return single or sum(_stripe_words(t, op, 1, graph, config, sizes) for t in streamed)
+
+
+def _stripe_words(
+    t: str, op: Op, rows: int, graph: QuantizedGraph, config: AcceleratorConfig, sizes: dict[str, int]
+) -> int:
+    """Words of the tallest stripe of tensor `t`."""
+    h = graph.tensors[t].shape[0]
+    row = sizes[t] // h  # all planes of a raw output
+    height = graph.tensors[op.output].shape[0]
+    if t == op.output or (
+        isinstance(op, Linear) and op.residual and t == op.residual.input and t != op.input
+    ):
+        return rows * row
+    spans = (rows_needed(op, low, min(low + rows, height), h) for low in range(0, height, rows))
+    return max(max(1, hi - lo) for lo, hi in spans) * row

@@ -1,0 +1,64 @@
+"""Bytes of a program: what its LOADs and STOREs move, and what its weights take in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from sateen.hw.memory.load import word_bytes
+from sateen.ir.quantized import Linear, Op
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
+
+LOADED = {
+    Target.WEIGHT: "weights",
+    Target.INDEX: "indices",
+    Target.PARAMETER: "parameters",
+    Target.TABLE: "tables",
+    Target.ACTIVATION: "activations_read",
+    Target.INSTRUCTION: "instructions",
+}
+WRITTEN = "activations_written"
+KINDS = (*LOADED.values(), WRITTEN)
+
+FIRST_FETCH_BYTES = CHUNK * INSTRUCTION_BYTES
+"""The first instructions, which no instruction loads."""
+
+
+def moved(instructions: Iterable[Instruction], config: AcceleratorConfig) -> dict[str, int]:
+    """Bytes over the bus by kind, and their "total"; what fills up the last beat of a transfer is not counted."""
+    found = dict.fromkeys(KINDS, 0)
+    for i in instructions:
+        if i.opcode == Opcode.LOAD:
+            found[LOADED[Target(i.target)]] += i.words * word_bytes(i.target, config)
+        elif i.opcode == Opcode.STORE:
+            found[WRITTEN] += i.words * config.act_word_bytes
+    return found | {"total": sum(found.values())}
+
+
+def stored(instructions: Iterable[Instruction], config: AcceleratorConfig) -> dict[str, int]:
+    """Bytes that weights and their indices take in memory, each place counted once however often it is loaded."""
+    places: dict[str, dict[int, int]] = {"weights": {}, "indices": {}}
+    for i in instructions:
+        if i.opcode == Opcode.LOAD and (kind := LOADED[Target(i.target)]) in places:
+            places[kind][i.source] = i.words * word_bytes(i.target, config)
+    return {kind: sum(sizes.values()) for kind, sizes in places.items()}
+
+
+def weight_counts(op: Op) -> dict[str, int]:
+    """Weights of an op, those that are not zero, and the bytes of all without the machine's filling up of words."""
+    if not isinstance(op, Linear):
+        return {"count": 0, "nonzero": 0, "packed_bytes": 0}
+    count, nonzero = int(op.weight.size), int(np.count_nonzero(op.weight_format.fixed(op.weight)))
+    return {"count": count, "nonzero": nonzero, "packed_bytes": -(-count * op.weight_format.bits // 8)}
+
+
+def added(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sums, key by key."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for key, value in part.items():
+            total[key] = total.get(key, 0) + value
+    return total

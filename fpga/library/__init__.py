@@ -1,0 +1,1 @@
+"""What multiply-accumulate units of every format cost, measured."""

@@ -1,0 +1,103 @@
+"""The accelerator: four engines, their buffers, control and registers, between memory and host."""
+
+from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw.control.registers import Registers
+from sateen.hw.control.unit import Control
+from sateen.hw.matrix.unit import MatrixEngine
+from sateen.hw.memory.axi import AXI4, AXI4Lite, attach
+from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
+from sateen.hw.memory.load import LoadEngine
+from sateen.hw.memory.store import StoreEngine
+from sateen.hw.vector.unit import VectorEngine
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Engine
+
+
+class Accelerator(wiring.Component):
+    """The machine of docs/isa.md.
+
+    Members
+    -------
+    bus : Out(AXI4(bus_bits))
+        To memory.
+    control : In(AXI4Lite(addr_bits=8))
+        The registers.
+    interrupt : Out(1)
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {"bus": Out(AXI4(config.bus_bits)), "control": In(AXI4Lite(addr_bits=8)), "interrupt": Out(1)}
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        load, matrix = LoadEngine(config=config), MatrixEngine(config=config)
+        vector, store = VectorEngine(config=config), StoreEngine(config=config)
+        m.submodules.registers = registers = Registers(config=config)
+        m.submodules.control = control = Control(config=config)
+        m.submodules.activations = activations = ActivationBuffer(config=config)
+        m.submodules.weights = weights = Buffer(depth=config.weight_depth, width=config.weight_word_bits)
+        if config.indexed:
+            m.submodules.indices = indices = IndexBuffer(config=config)
+            wiring.connect(m, load.index, indices.write)
+            wiring.connect(m, matrix.index_read, indices.read)
+        m.submodules.parameters = parameters = Buffer(
+            depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
+        )
+
+        engines = {Engine.LOAD: load, Engine.MATRIX: matrix, Engine.VECTOR: vector, Engine.STORE: store}
+        for e, engine in engines.items():
+            name = e.name.lower()
+            # What an error left half done must not reach the next run.
+            m.submodules[name] = ResetInserter(control.clear)(engine)
+            port = getattr(control, name)
+            m.d.comb += [
+                engine.start.eq(port.start),
+                engine.instruction.eq(port.instruction),
+                port.done.eq(engine.done),
+            ]
+
+        for requester, buffer in (
+            (load.activation, activations.load_write),
+            (load.weight, weights.write),
+            (load.parameter, parameters.write),
+            (matrix.act_read, activations.matrix_read),
+            (matrix.weight_read, weights.read),
+            (vector.read, activations.vector_read),
+            (vector.write, activations.vector_write),
+            (vector.parameter, parameters.read),
+            (vector.acc, matrix.acc_read),
+            (store.activation, activations.store_read),
+        ):
+            wiring.connect(m, requester, buffer)
+        if config.table:
+            wiring.connect(m, load.table, vector.table)
+
+        attach(m, self.bus, load.axi)
+        attach(m, self.bus, store.axi)
+        wiring.connect(m, wiring.flipped(self.control), registers.bus)
+        m.d.comb += [
+            self.interrupt.eq(registers.interrupt),
+            load.base.eq(registers.base),
+            store.base.eq(registers.base),
+            control.i_valid.eq(load.instruction_valid),
+            control.i_data.eq(load.instruction_data),
+            control.read_error.eq(load.error),
+            control.write_error.eq(store.error),
+            registers.stall[Engine.LOAD].eq(load.stall),
+            registers.stall[Engine.STORE].eq(store.stall),
+            registers.beats.eq(Cat(load.beat, store.beat)),
+        ]
+        # A cycle late, for speed; what does the conflicting access is not done before.
+        m.d.sync += control.bank_conflict.eq(activations.conflict | matrix.acc_conflict)
+        for name in ("start", "soft_reset", "program", "timeout", "expired"):
+            m.d.comb += getattr(control, name).eq(getattr(registers, name))
+        for name in ("ready", "busy", "done", "error", "finish", "executing", "pending"):
+            m.d.comb += getattr(registers, name).eq(getattr(control, name))
+        return m

@@ -1,0 +1,304 @@
+"""The instruction buffer with its dispatcher, and the queue of an engine with its sequencer."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from sateen.hw import isa
+from sateen.hw.memory.buffers import memory_of
+from sateen.hw.memory.load import targets
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import EXECUTED, Engine, Opcode, instructions_of
+
+
+def instruction_bits(engine: Engine) -> int:
+    """Bits of an instruction that reach `engine`: its longest layout."""
+    return max(layout.bits for layout in instructions_of(engine))
+
+
+def instruction_beats(config: AcceleratorConfig) -> int:
+    """Bus beats, and dispatcher cycles, of an instruction."""
+    return isa.INSTRUCTION_BITS // config.bus_bits
+
+
+class EngineControl(wiring.Signature):
+    """What drives an engine. `instruction` is valid in the cycle of `start`; `done` comes later."""
+
+    def __init__(self) -> None:
+        super().__init__({"start": Out(1), "instruction": Out(isa.INSTRUCTION_BITS), "done": In(1)})
+
+
+def is_idle(m: Module, start: Value, done: Value) -> Signal:
+    """No instruction executes in an engine; in the cycle of `start` none does yet.
+
+    A register: what latches an instruction's fields with it, again and again until the cycle of `start`, does not wait
+    for `start`, which is decided late in its cycle.
+    """
+    idle = Signal(init=1)
+    with m.If(start):
+        m.d.sync += idle.eq(0)
+    with m.Elif(done):
+        m.d.sync += idle.eq(1)
+    return idle
+
+
+class Dispatcher(wiring.Component):
+    """Keeps two chunks of instructions and hands them to the queues, a beat per cycle, in order.
+
+    A beat that arrives in cycle t is handed over in cycle t + 2 at the earliest. The first beat of an
+    instruction waits until its engine's queue has room.
+
+    Members
+    -------
+    i_valid, i_data : In
+        A beat of instructions, in program order; always accepted.
+    run : In(1)
+        Nothing is handed over without it.
+    full : In(4)
+        Engine e's queue has no room.
+    lane : Out(beats)
+        One-hot number of the beat within its instruction.
+    data : Out(bus_bits)
+        The beat.
+    write, push : Out(4)
+        Engine e's queue takes the beat; and it is the instruction's last.
+    end : Out(1)
+        END is at the head.
+    illegal : Out(1)
+        In the cycle before, an unknown opcode was at the head, or beats arrived that had no room.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.beats = instruction_beats(config)
+        self.bus_bits = config.bus_bits
+        self.depth = 2 * isa.CHUNK * self.beats
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_data": In(self.bus_bits),
+                "run": In(1),
+                "full": In(len(Engine)),
+                "lane": Out(self.beats),
+                "data": Out(self.bus_bits),
+                "write": Out(len(Engine)),
+                "push": Out(len(Engine)),
+                "end": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        # `fetched` reaches `written` only when empty, so no beat is read in the cycle in which it is written.
+        m.submodules.buffer = buffer = memory_of(shape=self.bus_bits, depth=self.depth)
+        write, read = buffer.write_port(), buffer.read_port()
+
+        # One bit more than the address: equal pointers mean empty.
+        written = Signal(range(2 * self.depth))
+        fetched = Signal.like(written)
+        overrun = Signal()
+        m.d.comb += [
+            write.addr.eq(written[:-1]),
+            write.data.eq(self.i_data),
+            write.en.eq(self.i_valid),
+            read.addr.eq(fetched[:-1]),
+            overrun.eq(self.i_valid & (written[:-1] == fetched[:-1]) & (written[-1] != fetched[-1])),
+        ]
+        with m.If(self.i_valid):
+            m.d.sync += written.eq(written + 1)
+
+        # The memory's output register is the head; it holds its beat while read.en is low.
+        valid, consume = Signal(), Signal()
+        m.d.comb += read.en.eq((written != fetched) & (~valid | consume))
+        with m.If(read.en):
+            m.d.sync += [fetched.eq(fetched + 1), valid.eq(1)]
+        with m.Elif(consume):
+            m.d.sync += valid.eq(0)
+
+        if self.beats == 1:
+            first = Const(1)
+            m.d.comb += self.lane.eq(1)
+        else:
+            lane = Signal(self.beats, init=1)
+            first = lane[0]
+            m.d.comb += self.lane.eq(lane)
+            with m.If(consume):
+                m.d.sync += lane.eq(lane.rotate_left(1))
+
+        engine, end = self._kinds(m, written, fetched, read.en)
+        m.d.comb += [
+            self.data.eq(read.data),
+            consume.eq(valid & self.run & engine.any() & ~(first & (engine & self.full).any())),
+            self.write.eq(Mux(consume, engine, 0)),
+            self.push.eq(Mux(self.lane[-1], self.write, 0)),
+            self.end.eq(valid & end),
+        ]
+        m.d.sync += self.illegal.eq((valid & ~(engine.any() | end)) | overrun)
+        return m
+
+    def _kinds(self, m: Module, written: Signal, fetched: Signal, read_en: Signal) -> tuple[Value, Value]:
+        """Engine (one-hot) and "it is END" of the instruction that the head belongs to; all 0 if unknown.
+
+        Decoded when its first beat arrives, as block RAM answers too late in a cycle, and kept beside it.
+        """
+        lane_bits = exact_log2(self.beats)
+        header = data.View(isa.HEADER, self.i_data[: isa.HEADER.size])
+        m.submodules.kinds = kinds = memory_of(shape=len(Engine) + 1, depth=2 * isa.CHUNK)
+        write, read = kinds.write_port(), kinds.read_port()
+        with m.Switch(header.opcode):
+            for layout in EXECUTED:
+                with m.Case(layout.opcode):
+                    m.d.comb += write.data.eq(1 << layout.engine)
+            with m.Case(Opcode.END):
+                m.d.comb += write.data.eq(1 << len(Engine))
+        m.d.comb += [
+            write.en.eq(self.i_valid & (written[:lane_bits] == 0)),
+            write.addr.eq(written[lane_bits:-1]),
+            read.en.eq(read_en),
+            read.addr.eq(fetched[lane_bits:-1]),
+        ]
+        return read.data[: len(Engine)], read.data[len(Engine)]
+
+
+class Sequencer(wiring.Component):
+    """An engine's queue, and the rule by which its head starts: the engine is idle and every token is there.
+
+    A queue entry keeps the bits that the engine needs. It is written beat by beat; its first beat needs room.
+
+    Members
+    -------
+    lane, data, write, push, full
+        See `Dispatcher`.
+    run : In(1)
+        Nothing starts without it.
+    boot : In(1)
+        LOAD only: the fetch of the first chunk is due; it starts before anything in the queue.
+    program : In(32)
+        LOAD only: where that chunk is.
+    available, take, give : In(4), Out(4), Out(4)
+        Bit e: a token from engine e is there; it is taken; one is given to engine e.
+    engine : Out(EngineControl())
+    pending : Out(1)
+        An instruction is at the head.
+    executing : Out(1)
+        From the cycle after `start` to that of `done`.
+    illegal : Out(1)
+        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target, so that an
+        engine would never end it, or an index plane that the machine lacks.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig, engine: Engine):
+        self.kind = engine
+        self.beats = instruction_beats(config)
+        self.bus_bits = config.bus_bits
+        self.depth = config.queue_depth
+        self.width = instruction_bits(engine)
+        self.word_bits = config.word_bits
+        self.targets = targets(config)
+        self.index_planes = config.index_planes
+        super().__init__(
+            {
+                "lane": In(self.beats),
+                "data": In(self.bus_bits),
+                "write": In(1),
+                "push": In(1),
+                "full": Out(1),
+                "run": In(1),
+                **({"boot": In(1), "program": In(32)} if engine is Engine.LOAD else {}),
+                "available": In(len(Engine)),
+                "take": Out(len(Engine)),
+                "give": Out(len(Engine)),
+                "engine": Out(EngineControl()),
+                "pending": Out(1),
+                "executing": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        # Beats that hold no needed bit are dropped; an entry is whole beats, so that each can be written.
+        kept = min(self.beats, -(-self.width // self.bus_bits))
+        beat = min(self.bus_bits, self.width)
+        m.submodules.entries = entries = memory.Memory(shape=kept * beat, depth=self.depth, init=[])
+        write = entries.write_port(granularity=beat)
+        read = entries.read_port(domain="comb")
+
+        level = Signal(range(self.depth + 1))
+        waiting = Signal()  # level != 0; this and `full` are registers, for speed
+        pop = Signal()
+        m.d.comb += [
+            write.data.eq(Cat(self.data[:beat] for _ in range(kept))),
+            write.en.eq(Mux(self.write, self.lane[:kept], 0)),
+        ]
+        m.d.sync += level.eq(level + self.push - pop)
+        with m.If(self.push & ~pop):
+            m.d.sync += [waiting.eq(1), self.full.eq(level == self.depth - 1)]
+        with m.Elif(pop & ~self.push):
+            m.d.sync += [waiting.eq(level != 1), self.full.eq(0)]
+        if self.depth > 1:
+            tail, head = Signal(range(self.depth)), Signal(range(self.depth))
+            m.d.comb += [write.addr.eq(tail), read.addr.eq(head)]
+            m.d.sync += [tail.eq(tail + self.push), head.eq(head + pop)]
+
+        # What decides on the start of the head, from registers: its beats are in the queue a cycle before it can
+        # start, but for an instruction of one beat that enters an empty queue; and an instruction takes a cycle.
+        entry = read.data if self.beats > 1 else Mux(waiting, read.data, self.data[: kept * beat])
+        header = data.View(isa.HEADER, entry[: isa.HEADER.size])
+        wait, signal_next, illegal = Signal(len(Engine)), Signal(len(Engine)), Signal()
+        m.d.sync += [wait.eq(header.wait), signal_next.eq(header.signal), illegal.eq(self._illegal(entry))]
+
+        signal = Signal(len(Engine))
+        start = self.engine.start
+        startable = Signal()
+        m.d.comb += [
+            self.pending.eq(waiting),
+            startable.eq(waiting & ((wait & ~self.available) == 0)),
+            start.eq(self.run & ~self.executing & startable & ~illegal),
+            pop.eq(start),
+            self.engine.instruction.eq(self._cut(read.data[: self.width])),
+            self.take.eq(Mux(pop, wait, 0)),
+            self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
+        ]
+        m.d.sync += self.illegal.eq(self.run & ~self.executing & startable & illegal)
+        with m.If(start):
+            m.d.sync += [self.executing.eq(1), signal.eq(signal_next)]
+        with m.Elif(self.engine.done):
+            m.d.sync += self.executing.eq(0)
+
+        if self.kind is Engine.LOAD:
+            fetch = data.View(isa.LOAD, self.engine.instruction[: isa.LOAD.size])
+            m.d.comb += start.eq(self.run & ~self.executing & (self.boot | (startable & ~illegal)))
+            with m.If(self.boot):
+                m.d.comb += [
+                    self.pending.eq(1),
+                    pop.eq(0),
+                    self.engine.instruction.eq(0),
+                    fetch.opcode.eq(Opcode.LOAD),
+                    fetch.target.eq(isa.Target.INSTRUCTION),
+                    fetch.source.eq(self.program),
+                    fetch.words.eq(isa.CHUNK),
+                ]
+                m.d.sync += self.illegal.eq(0)
+                with m.If(start):
+                    m.d.sync += signal.eq(0)
+        return m
+
+    def _cut(self, instruction) -> Value:
+        """Without the bits of `words` that the machine does not count with."""
+        layout = {Engine.LOAD: isa.LOAD, Engine.STORE: isa.STORE}.get(self.kind)
+        if layout is None:
+            return instruction
+        field = layout["words"]
+        begin, end = field.offset + self.word_bits, field.offset + field.width
+        return Cat(instruction[:begin], Const(0, end - begin), instruction[end:])
+
+    def _illegal(self, instruction) -> Value:
+        if self.kind is Engine.LOAD:
+            load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
+            plane = (load.target != isa.Target.INDEX) | (load.last_plane < self.index_planes)
+            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any() | ~plane
+        if self.kind is Engine.STORE:
+            return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
+        return Const(0)

@@ -1,0 +1,252 @@
+"""The control registers on AXI4-Lite, with the counters and the watchdog. The map is in docs/isa.md."""
+
+import hashlib
+import json
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw.control.unit import Error
+from sateen.hw.memory.axi import AXI4Lite, Response
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Engine
+
+ID = 0x53415445  # "SATE"
+VERSION = 1
+
+
+class Register(enum.IntEnum):
+    """Byte addresses; those of engine e's counters are `BUSY + 16*e` and so on."""
+
+    ID = 0x00
+    VERSION = 0x04
+    CONFIG = 0x08
+    CTRL = 0x0C
+    STATUS = 0x10
+    INTERRUPT = 0x14
+    BASE_LOW = 0x18
+    BASE_HIGH = 0x1C
+    PROGRAM = 0x20
+    WATCHDOG = 0x24
+    CYCLES_LOW = 0x40
+    CYCLES_HIGH = 0x44
+    BUSY = 0x50
+    WAIT = 0x54
+    IDLE = 0x58
+    STALL = 0x5C
+    BEATS_READ = 0x90
+    BEATS_WRITTEN = 0x94
+
+
+BASE_ALIGN = 4096
+
+
+def config_word(config: AcceleratorConfig) -> int:
+    """The CONFIG register: the first 32 bits of the SHA-256 of the configuration as canonical JSON."""
+    text = json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class Registers(wiring.Component):
+    """AXI4-Lite registers: one read and one write at a time, a write answered one cycle after it is complete, a
+    read two.
+
+    Address and data of a write come in any order. A refused access changes nothing and is answered SLVERR.
+
+    Members
+    -------
+    bus : In(AXI4Lite(addr_bits=8))
+    interrupt : Out(1)
+        Level: enabled and pending.
+    base, program : Out(64), Out(32)
+        What the host set; constant while busy.
+    start, soft_reset, timeout, expired : Out(1)
+        See `Control`. `start` comes only while `ready`.
+    ready, busy, done, error, finish : In
+        See `Control`.
+    executing, pending, stall : In(4)
+        By engine, what to count in this cycle.
+    beats : In(2)
+        A beat is read, written.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "bus": In(AXI4Lite(addr_bits=8)),
+                "interrupt": Out(1),
+                "base": Out(64),
+                "program": Out(32),
+                "start": Out(1),
+                "soft_reset": Out(1),
+                "timeout": Out(1),
+                "expired": Out(1),
+                "ready": In(1),
+                "busy": In(1),
+                "done": In(1),
+                "error": In(Error),
+                "finish": In(1),
+                "executing": In(len(Engine)),
+                "pending": In(len(Engine)),
+                "stall": In(len(Engine)),
+                "beats": In(2),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        interrupt_enable, interrupt_pending = Signal(), Signal()
+        # Bits that no address has cannot be set.
+        width = self.config.bus_address_bits
+        base_low, base_high = Signal(min(32, width)), Signal(max(0, width - 32))
+        program = Signal(self.config.memory_bits)
+        watchdog = Signal(32 if self.config.counters else 0)
+        m.d.comb += [
+            self.interrupt.eq(interrupt_enable & interrupt_pending),
+            self.base.eq(Cat(base_low, base_high)),
+            self.program.eq(program),
+        ]
+        cycles, counters = self._counters(m)
+        if self.config.counters:
+            self._watch(m, watchdog)
+
+        status = Cat(self.busy, self.done, self.ready, C(0, 5), self.error)
+        kept = Signal(32)  # high word of CYCLES when the low one was read
+        self._read(
+            m,
+            kept,
+            cycles,
+            counters
+            | {
+                Register.ID: C(ID, 32),
+                Register.VERSION: C(VERSION, 32),
+                Register.CONFIG: C(config_word(self.config), 32),
+                Register.STATUS: status,
+                Register.INTERRUPT: Cat(interrupt_enable, interrupt_pending),
+                Register.BASE_LOW: base_low,
+                Register.BASE_HIGH: base_high,
+                Register.PROGRAM: self.program,
+                Register.WATCHDOG: watchdog,
+                Register.CYCLES_LOW: cycles[:32],
+                Register.CYCLES_HIGH: kept,
+            },
+        )
+
+        # Registers, as they reset all engines. No write can come in between: the next takes two cycles.
+        m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
+
+        def ctrl(bits):
+            m.d.sync += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
+
+        def interrupt(bits, mask):
+            with m.If(mask[0]):
+                m.d.sync += interrupt_enable.eq(bits[0])
+            with m.If(bits[1]):
+                m.d.sync += interrupt_pending.eq(0)
+
+        def store(target):
+            return lambda bits, mask: m.d.sync.__iadd__(target.eq((target & ~mask) | bits))
+
+        def aligned(bits, unit):
+            return self.ready & ~bits[: (unit - 1).bit_length()].any()
+
+        self._write(
+            m,
+            {  # register: (allowed, what it does), both given the bits written, zero where not strobed
+                Register.CTRL: (lambda b: ~b[0] | (self.ready & ~b[1]), lambda b, mask: ctrl(b)),
+                Register.INTERRUPT: (lambda b: C(1), interrupt),
+                Register.BASE_LOW: (lambda b: aligned(b, BASE_ALIGN), store(base_low)),
+                Register.BASE_HIGH: (lambda b: self.ready, store(base_high)),
+                Register.PROGRAM: (lambda b: aligned(b, self.config.beat_bytes), store(program)),
+                Register.WATCHDOG: (lambda b: self.ready, store(watchdog)),
+            },
+        )
+        # Last, so that an interrupt in the cycle in which the previous one is cleared is not lost.
+        with m.If(self.finish):
+            m.d.sync += interrupt_pending.eq(1)
+        return m
+
+    def _counters(self, m: Module) -> tuple[Signal, dict[int, Signal]]:
+        """CYCLES and {address: counter}; all start at 0 and count while busy.
+
+        What happens in a cycle is counted in the next, and `_read` looks a cycle after it was asked.
+        """
+        cycles = Signal(64 if self.config.counters else 32)
+        events = {}
+        for e in Engine:
+            executing, pending = self.executing[e], self.pending[e]
+            events |= {
+                Register.BUSY + 16 * e: executing,
+                Register.WAIT + 16 * e: pending & ~executing,
+                Register.IDLE + 16 * e: ~pending & ~executing,
+                Register.STALL + 16 * e: self.stall[e],
+            }
+        events |= {Register.BEATS_READ: self.beats[0], Register.BEATS_WRITTEN: self.beats[1]}
+        absent = {}
+        if not self.config.counters:
+            absent, events = {address: C(0, 32) for address in events}, {}
+        counters = {address: Signal(32, name=f"counter_{address:02x}") for address in events}
+        counting = Signal()
+        happened = {address: Signal(name=f"happened_{address:02x}") for address in events}
+        m.d.sync += counting.eq(self.busy)
+        m.d.sync += [happened[address].eq(self.busy & event) for address, event in events.items()]
+        with m.If(self.start):
+            m.d.sync += [cycles.eq(0), *(c.eq(0) for c in counters.values())]
+        with m.Else():
+            m.d.sync += cycles.eq(cycles + counting)
+            m.d.sync += [c.eq(c + happened[address]) for address, c in counters.items()]
+        return cycles, counters | absent
+
+    def _watch(self, m: Module, watchdog: Signal) -> None:
+        """A run that started in s has `timeout` in s + 1 + WATCHDOG, `expired` WATCHDOG cycles later."""
+        left = Signal(32)  # cycles of the period, this one included; 0: it does not run
+        late = Signal()  # the first period is over
+        end = Signal()
+        m.d.comb += end.eq(self.busy & (left == 1))
+        m.d.sync += [self.timeout.eq(end & ~late), self.expired.eq(end & late)]
+        with m.If(self.start):
+            m.d.sync += [left.eq(watchdog), late.eq(0)]
+        with m.Elif(end):
+            m.d.sync += [left.eq(Mux(late, 0, watchdog)), late.eq(1)]
+        with m.Elif(self.busy & left.any()):
+            m.d.sync += left.eq(left - 1)
+
+    def _read(self, m: Module, kept: Signal, cycles: Signal, values: dict) -> None:
+        bus = self.bus
+        address, asked = Signal(6), Signal()
+        m.d.comb += bus.arready.eq(~asked & ~bus.rvalid)
+        with m.If(bus.rvalid & bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        m.d.sync += [asked.eq(bus.arvalid & bus.arready), address.eq(bus.araddr[2:])]
+        with m.If(asked):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
+            with m.Switch(address):
+                for address, value in values.items():
+                    with m.Case(address >> 2):
+                        m.d.sync += [bus.rdata.eq(value), bus.rresp.eq(Response.OKAY)]
+                        if address == Register.CYCLES_LOW:
+                            m.d.sync += kept.eq(cycles[32:])
+
+    def _write(self, m: Module, actions: dict) -> None:
+        bus = self.bus
+        address, word, strobe = Signal(6), Signal(32), Signal(4)
+        has_address, has_word = Signal(), Signal()
+        m.d.comb += [bus.awready.eq(~has_address), bus.wready.eq(~has_word)]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr[2:])]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [has_word.eq(1), word.eq(bus.wdata), strobe.eq(bus.wstrb)]
+
+        with m.If(bus.bvalid & bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        mask = Cat(bit.replicate(8) for bit in strobe)
+        bits = word & mask
+        with m.If(has_address & has_word & (~bus.bvalid | bus.bready)):
+            m.d.sync += [has_address.eq(0), has_word.eq(0), bus.bvalid.eq(1), bus.bresp.eq(Response.SLVERR)]
+            with m.Switch(address):
+                for register, (allowed, act) in actions.items():
+                    with m.Case(register >> 2), m.If(allowed(bits)):
+                        m.d.sync += bus.bresp.eq(Response.OKAY)
+                        act(bits, mask)

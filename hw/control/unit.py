@@ -1,0 +1,243 @@
+"""Control: what the dispatcher, the sequencers and the tokens make a program run, and how a run ends.
+
+The cycle in which each thing happens is fixed by docs/isa.md, "Tokens and time"; the cycle model computes the
+same recurrences.
+"""
+
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, unsigned
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw.control.dispatch import Dispatcher, EngineControl, Sequencer
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Engine
+
+
+class Error(enum.IntEnum, shape=unsigned(8)):
+    """Why a run ended; what STATUS shows."""
+
+    NONE = 0
+    ILLEGAL_INSTRUCTION = 1
+    READ_ERROR = 2
+    WRITE_ERROR = 3
+    BANK_CONFLICT = 4
+    TOKEN_OVERFLOW = 5
+    TIMEOUT = 6
+
+
+class Tokens(wiring.Component):
+    """A counter for each ordered pair of engines.
+
+    Parameters
+    ----------
+    bits : int
+        Of a counter; one more token than it holds ends the run with TOKEN_OVERFLOW.
+    pairs : int
+        Those that have a counter, as in `give`; the others never have a token.
+
+    Members
+    -------
+    give : In(16), bit 4*g + t
+        Engine g gives one to engine t.
+    take : In(16), bit 4*t + g
+        Engine t takes one that engine g gave.
+    available : Out(16), bit 4*t + g
+        Engine t has one from engine g.
+    overflow : Out(1)
+        In the cycle before, a counter was full and given one more.
+    """
+
+    def __init__(self, *, bits: int, pairs: int):
+        self.bits = bits
+        self.pairs = pairs
+        n = len(Engine) ** 2
+        super().__init__({"give": In(n), "take": In(n), "available": Out(n), "overflow": Out(1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        n = len(Engine)
+        overflows = []
+        for taker in Engine:
+            for giver in Engine:
+                if not self.pairs >> (n * giver + taker) & 1:
+                    continue
+                count = Signal(self.bits, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
+                give, take = self.give[n * giver + taker], self.take[n * taker + giver]
+                available = self.available[n * taker + giver]  # count != 0, as a register
+                with m.If(give & ~take):
+                    m.d.sync += [count.eq(count + 1), available.eq(1)]
+                with m.Elif(take & ~give):
+                    m.d.sync += [count.eq(count - 1), available.eq(count != 1)]
+                overflows.append(give & ~take & count.all())
+        m.d.sync += self.overflow.eq(Cat(overflows).any())
+        return m
+
+
+class Control(wiring.Component):
+    """The run: from `start`, through instructions and their tokens, to END or an error.
+
+    After an error no instruction starts; the run ends when the load and the store engine, and so all bursts,
+    have completed. If memory does not answer even then, a second watchdog period (`expired`) ends the run,
+    and `ready` stays low until it does answer.
+
+    Members
+    -------
+    start, soft_reset : In(1)
+        One-cycle strobes. `start` is ignored unless `ready`.
+    program : In(32)
+        Address of the first chunk, in bytes from the base.
+    timeout, expired : In(1)
+        The watchdog's first and second period are over.
+    read_error, write_error, bank_conflict : In(1)
+    i_valid, i_data
+        See `Dispatcher`.
+    load, matrix, vector, store : Out(EngineControl())
+    clear : Out(1)
+        Resets the engines: a run starts in the next cycle, or was abandoned.
+    finish : Out(1)
+        One-cycle strobe in the cycle of `done`.
+    ready, busy, done : Out(1)
+    error : Out(Error)
+        The first error, until the next run.
+    executing, pending : Out(4)
+        By engine: executing (the cycle of `start` included); with an instruction that does not start.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "soft_reset": In(1),
+                "program": In(32),
+                "timeout": In(1),
+                "expired": In(1),
+                "read_error": In(1),
+                "write_error": In(1),
+                "bank_conflict": In(1),
+                "i_valid": In(1),
+                "i_data": In(config.bus_bits),
+                **{e.name.lower(): Out(EngineControl()) for e in Engine},
+                "clear": Out(1),
+                "finish": Out(1),
+                "ready": Out(1),
+                "busy": Out(1),
+                "done": Out(1),
+                "error": Out(Error),
+                "executing": Out(len(Engine)),
+                "pending": Out(len(Engine)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        n = len(Engine)
+        dispatcher, tokens = (
+            Dispatcher(config=self.config),
+            Tokens(bits=self.config.token_bits, pairs=self.config.token_pairs),
+        )
+        sequencers = [Sequencer(config=self.config, engine=e) for e in Engine]
+        m.submodules.dispatcher = ResetInserter(self.clear)(dispatcher)
+        m.submodules.tokens = ResetInserter(self.clear)(tokens)
+        run = Signal()  # the state is RUN; a register of its own, as every start depends on it
+        m.d.comb += [
+            dispatcher.i_valid.eq(self.i_valid),
+            dispatcher.i_data.eq(self.i_data),
+            dispatcher.run.eq(run),
+            dispatcher.full.eq(Cat(s.full for s in sequencers)),
+            tokens.give.eq(Cat(s.give for s in sequencers)),
+            tokens.take.eq(Cat(s.take for s in sequencers)),
+        ]
+        for e, s in zip(Engine, sequencers, strict=True):
+            name = e.name.lower()
+            m.submodules[f"{name}_sequencer"] = ResetInserter(self.clear)(s)
+            wiring.connect(m, s.engine, wiring.flipped(getattr(self, name)))
+            m.d.comb += [
+                s.lane.eq(dispatcher.lane),
+                s.data.eq(dispatcher.data),
+                s.write.eq(dispatcher.write[e]),
+                s.push.eq(dispatcher.push[e]),
+                s.run.eq(run),
+                s.available.eq(tokens.available.word_select(e, n)),
+                self.executing[e].eq(s.executing | s.engine.start),
+                self.pending[e].eq(s.pending & ~s.executing & ~s.engine.start),
+            ]
+
+        boot = Signal()
+        load = sequencers[Engine.LOAD]
+        m.d.comb += [load.boot.eq(boot), load.program.eq(self.program)]
+        with m.If(load.engine.start):
+            m.d.sync += boot.eq(0)
+
+        idle = Signal()  # no instruction anywhere but at the dispatcher's head
+        bus_idle = Signal()
+        m.d.comb += [
+            idle.eq(~Cat((s.pending, s.executing) for s in sequencers).any()),
+            bus_idle.eq(~(load.executing | sequencers[Engine.STORE].executing)),
+        ]
+        self._run(m, run, boot, dispatcher.end & idle, bus_idle, self._errors(dispatcher, sequencers, tokens))
+        return m
+
+    def _errors(self, dispatcher: Dispatcher, sequencers: list[Sequencer], tokens: Tokens):
+        """(code, condition), most telling first: a wrong instruction may follow from an error of the bus."""
+        illegal = dispatcher.illegal | Cat(s.illegal for s in sequencers).any()
+        return (
+            (Error.READ_ERROR, self.read_error),
+            (Error.WRITE_ERROR, self.write_error),
+            (Error.BANK_CONFLICT, self.bank_conflict),
+            (Error.TOKEN_OVERFLOW, tokens.overflow),
+            (Error.ILLEGAL_INSTRUCTION, illegal),
+            (Error.TIMEOUT, self.timeout),
+        )
+
+    def _run(self, m: Module, run: Signal, boot: Signal, ended, bus_idle: Signal, errors) -> None:
+        def finish(next_state: str) -> None:
+            m.d.comb += self.finish.eq(1)
+            m.d.sync += [self.done.eq(1), run.eq(0)]
+            m.next = next_state
+
+        def clear() -> None:
+            m.d.comb += self.clear.eq(1)
+            m.d.sync += [self.done.eq(0), self.error.eq(Error.NONE), boot.eq(0)]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.ready.eq(1)
+                with m.If(self.soft_reset):
+                    clear()
+                with m.Elif(self.start):
+                    clear()
+                    m.d.sync += [boot.eq(1), run.eq(1)]
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += self.busy.eq(1)
+                with m.If(self.soft_reset):
+                    m.d.sync += run.eq(0)
+                    m.next = "ABANDON"
+                with m.Elif(Cat(condition for _, condition in errors).any()):
+                    for code, condition in reversed(errors):
+                        with m.If(condition):
+                            m.d.sync += self.error.eq(code)
+                    m.d.sync += run.eq(0)
+                    m.next = "HALT"
+                with m.Elif(ended):
+                    finish("IDLE")
+            with m.State("HALT"):  # after an error
+                m.d.comb += self.busy.eq(1)
+                with m.If(self.soft_reset):
+                    m.next = "ABANDON"
+                with m.Elif(bus_idle):
+                    finish("IDLE")
+                with m.Elif(self.expired):
+                    finish("STUCK")
+            with m.State("STUCK"):  # ended, but memory owes a response
+                with m.If(self.soft_reset):
+                    clear()
+                    m.next = "IDLE"
+                with m.Elif(bus_idle):
+                    m.next = "IDLE"
+            with m.State("ABANDON"):  # after a soft reset
+                m.d.comb += self.busy.eq(1)
+                with m.If(bus_idle | self.soft_reset):
+                    clear()
+                    m.next = "IDLE"

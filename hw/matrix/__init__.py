@@ -1,0 +1,1 @@
+"""The matrix unit: the array, its elements and accumulators, and the order in which they work."""

@@ -1,0 +1,111 @@
+"""The accumulators: two banks of `acc_depth` words of `cols` sums, one filled while the other is drained.
+
+The matrix side reads, keeps, adds and writes a word each cycle in a pipeline of four; the same word may come again
+after `min_interval` cycles. The other side is a read port. Both may be busy in every cycle, each in its bank.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw.memory.buffers import memory_of
+from sateen.hw.ports import ReadPort
+from sateen.machine.config import AcceleratorConfig
+
+BANKS = 2
+
+
+class Accumulator(wiring.Component):
+    """Both banks.
+
+    Members
+    -------
+    i_valid : In(1)
+        A word of sums comes in two cycles, for address `i_addr`.
+    i_addr : In(addr_bits)
+        Counts through both banks, the bank on top.
+    i_add : In(1)
+        Belongs to `i_valid`: add to the word; overwrite it otherwise.
+    i_psum : In
+        `cols` sums, two cycles after `i_valid`.
+    read : In(ReadPort)
+        Latency `read_latency`.
+    conflict : Out(1)
+        Both sides want to read one bank; `read` then gets a wrong word. Programs never do this.
+    """
+
+    latency = 4
+    """Cycles from `i_valid` to the first in which a read of the word, by either side, gives the sum."""
+    min_interval = 4
+    """Cycles from one `i_valid` to the next for the same address."""
+    initiation_interval = 1
+    read_latency = 1
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        self.addr_bits = config.acc_address_bits
+        self.word = data.ArrayLayout(signed(config.acc_bits), config.cols)
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_addr": In(self.addr_bits),
+                "i_add": In(1),
+                "i_psum": In(self.word),
+                "read": In(ReadPort(self.addr_bits, config.cols * config.acc_bits)),
+                "conflict": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = self.config.acc_depth
+        offset_bits = self.addr_bits - 1
+        bank, read_bank = self.i_addr[-1], self.read.addr[-1]
+        fetch = self.i_valid & self.i_add
+        m.d.comb += self.conflict.eq(self.read.en & fetch & (bank == read_bank))
+
+        # stage 1, keeping: the old word comes out of its bank, too late in the cycle to be added to at once;
+        # stage 2, adding: the sums are here, too; stage 3, writing: the new word is
+        keeping, adding, writing = Signal(), Signal(), Signal()
+        add = Signal()
+        keep_addr, add_addr, write_addr = (
+            Signal(self.addr_bits, name=name, reset_less=True)
+            for name in ("keep_addr", "add_addr", "write_addr")
+        )
+        old = Signal(self.word, reset_less=True)
+        sums = Signal(self.word, reset_less=True)
+        answering = Signal()  # bank of `read` in the cycle before
+        m.d.sync += [keeping.eq(self.i_valid), adding.eq(keeping), writing.eq(adding)]
+        with m.If(self.i_valid):
+            m.d.sync += [add.eq(self.i_add), keep_addr.eq(self.i_addr)]
+        with m.If(self.read.en):
+            m.d.sync += answering.eq(read_bank)
+
+        words = []
+        for k in range(BANKS):
+            memory = memory_of(shape=unsigned(self.word.size), depth=depth)
+            m.submodules[f"bank_{k}"] = memory
+            read, write = memory.read_port(), memory.write_port()
+            mine = fetch & (bank == k)
+            m.d.comb += [
+                read.en.eq(mine | (self.read.en & (read_bank == k))),
+                read.addr.eq(Mux(mine, self.i_addr[:offset_bits], self.read.addr[:offset_bits])),
+                write.en.eq(writing & (write_addr[-1] == k)),
+                write.addr.eq(write_addr[:offset_bits]),
+                write.data.eq(Value.cast(sums)),
+            ]
+            words.append(read.data)
+        m.d.comb += self.read.data.eq(Mux(answering, words[1], words[0]))
+
+        with m.If(keeping):
+            m.d.sync += [
+                add_addr.eq(keep_addr),
+                Value.cast(old).eq(Mux(add, Mux(keep_addr[-1], words[1], words[0]), 0)),
+            ]
+        with m.If(adding):
+            m.d.sync += write_addr.eq(add_addr)
+            # the sum fits acc_bits by the configuration's choice of acc_bits
+            m.d.sync += Value.cast(sums).eq(
+                Cat((old[c] + self.i_psum[c])[: self.config.acc_bits] for c in range(self.config.cols))
+            )
+        return m

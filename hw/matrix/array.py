@@ -1,0 +1,291 @@
+"""The systolic array: rows × cols processing elements.
+
+Weight-stationary: activations are broadcast along a row and enter row r r cycles late; partial sums move down the
+columns, a row a cycle, so all columns of an activation word leave together. A tile's weights enter in the same
+wave, one row a cycle, each row just ahead of its first activation: the old weights are in use up to the cycle in
+which the new ones are taken. So loading hides behind the wave itself, without a second set of registers in the
+elements, and passes may follow one another every `rows` cycles (see docs/adr/0010-weight-wave.md).
+
+Output-stationary, where the configuration has it: each row has a pixel of its own, all rows meet the same weights
+in the same cycle, an element adds to its own sum, and complete sums move down the columns
+(docs/adr/0013-two-dataflows.md).
+
+Codes are decoded once, at the edge.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw.decode import decode, operand_shape
+from sateen.hw.matrix.pe import PE, pe_latency
+from sateen.machine.config import AcceleratorConfig
+
+
+class SystolicArray(wiring.Component):
+    """The array of a configuration.
+
+    Members
+    -------
+    i_valid : In(1)
+        `i_activation` is a word: its partial sums come `latency` cycles later.
+    i_activation : In(act_word_bits)
+        One group of codes for each row.
+    i_load : In(1)
+        `i_weight` is row 0 of a tile, and those of the next rows-1 cycles are the others, in order. The
+        tile meets the activation words from the next cycle on. At most every `rows` cycles.
+    i_weight : In(weight_word_bits)
+        See docs/isa.md for the layout.
+    i_index : In(index_row_bits)
+        The planes of its indices. Only if `config.indexed`.
+    i_index_bits, i_index_shift : In(range(index_planes + 1))
+        With `i_weight`: lane l takes element (i_pass*lanes + l) << i_index_shift, with the low i_index_bits bits
+        from `i_index`. Only if `config.indexed`.
+    i_pass : In(range(dense_passes))
+        With `i_weight`. Only if there is more than one pass.
+    o_psum : Out
+        `cols` sums of acc_bits, kept until the next.
+
+    Only if `config.output_stationary`:
+
+    i_stationary : In(1)
+        The dataflow; constant while words, steps or sums are under way. If 1, `i_load` is 0, and `i_valid` marks a
+        pixel's word, those of row 0, 1, … in consecutive cycles.
+    i_capture : In(1)
+        With the last row's word: steps from this cycle on are on these words, beginning with group 0.
+    i_step : In(1)
+        `i_weight` meets the current group of every row.
+    i_next : In(1)
+        Belongs to `i_step`: the next step is on the next group.
+    i_first, i_last : In(1)
+        Belong to `i_step`: it begins new sums; it completes them. Those of the last row come on `o_psum`
+        `step_latency` cycles later, those of the row above in the next cycle, and so on: the next `i_first`
+        must be `rows` cycles later at least.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        members = {
+            "i_valid": In(1),
+            "i_activation": In(config.act_word_bits),
+            "i_load": In(1),
+            "i_weight": In(config.weight_word_bits),
+            "o_psum": Out(data.ArrayLayout(signed(config.acc_bits), config.cols)),
+        }
+        if config.dense_passes > 1:
+            members["i_pass"] = In(range(config.dense_passes))
+        if config.indexed:
+            bits = In(range(config.index_planes + 1))
+            members |= {"i_index": In(config.index_row_bits), "i_index_bits": bits, "i_index_shift": bits}
+        if config.output_stationary:
+            names = ("i_stationary", "i_capture", "i_step", "i_next", "i_first", "i_last")
+            members |= {name: In(1) for name in names}
+        super().__init__(members)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from `i_activation` to `o_psum`: decoding, a row a cycle, and the PE's stages before its sum."""
+        return array_latency(self.config)
+
+    @property
+    def step_latency(self) -> int:
+        """Cycles from a step's weights to the last row's sums: the edge's register, the element's, and its stages."""
+        return 1 + 1 + pe_latency(self.config.lanes)
+
+    @property
+    def initiation_interval(self) -> int:
+        return 1
+
+    def elaborate(self, platform):
+        m = Module()
+        rows, cols, lanes = self.config.rows, self.config.cols, self.config.lanes
+        valid, load = self._waves(m)
+        switch = {}
+        if self.config.output_stationary:
+            switch, stepping = self._switch(m)
+            # all rows step at once
+            enter = [Mux(self.i_stationary, stepping, valid[r]) for r in range(rows)]
+            take = [Mux(self.i_stationary, stepping, load[r + 1]) for r in range(rows)]
+            accumulate = [self.i_stationary | valid[r + pe_latency(lanes)] for r in range(rows)]
+        else:
+            enter = [valid[r] for r in range(rows)]
+            take = [load[r + 1] for r in range(rows)]
+            accumulate = [valid[r + pe_latency(lanes)] for r in range(rows)]
+        weights = self._weights(m, load)
+        groups = self._groups(m, valid)
+        psums = [Const(0, signed(self.config.acc_bits))] * cols
+        for row in range(rows):
+            activations = self._operands(m, row, groups[row], enter[row])
+            for col in range(cols):
+                m.submodules[f"pe_{row}_{col}"] = pe = self._pe()
+                m.d.comb += [
+                    Value.cast(pe.activations).eq(activations),
+                    Value.cast(pe.weights).eq(weights[col]),
+                    pe.load.eq(take[row]),
+                    pe.accumulate.eq(accumulate[row]),
+                    pe.psum_in.eq(psums[col]),
+                    *(getattr(pe, name).eq(value) for name, value in switch.items()),
+                ]
+                psums[col] = pe.psum
+        m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
+        return m
+
+    def _pe(self) -> PE:
+        c = self.config
+        return PE(
+            lanes=c.lanes,
+            group=c.group,
+            activation=c.activation,
+            weight=c.weight,
+            multiplier=c.multiplier,
+            acc_bits=c.acc_bits,
+            output_stationary=c.output_stationary,
+        )
+
+    def _waves(self, m: Module) -> tuple[Value, Value]:
+        """`i_valid` and `i_load` by age: bit k is k cycles old."""
+        waves = []
+        for name, source, length in (
+            ("valid", self.i_valid, self.config.rows + pe_latency(self.config.lanes) - 1),
+            ("load", self.i_load, self.config.rows),
+        ):
+            wave = Signal(length, name=name)
+            m.d.sync += wave.eq(Cat(source, wave))
+            waves.append(Cat(source, wave))
+        return waves[0], waves[1]
+
+    def _switch(self, m: Module) -> tuple[dict[str, Value], Signal]:
+        """What tells an element where its sum goes on, and a step in the cycle after `i_step`."""
+        rows = self.config.rows
+        ages = 1 + pe_latency(self.config.lanes)  # to the accumulation
+        step = Signal(2)  # by age, from 1 on
+        first = Signal(ages)
+        last = Signal(ages)
+        m.d.sync += [
+            step.eq(Cat(self.i_step, step)),
+            first.eq(Cat(self.i_first & self.i_step, first)),
+            last.eq(Cat(self.i_last & self.i_step, last)),
+        ]
+        moving = Signal(range(max(rows, 2)))  # steps that complete sums still have to go down
+        with m.If(last[-1]):
+            m.d.sync += moving.eq(rows - 1)
+        with m.Elif(moving.any()):
+            m.d.sync += moving.eq(moving - 1)
+        own = Signal()
+        m.d.sync += own.eq(self.i_stationary & ~Mux(last[-1], rows > 1, moving > 1))
+        switch = {
+            "discard": self.i_stationary & ~step[1],
+            "own": own,
+            "fresh": first[-1],
+        }
+        return switch, step[0]
+
+    def _weights(self, m: Module, load: Value) -> list[Value]:
+        """The decoded weight row, one value per column, in the cycle after `i_weight`."""
+        c = self.config
+        coming = load[: c.rows].any()
+        if c.output_stationary:
+            coming = coming | self.i_step
+        counted = [self._counted(m, lane) for lane in range(c.lanes)]
+        columns = []
+        for col in range(c.cols):
+            lanes = []
+            for lane in range(c.lanes):
+                # decoded behind the register: before it lies the weights' memory, slow on its own
+                code = Signal(c.weight.bits, name=f"weight_{col}_{lane}", reset_less=True)
+                index = Signal(c.index_bits, name=f"index_{col}_{lane}", reset_less=True)
+                with m.If(coming):
+                    m.d.sync += [
+                        code.eq(self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)),
+                        index.eq(self._index(col, lane, counted[lane])),
+                    ]
+                operand = Signal(operand_shape(c.weight, c.multiplier), name=f"operand_{col}_{lane}")
+                m.d.comb += Value.cast(operand).eq(decode(c.weight, c.multiplier, code))
+                lanes += [operand, index]
+            columns.append(Cat(lanes))
+        return columns
+
+    def _counted(self, m: Module, lane: int) -> Value:
+        """Which element of the group the lane multiplies, but for the bits that are stored."""
+        c = self.config
+        if not c.index_bits:
+            return Const(0, 0)
+        number = Cat(Const(lane, c.index_bits - len(self.i_pass)), self.i_pass)  # lanes is a power of two
+        if not c.indexed:
+            return number
+        counted = Signal(c.index_bits, name=f"counted_{lane}")
+        m.d.comb += counted.eq(number << self.i_index_shift)  # modulo the group
+        return counted
+
+    def _index(self, col: int, lane: int, counted: Value) -> Value:
+        """The same, of a column."""
+        c = self.config
+        stored = [self.i_index[(b * c.cols + col) * c.lanes + lane] for b in range(c.index_planes)]
+        low = [Mux(self.i_index_bits > b, bit, counted[b]) for b, bit in enumerate(stored)]
+        return Cat(low, counted[c.index_planes :])
+
+    def _groups(self, m: Module, valid: Value) -> list[Value]:
+        """Each row's group of codes: r cycles late in row r, or of the row's own pixel."""
+        c = self.config
+        width = c.group * c.activation.bits
+        if not c.output_stationary:
+            groups = []
+            for row in range(c.rows):
+                codes = self.i_activation.word_select(row, width)
+                for age in range(row):
+                    late = Signal(width, name=f"codes_{row}_{age}", reset_less=True)
+                    with m.If(valid[age]):
+                        m.d.sync += late.eq(codes)
+                    codes = late
+                groups.append(codes)
+            return groups
+
+        # Words for all rows but the last wait until its comes, the first one deepest.
+        staged = []
+        word = self.i_activation
+        for k in range(c.rows - 1):
+            stage = Signal(c.act_word_bits, name=f"staged_{k}", reset_less=True)
+            with m.If(self.i_valid):
+                m.d.sync += stage.eq(word)
+            staged.append(stage)
+            word = stage
+        words = [*reversed(staged), self.i_activation]
+        advance = Signal()  # the step of the cycle before was the last on its group
+        m.d.sync += advance.eq(self.i_step & self.i_next)
+        return [self._row(m, row, words[row], advance) for row in range(c.rows)]
+
+    def _row(self, m: Module, row: int, word: Value, advance: Signal) -> Value:
+        """One shift register of groups for both: it holds the row's pixel, or delays the row by its number."""
+        c = self.config
+        width = c.group * c.activation.bits
+        mine = self.i_activation.word_select(row, width)
+        held = [Signal(width, name=f"held_{row}_{k}", reset_less=True) for k in range(c.rows)]
+        with m.If(self.i_stationary & self.i_capture):
+            m.d.sync += Cat(held).eq(word)
+        with m.Elif(self.i_stationary & advance):
+            m.d.sync += Cat(held[:-1]).eq(Cat(held[1:]))
+        if row == 0:
+            return Mux(self.i_stationary, held[0], mine)
+        with m.Elif(~self.i_stationary):
+            m.d.sync += Cat(held[:row]).eq(Cat(*held[1:row], mine))
+        return held[0]
+
+    def _operands(self, m: Module, row: int, codes: Value, enter: Value) -> Value:
+        """The row's group, decoded."""
+        c = self.config
+        operands = []
+        for k in range(c.group):
+            operand = Signal(
+                operand_shape(c.activation, c.multiplier), name=f"activation_{row}_{k}", reset_less=True
+            )
+            with m.If(enter):
+                m.d.sync += Value.cast(operand).eq(
+                    decode(c.activation, c.multiplier, codes.word_select(k, c.activation.bits))
+                )
+            operands.append(operand)
+        return Cat(operands)
+
+
+def array_latency(config: AcceleratorConfig) -> int:
+    """Cycles from an activation word to its partial sums."""
+    return 1 + config.rows - 1 + pe_latency(config.lanes)

@@ -1,0 +1,235 @@
+"""The load engine: memory to the on-chip buffers, in bursts (see docs/isa.md, LOAD and "Memory timing")."""
+
+import math
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw import isa
+from sateen.hw.memory.axi import ADDRESS_BITS, AXI4Read, Burst
+from sateen.hw.memory.buffers import index_write_port
+from sateen.hw.memory.gearbox import below, times
+from sateen.hw.memory.requests import BurstRequests, log2
+from sateen.hw.ports import WritePort
+from sateen.machine.config import AcceleratorConfig
+
+ADDRESS_LATENCY = 2
+"""Cycles from `start` to the first address on the bus."""
+WRITE_LATENCY = 1
+"""Cycles from a beat to the (first) write that it completes; further words of a beat follow one a cycle."""
+
+
+def word_bytes(target: isa.Target, config: AcceleratorConfig) -> int:
+    """Bytes that a word of `target` takes in memory."""
+    return {
+        isa.Target.ACTIVATION: config.act_word_bytes,
+        isa.Target.WEIGHT: config.weight_word_bytes,
+        isa.Target.PARAMETER: config.parameter_word_bytes,
+        isa.Target.TABLE: 1,
+        isa.Target.INSTRUCTION: isa.INSTRUCTION_BYTES,
+        isa.Target.INDEX: config.index_word_bytes,
+    }[target]
+
+
+def targets(config: AcceleratorConfig) -> list[isa.Target]:
+    """Those that the machine has."""
+    absent = {isa.Target.TABLE: not config.table, isa.Target.INDEX: not config.indexed}
+    return [t for t in isa.Target if not absent.get(t)]
+
+
+class LoadEngine(wiring.Component):
+    """Copies consecutive words from memory, where they lie one after the other, to a buffer.
+
+    A word is gathered from beats, or several come from one, or it begins in one and ends in the next. `done`
+    comes with the last write, so that a read in the next cycle sees it. RREADY is low only while a beat has
+    more words to give. A read error is reported and the instruction still takes all its beats.
+
+    Members
+    -------
+    start, instruction, done :
+        Engine protocol; `instruction` is a `isa.LOAD` and valid with `start`.
+    base : In(64)
+        Address that `source` counts from, a multiple of 4096; stable while the engine runs.
+    axi : Out(AXI4Read)
+    activation, weight, parameter, table, index : Out(WritePort)
+        The buffers. A parameter word is `vector_lanes` × `parameter_bits`, without the gaps it has in memory.
+        `table` exists if `config.table`, `index`, with a slice for each plane, if `config.indexed`.
+    instruction_valid, instruction_data : Out(1), Out(bus_bits)
+        A beat of an INSTRUCTION load; always accepted.
+    error : Out(1)
+        Strobe: a beat came with RRESP other than OKAY.
+    stall, beat : Out(1)
+        Per cycle: waiting for memory; a beat was transferred.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.config = config
+        members = {
+            "start": In(1),
+            "instruction": In(unsigned(isa.INSTRUCTION_BITS)),
+            "done": Out(1),
+            "base": In(ADDRESS_BITS),
+            "axi": Out(AXI4Read(config.bus_bits)),
+            "activation": Out(WritePort(log2(config.act_depth), config.act_word_bits)),
+            "weight": Out(WritePort(log2(config.weight_depth), config.weight_word_bits)),
+            "parameter": Out(
+                WritePort(log2(config.parameter_depth), config.vector_lanes * config.parameter_bits)
+            ),
+            "instruction_valid": Out(1),
+            "instruction_data": Out(config.bus_bits),
+            "error": Out(1),
+            "stall": Out(1),
+            "beat": Out(1),
+        }
+        if config.table:
+            members["table"] = Out(WritePort(config.activation.bits, 8))
+        if config.indexed:
+            members["index"] = Out(index_write_port(config))
+        super().__init__(members)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, axi = self.config, self.axi
+        load = data.View(isa.LOAD, self.instruction[: isa.LOAD.size])
+        size = {t: word_bytes(t, config) for t in targets(config)}
+        instruction_beats = size[isa.Target.INSTRUCTION] // config.beat_bytes
+        size[isa.Target.INSTRUCTION] = config.beat_bytes  # passed on beat by beat
+        unit = {t: math.gcd(n, config.beat_bytes) for t, n in size.items()}  # bytes
+        grain = min(unit.values())  # bytes: what the level of the stream counts
+
+        target = Signal(isa.Target)
+        address = Signal(24)
+        writes_left = Signal(24 + log2(instruction_beats))  # minus 1; in the cycle after `start`, the words
+        begun = Signal()  # it is the cycle after `start`
+
+        # -- addresses --------------------------------------------------------------------------------
+        m.submodules.requests = requests = BurstRequests(config=config)
+        beat, last_beat = Signal(), Signal()
+        m.d.comb += [
+            beat.eq(axi.rvalid & axi.rready),
+            last_beat.eq(beat & axi.rlast),
+            requests.base.eq(self.base),
+            requests.start.eq(self.start),
+            requests.source.eq(load.source),
+            requests.release.eq(last_beat),
+            axi.arvalid.eq(requests.valid),
+            requests.ready.eq(axi.arready),
+            axi.araddr.eq(requests.address),
+            axi.arlen.eq(requests.length),
+            axi.arsize.eq(log2(config.beat_bytes)),
+            axi.arburst.eq(Burst.INCR),
+            axi.arcache.eq(0b0011),  # normal, non-cacheable, bufferable
+        ]
+
+        # -- beats to words ---------------------------------------------------------------------------
+        # The last beats, the newest highest. A word has `over` more bytes above it than it needs.
+        stream = Signal(8 * max(size[t] + config.beat_bytes - unit[t] for t in size), reset_less=True)
+        level = signed(1 + (max(*size.values(), config.beat_bytes) // grain).bit_length())
+        over = Signal(
+            level, init=-1
+        )  # bytes of the stream beyond the next word, in grains; negative: missing
+        after = Signal(level)  # as `over`, when the word that is there is written
+        word_size = Signal(level)  # in grains
+        writing, final, running = Signal(), Signal(), Signal()
+        m.d.comb += [
+            writing.eq(over >= 0),
+            after.eq(over - Mux(writing, word_size, 0)),
+            axi.rready.eq(after < 0),
+            self.done.eq(writing & final),
+            self.beat.eq(beat),
+            self.stall.eq(running & axi.rready & ~axi.rvalid & ~self.done),
+            self.error.eq(beat & axi.rresp.any()),
+        ]
+        m.d.sync += [
+            over.eq(after + Mux(beat, config.beat_bytes // grain, 0)),
+            final.eq(
+                Mux(writing, writes_left == 1, writes_left == 0)
+            ),  # a register, long set by the first write
+        ]
+        with m.If(beat):
+            m.d.sync += stream.eq(Cat(stream, axi.rdata)[config.bus_bits :])
+        step = self._planes(m, load, target, writing)
+        with m.If(writing):
+            m.d.sync += [address.eq(address + step), writes_left.eq(writes_left - 1)]
+        m.d.sync += begun.eq(self.start)
+        with m.If(begun):
+            writes = Mux(target == isa.Target.INSTRUCTION, times(writes_left, instruction_beats), writes_left)
+            m.d.sync += writes_left.eq(writes - 1)
+        with m.If(self.done):
+            m.d.sync += [running.eq(0), over.eq(-1)]  # the rest of the last beat is dropped
+        with m.Switch(load.target):
+            for t in size:
+                with m.Case(t):
+                    words = (
+                        times(load.words, instruction_beats) if t is isa.Target.INSTRUCTION else load.words
+                    )
+                    units = times(words, size[t] // unit[t])
+                    per_beat = config.beat_bytes // unit[t]
+                    m.d.comb += requests.beats.eq((units + per_beat - 1) >> log2(per_beat))
+                    with m.If(self.start):
+                        m.d.sync += [
+                            word_size.eq(size[t] // grain),
+                            over.eq(-size[t] // grain),
+                        ]
+        with m.If(self.start):
+            m.d.sync += [
+                writes_left.eq(load.words),
+                target.eq(load.target),
+                address.eq(load.destination),
+                running.eq(1),
+            ]
+
+        # -- to the target ----------------------------------------------------------------------------
+        def word(n: int) -> Value:
+            """The word of n bytes that is being written."""
+            least = math.gcd(n, config.beat_bytes)
+            return below(
+                stream, over[log2(least // grain) : log2(config.beat_bytes // grain)], 8 * least, 8 * n
+            )
+
+        words_of = {n: word(n) for n in set(size.values())}  # one selection for all targets of the same size
+        for t, port in (
+            (isa.Target.ACTIVATION, self.activation),
+            (isa.Target.WEIGHT, self.weight),
+            (isa.Target.PARAMETER, self.parameter),
+            *([(isa.Target.TABLE, self.table)] if config.table else []),
+            *([(isa.Target.INDEX, self.index)] if config.indexed else []),
+        ):
+            word = words_of[size[t]]
+            if t is isa.Target.PARAMETER:
+                word = self._without_gaps(word)
+            elif t is isa.Target.INDEX:  # the mask picks the plane
+                word = Cat([word[: config.index_word_bits]] * config.index_planes)
+            m.d.comb += [
+                port.en.eq(writing & (target == t)),
+                port.addr.eq(address),
+                port.data.eq(word),
+            ]
+        m.d.comb += [
+            self.instruction_valid.eq(writing & (target == isa.Target.INSTRUCTION)),
+            self.instruction_data.eq(stream[-config.bus_bits :]),
+        ]
+        return m
+
+    def _planes(self, m: Module, load: data.View, target: Signal, writing: Signal) -> Value:
+        """Write the words of an INDEX load to one plane after the other; return "the next has a new address"."""
+        planes = self.config.index_planes
+        if planes < 2:
+            return Const(1)
+        plane, last = Signal(planes, reset_less=True), Signal(planes, reset_less=True)  # one-hot
+        at_last = (plane & last).any()
+        with m.If(self.start):
+            m.d.sync += [plane.eq(1), last.eq(Cat(load.last_plane == b for b in range(planes)))]
+        with m.Elif(writing):
+            m.d.sync += plane.eq(Mux(at_last, 1, plane << 1))
+        m.d.comb += self.index.mask.eq(plane)
+        return (target != isa.Target.INDEX) | at_last
+
+    def _without_gaps(self, word: Value) -> Value:
+        """A parameter word of memory, in `parameter_bytes` for each channel, as on chip."""
+        channel = 8 * self.config.parameter_bytes
+        return Cat(
+            word[i * channel : i * channel + self.config.parameter_bits]
+            for i in range(self.config.vector_lanes)
+        )

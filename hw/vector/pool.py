@@ -1,0 +1,121 @@
+"""POOL: the maximum by value over a window, element by element, one tap a cycle."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.formats import Format, Minifloat
+from sateen.hw import isa
+from sateen.hw.control.dispatch import is_idle
+from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.walk import Walk
+from sateen.hw.window import POOL_ORDER, Widths, Window
+from sateen.machine.config import AcceleratorConfig
+
+READ_LATENCY = 2
+"""Cycles from a word's address to its data."""
+
+
+def greater(a: Value, b: Value, fmt: Format) -> Value:
+    """The value of code `a` is greater than that of code `b`; -0 is not less than +0. Not for NaN."""
+    if not isinstance(fmt, Minifloat):
+        return a.as_signed() > b.as_signed() if fmt.signed else a > b
+    a_magnitude, b_magnitude = a[:-1], b[:-1]
+    same_sign = Mux(a[-1], a_magnitude < b_magnitude, a_magnitude > b_magnitude)
+    return Mux(a[-1] ^ b[-1], b[-1] & (a_magnitude | b_magnitude).any(), same_sign)
+
+
+class Pool(wiring.Component):
+    """The POOL half of the vector engine. Of equal elements the first tap's stays.
+
+    Members
+    -------
+    start : In(1)
+        Take `instruction`, an isa.POOL, and begin. Only when idle.
+    done : Out(1)
+        Strobe with the last write.
+    read : Out(ReadPort(log2(act_depth), act_word_bits))
+        Activation words, latency 2. Padding is not read.
+    write : Out(WritePort(log2(act_depth), act_word_bits, slices))
+        Whole words.
+    """
+
+    latency = READ_LATENCY + 1
+    """Cycles from the address of a window's last tap to the write."""
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        act_bits = config.act_address_bits
+        super().__init__(
+            {
+                "start": In(1),
+                "instruction": In(isa.POOL),
+                "done": Out(1),
+                "read": Out(ReadPort(act_bits, config.act_word_bits)),
+                "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, i = self.config, self.instruction
+        fmt = config.activation
+        idle = is_idle(m, self.start, self.done)
+        m.submodules.window = window = Window(
+            order=POOL_ORDER, addr_bits=len(self.read.addr), widths=Widths.of(config)
+        )
+        active = Signal()
+        m.d.comb += [
+            *window.set(i),
+            window.load.eq(idle),
+            window.step.eq(active),
+            self.read.en.eq(active & window.inside),
+            self.read.addr.eq(window.addr),
+        ]
+        with m.If(self.start):
+            m.d.sync += active.eq(1)
+        with m.Elif(window.last.oy):
+            m.d.sync += active.eq(0)
+
+        # from the address to the data
+        valid, inside, first = Signal(READ_LATENCY), Signal(READ_LATENCY), Signal(READ_LATENCY)
+        for pipeline, now in ((valid, active), (inside, window.inside), (first, window.first.ky)):
+            m.d.sync += pipeline.eq(Cat(now, pipeline))
+        last = window.last
+        for k in range(READ_LATENCY):
+            delayed = Signal.like(last, name=f"last_{k + 1}")
+            m.d.sync += delayed.eq(last)
+            last = delayed
+
+        lowest = int(fmt.from_fixed(fmt.min_fixed))
+        best = [Signal(fmt.bits, name=f"best_{e}", reset_less=True) for e in range(config.elements)]
+        with m.If(valid[-1]):
+            for e, element in enumerate(best):
+                word = self.read.data[e * fmt.bits : (e + 1) * fmt.bits]
+                with m.If(first[-1] | (inside[-1] & greater(word, element, fmt))):
+                    m.d.sync += element.eq(Mux(inside[-1], word, lowest))
+
+        writing, pixel_end, row_end, end = Signal(), Signal(), Signal(), Signal()
+        m.submodules.walk = walk = Walk(addr_bits=len(self.write.addr))
+        m.d.sync += [
+            writing.eq(valid[-1] & last.ky),
+            pixel_end.eq(last.c),
+            row_end.eq(last.ox),
+            end.eq(last.oy),
+        ]
+        m.d.comb += [
+            walk.load.eq(idle),
+            walk.base.eq(i.out_base),
+            walk.step_x.eq(i.out_step_x),
+            walk.step_y.eq(i.out_step_y),
+            walk.step.eq(writing),
+            walk.pixel_end.eq(pixel_end),
+            walk.row_end.eq(row_end),
+            self.write.en.eq(writing),
+            self.write.addr.eq(walk.addr),
+            self.write.data.eq(Cat(best)),
+            self.done.eq(writing & end),
+        ]
+        if config.slices > 1:
+            m.d.comb += self.write.mask.eq(-1)
+        return m

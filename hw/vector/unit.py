@@ -1,0 +1,105 @@
+"""The vector engine executes DRAIN (hw/vector/drain.py) and POOL (hw/vector/pool.py), one at a time."""
+
+from collections.abc import Mapping
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from sateen.hw import isa
+from sateen.hw.vector.drain import Drain, drain_latency, steps_per_pixel
+from sateen.hw.vector.pool import Pool
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode
+
+
+def drain_cycles(fields, config: AcceleratorConfig) -> int:
+    """D of a DRAIN instruction: cycles from start to done.
+
+    Parameters
+    ----------
+    fields : mapping or object
+        The fields of isa.DRAIN as integers.
+    """
+    get = _getter(fields)
+    return get("out_h") * get("out_w") * steps_per_pixel(config) + drain_latency(config)
+
+
+def pool_cycles(fields, config: AcceleratorConfig) -> int:
+    """D of a POOL instruction: cycles from start to done; a tap takes a cycle, inside the plane or not.
+
+    Parameters
+    ----------
+    fields : mapping or object
+        The fields of isa.POOL as integers.
+    """
+    get = _getter(fields)
+    words = get("out_h") * get("out_w") * get("channel_words")
+    return words * get("kernel_h") * get("kernel_w") + Pool.latency
+
+
+def _getter(fields):
+    if isinstance(fields, Mapping):
+        return lambda name: int(fields[name])
+    return lambda name: int(getattr(fields, name))
+
+
+class VectorEngine(wiring.Component):
+    """The engine.
+
+    Members
+    -------
+    start, instruction, done
+        The engine protocol: `instruction` is an isa.DRAIN or isa.POOL in its low bits. `done` comes
+        drain_cycles() or pool_cycles() after `start`, with the last write.
+    acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
+        Accumulator words, latency 1.
+    parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
+        Parameter words, latency 1, channel 0 lowest, without gaps.
+    read : Out(ReadPort(log2(act_depth), act_word_bits))
+        Activation words, latency 2.
+    write : Out(WritePort(log2(act_depth), act_word_bits, slices))
+        Slices of activation words; no `mask` if slices = 1.
+    table : In(WritePort(activation.bits, 8))
+        Fills the activation table. Only if `config.table`.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
+        self.drain = Drain(config=config)
+        self.pool = Pool(config=config)
+        ports = self.drain.signature.members
+        members = {name: ports[name] for name in ("acc", "parameter", "read", "write")}
+        if config.table:
+            members["table"] = ports["table"]
+        super().__init__({"start": In(1), "instruction": In(isa.INSTRUCTION_BITS), "done": Out(1)} | members)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.drain = drain = self.drain
+        m.submodules.pool = pool = self.pool
+        opcode = data.View(isa.HEADER, self.instruction[: isa.HEADER.size]).opcode
+        pooling = Signal()  # the last start was a POOL; settled before any access
+        with m.If(self.start):
+            m.d.sync += pooling.eq(opcode == Opcode.POOL)
+        m.d.comb += [
+            drain.instruction.eq(self.instruction[: isa.DRAIN.size]),
+            drain.start.eq(self.start & (opcode == Opcode.DRAIN)),
+            pool.instruction.eq(self.instruction[: isa.POOL.size]),
+            pool.start.eq(self.start & (opcode == Opcode.POOL)),
+            self.done.eq(drain.done | pool.done),
+            drain.read.data.eq(self.read.data),
+            pool.read.data.eq(self.read.data),
+            self.read.en.eq(drain.read.en | pool.read.en),
+            self.read.addr.eq(Mux(pooling, pool.read.addr, drain.read.addr)),
+            self.write.en.eq(drain.write.en | pool.write.en),
+            self.write.addr.eq(Mux(pooling, pool.write.addr, drain.write.addr)),
+            self.write.data.eq(Mux(pooling, pool.write.data, drain.write.data)),
+        ]
+        if self.config.slices > 1:
+            m.d.comb += self.write.mask.eq(Mux(pooling, pool.write.mask, drain.write.mask))
+        wiring.connect(m, wiring.flipped(self.acc), drain.acc)
+        wiring.connect(m, wiring.flipped(self.parameter), drain.parameter)
+        if self.config.table:
+            wiring.connect(m, wiring.flipped(self.table), drain.table)
+        return m

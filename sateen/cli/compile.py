@@ -1,0 +1,142 @@
+"""`sateen check` and `sateen compile`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from sateen import api
+from sateen.cli.io import emit, emit_json, emit_table, progress
+
+_MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked[/]"}
+
+
+def check(args: argparse.Namespace) -> int:
+    findings = api.check(args.model)
+    bad = [f for f in findings if f.supported is False]
+    open_ = sum(f.supported is None for f in findings)
+    if args.json:
+        emit_json(
+            {
+                "model": args.model,
+                "supported": not bad,
+                "nodes": len(findings),
+                "unsupported": len(bad),
+                "not_checked": open_,
+                "findings": [
+                    {
+                        "node": f.node,
+                        "op_type": f.op_type,
+                        "supported": f.supported,
+                        "state": f.state,
+                        "reason": f.reason,
+                        "remedy": f.remedy,
+                    }
+                    for f in findings
+                ],
+            }
+        )
+    else:
+        table = Table("node", "operator", "supported", "reason", "what to do")
+        for f in findings:
+            table.add_row(
+                *(escape(str(c or "")) for c in (f.node, f.op_type)),
+                _MARKS[f.supported],
+                escape(f.reason or ""),
+                escape(f.remedy or ""),
+            )
+        emit_table(table)
+    if bad:
+        f = bad[0]
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        more += f"; {open_} that depend on what is not supported could not be checked" if open_ else ""
+        print(
+            f"sateen: error: {args.model}: {len(bad)} of {len(findings)} nodes are not supported: "
+            f"{f.op_type} '{f.node}': {f.reason}{more}",
+            file=sys.stderr,
+        )
+        return 2
+    if not args.json:
+        emit(f"{args.model}: all {len(findings)} nodes are supported")
+    return 0
+
+
+def compile(args: argparse.Namespace) -> int:
+    with progress("compile") as report:
+        manifest = api.compile(
+            args.model,
+            args.output,
+            calibration=args.calibration,
+            config=args.config,
+            preset=args.preset,
+            weights=args.weights,
+            activations=args.activations,
+            sparsity=args.sparsity,
+            sparsity_method=args.sparsity_method,
+            ptq=args.ptq,
+            scales=args.scales,
+            power_of_two=args.power_of_two,
+            dataflow=args.dataflow,
+            board=args.board,
+            progress=report,
+        )
+    if args.json:
+        emit_json({"build": args.output, **manifest})
+    else:
+        _summary(args.output, manifest)
+    return 0
+
+
+def _summary(build: str, manifest: dict[str, Any]) -> None:
+    config = manifest["config"]
+    multipliers = config["rows"] * config["cols"] * config["lanes"]
+    rows = [
+        ("build", build),
+        (
+            "array",
+            f"{config['name']}: {multipliers} multipliers, {config['rows']} rows, {config['cols']} columns, "
+            f"{config['lanes']} lanes",
+        ),
+        (
+            "formats",
+            f"weights {config['weight_format']}, activations {config['activation_format']}, "
+            f"accumulator {config['acc_bits']} bits",
+        ),
+    ]
+    totals = manifest["totals"]
+    macs, cycles, weights = totals["macs"], totals["cycles"], totals["weights"]
+    rows += [
+        ("multiplications", f"{macs:,} per sample{_of(totals['dense_macs'], macs)}"),
+        ("cycles", f"{cycles:,} per sample (predicted by the cycle model)"),
+        ("utilization", f"{100 * totals['utilization']:.1f} %"),
+    ]
+    moved, stored = totals["bytes"]["total"], weights["values_bytes"] + weights["index_bytes"]
+    dense = totals["dense"]
+    rows += [
+        ("bytes moved", f"{moved:,} per sample{_of(dense and dense['bytes']['total'], moved)}"),
+        ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
+    ]
+    p = manifest["ptq"]
+    kept = "the model's own scales" if "given" in p else "scales and bias correction"
+    passes = ", ".join(q["name"] for q in p["passes"]) or kept
+    rows.append(
+        ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
+    )
+    for name in ("program.bin", "weights.bin", "accelerator.v"):
+        path = Path(build, name)
+        if path.is_file():
+            rows.append((name, f"{path.stat().st_size:,} bytes"))
+    table = Table(show_header=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    emit_table(table)
+
+
+def _of(dense: int | None, value: int) -> str:
+    """What it would be with every weight stored and multiplied, where that is another number."""
+    return "" if dense in (None, value) else f" (dense: {dense:,})"

@@ -1,0 +1,159 @@
+"""`sateen cost`, `sateen report` and `sateen bitstream`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from sateen import api
+from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
+from sateen.errors import BuildError, ConfigError
+from sateen.fpga.flow.vivado import VENDOR_BOARDS
+
+
+def cost(args: argparse.Namespace) -> int:
+    if args.estimate:
+        return _estimate(args)
+    if args.preset is not None:
+        raise ConfigError(f"preset '{args.preset}' has nothing to count; add --estimate, or give a build")
+    if args.build is None:
+        raise BuildError("no build is given; sateen cost BUILD counts one, --estimate takes --preset, too")
+    with progress("cost") as report:
+        found = api.cost(args.build, args.device, progress=report)
+    if args.json:
+        emit_json({"build": args.build, **found})
+        return 0
+    for device in found["devices"].values():
+        emit_table(_table(device))
+    return 0
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    found = api.estimate(args.build, args.device, preset=args.preset)
+    if args.json:
+        emit_json(found)
+        return 0
+    for device in found["devices"].values():
+        emit_table(_table(device, ("lut", "ff", "dsp", "bram")))
+        emit(_accuracy(device["error"]))
+        if clock := device.get("clock"):
+            emit(_clock(clock))
+    if energy := found.get("energy"):
+        uj = energy["uj"]
+        emit(
+            f"energy of a sample: {uj['total_low']:,.3g} to {uj['total_high']:,.3g} µJ, {energy['source']}: "
+            f"multiplications {uj['multiply']:,.3g}, additions {uj['add']:,.3g}, on-chip memory {uj['on_chip']:,.3g}, "
+            f"memory {uj['memory_low']:,.3g} to {uj['memory_high']:,.3g}"
+        )
+    if found["outside"]:
+        emit(
+            f"'{found['name']}' lies outside of what the model was fitted to, so the error may be larger: "
+            f"{'; '.join(found['outside'])}"
+        )
+    return 0
+
+
+def _accuracy(error: dict[str, Any]) -> str:
+    """What is known about an estimate."""
+    if not error["lut"]["count"]:
+        return "estimated; no machine was held out of the fit to tell the error"
+    each = (
+        f"{title} {100 * error[key]['median']:.1f} % (worst {100 * error[key]['worst']:.1f} %)"
+        for key, title in _TITLES.items()
+        if key in error
+    )
+    return f"estimated; median error on {error['lut']['count']} machines that the fit has not seen: {', '.join(each)}"
+
+
+def _clock(clock: dict[str, Any]) -> str:
+    """The clock of each speed grade, and what is known about it."""
+    each = []
+    for grade, mhz in clock["mhz"].items():
+        error = clock["error"][grade]
+        median, worst = (f"{100 * error[k]:.0f} %" for k in ("median", "worst"))
+        each.append(f"{mhz:.0f} MHz on speed grade {grade} (median error {median}, worst {worst})")
+    count = clock["error"][grade]["count"]
+    text = (
+        f"clock, estimated: {', '.join(each)}, errors on {count} machines, each left out of the fit; "
+        f"the longest path ends in: {clock['ends_in']}"
+    )
+    if clock["outside"]:
+        text += f"; outside of the machines that were placed: {'; '.join(clock['outside'])}"
+    return text
+
+
+_TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM", "carry": "carry"}
+
+
+def _table(device: dict[str, Any], columns: tuple[str, ...] = tuple(_TITLES)) -> Table:
+    titles = _TITLES | {"bram": f"BRAM ({device['bram_unit']})"}
+    title = device["title"] + (", estimated" if device["source"] == "estimated" else "")
+    table = Table("part", *(titles[c] for c in columns), title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in device["parts"]:
+        table.add_row(escape(part["name"]), *(f"{part[c]:,}" for c in columns))
+    table.add_section()
+    table.add_row("total", *(f"{device['total'][c]:,}" for c in columns), style="bold")
+    return table
+
+
+def report(args: argparse.Namespace) -> int:
+    path = api.report(args.build, args.output and result_path(args.output), args.sweep)
+    if args.json:
+        emit_json({"build": args.build, "report": str(path)})
+    else:
+        emit(str(path))
+    return 0
+
+
+def bitstream(args: argparse.Namespace) -> int:
+    if args.board in VENDOR_BOARDS:
+        return _vivado(args)
+    with progress("bitstream") as report:
+        found = api.bitstream(
+            args.build,
+            args.board,
+            clock=args.clock,
+            baud=args.baud,
+            seed=args.seed,
+            attempts=args.attempts,
+            output=args.output,
+            progress=report,
+        )
+    if args.json:
+        emit_json({"build": args.build, **{k: v for k, v in found.items() if k != "build"}})
+        return 0
+    table = Table("resource", "used", "there is", "", title=f"{found['title']}, {found['part']}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, there in found["available"].items():
+        if used := found["used"][name]:
+            table.add_row(
+                escape(name), f"{used:,}", f"{there:,}", f"{100 * used / there:.0f} %" if there else ""
+            )
+    emit_table(table)
+    emit(
+        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} "
+        f"cycles a sample, {found['frames_per_second']:,.0f} samples a second, the serial line not counted"
+    )
+    emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
+    if found["note"]:
+        emit(f"{found['board']} {found['note']}")
+    return 0
+
+
+def _vivado(args: argparse.Namespace) -> int:
+    paths = api.vivado(args.build, args.board, clock=args.clock, output=args.output)
+    project = next(p for p in paths if p.name == "project.tcl")
+    if args.json:
+        emit_json({"build": args.build, "board": args.board, "project": str(project), "bitstream": None})
+        return 0
+    emit(
+        f"{VENDOR_BOARDS[args.board].title}: its bitstream takes Vivado, for which here is a project (not tried in it):"
+    )
+    emit(f"vivado -mode batch -source {project}")
+    return 0

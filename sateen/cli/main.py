@@ -1,0 +1,270 @@
+"""The `sateen` command: options, exit codes and what a user sees when something is wrong.
+
+Exit codes: 0 done, 1 the run found a difference or missed a limit, 2 the input or the options are wrong,
+130 interrupted.
+
+Libraries are imported inside functions: loading them takes a while, in which Ctrl-C must end quietly too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from sateen import __version__
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong option, as for every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sateen: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _at_least_1(text: str, most: int = 1 << 20) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
+    return value
+
+
+def _baud(text: str) -> int:
+    return _at_least_1(text, 100_000_000)
+
+
+def _megahertz(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MHz from 0.1 to 1000")
+    return value
+
+
+def _command(name: str) -> Command:
+    """The function `name` of its module, imported when the command is run, so that --help is quick."""
+
+    def call(args: argparse.Namespace) -> int:
+        import importlib
+
+        module = importlib.import_module(_HOME[name])
+        command: Command = getattr(module, name)
+        return command(args)
+
+    return call
+
+
+_HOME = {
+    "check": "sateen.cli.compile",
+    "compile": "sateen.cli.compile",
+    "run": "sateen.cli.run",
+    "cost": "sateen.cli.cost",
+    "report": "sateen.cli.cost",
+    "bitstream": "sateen.cli.cost",
+    "formats": "sateen.cli.formats",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options (DESIGN: the command line)."""
+    from sateen.api import (
+        BOARD,
+        DEFAULT_ATTEMPTS,
+        DEFAULT_BAUD,
+        DEFAULT_PRESET,
+        DEFAULT_PTQ,
+        ENGINES,
+        SCALES,
+        SPARSITY_METHODS,
+    )
+    from sateen.machine.config import DATAFLOWS
+    from sateen.machine.presets import PRESETS
+
+    parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
+    parser.add_argument("--version", action="version", version=f"sateen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, help: str, json: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(function=_command(name), json=False)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if json:
+            sub.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        return sub
+
+    p = add("check", "say for each node of the model whether it is supported and, if not, why")
+    p.add_argument("model", metavar="MODEL.onnx")
+
+    p = add("compile", "quantize, schedule and emit a build folder: program, weights and Verilog")
+    p.add_argument("model", metavar="MODEL.onnx")
+    p.add_argument("-o", "--output", required=True, metavar="BUILD", help="the build folder to write")
+    machine = p.add_mutually_exclusive_group()
+    machine.add_argument("--config", metavar="F.toml", help="accelerator configuration")
+    machine.add_argument(
+        "--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default {DEFAULT_PRESET})"
+    )
+    p.add_argument(
+        "--board",
+        metavar="BOARD",
+        help="take its preset, unless another machine is named, for sateen bitstream",
+    )
+    p.add_argument("--weights", metavar="FMT", help="format of the weights, such as int8, e3m2, int4")
+    p.add_argument("--activations", metavar="FMT", help="format of the activations, such as uint8, e4m3fn")
+    p.add_argument(
+        "--sparsity",
+        default="dense",
+        metavar="N:M|dense",
+        help="prune all layers but the first and the last; dense (the default) keeps patterns that the file has",
+    )
+    p.add_argument(
+        "--sparsity-method",
+        choices=SPARSITY_METHODS,
+        default="sparsegpt",
+        help="how weights are chosen (default sparsegpt; magnitude is the quickest); keep prunes nothing and refuses "
+        "weights that break the pattern",
+    )
+    p.add_argument(
+        "--calibration",
+        metavar="X.npz",
+        help="real samples, one array per graph input, batch first; a quantized model needs none",
+    )
+    p.add_argument(
+        "--ptq",
+        default=DEFAULT_PTQ,
+        metavar="RECIPE",
+        help=f"fast, balanced, best, learned (with PyTorch), or a TOML file of passes (default {DEFAULT_PTQ})",
+    )
+    p.add_argument(
+        "--scales", choices=SCALES, help="how scales of activations are found (default: the recipe's, mse)"
+    )
+    p.add_argument(
+        "--power-of-two", action="store_true", help="powers of two as scales: requantization only shifts"
+    )
+
+    p.add_argument(
+        "--dataflow",
+        choices=("auto", *DATAFLOWS),
+        default="auto",
+        help="of all layers; auto (the default) chooses the faster one that the machine has for each layer",
+    )
+
+    p = add("run", "run a build with one of the four engines, or on a board")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
+    p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
+    p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
+    p.add_argument(
+        "--labels", metavar="L.npz", help="one array with each sample's class: count how many are right"
+    )
+    p.add_argument(
+        "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
+    )
+    p.add_argument(
+        "--latency", type=_at_least_1, default=32, metavar="CYCLES", help="memory latency (default 32)"
+    )
+    p.add_argument(
+        "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
+    )
+    p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
+    p.add_argument("--port", metavar="DEV", help="serial device of the board (engine board)")
+    p.add_argument(
+        "--baud",
+        type=_baud,
+        metavar="N",
+        help="bits per second that the board's bitstream is made for (default: what the build's says, else "
+        f"{DEFAULT_BAUD})",
+    )
+
+    p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys, or estimate them")
+    p.add_argument(
+        "build", nargs="?", metavar="BUILD", help="a build; with --estimate a configuration's TOML file, too"
+    )
+    p.add_argument("--device", metavar="DEV", help="ecp5 or xcup (default: both)")
+    p.add_argument(
+        "--estimate",
+        action="store_true",
+        help="by the resource model, in no time, without synthesis; its error is given with it",
+    )
+    p.add_argument("--preset", metavar="NAME", help="with --estimate: this machine, in the place of BUILD")
+
+    p = add("report", "write one self-contained HTML page about a build")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("-o", "--output", metavar="F.html", help="default BUILD/report.html")
+    p.add_argument(
+        "--sweep", metavar="F.json", help="accuracy by format, from benchmarks/format_sweep.py, to show"
+    )
+
+    p = add("bitstream", "synthesize, place and route a build for a board, and pack the bitstream")
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--board", metavar="BOARD", help="default: the one that the build was compiled for")
+    p.add_argument("--clock", type=_megahertz, metavar="MHZ", help="of the machine (default: the board's)")
+    p.add_argument(
+        "--baud",
+        type=_baud,
+        default=DEFAULT_BAUD,
+        metavar="N",
+        help=f"bits per second of the serial line (default {DEFAULT_BAUD})",
+    )
+    p.add_argument(
+        "--seed",
+        type=_at_least_1,
+        default=1,
+        metavar="N",
+        help="of the first placement (default 1): another may be faster",
+    )
+    p.add_argument(
+        "--attempts",
+        type=_at_least_1,
+        default=DEFAULT_ATTEMPTS,
+        metavar="N",
+        help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
+    )
+    p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
+
+    add("formats", "list the number formats with range, precision and MAC cost")
+    return parser
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """End at once when interrupted, without a traceback; for what leaves nothing behind to clean up."""
+
+    def end(*_: object) -> NoReturn:
+        os.write(2, b"sateen: error: interrupted\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    else:  # ignored, or the caller's own
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; only --help, --version and wrong options raise SystemExit."""
+    with _interruptible():
+        from sateen.cli.io import guarded
+
+        args = build_parser().parse_args(argv)
+    return guarded(lambda: args.function(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

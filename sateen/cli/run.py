@@ -1,0 +1,149 @@
+"""`sateen run`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from sateen import api
+from sateen.arrays import check_names, load_npz, save_npz
+from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
+from sateen.errors import DataError
+from sateen.files import check_writable
+from sateen.manifest import read_manifest
+from sateen.reporting.labels import load_labels, score
+from sateen.sim.memory_timing import ON_CHIP
+
+if TYPE_CHECKING:
+    from sateen.sim.engines import RunResult
+
+JSON_VALUES = 65536
+"""Outputs up to so many numbers are printed in the JSON object; larger ones only described."""
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.engine == "model" and (args.outputs or args.compare or args.labels):
+        option = "--outputs" if args.outputs else "--compare" if args.compare else "--labels"
+        raise DataError(
+            f"engine 'model' counts cycles and has no outputs; leave {option} out, or use another engine"
+        )
+    outputs = args.outputs and result_path(args.outputs)
+    if outputs:
+        check_writable(outputs, "outputs")
+        check_names((o["name"] for o in read_manifest(Path(args.build))["outputs"]), "outputs")
+    inputs = load_npz(args.inputs, "inputs")
+    labels = None
+    if args.labels:
+        labels = load_labels(args.labels, len(next(iter(inputs.values()))))
+    with progress(args.engine) as report:
+        result = api.run(
+            args.build,
+            inputs,
+            args.engine,
+            latency=args.latency,
+            interval=args.interval,
+            trace=args.trace,
+            port=args.port,
+            baud=args.baud,
+            progress=report,
+        )
+    different: dict[str, int] | None = None
+    if args.compare:
+        with progress("reference") as report:
+            reference = api.run(args.build, inputs, "reference", progress=report)
+        different = differences(reference.outputs or {}, result.outputs or {})
+    if outputs and result.outputs is not None:
+        save_npz(outputs, result.outputs)
+    scored = None if labels is None else score(Path(args.build), result, labels)
+    if args.json:
+        emit_json(summary(args, result, different) | {"accuracy": scored})
+    else:
+        _table(args, result, different)
+        if scored:
+            right, n = scored["correct"], scored["samples"]
+            emit(f"accuracy {100 * right / n:.1f} %: {right} of {n} samples")
+    return 1 if different and any(different.values()) else 0
+
+
+def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:
+    """Per output, how many elements differ by bits; all of them where shape or type differ."""
+    counts = {}
+    for name in {**a, **b}:
+        x, y = a.get(name), b.get(name)
+        if x is None or y is None or x.shape != y.shape or x.dtype != y.dtype:
+            counts[name] = max(v.size for v in (x, y) if v is not None)
+            continue
+        bits = [np.ascontiguousarray(v).view(np.uint8).reshape(*v.shape, -1) for v in (x, y)]
+        counts[name] = int((bits[0] != bits[1]).any(axis=-1).sum())
+    return counts
+
+
+def summary(args: argparse.Namespace, result: RunResult, different: dict[str, int] | None) -> dict[str, Any]:
+    """What `run --json` prints."""
+    found: dict[str, Any] = {
+        "build": args.build,
+        "engine": result.engine,
+        "batch": result.batch,
+        "cycles": result.cycles,
+        "cycles_per_inference": result.cycles_per_inference,
+        "macs": result.macs,
+        "dense_macs": result.dense_macs,
+        "moved_bytes": result.moved_bytes,
+        "utilization": result.utilization,
+        "wall_s": result.wall_s,
+        "cycles_per_second": result.cycles_per_second,
+        "latency": ON_CHIP.latency if args.engine == api.BOARD else args.latency,
+        "interval": ON_CHIP.interval if args.engine == api.BOARD else args.interval,
+        "counters": result.counters,
+        "outputs": None,
+        "outputs_file": args.outputs,
+    }
+    if result.outputs is not None:
+        found["outputs"] = {
+            name: {
+                "shape": list(y.shape),
+                "dtype": str(y.dtype),
+                "sha256": hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest(),
+                "values": y if y.size <= JSON_VALUES else None,
+            }
+            for name, y in result.outputs.items()
+        }
+    if different is not None:
+        found["equal"] = not any(different.values())
+        found["differences"] = different
+    return found
+
+
+def _table(args: argparse.Namespace, result: RunResult, different: dict[str, int] | None) -> None:
+    table = Table(show_header=False)
+
+    def row(name: str, text: str | None) -> None:
+        if text is not None:
+            table.add_row(name, escape(text))
+
+    per = result.cycles_per_inference
+    row("engine", result.engine)
+    row("batch", f"{result.batch}")
+    row("cycles", None if result.cycles is None else f"{result.cycles:,}")
+    row("cycles per sample", None if per is None else f"{per:,.0f}")
+    row("multiplications", None if result.macs is None else f"{result.macs:,}")
+    row("bytes moved", f"{result.moved_bytes['total']:,}")
+    row("utilization", None if result.utilization is None else f"{100 * result.utilization:.1f} %")
+    row("time", f"{result.wall_s:.2f} s")
+    row("speed", None if not result.cycles_per_second else f"{result.cycles_per_second:,.0f} cycles/s")
+    for name, y in (result.outputs or {}).items():
+        row(f"output {name}", f"{y.dtype} {tuple(y.shape)}")
+    row("written to", args.outputs)
+    row("trace", args.trace)
+    emit_table(table)
+    for name, count in (different or {}).items():
+        emit(
+            f"output '{name}': "
+            + (f"{count} elements differ from the reference" if count else "equal to the reference")
+        )
