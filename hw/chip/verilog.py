@@ -4,8 +4,10 @@ Ports of the accelerator: `clk`, `rst` (synchronous, active high), `m_axi_*` (AX
 control) and `interrupt`. Those of the system on the chip: `clk`, `rst`, `rx` and `tx`.
 """
 
+import gc
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,7 +49,20 @@ def emit_soc_verilog(soc: Soc) -> str:
 
 def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
     """Verilog of any component; the ports of interface `i` are called `prefixes[i]` and the member's name."""
-    return _convert_rtlil_text(elaborated(component, name, prefixes), strip_internal_attrs=True)
+    with _uncollected():
+        return _convert_rtlil_text(elaborated(component, name, prefixes), strip_internal_attrs=True)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Millions of objects live until the text is there: looking for garbage among them takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def elaborated(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
