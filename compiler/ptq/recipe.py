@@ -25,6 +25,7 @@ from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct, require_torch
 from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.branches import scale_branches
 from sateen.compiler.quantize.calibrate import Progress, Statistics, calibrate
 from sateen.compiler.quantize.input_terms import MOST_TERMS
 from sateen.compiler.quantize.network import quantize
@@ -216,9 +217,21 @@ def run_recipe(
             graph = smooth(graph, calibrate(graph, samples), options)
             done("smooth")
     statistics: Statistics | None = None
+    branches: dict[str, float] = {}
     if calibrated:
         statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
         done("calibrate")
+        graph, branches = scale_branches(
+            graph,
+            statistics,
+            _format(weight_format),
+            _format(activation_format),
+            scale_method=recipe.scales,
+            power_of_two=recipe.power_of_two,
+        )
+        if branches:
+            statistics = calibrate(graph, samples)
+            done("branches")
     common: dict[str, Any] = {
         "activation_format": activation_format,
         "scale_method": recipe.scales,
@@ -277,6 +290,8 @@ def run_recipe(
     }
     if merged:
         record["merged"] = merged  # layers that have taken a pool in
+    if branches:
+        record["branches"] = branches  # parts of a Concat, and what they are multiplied by
     if statements:
         record["reconstruct"] = statements
     if any(given.values()):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sateen.compiler.functions import evaluate
+from sateen.compiler.quantize.branches import FAR_APART, free, split_branches
 from sateen.compiler.quantize.calibrate import Statistics
 from sateen.compiler.quantize.fuse import Pass, Step, fuse, shared_scales
 from sateen.compiler.quantize.given import sign_of
@@ -154,14 +155,17 @@ def _quants(
     if not options.power_of_two:
         quants = snap_scales(steps, quants, shared, kept)
     if statistics is not None:
-        _warn_of_ranges(
-            steps, statistics, {name: quants[shared[name]] for name in names if shared[name] not in kept}
-        )
+        chosen = {name: quants[shared[name]] for name in names if shared[name] not in kept}
+        _warn_of_ranges(graph, steps, statistics, chosen)
     return {name: quants[group] for name, group in shared.items()}
 
 
-def _warn_of_ranges(steps: tuple[Step, ...], statistics: Statistics, quants: dict[str, Quant]) -> None:
-    """Parts of a Concat share the scale of the largest: the small ones may be left with hardly a code."""
+def _warn_of_ranges(
+    graph: Graph, steps: tuple[Step, ...], statistics: Statistics, quants: dict[str, Quant]
+) -> None:
+    """Parts of a Concat share the scale of the largest: the small ones may be left with hardly a code, where they
+    cannot be scaled (`branches`)."""
+    branches = split_branches(graph)
     for step in steps:
         if not isinstance(step, Concat) or step.output not in quants:
             continue
@@ -172,7 +176,8 @@ def _warn_of_ranges(steps: tuple[Step, ...], statistics: Statistics, quants: dic
         largest = max(peaks, key=lambda p: peaks[p], default="")
         for part, peak in peaks.items():
             steps_left = np.count_nonzero(np.unique(values[(values > 0) & (values * quant.scale <= peak)]))
-            if 0 < peak * _FAR_APART <= peaks[largest] and steps_left < _FEW:
+            few = 0 < peak * FAR_APART <= peaks[largest] and steps_left < _FEW
+            if few and not free(graph, branches, part, largest):
                 _logger.warning(
                     "Concat '%s': '%s' reaches %.3g and '%s' %.3g; they share a scale, in which %d of %s's values are "
                     "left for '%s': bring them to similar ranges (normalize a branch) or use more bits",
@@ -180,9 +185,8 @@ def _warn_of_ranges(steps: tuple[Step, ...], statistics: Statistics, quants: dic
                 )  # fmt: skip
 
 
-_FAR_APART = 8
 _FEW = 4
-"""Positive values, of a part that is so many times smaller than another one, that are worth a warning."""
+"""Positive values, of a part that is far smaller than another one, that are worth a warning."""
 
 
 def _listed(names: list[str], most: int = 4) -> str:
