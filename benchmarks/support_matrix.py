@@ -1,8 +1,8 @@
-"""Write what is supported into README.md, from the tables that the program itself uses.
+"""Write what is supported into docs/operators.md, from the tables that the program itself uses.
 
     .venv/bin/python benchmarks/support_matrix.py [--check]
 
-`--check` writes nothing and exits with 1 if the README is not up to date; the tests call it.
+`--check` writes nothing and exits with 1 if the page is not up to date; the tests call it.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def _operators(groups: dict[str, list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(update("README.md", "support", matrix()))
+    raise SystemExit(update("docs/operators.md", "support", matrix()))

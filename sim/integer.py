@@ -2,7 +2,7 @@
 
 A sum of products is exact in floating point, in any order, while the sum of the magnitudes stays below 2**24
 (float32) or 2**53 (float64). The bound is that of the weights at hand and of the activations' range; beyond
-it the operands are split into limbs. Ref: DESIGN, "Accumulation is exact".
+it the operands are split into limbs. See docs/architecture.md, "The numeric contract".
 """
 
 from __future__ import annotations

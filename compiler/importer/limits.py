@@ -1,4 +1,4 @@
-"""What is supported of an operator in part only: the words of `sateen check`'s findings and of the README's table.
+"""What is supported of an operator in part only: the words of `sateen check`'s findings and of docs/operators.md.
 
 A handler that refuses a node for one of these reasons says so with `Unsupported(..., limit=...)`.
 """

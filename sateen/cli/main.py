@@ -78,7 +78,7 @@ _HOME = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and options (DESIGN: the command line)."""
+    """All commands and options (docs/usage.md)."""
     from sateen.api import (
         BOARD,
         DEFAULT_ATTEMPTS,

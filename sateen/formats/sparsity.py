@@ -1,4 +1,4 @@
-"""N:M sparsity along the reduction dimension (DESIGN: sparsity)."""
+"""N:M sparsity along the reduction dimension (docs/architecture.md)."""
 
 from __future__ import annotations
 

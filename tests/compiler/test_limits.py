@@ -1,4 +1,4 @@
-"""Every limit that the README's table states is one that the importer holds, and the other way round."""
+"""Every limit that docs/operators.md states is one that the importer holds, and the other way round."""
 
 import numpy as np
 import pytest
