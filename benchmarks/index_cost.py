@@ -1,4 +1,4 @@
-"""What indices cost beside the weights: LUT, FF and block RAM of the load engine and of the index buffer.
+"""What indices cost beside the weights: LUT, FF and block RAM of the load unit and of the index buffer.
 
 python benchmarks/index_cost.py [ecp5|xcup]
 
@@ -14,7 +14,7 @@ from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize
 from sateen.hw.chip.verilog import convert
 from sateen.hw.memory.buffers import IndexBuffer
-from sateen.hw.memory.load import LoadEngine
+from sateen.hw.memory.load import LoadUnit
 from sateen.machine.presets import PRESETS
 
 SAT256 = PRESETS["sat256"]
@@ -31,7 +31,7 @@ def main() -> None:
     family = FAMILIES[sys.argv[1] if len(sys.argv) > 1 else "ecp5"]
     print(f"| {family.title} | module | LUT | of these logic | FF | block RAM |\n|---|---|---|---|---|---|")
     for name, config in MACHINES.items():
-        parts = {"load engine": LoadEngine(config=config)}
+        parts = {"load unit": LoadUnit(config=config)}
         if config.indexed:
             parts["index buffer"] = IndexBuffer(config=config)
         for part, component in parts.items():

@@ -28,7 +28,7 @@ HEAD = "| field | bits | | counted by | built with | |\n|---|---|---|---|---|---
 
 
 def table(layout: Layout) -> str:
-    unit = f", {layout.engine.name.lower()} engine" if layout.engine is not None else ""
+    unit = f", {layout.unit.label} unit" if layout.unit is not None else ""
     rows = [row(f, layout.offset(f.name)) for f in layout.fields]
     return (
         f"**{layout.opcode.name}**, opcode {layout.opcode.value}{unit}, {layout.bits} bits\n\n{HEAD}\n"

@@ -36,7 +36,7 @@ PARTS = {
     "elements of the array": (),
     "edge of the array": (),
     "accumulators": ("matrix_accumulator",),
-    "rest of the matrix engine": (),
+    "rest of the matrix unit": (),
     "activation buffer": ("activations",),
     "weight, index, parameter buffers": ("weights", "indices", "parameters"),
     "load, store": ("load", "store"),
@@ -189,7 +189,7 @@ def breakdown(
         elements = sum(lut[m] for m in instances_in(verilog[ARRAY], verilog).values())
         column["elements of the array"] = elements
         column["edge of the array"] = lut[ARRAY] - elements
-        column["rest of the matrix engine"] = lut[f"{TOP}_matrix"] - lut[ARRAY] - column["accumulators"]
+        column["rest of the matrix unit"] = lut[f"{TOP}_matrix"] - lut[ARRAY] - column["accumulators"]
         column["between them"] = lut[TOP] - sum(column.values())
         columns.append(column)
     out = ["LUTs by part:", "", f"| part | {' | '.join(m.title for m in all_machines)} |"]

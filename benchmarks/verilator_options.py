@@ -64,7 +64,7 @@ OPTIONS = (
     Options("--flatten", verilator={"--flatten": ""}),
     Options("one C++ file", verilator={"--output-split": "0"}),
     Options("clang++ -O2", cxx="clang++"),
-    Options("--hierarchical, an engine a block", blocks=("load", "matrix", "vector", "store")),
+    Options("--hierarchical, a unit a block", blocks=("load", "matrix", "vector", "store")),
 )
 
 

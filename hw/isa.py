@@ -6,9 +6,9 @@ from amaranth.hdl import Shape, ShapeLike, signed, unsigned
 from amaranth.lib import data, enum
 
 from sateen.machine import isa
-from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, INSTRUCTION_BYTES, Opcode, Target, Unit
 
-__all__ = ["CHUNK", "INSTRUCTION_BITS", "INSTRUCTION_BYTES", "Engine", "Opcode", "Target"]
+__all__ = ["CHUNK", "INSTRUCTION_BITS", "INSTRUCTION_BYTES", "Opcode", "Target", "Unit"]
 
 
 def _shape(field: isa.Field) -> ShapeLike:

@@ -1,4 +1,4 @@
-"""The address of a tensor's words, pixel by pixel, for an engine that already counts the pixels elsewhere."""
+"""The address of a tensor's words, pixel by pixel, for a unit that already counts the pixels elsewhere."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring

@@ -5,7 +5,7 @@ indices. `Window` is the nest of docs/isa.md: it gives the word address of each 
 word) and whether the tap lies inside the plane. The order of the loops is a parameter: MATRIX has the taps
 outside (`MATRIX_ORDER`), POOL inside (`POOL_ORDER`).
 
-How an engine uses either: put the instruction's fields on `parameters` (for a `Window`: `m.d.comb +=
+How a unit uses either: put the instruction's fields on `parameters` (for a `Window`: `m.d.comb +=
 window.set(view)`) and raise `load` for one cycle; they are latched. From the next cycle on the outputs belong
 to the first iteration. Raise `step` in each cycle that uses them up; the next cycle shows the next iteration.
 `last.NAME` says that level NAME and all levels inside it are in their last iteration, so `last.<outermost>`
@@ -187,7 +187,7 @@ class NestedCounter(wiring.Component):
     def _sum(self, m: Module, name: str, restarts: Mapping[str, Value]) -> None:
         """Each level that steps the sum keeps the sum as it was with all levels inside at zero.
 
-        Where a step leads is told by registers alone; `step`, which an engine decides late in a cycle, only enables.
+        Where a step leads is told by registers alone; `step`, which a unit decides late in a cycle, only enables.
         """
         total = self.sums[name]
         start = self.parameters.start[name]

@@ -12,8 +12,9 @@ from sateen.errors import LinkError
 from sateen.fpga.boards.link import Board
 from sateen.hw.chip.frame import Identity
 from sateen.hw.control.registers import Register, config_word
+from sateen.machine.isa import Unit
 from sateen.sim.engines import Build, RunResult, result_of_samples
-from sateen.sim.harness import ENGINES, Counters
+from sateen.sim.harness import Counters
 from sateen.sim.reference import quantize_inputs
 
 SLACK_S = 10.0
@@ -92,16 +93,16 @@ def read_counters(board: Board) -> Counters:
     def word(address: int) -> int:
         return words[(address - first) // 4]
 
-    def by_engine(register: Register) -> tuple[int, ...]:
-        return tuple(word(register + 16 * e) for e in range(len(ENGINES)))
+    def by_unit(register: Register) -> tuple[int, ...]:
+        return tuple(word(register + 16 * u) for u in Unit)
 
     return Counters(
         cycles=word(Register.CYCLES_HIGH) << 32 | word(Register.CYCLES_LOW),
         status=status,
-        busy=by_engine(Register.BUSY),
-        wait=by_engine(Register.WAIT),
-        idle=by_engine(Register.IDLE),
-        stall=by_engine(Register.STALL),
+        busy=by_unit(Register.BUSY),
+        wait=by_unit(Register.WAIT),
+        idle=by_unit(Register.IDLE),
+        stall=by_unit(Register.STALL),
         beats_read=word(Register.BEATS_READ),
         beats_written=word(Register.BEATS_WRITTEN),
     )

@@ -17,7 +17,7 @@ PROGRAM = "program"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Cycles [start, end) in which the end of the program waited for `what`: an engine, in lower case, or PROGRAM."""
+    """Cycles [start, end) in which the end of the program waited for `what`: a unit, in lower case, or PROGRAM."""
 
     what: str
     start: int
@@ -54,7 +54,7 @@ def critical_path(timeline: Timeline) -> list[Span]:
         event = events[position]
         i = event.instruction
         fetch = i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION
-        back_to(event.start, PROGRAM if fetch else i.engine.name.lower())
+        back_to(event.start, PROGRAM if fetch else i.unit.label)
         handing = position if event.blocker == HANDED else HANDED
         position = event.blocker
     back_to(0, PROGRAM)

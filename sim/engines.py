@@ -17,8 +17,9 @@ from sateen.hw.control.unit import Error
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import from_bytes
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import UNITS
 from sateen.manifest import read_file, read_manifest, verify
-from sateen.sim.harness import ENGINES, Counters
+from sateen.sim.harness import Counters
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -255,10 +256,10 @@ def result_of_samples(
     last = samples[-1]
     counters = {
         "cycles": last.cycles,
-        "busy": dict(zip(ENGINES, last.busy, strict=True)),
-        "wait": dict(zip(ENGINES, last.wait, strict=True)),
-        "idle": dict(zip(ENGINES, last.idle, strict=True)),
-        "stall": dict(zip(ENGINES, last.stall, strict=True)),
+        "busy": dict(zip(UNITS, last.busy, strict=True)),
+        "wait": dict(zip(UNITS, last.wait, strict=True)),
+        "idle": dict(zip(UNITS, last.idle, strict=True)),
+        "stall": dict(zip(UNITS, last.stall, strict=True)),
         "beats_read": last.beats_read,
         "beats_written": last.beats_written,
     }

@@ -42,7 +42,7 @@ namespace {
 
 constexpr uint64_t BEAT = sizeof(Vtop::m_axi_rdata);  // bytes; ports of 32 to 512 bits have no padding
 constexpr unsigned OKAY = 0, SLVERR = 2, DECERR = 3;
-constexpr int ENGINES = 4;
+constexpr int UNITS = 4;
 
 [[noreturn]] void fail(int code, const char* format, ...) {
     va_list arguments;
@@ -381,7 +381,7 @@ void report(Bench& bench, uint64_t sample) {
     const char* names[] = {"busy", "wait", "idle", "stall"};
     for (uint32_t k = 0; k < 4; ++k) {
         std::printf(", \"%s\": [", names[k]);
-        for (uint32_t e = 0; e < ENGINES; ++e) std::printf("%s%u", e ? ", " : "", bench.read(COUNTERS + 16 * e + 4 * k));
+        for (uint32_t u = 0; u < UNITS; ++u) std::printf("%s%u", u ? ", " : "", bench.read(COUNTERS + 16 * u + 4 * k));
         std::printf("]");
     }
     std::printf(", \"beats_read\": %u", bench.read(BEATS));

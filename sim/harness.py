@@ -17,12 +17,10 @@ from sateen.errors import BuildError, DataError
 from sateen.files import replacing
 from sateen.sim.memory_timing import MemoryTiming
 
-ENGINES = ("load", "matrix", "vector", "store")
-
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The registers after one run. Tuples are by engine, in the order of `ENGINES`; all in cycles but the beats."""
+    """The registers after one run. Tuples are by unit, in the order of `UNITS`; all in cycles but the beats."""
 
     cycles: int
     status: int

@@ -97,7 +97,7 @@ class _Pace:
             self.sums.append(self.sums[-1] + max(interval, self.gap(b)))
 
     def gap(self, b: int) -> int:
-        """What the engine needs after or before beat b, however fast memory is."""
+        """What the unit needs after or before beat b, however fast memory is."""
         return max(1, self.moved(b))
 
     def between(self, first: int, last: int) -> int:

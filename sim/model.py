@@ -1,7 +1,7 @@
 """The `model` engine: the cycles of a program, exactly, without simulating any.
 
 Nothing in the accelerator arbitrates, so the time of every event follows from the recurrences of docs/isa.md,
-"Tokens and time": an instruction's start from its push, its engine and its tokens; its end from its duration.
+"Tokens and time": an instruction's start from its push, its unit and its tokens; its end from its duration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sateen.hw.matrix.unit import matrix_cycles
 from sateen.hw.vector.unit import drain_cycles, pool_cycles
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, Opcode, Target, Unit
 from sateen.sim.memory_timing import MemoryTiming, load_timing, store_timing
 from sateen.sim.proof import walk
 
@@ -26,7 +26,7 @@ HANDED = -1
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One executed instruction: `ready` when it is at its idle engine's head, `start` when its tokens are there too.
+    """One executed instruction: `ready` when it is at its idle unit's head, `start` when its tokens are there too.
 
     `blocker` is the position of the event whose end it waited for last, or HANDED.
     """
@@ -60,11 +60,11 @@ class Timeline:
     events: list[Event] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)  # one for each event, then END's
 
-    def busy(self, engine: Engine) -> int:
-        return sum(e.done - e.start for e in self.events if e.instruction.engine == engine)
+    def busy(self, unit: Unit) -> int:
+        return sum(e.done - e.start for e in self.events if e.instruction.unit == unit)
 
 
-BOOT = 1  # from the start taking effect to the load engine starting the fetch of the first chunk
+BOOT = 1  # from the start taking effect to the load unit starting the fetch of the first chunk
 DISPATCH_LATENCY = 2  # from a beat's arrival to its being handed to a queue
 
 
@@ -74,14 +74,14 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
     beats = INSTRUCTION_BITS // config.bus_bits
     timeline = Timeline()
     events = timeline.events
-    engine_free = dict.fromkeys(Engine, 0)  # first cycle in which it can start
+    unit_free = dict.fromkeys(Unit, 0)  # first cycle in which it can start
     # positions in `events`
-    queued: dict[Engine, list[int]] = {e: [] for e in Engine}
-    tokens: dict[tuple[Engine, Engine], deque[int]] = {(a, b): deque() for a in Engine for b in Engine}
+    queued: dict[Unit, list[int]] = {u: [] for u in Unit}
+    tokens: dict[tuple[Unit, Unit], deque[int]] = {(a, b): deque() for a in Unit for b in Unit}
 
     boot = load_timing(BOOT, program_offset, CHUNK, Target.INSTRUCTION, config, memory)
     arrivals, fetch = list(boot.arrivals), -1
-    engine_free[Engine.LOAD] = boot.done + 1
+    unit_free[Unit.LOAD] = boot.done + 1
     handed = 0  # the cycle in which the last beat was handed over
     for first_of_chunk in range(0, len(instructions), CHUNK):
         following = None
@@ -97,9 +97,9 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                 timeline.cycles = max([first, boot.done + 1, *(e.done + 1 for e in events)])
                 _count_tokens(timeline, config)
                 return timeline
-            engine = instruction.engine
-            if len(queued[engine]) >= config.queue_depth:
-                ahead = queued[engine][-config.queue_depth]
+            unit = instruction.unit
+            if len(queued[unit]) >= config.queue_depth:
+                ahead = queued[unit][-config.queue_depth]
                 if events[ahead].start + 1 > first:
                     first, gate = events[ahead].start + 1, Handover(Gate.QUEUE, ahead)
             handed = first
@@ -109,28 +109,28 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                 handed = max(handed + 1, beat + DISPATCH_LATENCY)
             timeline.handovers.append(gate)
             ready, blocker = handed + 1, HANDED
-            if engine_free[engine] >= ready:
-                ready, blocker = engine_free[engine], queued[engine][-1] if queued[engine] else HANDED
+            if unit_free[unit] >= ready:
+                ready, blocker = unit_free[unit], queued[unit][-1] if queued[unit] else HANDED
             start = ready
-            for giver in Engine:
+            for giver in Unit:
                 if instruction.wait >> giver & 1:
-                    if not tokens[giver, engine]:
+                    if not tokens[giver, unit]:
                         raise BuildError(
                             f"program.bin: instruction {position} ({instruction.opcode.name}) waits for a token that "
-                            f"the {giver.name.lower()} engine never gives; compile again"
+                            f"the {giver.label} unit never gives; compile again"
                         )
-                    given = tokens[giver, engine].popleft()
+                    given = tokens[giver, unit].popleft()
                     if events[given].done + 1 > start:
                         start, blocker = events[given].done + 1, given
             done = start + _duration(instruction, start, config, memory)
             if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
                 timing = load_timing(start, instruction.source, CHUNK, Target.INSTRUCTION, config, memory)
                 done, following = timing.done, (list(timing.arrivals), position)
-            for taker in Engine:
+            for taker in Unit:
                 if instruction.signal >> taker & 1:
-                    tokens[engine, taker].append(position)
-            queued[engine].append(position)
-            engine_free[engine] = done + 1
+                    tokens[unit, taker].append(position)
+            queued[unit].append(position)
+            unit_free[unit] = done + 1
             events.append(Event(instruction, ready, start, done, blocker))
         if following is not None:  # or END is next
             arrivals, fetch = following
@@ -142,15 +142,15 @@ def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
 
     One that is given and taken in the same cycle stays as it is.
     """
-    given: dict[tuple[Engine, Engine], list[int]] = {}
-    taken: dict[tuple[Engine, Engine], list[int]] = {}
+    given: dict[tuple[Unit, Unit], list[int]] = {}
+    taken: dict[tuple[Unit, Unit], list[int]] = {}
     for e in timeline.events:
         i = e.instruction
-        for other in Engine:
+        for other in Unit:
             if i.signal >> other & 1:
-                given.setdefault((i.engine, other), []).append(e.done)
+                given.setdefault((i.unit, other), []).append(e.done)
             if i.wait >> other & 1:
-                taken.setdefault((other, i.engine), []).append(e.start)
+                taken.setdefault((other, i.unit), []).append(e.start)
     most = (1 << config.token_bits) - 1
     for (giver, taker), times in given.items():
         starts = taken.get((giver, taker), [])
@@ -158,7 +158,7 @@ def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
             if count > most and count - bisect_right(starts, time) > most:
                 raise BuildError(
                     f"the accelerator would end with status TOKEN_OVERFLOW after {time + 1} cycles: {most + 1} tokens "
-                    f"from the {giver.name.lower()} to the {taker.name.lower()} engine, and token_bits = "
+                    f"from the {giver.label} to the {taker.label} unit, and token_bits = "
                     f"{config.token_bits}; compile again"
                 )
 

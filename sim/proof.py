@@ -18,9 +18,9 @@ from sateen.hw.matrix.steps import STEP_BITS
 from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Opcode, Target, Unit
 
-Pair = tuple[Engine, Engine]
+Pair = tuple[Unit, Unit]
 """Giver and taker of tokens."""
 
 
@@ -84,39 +84,35 @@ def walk(program: bytes, offset: int) -> list[Instruction]:
 
 
 def token_bounds(instructions: Sequence[Instruction], queue_depth: int) -> dict[Pair, int]:
-    """More tokens from one engine to another are never there at once, whatever the timing.
+    """More tokens from one unit to another are never there at once, whatever the timing.
 
     When an instruction is done, so is what it waited for, and what that had waited for. And as instructions reach
-    their queues in order, those before it are in their queues or have started, and of an engine's all but the last
+    their queues in order, those before it are in their queues or have started, and of a unit's all but the last
     `queue_depth` have. Raises Unproved for a token that is taken before it is given.
     """
     found: dict[Pair, int] = {}
     given: dict[Pair, int] = {}
     there: dict[Pair, deque[list[int]]] = {}  # what is known when each token not yet taken is given
     takers: dict[Pair, list[int]] = {}  # numbers among the taker's instructions
-    count = [0] * len(Engine)
-    clocks = [
-        [0] * len(Engine) for _ in Engine
-    ]  # instructions of each engine known done, as an engine's last starts
+    count = [0] * len(Unit)
+    clocks = [[0] * len(Unit) for _ in Unit]  # instructions of each unit known done, as a unit's last starts
     for position, i in enumerate(instructions):
         if i.opcode == Opcode.END:
             continue
-        me = i.engine
+        me = i.unit
         clock = clocks[me]
-        for giver in Engine:
+        for giver in Unit:
             if i.wait >> giver & 1:
                 pair = giver, me
                 if not there.get(pair):
-                    raise Unproved(
-                        position, i, f"waits for a token that the {giver.name.lower()} engine never gives"
-                    )
+                    raise Unproved(position, i, f"waits for a token that the {giver.label} unit never gives")
                 clock = [max(a, b) for a, b in zip(clock, there[pair].popleft(), strict=True)]
                 takers.setdefault(pair, []).append(count[me])
         clock = [max(known, n - queue_depth - 1) for known, n in zip(clock, count, strict=True)]
         clock[me] = count[me]
         clocks[me] = clock
         done = [*clock[:me], count[me] + 1, *clock[me + 1 :]]
-        for taker in Engine:
+        for taker in Unit:
             if i.signal >> taker & 1:
                 pair = me, taker
                 given[pair] = given.get(pair, 0) + 1
@@ -129,12 +125,12 @@ def token_bounds(instructions: Sequence[Instruction], queue_depth: int) -> dict[
 
 
 def token_pairs(instructions: Sequence[Instruction]) -> int:
-    """Which engines give tokens to which: bit 4*giver + taker."""
-    n, pairs = len(Engine), 0
+    """Which units give tokens to which: bit 4*giver + taker."""
+    n, pairs = len(Unit), 0
     for i in instructions:
         if i.opcode != Opcode.END:
-            pairs |= sum(1 << (n * i.engine + t) for t in range(n) if i.signal >> t & 1)
-            pairs |= sum(1 << (n * g + i.engine) for g in range(n) if i.wait >> g & 1)
+            pairs |= sum(1 << (n * i.unit + t) for t in range(n) if i.signal >> t & 1)
+            pairs |= sum(1 << (n * g + i.unit) for g in range(n) if i.wait >> g & 1)
     return max(1, pairs)
 
 
@@ -143,18 +139,18 @@ def prove_tokens(instructions: Sequence[Instruction], config: AcceleratorConfig)
     most = (1 << config.token_bits) - 1
     bounds = token_bounds(instructions, config.queue_depth)
     for (giver, taker), bound in bounds.items():
-        names = f"from the {giver.name.lower()} to the {taker.name.lower()} engine"
+        names = f"from the {giver.label} to the {taker.label} unit"
         problem = None
         if bound > most:
             problem = (
                 f"TOKEN_OVERFLOW: from here on up to {bound} tokens {names} may be under way, and a counter of "
                 f"token_bits = {config.token_bits} holds {most}"
             )
-        elif not config.token_pairs >> (len(Engine) * giver + taker) & 1:
+        elif not config.token_pairs >> (len(Unit) * giver + taker) & 1:
             problem = f"gives a token {names}, for which the machine has no counter"
         if problem:
             gives = (
-                i.opcode != Opcode.END and i.engine == giver and i.signal >> taker & 1 == 1
+                i.opcode != Opcode.END and i.unit == giver and i.signal >> taker & 1 == 1
                 for i in instructions
             )
             position = list(gives).index(True)

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.files import cache_dir, cached, keep
-from sateen.sim.harness import ENGINES, Counters, Simulation, simulate
+from sateen.sim.harness import Counters, Simulation, simulate
 
-__all__ = ["ENGINES", "Counters", "Simulation", "build", "cache_dir", "simulate"]
+__all__ = ["Counters", "Simulation", "build", "cache_dir", "simulate"]
 
 TOP = "Vtop"
 """Prefix of the generated C++ and name of the executable."""

@@ -43,7 +43,7 @@ class Plan:
     cycles: int
     """Of all its MATRIX instructions."""
     time: int
-    """Cycles in which the slowest engine is busy, one accumulator tile after the other. Loads count where they are
+    """Cycles in which the slowest unit is busy, one accumulator tile after the other. Loads count where they are
     repeated for each, in the nominal memory: a bus that is slower or wider has other best cuts."""
 
     def spans(self, r0: int, r1: int, width: int) -> list[tuple[int, int, int, int]]:

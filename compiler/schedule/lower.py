@@ -1,6 +1,6 @@
 """Ops to instructions, in an order that is correct if run one by one.
 
-Each instruction carries what it reads and writes; `order` then hoists loads, and turns conflicts between engines
+Each instruction carries what it reads and writes; `order` then hoists loads, and turns conflicts between units
 into tokens. Nothing here thinks about time except the choice of tile sizes.
 """
 

@@ -12,7 +12,7 @@ from sateen.sim.proof import needed_bits, token_bounds, token_pairs
 
 
 def most_tokens(instructions: Sequence[Instruction], queue_depth: int) -> int:
-    """More tokens from one engine to another are never there at once, whatever the timing."""
+    """More tokens from one unit to another are never there at once, whatever the timing."""
     return max(token_bounds(instructions, queue_depth).values(), default=0)
 
 

@@ -1,4 +1,4 @@
-"""From a correct sequence to four engines at work: hoist loads, cut into chunks. See also `tokens`."""
+"""From a correct sequence to four units at work: hoist loads, cut into chunks. See also `tokens`."""
 
 from __future__ import annotations
 

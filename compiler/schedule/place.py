@@ -132,7 +132,7 @@ def _best_base(
 ) -> int | None:
     """The base with the fewest banks shared with blocks alive at the same time, then the lowest.
 
-    A shared bank costs overlap, never correctness: engines that would meet at a port are ordered by tokens.
+    A shared bank costs overlap, never correctness: units that would meet at a port are ordered by tokens.
     """
     alive = [b for b in placed if b.first <= block.last and block.first <= b.last]
     candidates = {0} | {b.base + b.size for b in alive}

@@ -13,7 +13,7 @@ import numpy as np
 from sateen.compiler.schedule.backend import Program
 from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, WRITTEN, added, moved, stored, weight_counts
 from sateen.ir.quantized import Linear, Op, QuantizedGraph
-from sateen.machine.isa import Engine, Opcode
+from sateen.machine.isa import UNITS, Opcode, Unit
 from sateen.sim.critical_path import PROGRAM, Span, critical_path
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Event, Timeline
@@ -42,7 +42,7 @@ ABOUT = {
     "dense": "the same network on the same machine with every weight stored, predicted from its own program",
     "saved": "dense less this program: bytes moved for one sample, bytes of weights in memory, cycles",
 }
-"""What the keys of schedule.json mean, for whoever reads one."""
+"""What the keys of schedule.json mean, for whoever reads one. The file calls the machine's units engines."""
 
 
 def dense_macs(op: Op, graph: QuantizedGraph) -> int:
@@ -111,7 +111,7 @@ def schedule(
         "totals": totals,
         "timeline": [
             {
-                "engine": e.instruction.engine.name.lower(),
+                "engine": e.instruction.unit.label,
                 "opcode": e.instruction.opcode.name,
                 "layer": e.instruction.layer,
                 "start": e.start,
@@ -119,9 +119,7 @@ def schedule(
             }
             for e in timeline.events
         ],
-        "stalls": {
-            engine.name.lower(): _stalls(timeline.events, engine, timeline.cycles) for engine in Engine
-        },
+        "stalls": {unit.label: _stalls(timeline.events, unit, timeline.cycles) for unit in Unit},
     }
 
 
@@ -154,10 +152,8 @@ def _measured(
 ) -> dict[str, Any]:
     config, instructions = program.config, [e.instruction for e in events]
     busy = {
-        f"{engine.name.lower()}_cycles": sum(
-            e.done - e.start + 1 for e in events if e.instruction.engine == engine
-        )
-        for engine in Engine
+        f"{unit.label}_cycles": sum(e.done - e.start + 1 for e in events if e.instruction.unit == unit)
+        for unit in Unit
     }
     by_kind = moved(instructions, config)
     return busy | {
@@ -175,7 +171,7 @@ def _measured(
 
 def _limits(path: list[Span], start: int, end: int) -> dict[str, int]:
     """Cycles [start, end) by what the end of the program waited for in them."""
-    found = dict.fromkeys((*(e.name.lower() for e in Engine), PROGRAM), 0)
+    found = dict.fromkeys((*UNITS, PROGRAM), 0)
     for span in path:
         found[span.what] += max(0, min(span.end, end) - max(span.start, start))
     return found
@@ -224,9 +220,9 @@ def _weights(counts: dict[str, int], figures: dict[str, Any], dense: dict[str, A
     return found
 
 
-def _stalls(events: list[Event], engine: Engine, cycles: int) -> dict[str, int]:
+def _stalls(events: list[Event], unit: Unit, cycles: int) -> dict[str, int]:
     """As the counters of the accelerator define them, but for STALL, which only a run measures."""
-    mine = [e for e in events if e.instruction.engine == engine]
+    mine = [e for e in events if e.instruction.unit == unit]
     busy = sum(e.done - e.start + 1 for e in mine)
     wait = sum(e.start - e.ready for e in mine)
     return {"busy": busy, "wait": wait, "idle": max(0, cycles - busy - wait)}

@@ -1,6 +1,6 @@
-"""Tokens between the machine's engines: every conflict is in program order, and no counter is ever full.
+"""Tokens between the machine's units: every conflict is in program order, and no counter is ever full.
 
-A token from one engine to another is under way from the end of the instruction that gives it to the start of the one
+A token from one unit to another is under way from the end of the instruction that gives it to the start of the one
 that takes it. How many are, depends on timing, but for two bounds that hold whatever the timing:
 
 - those whose taker comes later in the program than the instruction that gives the last of them. A taker that would
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from sateen.compiler.schedule.emitter import Access, Step
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 NEVER = -1
 
@@ -56,12 +56,12 @@ class Latest:
 
 @dataclass(slots=True)
 class _History:
-    """What an engine has been given. Instructions are numbered by their place among the engine's own."""
+    """What a unit has been given. Instructions are numbered by their place among the unit's own."""
 
     positions: list[int] = field(default_factory=list)
     """Of its instructions, in the program."""
     clocks: list[list[int]] = field(default_factory=list)
-    """clocks[i][e]: how many instructions of engine e are known to be done when the i-th starts."""
+    """clocks[i][u]: how many instructions of unit u are known to be done when the i-th starts."""
     reads: dict[str, Latest] = field(default_factory=dict)
     writes: dict[str, Latest] = field(default_factory=dict)
     """By space."""
@@ -96,7 +96,7 @@ class _History:
 
 @dataclass(slots=True)
 class _Pair:
-    """Tokens from one engine to another, in the order in which they are given and taken."""
+    """Tokens from one unit to another, in the order in which they are given and taken."""
 
     takers: list[int] = field(default_factory=list)  # among the taker's instructions
     positions: list[int] = field(default_factory=list)  # of the takers, in the program
@@ -117,11 +117,11 @@ class _Scheduler:
         self.earlier = min(config.queue_depth, most // 2)
         """Tokens under way at once whose taker is earlier in the program than their last giver; `later`: the others."""
         self.later = most - self.earlier
-        self.history = {e: _History() for e in Engine}
-        self.pairs = {(giver, taker): _Pair() for giver in Engine for taker in Engine}
-        self.given: list[list[Step]] = [[] for _ in Engine]
+        self.history = {u: _History() for u in Unit}
+        self.pairs = {(giver, taker): _Pair() for giver in Unit for taker in Unit}
+        self.given: list[list[Step]] = [[] for _ in Unit]
 
-    def _giver(self, giver: Engine, taker: Engine, needed: int) -> int:
+    def _giver(self, giver: Unit, taker: Unit, needed: int) -> int:
         """The instruction that `taker` is to wait for: `needed`, or a later one if too many tokens would be under way.
 
         The last one always is possible: when the latest token was added, there was room for one more.
@@ -132,20 +132,20 @@ class _Scheduler:
         return min(pair.first(self.later // 2, givers), len(givers) - 1)
 
     def add(self, step: Step, position: int) -> None:
-        me = step.instruction.engine
+        me = step.instruction.unit
         mine = self.history[me]
         read, written = _banks(step.reads, self.config), _banks(step.writes, self.config)
-        clock = list(mine.clocks[-1]) if mine.clocks else [0] * len(Engine)
-        waits: dict[Engine, int] = {}
+        clock = list(mine.clocks[-1]) if mine.clocks else [0] * len(Unit)
+        waits: dict[Unit, int] = {}
 
-        def wait(other: Engine, needed: int) -> None:
+        def wait(other: Unit, needed: int) -> None:
             if needed >= clock[other]:
                 waits[other] = self._giver(other, me, needed)
-                for e, known in enumerate(self.history[other].clocks[waits[other]]):
-                    clock[e] = max(clock[e], known)
+                for u, known in enumerate(self.history[other].clocks[waits[other]]):
+                    clock[u] = max(clock[u], known)
                 clock[other] = waits[other] + 1
 
-        others = [e for e in Engine if e != me]
+        others = [u for u in Unit if u != me]
         for other in others:
             wait(other, self.history[other].conflict(step, read, written))
         for other in others:  # as if it gave a token
@@ -165,11 +165,11 @@ class _Scheduler:
 
 
 def add_tokens(steps: Iterable[Step], config: AcceleratorConfig) -> None:
-    """Set `wait` and `signal` so that every conflict between two engines, and every shared port, is in program order.
+    """Set `wait` and `signal` so that every conflict between two units, and every shared port, is in program order.
 
-    A vector clock for each engine says what is already known to be done, so that no token is redundant. The k-th
-    token from one engine to another is thus taken by the k-th instruction that waits for one. No more than
-    `config.token_bits` can count are ever under way from one engine to another.
+    A vector clock for each unit says what is already known to be done, so that no token is redundant. The k-th
+    token from one unit to another is thus taken by the k-th instruction that waits for one. No more than
+    `config.token_bits` can count are ever under way from one unit to another.
     """
     scheduler = _Scheduler(config)
     for position, step in enumerate(steps):

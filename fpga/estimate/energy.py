@@ -29,14 +29,14 @@ DRAM_PJ = (1300.0, 2600.0)
 def energy(totals: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
     """Energy of one sample, in microjoules.
 
-    `totals` are a build's, from schedule.json: multiplications, cycles of the matrix engine, bytes moved. The result
+    `totals` are a build's, from schedule.json: multiplications, cycles of the matrix unit, bytes moved. The result
     is {"source", "uj": {"multiply", "add", "on_chip", "memory_low", "memory_high", "total_low", "total_high"}}.
     """
     macs, cycles = int(totals["macs"]), int(totals["matrix_cycles"])
     a, w = (Operand.of(f, config.multiplier).significand_bits for f in (config.activation, config.weight))
     multiply = macs * _between(MULTIPLY_PJ, math.sqrt(a * w))
     add = macs * _between(ADD_PJ, config.acc_bits)
-    # In a cycle of the matrix engine an activation word is read, and a word of sums is read and written. Weights are
+    # In a cycle of the matrix unit an activation word is read, and a word of sums is read and written. Weights are
     # written and read once each time that they are loaded.
     activations = cycles * config.act_word_bits * _bit(config.act_bank_depth * config.act_word_bits)
     acc_word = config.cols * config.acc_bits

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine, Layout, instructions_of
+from sateen.machine.isa import Layout, Unit, instructions_of
 
 
-def instruction_mask(engine: Engine, c: AcceleratorConfig) -> int:
-    """The bits of an engine's instructions that reach something in the machine, the masks of tokens left out."""
-    layouts = instructions_of(engine)
+def instruction_mask(unit: Unit, c: AcceleratorConfig) -> int:
+    """The bits of a unit's instructions that reach something in the machine, the masks of tokens left out."""
+    layouts = instructions_of(unit)
     found = 0
     for layout in layouts:
         found |= _mask(layout, c, opcode=len(layouts) > 1)

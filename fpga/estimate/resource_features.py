@@ -1,6 +1,6 @@
 """What each component of the machine consists of: the terms that the resource model has coefficients for.
 
-Here are the engines that compute; what moves data is in fpga/estimate/resource_movement.py.
+Here are the units that compute; what moves data is in fpga/estimate/resource_movement.py.
 """
 
 from __future__ import annotations

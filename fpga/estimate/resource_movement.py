@@ -11,7 +11,7 @@ from sateen.hw import isa
 from sateen.hw.control.dispatch import instruction_beats, instruction_bits
 from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 
 def registers(c: AcceleratorConfig, family: str) -> Terms:
@@ -30,16 +30,16 @@ def control(c: AcceleratorConfig, family: str) -> Terms:
     beats = instruction_beats(c)
     depth = 2 * isa.CHUNK * beats
     t.store(family, memory(family, c.bus_bits, depth), c.bus_bits)
-    t.store(family, memory(family, len(Engine) + 1, 2 * isa.CHUNK), len(Engine) + 1)
+    t.store(family, memory(family, len(Unit) + 1, 2 * isa.CHUNK), len(Unit) + 1)
     pairs = c.token_pairs.bit_count()
     t.add(one=1, tokens=3 * pairs * c.token_bits, pairs=pairs, pointers=2 * log2(2 * depth), lanes=beats)
-    # a token that no engine takes needs no bit in the queues
+    # a token that no unit takes needs no bit in the queues
     t.add(ff=pairs * (c.token_bits + 3) + 2 * log2(2 * depth) + (beats if beats > 1 else 0))
     t.ff["one"] = 1
-    for engine in Engine:
-        kept = min(beats, -(-instruction_bits(engine) // c.bus_bits))
-        beat = min(c.bus_bits, instruction_bits(engine))
-        used = instruction_mask(engine, c) | 0xFF0  # with the masks of tokens
+    for unit in Unit:
+        kept = min(beats, -(-instruction_bits(unit) // c.bus_bits))
+        beat = min(c.bus_bits, instruction_bits(unit))
+        used = instruction_mask(unit, c) | 0xFF0  # with the masks of tokens
         found = memory(family, kept * beat, c.queue_depth, slices=kept, synchronous=False)
         if found.kind == "lut":  # a cell is left out if nothing uses its bits
             cells = sum(
@@ -52,7 +52,7 @@ def control(c: AcceleratorConfig, family: str) -> Terms:
             t.add(instruction=used.bit_count(), ff=c.queue_depth * used.bit_count())
         t.add(enables=kept, queue_pointers=2 * log2(c.queue_depth), levels=log2(c.queue_depth + 1))
         t.add(ff=2 * log2(c.queue_depth) + log2(c.queue_depth + 1))
-        if engine is Engine.LOAD:
+        if unit is Unit.LOAD:
             t.add(words=c.word_bits)
     t.ff["one"] = 1
     return t

@@ -28,15 +28,15 @@ from sateen.hw.decode import Decoder
 from sateen.hw.matrix.accumulator import Accumulator
 from sateen.hw.matrix.array import SystolicArray
 from sateen.hw.matrix.pe import PE
-from sateen.hw.matrix.unit import MatrixEngine
+from sateen.hw.matrix.unit import MatrixUnit
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
-from sateen.hw.memory.load import LoadEngine
-from sateen.hw.memory.store import StoreEngine
+from sateen.hw.memory.load import LoadUnit
+from sateen.hw.memory.store import StoreUnit
 from sateen.hw.vector.pool import Pool
 from sateen.hw.vector.requantize import Requantizer
-from sateen.hw.vector.unit import VectorEngine
+from sateen.hw.vector.unit import VectorUnit
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 TOP = "component"
 SLACK = 32
@@ -123,9 +123,7 @@ class Slack(wiring.Component):
 
 
 def _control(config: AcceleratorConfig) -> wiring.Component:
-    masks: dict[tuple[str, ...], int] = {
-        (e.name.lower(), "instruction"): instruction_mask(e, config) for e in Engine
-    }
+    masks: dict[tuple[str, ...], int] = {(u.label, "instruction"): instruction_mask(u, config) for u in Unit}
     return _Context(Control(config=config), masks)
 
 
@@ -215,14 +213,14 @@ PARTS: dict[str, Part] = {
             every=1,
             slack=False,
         ),
-        Part("load", lambda c: LoadEngine(config=c)),
-        Part("store", lambda c: StoreEngine(config=c)),
-        Part("matrix", lambda c: MatrixEngine(config=c), opaque=(SystolicArray, Accumulator)),
+        Part("load", lambda c: LoadUnit(config=c)),
+        Part("store", lambda c: StoreUnit(config=c)),
+        Part("matrix", lambda c: MatrixUnit(config=c), opaque=(SystolicArray, Accumulator)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
         Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
         Part("first_element", _first_element, every=1, slack=False),
         Part("element", _element, every=1, slack=False),
-        Part("vector", lambda c: VectorEngine(config=c), opaque=(Requantizer, Pool)),
+        Part("vector", lambda c: VectorUnit(config=c), opaque=(Requantizer, Pool)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
     )

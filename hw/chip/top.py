@@ -1,4 +1,4 @@
-"""The accelerator: four engines, their buffers, control and registers, between memory and host."""
+"""The accelerator: four units, their buffers, control and registers, between memory and host."""
 
 from amaranth.hdl import Cat, Module, ResetInserter
 from amaranth.lib import wiring
@@ -6,14 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.hw.control.registers import Registers
 from sateen.hw.control.unit import Control
-from sateen.hw.matrix.unit import MatrixEngine
+from sateen.hw.matrix.unit import MatrixUnit
 from sateen.hw.memory.axi import AXI4, AXI4Lite, attach
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
-from sateen.hw.memory.load import LoadEngine
-from sateen.hw.memory.store import StoreEngine
-from sateen.hw.vector.unit import VectorEngine
+from sateen.hw.memory.load import LoadUnit
+from sateen.hw.memory.store import StoreUnit
+from sateen.hw.vector.unit import VectorUnit
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 
 class Accelerator(wiring.Component):
@@ -37,8 +37,8 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        load, matrix = LoadEngine(config=config), MatrixEngine(config=config)
-        vector, store = VectorEngine(config=config), StoreEngine(config=config)
+        load, matrix = LoadUnit(config=config), MatrixUnit(config=config)
+        vector, store = VectorUnit(config=config), StoreUnit(config=config)
         m.submodules.registers = registers = Registers(config=config)
         m.submodules.control = control = Control(config=config)
         m.submodules.activations = activations = ActivationBuffer(config=config)
@@ -51,16 +51,16 @@ class Accelerator(wiring.Component):
             depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
         )
 
-        engines = {Engine.LOAD: load, Engine.MATRIX: matrix, Engine.VECTOR: vector, Engine.STORE: store}
-        for e, engine in engines.items():
-            name = e.name.lower()
+        units = {Unit.LOAD: load, Unit.MATRIX: matrix, Unit.VECTOR: vector, Unit.STORE: store}
+        for kind, unit in units.items():
+            name = kind.label
             # What an error left half done must not reach the next run.
-            m.submodules[name] = ResetInserter(control.clear)(engine)
+            m.submodules[name] = ResetInserter(control.clear)(unit)
             port = getattr(control, name)
             m.d.comb += [
-                engine.start.eq(port.start),
-                engine.instruction.eq(port.instruction),
-                port.done.eq(engine.done),
+                unit.start.eq(port.start),
+                unit.instruction.eq(port.instruction),
+                port.done.eq(unit.done),
             ]
 
         for requester, buffer in (
@@ -90,8 +90,8 @@ class Accelerator(wiring.Component):
             control.i_data.eq(load.instruction_data),
             control.read_error.eq(load.error),
             control.write_error.eq(store.error),
-            registers.stall[Engine.LOAD].eq(load.stall),
-            registers.stall[Engine.STORE].eq(store.stall),
+            registers.stall[Unit.LOAD].eq(load.stall),
+            registers.stall[Unit.STORE].eq(store.stall),
             registers.beats.eq(Cat(load.beat, store.beat)),
         ]
         # A cycle late, for speed; what does the conflicting access is not done before.

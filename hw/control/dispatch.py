@@ -1,4 +1,4 @@
-"""The instruction buffer with its dispatcher, and the queue of an engine with its sequencer."""
+"""The instruction buffer with its dispatcher, and the queue of a unit with its sequencer."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
@@ -9,12 +9,12 @@ from sateen.hw import isa
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.memory.load import targets
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import EXECUTED, Engine, Opcode, instructions_of
+from sateen.machine.isa import EXECUTED, Opcode, Unit, instructions_of
 
 
-def instruction_bits(engine: Engine) -> int:
-    """Bits of an instruction that reach `engine`: its longest layout."""
-    return max(layout.bits for layout in instructions_of(engine))
+def instruction_bits(unit: Unit) -> int:
+    """Bits of an instruction that reach `unit`: its longest layout."""
+    return max(layout.bits for layout in instructions_of(unit))
 
 
 def instruction_beats(config: AcceleratorConfig) -> int:
@@ -22,15 +22,15 @@ def instruction_beats(config: AcceleratorConfig) -> int:
     return isa.INSTRUCTION_BITS // config.bus_bits
 
 
-class EngineControl(wiring.Signature):
-    """What drives an engine. `instruction` is valid in the cycle of `start`; `done` comes later."""
+class UnitControl(wiring.Signature):
+    """What drives a unit. `instruction` is valid in the cycle of `start`; `done` comes later."""
 
     def __init__(self) -> None:
         super().__init__({"start": Out(1), "instruction": Out(isa.INSTRUCTION_BITS), "done": In(1)})
 
 
 def is_idle(m: Module, start: Value, done: Value) -> Signal:
-    """No instruction executes in an engine; in the cycle of `start` none does yet.
+    """No instruction executes in a unit; in the cycle of `start` none does yet.
 
     A register: what latches an instruction's fields with it, again and again until the cycle of `start`, does not wait
     for `start`, which is decided late in its cycle.
@@ -47,7 +47,7 @@ class Dispatcher(wiring.Component):
     """Keeps two chunks of instructions and hands them to the queues, a beat per cycle, in order.
 
     A beat that arrives in cycle t is handed over in cycle t + 2 at the earliest. The first beat of an
-    instruction waits until its engine's queue has room.
+    instruction waits until its unit's queue has room.
 
     Members
     -------
@@ -56,13 +56,13 @@ class Dispatcher(wiring.Component):
     run : In(1)
         Nothing is handed over without it.
     full : In(4)
-        Engine e's queue has no room.
+        Unit u's queue has no room.
     lane : Out(beats)
         One-hot number of the beat within its instruction.
     data : Out(bus_bits)
         The beat.
     write, push : Out(4)
-        Engine e's queue takes the beat; and it is the instruction's last.
+        Unit u's queue takes the beat; and it is the instruction's last.
     end : Out(1)
         END is at the head.
     illegal : Out(1)
@@ -78,11 +78,11 @@ class Dispatcher(wiring.Component):
                 "i_valid": In(1),
                 "i_data": In(self.bus_bits),
                 "run": In(1),
-                "full": In(len(Engine)),
+                "full": In(len(Unit)),
                 "lane": Out(self.beats),
                 "data": Out(self.bus_bits),
-                "write": Out(len(Engine)),
-                "push": Out(len(Engine)),
+                "write": Out(len(Unit)),
+                "push": Out(len(Unit)),
                 "end": Out(1),
                 "illegal": Out(1),
             }
@@ -126,45 +126,45 @@ class Dispatcher(wiring.Component):
             with m.If(consume):
                 m.d.sync += lane.eq(lane.rotate_left(1))
 
-        engine, end = self._kinds(m, written, fetched, read.en)
+        unit, end = self._kinds(m, written, fetched, read.en)
         m.d.comb += [
             self.data.eq(read.data),
-            consume.eq(valid & self.run & engine.any() & ~(first & (engine & self.full).any())),
-            self.write.eq(Mux(consume, engine, 0)),
+            consume.eq(valid & self.run & unit.any() & ~(first & (unit & self.full).any())),
+            self.write.eq(Mux(consume, unit, 0)),
             self.push.eq(Mux(self.lane[-1], self.write, 0)),
             self.end.eq(valid & end),
         ]
-        m.d.sync += self.illegal.eq((valid & ~(engine.any() | end)) | overrun)
+        m.d.sync += self.illegal.eq((valid & ~(unit.any() | end)) | overrun)
         return m
 
     def _kinds(self, m: Module, written: Signal, fetched: Signal, read_en: Signal) -> tuple[Value, Value]:
-        """Engine (one-hot) and "it is END" of the instruction that the head belongs to; all 0 if unknown.
+        """Unit (one-hot) and "it is END" of the instruction that the head belongs to; all 0 if unknown.
 
         Decoded when its first beat arrives, as block RAM answers too late in a cycle, and kept beside it.
         """
         lane_bits = exact_log2(self.beats)
         header = data.View(isa.HEADER, self.i_data[: isa.HEADER.size])
-        m.submodules.kinds = kinds = memory_of(shape=len(Engine) + 1, depth=2 * isa.CHUNK)
+        m.submodules.kinds = kinds = memory_of(shape=len(Unit) + 1, depth=2 * isa.CHUNK)
         write, read = kinds.write_port(), kinds.read_port()
         with m.Switch(header.opcode):
             for layout in EXECUTED:
                 with m.Case(layout.opcode):
-                    m.d.comb += write.data.eq(1 << layout.engine)
+                    m.d.comb += write.data.eq(1 << layout.unit)
             with m.Case(Opcode.END):
-                m.d.comb += write.data.eq(1 << len(Engine))
+                m.d.comb += write.data.eq(1 << len(Unit))
         m.d.comb += [
             write.en.eq(self.i_valid & (written[:lane_bits] == 0)),
             write.addr.eq(written[lane_bits:-1]),
             read.en.eq(read_en),
             read.addr.eq(fetched[lane_bits:-1]),
         ]
-        return read.data[: len(Engine)], read.data[len(Engine)]
+        return read.data[: len(Unit)], read.data[len(Unit)]
 
 
 class Sequencer(wiring.Component):
-    """An engine's queue, and the rule by which its head starts: the engine is idle and every token is there.
+    """A unit's queue, and the rule by which its head starts: the unit is idle and every token is there.
 
-    A queue entry keeps the bits that the engine needs. It is written beat by beat; its first beat needs room.
+    A queue entry keeps the bits that the unit needs. It is written beat by beat; its first beat needs room.
 
     Members
     -------
@@ -177,23 +177,23 @@ class Sequencer(wiring.Component):
     program : In(32)
         LOAD only: where that chunk is.
     available, take, give : In(4), Out(4), Out(4)
-        Bit e: a token from engine e is there; it is taken; one is given to engine e.
-    engine : Out(EngineControl())
+        Bit u: a token from unit u is there; it is taken; one is given to unit u.
+    unit : Out(UnitControl())
     pending : Out(1)
         An instruction is at the head.
     executing : Out(1)
         From the cycle after `start` to that of `done`.
     illegal : Out(1)
         LOAD and STORE: in the cycle before, the head would have started, but has no words or no target, so that an
-        engine would never end it, or an index plane that the machine lacks.
+        unit would never end it, or an index plane that the machine lacks.
     """
 
-    def __init__(self, *, config: AcceleratorConfig, engine: Engine):
-        self.kind = engine
+    def __init__(self, *, config: AcceleratorConfig, unit: Unit):
+        self.kind = unit
         self.beats = instruction_beats(config)
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
-        self.width = instruction_bits(engine)
+        self.width = instruction_bits(unit)
         self.word_bits = config.word_bits
         self.targets = targets(config)
         self.index_planes = config.index_planes
@@ -205,11 +205,11 @@ class Sequencer(wiring.Component):
                 "push": In(1),
                 "full": Out(1),
                 "run": In(1),
-                **({"boot": In(1), "program": In(32)} if engine is Engine.LOAD else {}),
-                "available": In(len(Engine)),
-                "take": Out(len(Engine)),
-                "give": Out(len(Engine)),
-                "engine": Out(EngineControl()),
+                **({"boot": In(1), "program": In(32)} if unit is Unit.LOAD else {}),
+                "available": In(len(Unit)),
+                "take": Out(len(Unit)),
+                "give": Out(len(Unit)),
+                "unit": Out(UnitControl()),
                 "pending": Out(1),
                 "executing": Out(1),
                 "illegal": Out(1),
@@ -246,35 +246,35 @@ class Sequencer(wiring.Component):
         # start, but for an instruction of one beat that enters an empty queue; and an instruction takes a cycle.
         entry = read.data if self.beats > 1 else Mux(waiting, read.data, self.data[: kept * beat])
         header = data.View(isa.HEADER, entry[: isa.HEADER.size])
-        wait, signal_next, illegal = Signal(len(Engine)), Signal(len(Engine)), Signal()
+        wait, signal_next, illegal = Signal(len(Unit)), Signal(len(Unit)), Signal()
         m.d.sync += [wait.eq(header.wait), signal_next.eq(header.signal), illegal.eq(self._illegal(entry))]
 
-        signal = Signal(len(Engine))
-        start = self.engine.start
+        signal = Signal(len(Unit))
+        start = self.unit.start
         startable = Signal()
         m.d.comb += [
             self.pending.eq(waiting),
             startable.eq(waiting & ((wait & ~self.available) == 0)),
             start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
-            self.engine.instruction.eq(self._cut(read.data[: self.width])),
+            self.unit.instruction.eq(self._cut(read.data[: self.width])),
             self.take.eq(Mux(pop, wait, 0)),
-            self.give.eq(Mux(self.executing & self.engine.done, signal, 0)),
+            self.give.eq(Mux(self.executing & self.unit.done, signal, 0)),
         ]
         m.d.sync += self.illegal.eq(self.run & ~self.executing & startable & illegal)
         with m.If(start):
             m.d.sync += [self.executing.eq(1), signal.eq(signal_next)]
-        with m.Elif(self.engine.done):
+        with m.Elif(self.unit.done):
             m.d.sync += self.executing.eq(0)
 
-        if self.kind is Engine.LOAD:
-            fetch = data.View(isa.LOAD, self.engine.instruction[: isa.LOAD.size])
+        if self.kind is Unit.LOAD:
+            fetch = data.View(isa.LOAD, self.unit.instruction[: isa.LOAD.size])
             m.d.comb += start.eq(self.run & ~self.executing & (self.boot | (startable & ~illegal)))
             with m.If(self.boot):
                 m.d.comb += [
                     self.pending.eq(1),
                     pop.eq(0),
-                    self.engine.instruction.eq(0),
+                    self.unit.instruction.eq(0),
                     fetch.opcode.eq(Opcode.LOAD),
                     fetch.target.eq(isa.Target.INSTRUCTION),
                     fetch.source.eq(self.program),
@@ -287,7 +287,7 @@ class Sequencer(wiring.Component):
 
     def _cut(self, instruction) -> Value:
         """Without the bits of `words` that the machine does not count with."""
-        layout = {Engine.LOAD: isa.LOAD, Engine.STORE: isa.STORE}.get(self.kind)
+        layout = {Unit.LOAD: isa.LOAD, Unit.STORE: isa.STORE}.get(self.kind)
         if layout is None:
             return instruction
         field = layout["words"]
@@ -295,10 +295,10 @@ class Sequencer(wiring.Component):
         return Cat(instruction[:begin], Const(0, end - begin), instruction[end:])
 
     def _illegal(self, instruction) -> Value:
-        if self.kind is Engine.LOAD:
+        if self.kind is Unit.LOAD:
             load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
             plane = (load.target != isa.Target.INDEX) | (load.last_plane < self.index_planes)
             return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any() | ~plane
-        if self.kind is Engine.STORE:
+        if self.kind is Unit.STORE:
             return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
         return Const(0)

@@ -10,14 +10,14 @@ from amaranth.lib.wiring import In, Out
 from sateen.hw.control.unit import Error
 from sateen.hw.memory.axi import AXI4Lite, Response
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 ID = 0x53415445  # "SATE"
 VERSION = 1
 
 
 class Register(enum.IntEnum):
-    """Byte addresses; those of engine e's counters are `BUSY + 16*e` and so on."""
+    """Byte addresses; those of unit u's counters are `BUSY + 16*u` and so on."""
 
     ID = 0x00
     VERSION = 0x04
@@ -66,7 +66,7 @@ class Registers(wiring.Component):
     ready, busy, done, error, finish : In
         See `Control`.
     executing, pending, stall : In(4)
-        By engine, what to count in this cycle.
+        By unit, what to count in this cycle.
     beats : In(2)
         A beat is read, written.
     """
@@ -88,9 +88,9 @@ class Registers(wiring.Component):
                 "done": In(1),
                 "error": In(Error),
                 "finish": In(1),
-                "executing": In(len(Engine)),
-                "pending": In(len(Engine)),
-                "stall": In(len(Engine)),
+                "executing": In(len(Unit)),
+                "pending": In(len(Unit)),
+                "stall": In(len(Unit)),
                 "beats": In(2),
             }
         )
@@ -134,7 +134,7 @@ class Registers(wiring.Component):
             },
         )
 
-        # Registers, as they reset all engines. No write can come in between: the next takes two cycles.
+        # Registers, as they reset all units. No write can come in between: the next takes two cycles.
         m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
 
         def ctrl(bits):
@@ -149,8 +149,8 @@ class Registers(wiring.Component):
         def store(target):
             return lambda bits, mask: m.d.sync.__iadd__(target.eq((target & ~mask) | bits))
 
-        def aligned(bits, unit):
-            return self.ready & ~bits[: (unit - 1).bit_length()].any()
+        def aligned(bits, size):
+            return self.ready & ~bits[: (size - 1).bit_length()].any()
 
         self._write(
             m,
@@ -175,13 +175,13 @@ class Registers(wiring.Component):
         """
         cycles = Signal(64 if self.config.counters else 32)
         events = {}
-        for e in Engine:
-            executing, pending = self.executing[e], self.pending[e]
+        for unit in Unit:
+            executing, pending = self.executing[unit], self.pending[unit]
             events |= {
-                Register.BUSY + 16 * e: executing,
-                Register.WAIT + 16 * e: pending & ~executing,
-                Register.IDLE + 16 * e: ~pending & ~executing,
-                Register.STALL + 16 * e: self.stall[e],
+                Register.BUSY + 16 * unit: executing,
+                Register.WAIT + 16 * unit: pending & ~executing,
+                Register.IDLE + 16 * unit: ~pending & ~executing,
+                Register.STALL + 16 * unit: self.stall[unit],
             }
         events |= {Register.BEATS_READ: self.beats[0], Register.BEATS_WRITTEN: self.beats[1]}
         absent = {}

@@ -8,9 +8,9 @@ from amaranth.hdl import Cat, Module, ResetInserter, Signal, unsigned
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.control.dispatch import Dispatcher, EngineControl, Sequencer
+from sateen.hw.control.dispatch import Dispatcher, Sequencer, UnitControl
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Engine
+from sateen.machine.isa import Unit
 
 
 class Error(enum.IntEnum, shape=unsigned(8)):
@@ -26,7 +26,7 @@ class Error(enum.IntEnum, shape=unsigned(8)):
 
 
 class Tokens(wiring.Component):
-    """A counter for each ordered pair of engines.
+    """A counter for each ordered pair of units.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class Tokens(wiring.Component):
     Members
     -------
     give : In(16), bit 4*g + t
-        Engine g gives one to engine t.
+        Unit g gives one to unit t.
     take : In(16), bit 4*t + g
-        Engine t takes one that engine g gave.
+        Unit t takes one that unit g gave.
     available : Out(16), bit 4*t + g
-        Engine t has one from engine g.
+        Unit t has one from unit g.
     overflow : Out(1)
         In the cycle before, a counter was full and given one more.
     """
@@ -50,18 +50,18 @@ class Tokens(wiring.Component):
     def __init__(self, *, bits: int, pairs: int):
         self.bits = bits
         self.pairs = pairs
-        n = len(Engine) ** 2
+        n = len(Unit) ** 2
         super().__init__({"give": In(n), "take": In(n), "available": Out(n), "overflow": Out(1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        n = len(Engine)
+        n = len(Unit)
         overflows = []
-        for taker in Engine:
-            for giver in Engine:
+        for taker in Unit:
+            for giver in Unit:
                 if not self.pairs >> (n * giver + taker) & 1:
                     continue
-                count = Signal(self.bits, name=f"{giver.name.lower()}_to_{taker.name.lower()}")
+                count = Signal(self.bits, name=f"{giver.label}_to_{taker.label}")
                 give, take = self.give[n * giver + taker], self.take[n * taker + giver]
                 available = self.available[n * taker + giver]  # count != 0, as a register
                 with m.If(give & ~take):
@@ -76,7 +76,7 @@ class Tokens(wiring.Component):
 class Control(wiring.Component):
     """The run: from `start`, through instructions and their tokens, to END or an error.
 
-    After an error no instruction starts; the run ends when the load and the store engine, and so all bursts,
+    After an error no instruction starts; the run ends when the load and the store unit, and so all bursts,
     have completed. If memory does not answer even then, a second watchdog period (`expired`) ends the run,
     and `ready` stays low until it does answer.
 
@@ -91,16 +91,16 @@ class Control(wiring.Component):
     read_error, write_error, bank_conflict : In(1)
     i_valid, i_data
         See `Dispatcher`.
-    load, matrix, vector, store : Out(EngineControl())
+    load, matrix, vector, store : Out(UnitControl())
     clear : Out(1)
-        Resets the engines: a run starts in the next cycle, or was abandoned.
+        Resets the units: a run starts in the next cycle, or was abandoned.
     finish : Out(1)
         One-cycle strobe in the cycle of `done`.
     ready, busy, done : Out(1)
     error : Out(Error)
         The first error, until the next run.
     executing, pending : Out(4)
-        By engine: executing (the cycle of `start` included); with an instruction that does not start.
+        By unit: executing (the cycle of `start` included); with an instruction that does not start.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
@@ -117,26 +117,26 @@ class Control(wiring.Component):
                 "bank_conflict": In(1),
                 "i_valid": In(1),
                 "i_data": In(config.bus_bits),
-                **{e.name.lower(): Out(EngineControl()) for e in Engine},
+                **{u.label: Out(UnitControl()) for u in Unit},
                 "clear": Out(1),
                 "finish": Out(1),
                 "ready": Out(1),
                 "busy": Out(1),
                 "done": Out(1),
                 "error": Out(Error),
-                "executing": Out(len(Engine)),
-                "pending": Out(len(Engine)),
+                "executing": Out(len(Unit)),
+                "pending": Out(len(Unit)),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        n = len(Engine)
+        n = len(Unit)
         dispatcher, tokens = (
             Dispatcher(config=self.config),
             Tokens(bits=self.config.token_bits, pairs=self.config.token_pairs),
         )
-        sequencers = [Sequencer(config=self.config, engine=e) for e in Engine]
+        sequencers = [Sequencer(config=self.config, unit=u) for u in Unit]
         m.submodules.dispatcher = ResetInserter(self.clear)(dispatcher)
         m.submodules.tokens = ResetInserter(self.clear)(tokens)
         run = Signal()  # the state is RUN; a register of its own, as every start depends on it
@@ -148,32 +148,32 @@ class Control(wiring.Component):
             tokens.give.eq(Cat(s.give for s in sequencers)),
             tokens.take.eq(Cat(s.take for s in sequencers)),
         ]
-        for e, s in zip(Engine, sequencers, strict=True):
-            name = e.name.lower()
+        for u, s in zip(Unit, sequencers, strict=True):
+            name = u.label
             m.submodules[f"{name}_sequencer"] = ResetInserter(self.clear)(s)
-            wiring.connect(m, s.engine, wiring.flipped(getattr(self, name)))
+            wiring.connect(m, s.unit, wiring.flipped(getattr(self, name)))
             m.d.comb += [
                 s.lane.eq(dispatcher.lane),
                 s.data.eq(dispatcher.data),
-                s.write.eq(dispatcher.write[e]),
-                s.push.eq(dispatcher.push[e]),
+                s.write.eq(dispatcher.write[u]),
+                s.push.eq(dispatcher.push[u]),
                 s.run.eq(run),
-                s.available.eq(tokens.available.word_select(e, n)),
-                self.executing[e].eq(s.executing | s.engine.start),
-                self.pending[e].eq(s.pending & ~s.executing & ~s.engine.start),
+                s.available.eq(tokens.available.word_select(u, n)),
+                self.executing[u].eq(s.executing | s.unit.start),
+                self.pending[u].eq(s.pending & ~s.executing & ~s.unit.start),
             ]
 
         boot = Signal()
-        load = sequencers[Engine.LOAD]
+        load = sequencers[Unit.LOAD]
         m.d.comb += [load.boot.eq(boot), load.program.eq(self.program)]
-        with m.If(load.engine.start):
+        with m.If(load.unit.start):
             m.d.sync += boot.eq(0)
 
         idle = Signal()  # no instruction anywhere but at the dispatcher's head
         bus_idle = Signal()
         m.d.comb += [
             idle.eq(~Cat((s.pending, s.executing) for s in sequencers).any()),
-            bus_idle.eq(~(load.executing | sequencers[Engine.STORE].executing)),
+            bus_idle.eq(~(load.executing | sequencers[Unit.STORE].executing)),
         ]
         self._run(m, run, boot, dispatcher.end & idle, bus_idle, self._errors(dispatcher, sequencers, tokens))
         return m

@@ -7,7 +7,7 @@ later; the only magnitudes compared are those of the n slots with the new elemen
 """
 
 # Ref: Fang et al., "Efficient N:M Sparse DNN Training Using Algorithm, Architecture, and Dataflow Co-Design"
-# (arXiv 2309.13015), the SORE engine: streaming top-n selection, m cycles for a group.
+# (arXiv 2309.13015), the SORE unit: streaming top-n selection, m cycles for a group.
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""The output-stationary order of the matrix engine: which weights meet which words, and where the sums go.
+"""The output-stationary order of the matrix unit: which weights meet which words, and where the sums go.
 
 The window (hw/window.py, TILED_ORDER) reads the words of `rows` neighbouring pixels for one channel word and tap
 (docs/isa.md calls that a turn); the weights of the turn follow, a step each, while the next turn's words are read.

@@ -1,4 +1,4 @@
-"""The matrix engine executes MATRIX: activation words and weights through the array into the accumulators.
+"""The matrix unit executes MATRIX: activation words and weights through the array into the accumulators.
 
 Weight-stationary: each pass reads its tile's weights and its words in one wave (see hw/matrix/array.py), so passes
 follow one another without a gap, or every `pass_interval` cycles where a pass has fewer words than that.
@@ -85,13 +85,13 @@ class _Sequence:
     """Only if the machine has both dataflows."""
 
 
-class MatrixEngine(wiring.Component):
-    """The engine with its array and its accumulators.
+class MatrixUnit(wiring.Component):
+    """The unit with its array and its accumulators.
 
     Members
     -------
     start, instruction, done
-        The engine protocol: `instruction` is an isa.MATRIX in its low bits. `done` comes matrix_cycles()
+        The unit protocol: `instruction` is an isa.MATRIX in its low bits. `done` comes matrix_cycles()
         after `start`; from the next cycle on the accumulators can be read.
     act_read : Out(ReadPort)
         Activation words, latency ACTIVATION_LATENCY. Padding is not read.
@@ -100,7 +100,7 @@ class MatrixEngine(wiring.Component):
     index_read : Out(ReadPort)
         The planes of their indices, likewise, read if the instruction uses any. Only if `config.indexed`.
     acc_read : In(ReadPort)
-        The accumulators, for the vector engine; latency Accumulator.read_latency. The top bit of the address
+        The accumulators, for the vector unit; latency Accumulator.read_latency. The top bit of the address
         is the bank.
     acc_conflict : Out(1)
         See Accumulator.conflict.

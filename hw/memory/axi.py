@@ -57,7 +57,7 @@ class AXI4Read(wiring.Signature):
     data_bits : int
         Width of a beat, 32 to 512 bits.
     addr_bits, id_bits : int
-        Widths in bits. The engines drive the one ID 0, so that responses come in order.
+        Widths in bits. The units drive the one ID 0, so that responses come in order.
     """
 
     def __init__(self, data_bits: int, *, addr_bits: int = ADDRESS_BITS, id_bits: int = 1) -> None:

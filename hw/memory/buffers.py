@@ -1,6 +1,6 @@
-"""On-chip buffers: banked activations with a port per engine, indices in bit planes, plain weights and parameters.
+"""On-chip buffers: banked activations with a port per unit, indices in bit planes, plain weights and parameters.
 
-Nothing arbitrates: programs keep engines off one another's banks (docs/isa.md), and never read a word in the
+Nothing arbitrates: programs keep units off one another's banks (docs/isa.md), and never read a word in the
 cycle in which it is written. A read in the next cycle sees the new value.
 """
 

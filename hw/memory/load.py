@@ -1,4 +1,4 @@
-"""The load engine: memory to the on-chip buffers, in bursts (see docs/isa.md, LOAD and "Memory timing")."""
+"""The load unit: memory to the on-chip buffers, in bursts (see docs/isa.md, LOAD and "Memory timing")."""
 
 import math
 
@@ -38,7 +38,7 @@ def targets(config: AcceleratorConfig) -> list[isa.Target]:
     return [t for t in isa.Target if not absent.get(t)]
 
 
-class LoadEngine(wiring.Component):
+class LoadUnit(wiring.Component):
     """Copies consecutive words from memory, where they lie one after the other, to a buffer.
 
     A word is gathered from beats, or several come from one, or it begins in one and ends in the next. `done`
@@ -48,9 +48,9 @@ class LoadEngine(wiring.Component):
     Members
     -------
     start, instruction, done :
-        Engine protocol; `instruction` is a `isa.LOAD` and valid with `start`.
+        Unit protocol; `instruction` is a `isa.LOAD` and valid with `start`.
     base : In(64)
-        Address that `source` counts from, a multiple of 4096; stable while the engine runs.
+        Address that `source` counts from, a multiple of 4096; stable while the unit runs.
     axi : Out(AXI4Read)
     activation, weight, parameter, table, index : Out(WritePort)
         The buffers. A parameter word is `vector_lanes` × `parameter_bits`, without the gaps it has in memory.

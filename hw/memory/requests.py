@@ -1,4 +1,4 @@
-"""Burst addresses for one transfer: what the load and the store engine put on AR and AW."""
+"""Burst addresses for one transfer: what the load and the store unit put on AR and AW."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring

@@ -1,4 +1,4 @@
-"""The store engine: activation buffer to memory, in bursts (see docs/isa.md, STORE and "Memory timing")."""
+"""The store unit: activation buffer to memory, in bursts (see docs/isa.md, STORE and "Memory timing")."""
 
 import math
 
@@ -21,20 +21,20 @@ DONE_LATENCY = 1
 """Cycles from the last response to `done`."""
 
 
-class StoreEngine(wiring.Component):
+class StoreUnit(wiring.Component):
     """Copies consecutive words from the activation buffer to memory, where they lie one after the other.
 
     Words are read ahead into a queue, so that a slow bus stops the reading and loses nothing; where a word
-    makes at most one beat the engine reads, and sends what it read, one word a cycle. Bytes of the last beat
+    makes at most one beat the unit reads, and sends what it read, one word a cycle. Bytes of the last beat
     that no word fills are not written. A burst's address goes ahead of its data, and `done` comes after the
     last response.
 
     Members
     -------
     start, instruction, done :
-        Engine protocol; `instruction` is a `isa.STORE` and valid with `start`.
+        Unit protocol; `instruction` is a `isa.STORE` and valid with `start`.
     base : In(64)
-        Address that `destination` counts from, a multiple of 4096; stable while the engine runs.
+        Address that `destination` counts from, a multiple of 4096; stable while the unit runs.
     axi : Out(AXI4Write)
     activation : Out(ReadPort)
         The activation buffer, read latency 2.

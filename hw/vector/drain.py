@@ -35,7 +35,7 @@ def drain_latency(config: AcceleratorConfig) -> int:
 
 
 class Drain(wiring.Component):
-    """The DRAIN half of the vector engine.
+    """The DRAIN half of the vector unit.
 
     Members
     -------

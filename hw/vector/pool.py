@@ -26,7 +26,7 @@ def greater(a: Value, b: Value, fmt: Format) -> Value:
 
 
 class Pool(wiring.Component):
-    """The POOL half of the vector engine. Of equal elements the first tap's stays.
+    """The POOL half of the vector unit. Of equal elements the first tap's stays.
 
     Members
     -------

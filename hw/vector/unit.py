@@ -1,4 +1,4 @@
-"""The vector engine executes DRAIN (hw/vector/drain.py) and POOL (hw/vector/pool.py), one at a time."""
+"""The vector unit executes DRAIN (hw/vector/drain.py) and POOL (hw/vector/pool.py), one at a time."""
 
 from collections.abc import Mapping
 
@@ -44,13 +44,13 @@ def _getter(fields):
     return lambda name: int(getattr(fields, name))
 
 
-class VectorEngine(wiring.Component):
-    """The engine.
+class VectorUnit(wiring.Component):
+    """The unit.
 
     Members
     -------
     start, instruction, done
-        The engine protocol: `instruction` is an isa.DRAIN or isa.POOL in its low bits. `done` comes
+        The unit protocol: `instruction` is an isa.DRAIN or isa.POOL in its low bits. `done` comes
         drain_cycles() or pool_cycles() after `start`, with the last write.
     acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
         Accumulator words, latency 1.

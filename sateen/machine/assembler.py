@@ -32,10 +32,10 @@ class Instruction:
             raise AttributeError(f"{self.opcode.name} has no field '{name}'") from None
 
     @property
-    def engine(self) -> isa.Engine:
-        engine = isa.LAYOUTS[self.opcode].engine
-        assert engine is not None, "END is the dispatcher's"
-        return engine
+    def unit(self) -> isa.Unit:
+        unit = isa.LAYOUTS[self.opcode].unit
+        assert unit is not None, "END is the dispatcher's"
+        return unit
 
     def encode(self) -> bytes:
         """64 bytes. A value that its field cannot hold is a bug of the caller: ValueError."""
@@ -58,7 +58,7 @@ def _counts(opcode: isa.Opcode) -> tuple[str, ...]:
 
 
 def decode(data: bytes) -> Instruction:
-    """The inverse of `encode`; ValueError for an unknown opcode, or a count of 0, for which no engine is defined."""
+    """The inverse of `encode`; ValueError for an unknown opcode, or a count of 0, for which no unit is defined."""
     word = int.from_bytes(data, "little")
     opcode = isa.Opcode(word & 15)
     values = {}

@@ -93,7 +93,7 @@ class AcceleratorConfig:
     token_bits: int = 6
     """Of a count of tokens."""
     token_pairs: int = (1 << TOKEN_PAIRS) - 1
-    """Which engine may give tokens to which: bit 4*giver + taker, as `machine.isa.Engine` numbers them."""
+    """Which unit may give tokens to which: bit 4*giver + taker, as `machine.isa.Unit` numbers them."""
     residual: bool = True
     """Whether the vector unit can add a residual."""
     counters: bool = True

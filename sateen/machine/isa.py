@@ -19,11 +19,21 @@ CHUNK = 16
 """Instructions in a chunk. A program is fetched chunk by chunk; all but the last begin with the LOAD of the next."""
 
 
-class Engine(enum.IntEnum):
+class Unit(enum.IntEnum):
+    """The units that execute instructions, each with a queue of its own."""
+
     LOAD = 0
     MATRIX = 1
     VECTOR = 2
     STORE = 3
+
+    @property
+    def label(self) -> str:
+        """Its name in text, in JSON, in ports and in modules."""
+        return self.name.lower()
+
+
+UNITS = tuple(u.label for u in Unit)
 
 
 class Opcode(enum.IntEnum):
@@ -75,7 +85,7 @@ class Layout:
     """The fields of one opcode behind the header, and the unit that executes it."""
 
     opcode: Opcode
-    engine: Engine | None
+    unit: Unit | None
     fields: tuple[Field, ...] = ()
 
     @property
@@ -99,8 +109,8 @@ class Layout:
 
 HEADER = (
     Field("opcode", 4, enum=Opcode),
-    Field("wait", len(Engine), "bit e: take one token that engine e gave to this engine, before starting"),
-    Field("signal", len(Engine), "bit e: give one token to engine e, when done"),
+    Field("wait", len(Unit), "bit u: take one token that unit u gave to this unit, before starting"),
+    Field("signal", len(Unit), "bit u: give one token to unit u, when done"),
 )
 
 _ACT = "act_address_bits"
@@ -138,7 +148,7 @@ def _window(width_reach: str = "output_bits") -> tuple[Field, ...]:
 
 LOAD = Layout(
     Opcode.LOAD,
-    Engine.LOAD,
+    Unit.LOAD,
     (
         Field("target", 3, "the buffer", enum=Target, checked=True),
         Field(
@@ -157,7 +167,7 @@ LOAD = Layout(
 
 STORE = Layout(
     Opcode.STORE,
-    Engine.STORE,
+    Unit.STORE,
     (
         Field("source", 24, "first word in the activation buffer", reach=_ACT),
         Field("destination", 32, "bytes, a multiple of the bus width", reach="memory_bits"),
@@ -167,7 +177,7 @@ STORE = Layout(
 
 MATRIX = Layout(
     Opcode.MATRIX,
-    Engine.MATRIX,
+    Unit.MATRIX,
     (
         *_window("tile_width_bits"),
         Field(
@@ -200,7 +210,7 @@ MATRIX = Layout(
 
 DRAIN = Layout(
     Opcode.DRAIN,
-    Engine.VECTOR,
+    Unit.VECTOR,
     (
         Field("acc_base", 16, "first accumulator, counted through both banks", reach="acc_address_bits"),
         Field("out_w", 12, "output columns", count=True, counted="plane_bits", reach="output_bits"),
@@ -233,7 +243,7 @@ DRAIN = Layout(
 
 POOL = Layout(
     Opcode.POOL,
-    Engine.VECTOR,
+    Unit.VECTOR,
     (
         *_window(),
         Field("out_base", 24, "word of the first output pixel", reach=_ACT),
@@ -246,12 +256,12 @@ END = Layout(Opcode.END, None)
 
 LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, DRAIN, POOL, STORE, END)}
 
-EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.engine is not None)
+EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)
 """All but END, which the dispatcher keeps."""
 
 
-def instructions_of(engine: Engine) -> tuple[Layout, ...]:
-    return tuple(layout for layout in EXECUTED if layout.engine is engine)
+def instructions_of(unit: Unit) -> tuple[Layout, ...]:
+    return tuple(layout for layout in EXECUTED if layout.unit is unit)
 
 
 def bits_of(field: str, opcode: Opcode = Opcode.MATRIX) -> int:
@@ -277,5 +287,5 @@ LIMITS: tuple[tuple[str, int, int], ...] = (
 )
 """Fields of the configuration that say how far a machine counts: least and most bits."""
 
-TOKEN_PAIRS = len(Engine) ** 2
-"""Ordered pairs of engines: bits of `token_pairs`, of which 4*giver + taker is one."""
+TOKEN_PAIRS = len(Unit) ** 2
+"""Ordered pairs of units: bits of `token_pairs`, of which 4*giver + taker is one."""

@@ -15,6 +15,7 @@ from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.clock_model import estimate_clock
 from sateen.fpga.estimate.energy import energy
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import UNITS
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.reporting.charts import Slot, columns
 from sateen.reporting.labels import accuracy
@@ -22,7 +23,6 @@ from sateen.reporting.sweeps import read_sweep
 from sateen.reporting.timeline import draw
 from sateen.sim.engines import Build
 
-ENGINES = ("load", "matrix", "vector", "store")
 KINDS = {
     "weights": "weights",
     "indices": "indices",
@@ -33,8 +33,8 @@ KINDS = {
 }
 """Bytes moved for a layer, and how they are called."""
 LIMITS = {
-    "matrix": "matrix engine",
-    "vector": "vector engine",
+    "matrix": "matrix unit",
+    "vector": "vector unit",
     "load": "memory (load)",
     "store": "memory (store)",
     "program": "instruction fetch",
@@ -114,10 +114,10 @@ def render(
         both=both,
         kinds=KINDS,
         limits=LIMITS,
-        engines=ENGINES,
+        units=UNITS,
         used=_used(schedule["totals"]),
         dataflows=_dataflows(layers),
-        stalls=[_engine(name, schedule["stalls"].get(name, {}), cycles) for name in ENGINES],
+        stalls=[_unit(name, schedule["stalls"].get(name, {}), cycles) for name in UNITS],
         timeline=draw(schedule),
         charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
@@ -196,7 +196,7 @@ def _short(name: str) -> str:
     return name
 
 
-def _engine(name: str, counts: dict[str, int], cycles: int) -> dict[str, Any]:
+def _unit(name: str, counts: dict[str, int], cycles: int) -> dict[str, Any]:
     share = {k: (counts.get(k) or 0) / cycles if cycles else 0.0 for k in ("busy", "wait", "idle")}
     return {"name": name, "share": share, **{k: counts.get(k) for k in ("busy", "wait", "idle", "stall")}}
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from sateen import api
+from sateen.machine.isa import UNITS
 from sateen.machine.presets import preset
 from sateen.models.data import digits_split
 from sateen.reporting.charts import LABELS, Slot, columns, ticks
-from sateen.reporting.page import ENGINES, KINDS, LIMITS, _short, render
+from sateen.reporting.page import KINDS, LIMITS, _short, render
 from sateen.reporting.timeline import merged, short
 from sateen.sim.engines import Build
 
@@ -66,7 +67,7 @@ def sides(cycles, instructions, indexed):
     dense = figures(3 * cycles, 2000 * instructions, 4000 * instructions) if indexed else one
     values, index = one["bytes"]["weights"], one["bytes"]["indices"]
     whole = dense["bytes"]["weights"]
-    busy = {f"{e}_cycles": cycles for e in ENGINES}
+    busy = {f"{u}_cycles": cycles for u in UNITS}
     return (
         one
         | busy
@@ -94,9 +95,9 @@ def schedule(layers, instructions, indexed=False):
     for index in range(layers):
         start = t
         for _ in range(instructions):
-            for engine, cycles in zip(ENGINES, (7, 90, 20, 3), strict=True):
+            for unit, cycles in zip(UNITS, (7, 90, 20, 3), strict=True):
                 timeline.append(
-                    {"engine": engine, "opcode": "X", "layer": index, "start": t, "done": t + cycles - 1}
+                    {"engine": unit, "opcode": "X", "layer": index, "start": t, "done": t + cycles - 1}
                 )
                 t += cycles
         description = {
@@ -111,7 +112,7 @@ def schedule(layers, instructions, indexed=False):
             "dataflow_cycles": {},
         }
         rows.append(description | sides(t - start, instructions, indexed))
-    stalls = {e: {"busy": t // 4, "wait": t // 4, "idle": t // 2} for e in ENGINES}
+    stalls = {u: {"busy": t // 4, "wait": t // 4, "idle": t // 2} for u in UNITS}
     return {
         "cycles": t, "multipliers": 8, "latency": 32, "interval": 1, "indexed": indexed, "layers": rows,
         "totals": sides(t, layers * instructions, indexed), "timeline": timeline, "stalls": stalls,
@@ -173,7 +174,7 @@ def test_page(layers, instructions, cost, indexed):
     checker = text_of(page)
     for text in (
         "Schedule",
-        "Engines",
+        "Units",
         "Layer by layer",
         "Cycles and utilisation",
         "Multiplications and bytes",

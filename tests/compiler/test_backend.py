@@ -17,7 +17,7 @@ from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.ir.quantized import Linear
 from sateen.machine.config import DATAFLOWS
-from sateen.machine.isa import Engine, Opcode, Target
+from sateen.machine.isa import Opcode, Target, Unit
 from sateen.machine.packing import index_words
 from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
@@ -196,22 +196,22 @@ def test_too_small_buffer_names_layer_and_remedy():
 
 
 def happens_before(instructions):
-    """For each instruction, the set of instructions known to be done when it starts: its engine's, and by tokens."""
-    known, order, tokens = [], {e: [] for e in Engine}, {}
+    """For each instruction, the set of instructions known to be done when it starts: its unit's, and by tokens."""
+    known, order, tokens = [], {u: [] for u in Unit}, {}
     for i, instruction in enumerate(instructions):
-        engine = instruction.engine
+        unit = instruction.unit
         before = set()
-        if order[engine]:
-            before |= known[order[engine][-1]] | {order[engine][-1]}
-        for giver in Engine:
+        if order[unit]:
+            before |= known[order[unit][-1]] | {order[unit][-1]}
+        for giver in Unit:
             if instruction.wait >> giver & 1:
-                j = tokens[giver, engine].pop(0)
+                j = tokens[giver, unit].pop(0)
                 before |= known[j] | {j}
         known.append(before)
-        order[engine].append(i)
-        for taker in Engine:
+        order[unit].append(i)
+        for taker in Unit:
             if instruction.signal >> taker & 1:
-                tokens.setdefault((engine, taker), []).append(i)
+                tokens.setdefault((unit, taker), []).append(i)
     assert not any(tokens.values()), "a token is given and never taken"
     return known
 
@@ -248,7 +248,7 @@ def test_every_conflict_is_ordered_by_tokens(machine, monkeypatch):
     sets = [(touched(s.reads), touched(s.writes), banks(s.reads), banks(s.writes)) for s in steps]
     for i, (reads, writes, read_banks, write_banks) in enumerate(sets):
         for j in range(max(0, i - 80), i):
-            if steps[j].instruction.engine == steps[i].instruction.engine or j in known[i]:
+            if steps[j].instruction.unit == steps[i].instruction.unit or j in known[i]:
                 continue
             r, w, rb, wb = sets[j]
             assert not (w & reads or w & writes or r & writes), (j, i)

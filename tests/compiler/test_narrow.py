@@ -10,7 +10,7 @@ from sateen.formats import parse_format
 from sateen.hw.isa import LAYOUT
 from sateen.hw.window import Widths
 from sateen.machine.assembler import Instruction
-from sateen.machine.isa import LIMITS, Engine, Opcode
+from sateen.machine.isa import LIMITS, Opcode, Unit
 from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 
@@ -95,13 +95,13 @@ def test_tokens_at_once():
     def matrix(**header):
         return Instruction(Opcode.MATRIX, dict(WINDOW), **header)
 
-    to_matrix, from_load = 1 << Engine.MATRIX, 1 << Engine.LOAD
+    to_matrix, from_load = 1 << Unit.MATRIX, 1 << Unit.LOAD
     pair = [load(signal=to_matrix), matrix(wait=from_load)]
     # One at work, and as many in the queue as it holds.
     assert [most_tokens(pair * 20, depth) for depth in (1, 2, 4)] == [2, 3, 5]
     assert most_tokens([load(signal=to_matrix)] * 5 + [matrix(wait=from_load)] * 5, 1) == 5
     assert most_tokens([load(), matrix()], 2) == 0
-    assert token_pairs(pair) == 1 << (4 * Engine.LOAD + Engine.MATRIX)
+    assert token_pairs(pair) == 1 << (4 * Unit.LOAD + Unit.MATRIX)
     with pytest.raises(ConfigError, match="token_pairs = 1, and the model's program needs 0x2 too"):
         narrowed(preset("tiny").replace(token_pairs=1), pair, 4096)
 
@@ -117,11 +117,11 @@ def test_no_program_has_more_tokens_than_the_bound(seed):
         events = program.predict(MemoryTiming(latency=latency)).events
         most, changes = 0, []
         for e in events:
-            for other in Engine:
+            for other in Unit:
                 if e.instruction.signal >> other & 1:
-                    changes.append((e.done, 1, (e.instruction.engine, other)))
+                    changes.append((e.done, 1, (e.instruction.unit, other)))
                 if e.instruction.wait >> other & 1:
-                    changes.append((e.start, -1, (other, e.instruction.engine)))
+                    changes.append((e.start, -1, (other, e.instruction.unit)))
         there: dict[tuple[int, int], int] = {}
         for _, change, pair in sorted(changes, key=lambda c: (c[0], c[1])):
             there[pair] = there.get(pair, 0) + change

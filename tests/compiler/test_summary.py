@@ -13,7 +13,7 @@ from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, KINDS
 from sateen.errors import ConfigError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.quantized import Linear
-from sateen.machine.isa import Engine, Opcode, Target
+from sateen.machine.isa import UNITS, Opcode, Target
 from sateen.machine.presets import preset
 from sateen.sim.critical_path import critical_path
 from sateen.sim.memory_timing import MemoryTiming
@@ -136,7 +136,7 @@ def test_a_program_without_indices_is_its_own_dense_side():
     assert all(layer["dense"]["cycles"] == layer["cycles"] for layer in s["layers"])
 
 
-def test_the_path_is_without_gaps_and_every_engine_on_it_is_busy():
+def test_the_path_is_without_gaps_and_every_unit_on_it_is_busy():
     for _, program in programs():
         for memory in MEMORIES:
             timeline = program.predict(memory)
@@ -144,14 +144,14 @@ def test_the_path_is_without_gaps_and_every_engine_on_it_is_busy():
             assert path[0].start == 0 and path[-1].end == timeline.cycles
             assert all(a.end == b.start for a, b in pairwise(path))
             runs = {
-                (e.instruction.engine.name.lower(), e.start): e.done + 1
+                (e.instruction.unit.label, e.start): e.done + 1
                 for e in timeline.events
                 if e.instruction.opcode != Opcode.LOAD or e.instruction.target != Target.INSTRUCTION
             }
             for span in path:
                 if span.what != "program":
                     assert runs[span.what, span.start] >= span.end
-            assert {s.what for s in path} <= {e.name.lower() for e in Engine} | {"program"}
+            assert {s.what for s in path} <= set(UNITS) | {"program"}
 
 
 def test_slow_memory_is_what_limits():

@@ -10,7 +10,7 @@ from sateen.compiler.schedule.emitter import Step
 from sateen.compiler.schedule.tokens import NEVER, Latest, add_tokens
 from sateen.errors import BuildError
 from sateen.machine.assembler import Instruction
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Unit
 from sateen.machine.presets import preset
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -35,50 +35,50 @@ def test_the_last_access_of_a_range():
 
 
 def random_steps(rng: random.Random, count: int) -> list[Step]:
-    """Mostly far-reaching conflicts, in long runs of one engine, which is what piles up tokens."""
-    steps, engine = [], 0
+    """Mostly far-reaching conflicts, in long runs of one unit, which is what piles up tokens."""
+    steps, unit = [], 0
     for _ in range(count):
         if rng.random() < 0.3:
-            engine = rng.randrange(4)
+            unit = rng.randrange(4)
         accesses = [("data", a, a + rng.randint(1, 3)) for a in rng.sample(range(200), 2)]
-        steps.append(Step(Instruction(OPCODES[engine], dict(WINDOW)), accesses[:1], accesses[1:]))
+        steps.append(Step(Instruction(OPCODES[unit], dict(WINDOW)), accesses[:1], accesses[1:]))
     return steps
 
 
 def run(steps: list[Step], queue_depth: int, rng: random.Random) -> tuple[list[tuple[int, int]], int]:
-    """(start, done) of each step with random durations, and the most tokens there at once from one engine to another.
+    """(start, done) of each step with random durations, and the most tokens there at once from one unit to another.
 
     Raises AssertionError where the program stops for ever.
     """
-    queues: list[deque[int]] = [deque() for _ in Engine]
+    queues: list[deque[int]] = [deque() for _ in Unit]
     tokens: dict[tuple[int, int], int] = {}
-    ends: dict[int, int] = {}  # of what executes, by engine
+    ends: dict[int, int] = {}  # of what executes, by unit
     times = [(-1, -1)] * len(steps)
-    current = dict.fromkeys(Engine, -1)
-    pace = [rng.choice((1, 3, 40)) for _ in Engine]
+    current = dict.fromkeys(Unit, -1)
+    pace = [rng.choice((1, 3, 40)) for _ in Unit]
     handed, most, now = 0, 0, 0
     while handed < len(steps) or any(queues) or ends:
         moved = False
-        for e in [e for e, end in ends.items() if end <= now]:
-            del ends[e]
+        for u in [u for u, end in ends.items() if end <= now]:
+            del ends[u]
             moved = True
-            for taker in Engine:
-                if steps[current[e]].instruction.signal >> taker & 1:
-                    tokens[e, taker] = tokens.get((e, taker), 0) + 1
-                    most = max(most, tokens[e, taker])
-        for e in Engine:
-            if e in ends or not queues[e]:
+            for taker in Unit:
+                if steps[current[u]].instruction.signal >> taker & 1:
+                    tokens[u, taker] = tokens.get((u, taker), 0) + 1
+                    most = max(most, tokens[u, taker])
+        for u in Unit:
+            if u in ends or not queues[u]:
                 continue
-            givers = [g for g in Engine if steps[queues[e][0]].instruction.wait >> g & 1]
-            if all(tokens.get((g, e), 0) for g in givers):
+            givers = [g for g in Unit if steps[queues[u][0]].instruction.wait >> g & 1]
+            if all(tokens.get((g, u), 0) for g in givers):
                 for g in givers:
-                    tokens[g, e] -= 1
-                current[e] = queues[e].popleft()
-                ends[e] = now + rng.randint(1, pace[e])
-                times[current[e]] = now, ends[e]
+                    tokens[g, u] -= 1
+                current[u] = queues[u].popleft()
+                ends[u] = now + rng.randint(1, pace[u])
+                times[current[u]] = now, ends[u]
                 moved = True
-        if handed < len(steps) and len(queues[steps[handed].instruction.engine]) < queue_depth:
-            queues[steps[handed].instruction.engine].append(handed)
+        if handed < len(steps) and len(queues[steps[handed].instruction.unit]) < queue_depth:
+            queues[steps[handed].instruction.unit].append(handed)
             handed += 1
             moved = True
         assert moved or ends, "the program stops"
@@ -118,8 +118,8 @@ def test_tokens_that_a_counter_holds_are_left_as_they_are():
     steps = [Step(Instruction(Opcode.LOAD, {"words": 1}), [], [("weight", i, i + 1)]) for i in range(40)]
     steps += [Step(Instruction(Opcode.MATRIX, dict(WINDOW)), [("weight", i, i + 1)], []) for i in range(40)]
     add_tokens(steps, preset("tiny"))
-    assert all(s.instruction.signal == 1 << Engine.MATRIX for s in steps[:40])
-    assert all(s.instruction.wait == 1 << Engine.LOAD for s in steps[40:])
+    assert all(s.instruction.signal == 1 << Unit.MATRIX for s in steps[:40])
+    assert all(s.instruction.wait == 1 << Unit.LOAD for s in steps[40:])
     for s in steps:
         s.instruction.signal = s.instruction.wait = 0
     add_tokens(steps, preset("tiny").replace(token_bits=3))
@@ -130,12 +130,12 @@ def program(gives: int, takes: int) -> list[Instruction]:
     # a LOAD of one word of parameters is over long before the first MATRIX takes the token
     first = Instruction(Opcode.MATRIX, WINDOW | {"out_h": 60, "passes": 2, "kernel_h": 9})
     loads = [
-        Instruction(Opcode.LOAD, {"words": 1, "target": 2}, signal=1 << Engine.MATRIX) for _ in range(gives)
+        Instruction(Opcode.LOAD, {"words": 1, "target": 2}, signal=1 << Unit.MATRIX) for _ in range(gives)
     ]
     return [
         first,
         *loads,
-        *(Instruction(Opcode.MATRIX, dict(WINDOW), wait=1 << Engine.LOAD) for _ in range(takes)),
+        *(Instruction(Opcode.MATRIX, dict(WINDOW), wait=1 << Unit.LOAD) for _ in range(takes)),
     ]
 
 
@@ -149,14 +149,14 @@ def test_the_model_ends_where_a_counter_overflows():
     assert len(code(program(3, 3))) == CHUNK * INSTRUCTION_BYTES
     assert predict(code(program(3, 3)), 0, config, MemoryTiming()).cycles > 0
     with pytest.raises(
-        BuildError, match=r"TOKEN_OVERFLOW after .* 4 tokens from the load to the matrix engine"
+        BuildError, match=r"TOKEN_OVERFLOW after .* 4 tokens from the load to the matrix unit"
     ):
         predict(code(program(4, 4)), 0, config, MemoryTiming())
     with pytest.raises(
         Unproved, match=r"TOKEN_OVERFLOW: from here on up to 4 tokens .* token_bits = 2 holds 3"
     ):
         prove_tokens(program(4, 4), config)
-    with pytest.raises(BuildError, match="waits for a token that the load engine never gives"):
+    with pytest.raises(BuildError, match="waits for a token that the load unit never gives"):
         predict(code(program(1, 2)), 0, config, MemoryTiming())
 
 

@@ -9,7 +9,7 @@ from machine import CONFIG, Machine, copies
 from sateen.hw.control.registers import ID, VERSION, Register, config_word
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
-from sateen.machine.isa import Engine, Opcode, Target
+from sateen.machine.isa import Opcode, Target, Unit
 
 SEED = int(os.environ["SEED"])
 OKAY, SLVERR = 0, 2
@@ -84,8 +84,8 @@ async def no_start_after_an_error(dut):
     load = {"target": Target.ACTIVATION, "source": 0, "words": 16}
     store = {"source": 0, "destination": 0x8000, "words": 16}
     body = [
-        Instruction(Opcode.LOAD, load, signal=1 << Engine.STORE),
-        Instruction(Opcode.STORE, store, wait=1 << Engine.LOAD),
+        Instruction(Opcode.LOAD, load, signal=1 << Unit.STORE),
+        Instruction(Opcode.STORE, store, wait=1 << Unit.LOAD),
     ]
     machine.load_program(body, PROGRAM)
     machine.memory.bad_reads = {8}
@@ -121,7 +121,7 @@ async def watchdog_ends_a_deadlock(dut):
     machine = Machine(dut, SEED)
     await machine.begin()
     body, moves = copies(machine.rng, 3, PROGRAM)
-    machine.load_program([Instruction(Opcode.MATRIX, wait=1 << Engine.VECTOR), *body], PROGRAM)
+    machine.load_program([Instruction(Opcode.MATRIX, wait=1 << Unit.VECTOR), *body], PROGRAM)
     await machine.set(Register.WATCHDOG, 4000)
     assert await machine.run(PROGRAM) is Error.TIMEOUT
     assert await machine.get(Register.CYCLES_LOW) == 4000 + 2, "the error is seen, then the run ends"
@@ -183,7 +183,7 @@ async def soft_reset_in_a_run(dut):
 async def bad_programs(dut):
     machine = Machine(dut, SEED)
     await machine.begin()
-    give = Instruction(Opcode.STORE, {"words": 1, "destination": 0x8000}, signal=1 << Engine.VECTOR)
+    give = Instruction(Opcode.STORE, {"words": 1, "destination": 0x8000}, signal=1 << Unit.VECTOR)
     body, moves = copies(machine.rng, 2, PROGRAM)
     for bad, error in (
         ([Instruction(Opcode.LOAD, {"words": 0})], Error.ILLEGAL_INSTRUCTION),

@@ -12,7 +12,7 @@ from sateen.hw.control.registers import Register
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target, Unit
 
 CONFIG = AcceleratorConfig(
     name="cosim", rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=64, weight_depth=64, acc_depth=16,
@@ -232,8 +232,8 @@ class Machine:
     async def check_counters(self) -> None:
         cycles = await self.get(Register.CYCLES_LOW)
         assert cycles and await self.get(Register.CYCLES_HIGH) == 0
-        for e in Engine:
-            busy, wait, idle, stall = [await self.get(Register.BUSY + 16 * e + 4 * i) for i in range(4)]
+        for u in Unit:
+            busy, wait, idle, stall = [await self.get(Register.BUSY + 16 * u + 4 * i) for i in range(4)]
             assert busy + wait + idle == cycles and stall <= busy
         assert await self.get(Register.BEATS_READ) == self.watch.beats["r"]
         assert await self.get(Register.BEATS_WRITTEN) == self.watch.beats["w"]
@@ -269,11 +269,11 @@ def copies(
         load = {"target": Target.ACTIVATION, "destination": place, "source": source, "words": words}
         store = {"source": place, "destination": destination, "words": words}
         # The next load waits for this store: they may use the same words.
-        wait = 1 << Engine.STORE if k else 0
-        body.append(Instruction(Opcode.LOAD, load, wait=wait, signal=1 << Engine.STORE))
+        wait = 1 << Unit.STORE if k else 0
+        body.append(Instruction(Opcode.LOAD, load, wait=wait, signal=1 << Unit.STORE))
         body.append(
             Instruction(
-                Opcode.STORE, store, wait=1 << Engine.LOAD, signal=1 << Engine.LOAD if k < count - 1 else 0
+                Opcode.STORE, store, wait=1 << Unit.LOAD, signal=1 << Unit.LOAD if k < count - 1 else 0
             )
         )
         moves.append((source, destination, words * word))

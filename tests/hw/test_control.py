@@ -1,4 +1,4 @@
-"""The dispatcher, queues and tokens against the recurrences of docs/isa.md, with engines that only take time."""
+"""The dispatcher, queues and tokens against the recurrences of docs/isa.md, with units that only take time."""
 
 import random
 
@@ -9,7 +9,7 @@ from sateen.hw import isa
 from sateen.hw.control.unit import Control, Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, Opcode, Target, Unit
 
 END = Instruction(Opcode.END)
 DATA_OPCODES = [o for o in Opcode if o is not Opcode.END]
@@ -36,26 +36,26 @@ def chunked(body: list[Instruction], origin: int) -> list[Instruction]:
 
 def random_body(rng: random.Random, n: int) -> list[Instruction]:
     """Instructions whose tokens always come: each waits only for what an earlier one gives."""
-    tokens = {(g, t): 0 for g in Engine for t in Engine}
+    tokens = {(g, t): 0 for g in Unit for t in Unit}
     body = []
     for _ in range(n):
         i = Instruction(rng.choice(DATA_OPCODES))
-        if i.engine in (Engine.LOAD, Engine.STORE):
+        if i.unit in (Unit.LOAD, Unit.STORE):
             i.fields = {"words": rng.randrange(1, 1 << 24)}
-        for giver in Engine:
-            if tokens[giver, i.engine] and rng.random() < 0.6:
-                tokens[giver, i.engine] -= 1
+        for giver in Unit:
+            if tokens[giver, i.unit] and rng.random() < 0.6:
+                tokens[giver, i.unit] -= 1
                 i.wait |= 1 << giver
-        for taker in Engine:
-            if tokens[i.engine, taker] < 20 and rng.random() < 0.4:
-                tokens[i.engine, taker] += 1
+        for taker in Unit:
+            if tokens[i.unit, taker] < 20 and rng.random() < 0.4:
+                tokens[i.unit, taker] += 1
                 i.signal |= 1 << taker
         body.append(i)
     return body
 
 
 class Run:
-    """A program on `Control` with stub engines.
+    """A program on `Control` with stub units.
 
     Cycle 0 is the one in which `start` is high. `durations[i]` is D of instruction i, the fetch of the first chunk
     being number -1; `gaps[i][b]` is how long after the beat before (or start + 1) beat b of fetch i arrives.
@@ -87,10 +87,10 @@ class Run:
         n, depth = self.beats, self.config.queue_depth
         start, done = {-1: 1}, {}
         arrival: list[int] = []
-        gives = {(g, t): [] for g in Engine for t in Engine}
+        gives = {(g, t): [] for g in Unit for t in Unit}
         taken = dict.fromkeys(gives, 0)
-        on_engine: dict[Engine, list[int]] = {e: [] for e in Engine}
-        last_on: dict[Engine, int] = {}
+        on_unit: dict[Unit, list[int]] = {u: [] for u in Unit}
+        last_on: dict[Unit, int] = {}
 
         def complete(k: int) -> None:
             done[k] = start[k] + self.durations[k]
@@ -100,40 +100,40 @@ class Run:
                     arrival.append(t := t + gap)
 
         complete(-1)
-        last_on[Engine.LOAD] = done[-1]
+        last_on[Unit.LOAD] = done[-1]
         take = 0
         for k, i in enumerate(self.program):
             head = max(take + 1, arrival[k * n] + 2)
             if i.opcode is Opcode.END:
                 return start, done, max(head, *(d + 1 for d in done.values()))
-            e = i.engine
+            u = i.unit
             for b in range(n):
                 take = max(take + 1, arrival[k * n + b] + 2)
-                if b == 0 and len(on_engine[e]) >= depth:
-                    take = max(take, start[on_engine[e][-depth]] + 1)
-            t = max(take + 1, last_on.get(e, 0) + 1)
-            for giver in Engine:
+                if b == 0 and len(on_unit[u]) >= depth:
+                    take = max(take, start[on_unit[u][-depth]] + 1)
+            t = max(take + 1, last_on.get(u, 0) + 1)
+            for giver in Unit:
                 if i.wait >> giver & 1:
-                    t = max(t, gives[giver, e][taken[giver, e]] + 1)
-                    taken[giver, e] += 1
+                    t = max(t, gives[giver, u][taken[giver, u]] + 1)
+                    taken[giver, u] += 1
             start[k] = t
             complete(k)
-            last_on[e] = done[k]
-            on_engine[e].append(k)
-            for taker in Engine:
+            last_on[u] = done[k]
+            on_unit[u].append(k)
+            for taker in Unit:
                 if i.signal >> taker & 1:
-                    gives[e, taker].append(done[k])
+                    gives[u, taker].append(done[k])
         raise AssertionError("no END")
 
     def simulate(self, limit: int = 5000, repeat: int = 1) -> None:
         """Fills in `log`, `finish` and `error`, all cycles counted from the last start."""
         dut = Control(config=self.config)
-        ports = {e: getattr(dut, e.name.lower()) for e in Engine}
+        ports = {u: getattr(dut, u.label) for u in Unit}
         queues = {
-            e: [k for k, i in enumerate(self.program) if i.opcode is not Opcode.END and i.engine is e]
-            for e in Engine
+            u: [k for k, i in enumerate(self.program) if i.opcode is not Opcode.END and i.unit is u]
+            for u in Unit
         }
-        queues[Engine.LOAD].insert(0, -1)
+        queues[Unit.LOAD].insert(0, -1)
 
         async def bench(ctx):
             for _ in range(repeat):
@@ -142,31 +142,31 @@ class Run:
         async def one(ctx):
             self.log = {"start": {}, "done": {}}
             at: dict[int, list] = {}
-            order = {e: list(q) for e, q in queues.items()}
+            order = {u: list(q) for u, q in queues.items()}
             base = 0
             ctx.set(dut.program, self.origin)
             for t in range(limit):
                 ctx.set(dut.start, t == 0)
                 events = at.pop(t, [])
-                for e in Engine:
-                    ctx.set(ports[e].done, any(x == ("done", e) for x in events))
+                for u in Unit:
+                    ctx.set(ports[u].done, any(x == ("done", u) for x in events))
                 beat = next((x for x in events if x[0] == "beat"), None)
                 ctx.set(dut.i_valid, beat is not None)
                 if beat:
                     ctx.set(dut.i_data, beat[1])
                 for name, value in self.inject.get(t, {}).items():
                     ctx.set(getattr(dut, name), value)
-                for e in Engine:
-                    if t and ctx.get(ports[e].start):
-                        k = order[e].pop(0)
+                for u in Unit:
+                    if t and ctx.get(ports[u].start):
+                        k = order[u].pop(0)
                         self.log["start"][k] = t
-                        word = ctx.get(ports[e].instruction)
+                        word = ctx.get(ports[u].instruction)
                         want = self.program[k] if k >= 0 else fetch(self.origin, CHUNK)
                         assert word == int.from_bytes(want.encode(), "little"), f"instruction {k}"
                         if self.durations[k] is not None:
                             end = t + self.durations[k]
                             self.log["done"][k] = end
-                            at.setdefault(end, []).append(("done", e))
+                            at.setdefault(end, []).append(("done", u))
                         if k in self.gaps:
                             arrival = t
                             for b, gap in enumerate(self.gaps[k]):
@@ -267,7 +267,7 @@ def test_program_that_overruns_its_buffer():
 
 
 def test_token_overflow():
-    give = Instruction(Opcode.MATRIX, signal=1 << Engine.STORE)
+    give = Instruction(Opcode.MATRIX, signal=1 << Unit.STORE)
     assert failing([give] * 14 + [END]).error is Error.NONE
     run = Run(config(), chunked([give] * 64, 4096), random.Random(1))
     run.simulate()

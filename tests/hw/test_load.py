@@ -1,4 +1,4 @@
-"""The load engine: what arrives, and when."""
+"""The load unit: what arrives, and when."""
 
 import random
 
@@ -8,7 +8,7 @@ from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, Memory, settle
 
 from sateen.hw import isa
-from sateen.hw.memory.load import LoadEngine, targets, word_bytes
+from sateen.hw.memory.load import LoadUnit, targets, word_bytes
 from sateen.hw.memory.requests import log2
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim.memory_timing import MemoryTiming, load_timing
@@ -98,7 +98,7 @@ def run_loads(config, loads, memory):
     Returns for each its start, done, writes as (cycle, address, word), and errors. An index word's address counts
     its planes too, as if each were an address.
     """
-    dut = LoadEngine(config=config)
+    dut = LoadUnit(config=config)
     ports = {
         isa.Target.ACTIVATION: dut.activation,
         isa.Target.WEIGHT: dut.weight,

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The matrix engine against NumPy: every accumulator word, and the cycle formula."""
+"""The matrix unit against NumPy: every accumulator word, and the cycle formula."""
 
 import itertools
 import random
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sateen.hw import isa
-from sateen.hw.matrix.unit import ACTIVATION_LATENCY, MatrixEngine, matrix_cycles, pass_interval
+from sateen.hw.matrix.unit import ACTIVATION_LATENCY, MatrixUnit, matrix_cycles, pass_interval
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 
 BASE = AcceleratorConfig(
@@ -99,12 +99,12 @@ def rtl_matrix(programs, config, memory):
     row_of = [pack(e.reshape(-1), config.weight.bits) for e in weights]
     planes = np.arange(config.index_planes)[:, None]
     indices_of = [pack((e.reshape(-1) >> planes & 1).reshape(-1), 1) for e in indices]
-    engine = MatrixEngine(config=config)
+    unit = MatrixUnit(config=config)
     results = []
 
     async def buffers(ctx):
-        a, w = engine.act_read, engine.weight_read
-        index = engine.index_read if config.indexed else w
+        a, w = unit.act_read, unit.weight_read
+        index = unit.index_read if config.indexed else w
         answers = deque([-1] * (ACTIVATION_LATENCY - 1))  # words on their way; -1 is not a word
         sampled = [s for port in (a, w, index) for s in (port.en, port.addr)]
         async for _, _, a_en, a_addr, w_en, w_addr, i_en, i_addr in ctx.tick().sample(*sampled):
@@ -121,30 +121,30 @@ def rtl_matrix(programs, config, memory):
             bits = isa.MATRIX.const(
                 {k: v % (1 << 24) if k == "base" else v for k, v in fields.items()}
             ).as_bits()
-            ctx.set(engine.instruction, bits)
-            ctx.set(engine.start, 1)
+            ctx.set(unit.instruction, bits)
+            ctx.set(unit.start, 1)
             await ctx.tick()
-            ctx.set(engine.start, 0)
+            ctx.set(unit.start, 0)
             # what an empty queue shows: an instruction of before, or the zeros of a memory not yet written
-            ctx.set(engine.instruction, rng.getrandbits(isa.INSTRUCTION_BITS) * rng.randrange(2))
+            ctx.set(unit.instruction, rng.getrandbits(isa.INSTRUCTION_BITS) * rng.randrange(2))
             cycles = 1
-            while not ctx.get(engine.done):
+            while not ctx.get(unit.done):
                 await ctx.tick()
                 cycles += 1
                 assert cycles <= matrix_cycles(fields, config), "done is late"
             acc = []
             for address in range(2 * config.acc_depth):
                 await ctx.tick()  # the first read is in the cycle after done
-                ctx.set(engine.acc_read.en, 1)
-                ctx.set(engine.acc_read.addr, address)
+                ctx.set(unit.acc_read.en, 1)
+                ctx.set(unit.acc_read.addr, address)
                 if address:
-                    acc.append(unpack(ctx.get(engine.acc_read.data), config))
+                    acc.append(unpack(ctx.get(unit.acc_read.data), config))
             await ctx.tick()
-            ctx.set(engine.acc_read.en, 0)
-            acc.append(unpack(ctx.get(engine.acc_read.data), config))
+            ctx.set(unit.acc_read.en, 0)
+            acc.append(unpack(ctx.get(unit.acc_read.data), config))
             results.append((np.array(acc, object), cycles))
 
-    simulator = Simulator(engine)
+    simulator = Simulator(unit)
     simulator.add_clock(1e-6)
     simulator.add_process(buffers)
     simulator.add_testbench(bench)
@@ -296,25 +296,25 @@ def test_cycle_formula():
     many = LAYER | dict(out_w=10, out_h=5, kernel_w=3, kernel_h=3, channel_words=2)
     assert matrix_cycles(many, config) == 18 * 50 + config.rows + 6
     assert matrix_cycles(SimpleNamespace(**many), config) == matrix_cycles(many, config)
-    assert MatrixEngine(config=config).latency == matrix_cycles(LAYER, config) == config.rows + 7
+    assert MatrixUnit(config=config).latency == matrix_cycles(LAYER, config) == config.rows + 7
 
 
 def test_conflict_is_reported():
     """A read of the bank that a pass adds to is a fault of the program; of the other bank it is normal."""
-    engine = MatrixEngine(config=BASE)
+    unit = MatrixUnit(config=BASE)
     seen = {0: [], 16: []}
 
     async def bench(ctx):
         for address in seen:
-            ctx.set(engine.instruction, isa.MATRIX.const(LAYER | dict(accumulate=1)).as_bits())
-            ctx.set(engine.acc_read.en, 1)
-            ctx.set(engine.acc_read.addr, address)
+            ctx.set(unit.instruction, isa.MATRIX.const(LAYER | dict(accumulate=1)).as_bits())
+            ctx.set(unit.acc_read.en, 1)
+            ctx.set(unit.acc_read.addr, address)
             for cycle in range(matrix_cycles(LAYER, BASE) + 1):
-                ctx.set(engine.start, cycle == 0)
-                seen[address].append(ctx.get(engine.acc_conflict))
+                ctx.set(unit.start, cycle == 0)
+                seen[address].append(ctx.get(unit.acc_conflict))
                 await ctx.tick()
 
-    simulator = Simulator(engine)
+    simulator = Simulator(unit)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()

@@ -13,7 +13,7 @@ SIZE = 8192
 
 
 class Master:
-    """Random bursts on both halves of the bus, at most `outstanding` open at once, as the engines issue them."""
+    """Random bursts on both halves of the bus, at most `outstanding` open at once, as the units issue them."""
 
     def __init__(self, seed: int, beat_bytes: int, outstanding: int, bursts: int, stall: float):
         self.rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The store engine: what reaches memory, and when."""
+"""The store unit: what reaches memory, and when."""
 
 import random
 
@@ -9,7 +9,7 @@ from amaranth.sim import Simulator
 from axi_memory import WRITE_CHANNEL, Memory, settle
 
 from sateen.hw import isa
-from sateen.hw.memory.store import READ_LATENCY, StoreEngine
+from sateen.hw.memory.store import READ_LATENCY, StoreUnit
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim.memory_timing import MemoryTiming, store_timing
 
@@ -52,7 +52,7 @@ MEMORIES = [(1, 1), (5, 1), (2, 3), (20, 1), (1, 9), (30, 2), (3, 30)]
 
 def run_stores(config, stores, memory, words):
     """Runs (source, destination, words) in turn; gives start, done, errors, beats and stalls of each."""
-    dut = StoreEngine(config=config)
+    dut = StoreUnit(config=config)
     m = Module()
     m.submodules.dut = dut
     m.submodules.ram = ram = Ram(shape=config.act_word_bits, depth=config.act_depth, init=words)

@@ -12,7 +12,7 @@ from sateen.hw.control.registers import Register
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, Opcode, Target, Unit
 from sateen.machine.packing import pack_activations, pack_parameters, tile_words, unpack_activations
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -26,8 +26,8 @@ PROGRAM, INPUT, WEIGHTS, PARAMETERS, OUTPUT, SIZE = 0, 0x1000, 0x1200, 0x1600, 0
 BASE = 0x7_0000_0000
 
 
-def on(*engines: Engine) -> int:
-    return sum(1 << e for e in engines)
+def on(*units: Unit) -> int:
+    return sum(1 << u for u in units)
 
 
 class Layer:
@@ -70,17 +70,17 @@ class Layer:
             Instruction(
                 Opcode.LOAD,
                 {"target": Target.PARAMETER, "source": PARAMETERS, "words": c.elements // c.vector_lanes},
-                signal=on(Engine.VECTOR),
+                signal=on(Unit.VECTOR),
             ),
         ]
         for tile in range(c.slices):
-            to = on(Engine.MATRIX) if tile < c.slices - 2 else on(Engine.STORE) if tile == c.slices - 1 else 0
+            to = on(Unit.MATRIX) if tile < c.slices - 2 else on(Unit.STORE) if tile == c.slices - 1 else 0
             body += [
                 Instruction(
                     Opcode.LOAD,
                     {"target": Target.WEIGHT, "source": WEIGHTS + tile * self.tile_bytes(), "words": rows},
-                    wait=on(Engine.MATRIX) if tile else 0,
-                    signal=on(Engine.MATRIX),
+                    wait=on(Unit.MATRIX) if tile else 0,
+                    signal=on(Unit.MATRIX),
                 ),
                 Instruction(
                     Opcode.MATRIX,
@@ -91,8 +91,8 @@ class Layer:
                         "channel_words": 1, "out_w": W, "out_h": H, "passes": c.dense_passes,
                         "weight_base": 0, "acc_base": tile % 2 * c.acc_depth,
                     },
-                    wait=on(Engine.LOAD) | (on(Engine.VECTOR) if tile > 1 else 0),
-                    signal=on(Engine.VECTOR) | (on(Engine.LOAD) if tile < c.slices - 1 else 0),
+                    wait=on(Unit.LOAD) | (on(Unit.VECTOR) if tile > 1 else 0),
+                    signal=on(Unit.VECTOR) | (on(Unit.LOAD) if tile < c.slices - 1 else 0),
                 ),
                 Instruction(
                     Opcode.DRAIN,
@@ -101,13 +101,13 @@ class Layer:
                         "parameter_base": tile * c.cols // c.vector_lanes, "base": half, "step_x": 1, "step_y": W,
                         "slice": tile, "low": -128, "high": 127,
                     },
-                    wait=on(Engine.MATRIX) | (0 if tile else on(Engine.LOAD)),
+                    wait=on(Unit.MATRIX) | (0 if tile else on(Unit.LOAD)),
                     signal=to,
                 ),
             ]  # fmt: skip
         body.append(
             Instruction(
-                Opcode.STORE, {"source": half, "destination": OUTPUT, "words": pixels}, wait=on(Engine.VECTOR)
+                Opcode.STORE, {"source": half, "destination": OUTPUT, "words": pixels}, wait=on(Unit.VECTOR)
             )
         )
         return [*body, Instruction(Opcode.END)]
@@ -242,12 +242,12 @@ def test_a_layer(bus_bits, lanes, seed, latency, interval):
             assert await s.run() is Error.NONE
             np.testing.assert_array_equal(layer.result(s.memory.contents), layer.expected())
             assert await s.read(Register.CYCLES_LOW) == timing.cycles
-            for e in Engine:
-                busy, wait, idle, stall = [await s.read(Register.BUSY + 16 * e + 4 * k) for k in range(4)]
+            for u in Unit:
+                busy, wait, idle, stall = [await s.read(Register.BUSY + 16 * u + 4 * k) for k in range(4)]
                 assert busy + wait + idle == timing.cycles
-                assert stall <= busy and (stall == 0 or e in (Engine.LOAD, Engine.STORE))
-                if e is not Engine.LOAD:  # the fetch of the first chunk is no event
-                    mine = [x for x in timing.events if x.instruction.engine is e]
+                assert stall <= busy and (stall == 0 or u in (Unit.LOAD, Unit.STORE))
+                if u is not Unit.LOAD:  # the fetch of the first chunk is no event
+                    mine = [x for x in timing.events if x.instruction.unit is u]
                     assert busy == sum(x.done - x.start + 1 for x in mine)
 
     system.simulate(host)
@@ -298,9 +298,9 @@ def test_bank_conflict():
         "kernel_w": 1, "kernel_h": 1, "channel_words": 1, "out_w": 12, "out_h": 1, "out_base": 16, "out_step_x": 1,
     }  # fmt: skip
     program = [
-        Instruction(Opcode.LOAD, load, signal=on(Engine.VECTOR, Engine.STORE)),
-        Instruction(Opcode.POOL, pool, wait=on(Engine.LOAD)),
-        Instruction(Opcode.STORE, store, wait=on(Engine.LOAD)),
+        Instruction(Opcode.LOAD, load, signal=on(Unit.VECTOR, Unit.STORE)),
+        Instruction(Opcode.POOL, pool, wait=on(Unit.LOAD)),
+        Instruction(Opcode.STORE, store, wait=on(Unit.LOAD)),
         Instruction(Opcode.END),
     ]
     bad = b"".join(i.encode() for i in program)

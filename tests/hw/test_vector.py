@@ -1,4 +1,4 @@
-"""The vector engine with real buffers against the program interpreter: DRAIN and POOL, results and cycles."""
+"""The vector unit with real buffers against the program interpreter: DRAIN and POOL, results and cycles."""
 
 import random
 
@@ -12,7 +12,7 @@ from sateen.formats import Minifloat
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer
 from sateen.hw.vector.drain import drain_latency
 from sateen.hw.vector.requantize import residual_shift_limit
-from sateen.hw.vector.unit import VectorEngine, drain_cycles, pool_cycles
+from sateen.hw.vector.unit import VectorUnit, drain_cycles, pool_cycles
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -141,10 +141,10 @@ def pools(config: AcceleratorConfig, rng: random.Random):
 
 
 class Bench(wiring.Component):
-    """The engine between its buffers; all memories are filled and read through ports."""
+    """The unit between its buffers; all memories are filled and read through ports."""
 
     def __init__(self, config: AcceleratorConfig):
-        self.engine = VectorEngine(config=config)
+        self.unit = VectorUnit(config=config)
         self.act = ActivationBuffer(config=config)
         self.parameter = Buffer(
             depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
@@ -154,12 +154,12 @@ class Bench(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.engine, m.submodules.act = self.engine, self.act
+        m.submodules.unit, m.submodules.act = self.unit, self.act
         m.submodules.parameter, m.submodules.acc = self.parameter, self.acc
-        wiring.connect(m, self.engine.read, self.act.vector_read)
-        wiring.connect(m, self.engine.write, self.act.vector_write)
-        wiring.connect(m, self.engine.parameter, self.parameter.read)
-        wiring.connect(m, self.engine.acc, self.acc.read)
+        wiring.connect(m, self.unit.read, self.act.vector_read)
+        wiring.connect(m, self.unit.write, self.act.vector_write)
+        wiring.connect(m, self.unit.parameter, self.parameter.read)
+        wiring.connect(m, self.unit.acc, self.acc.read)
         return m
 
 
@@ -173,7 +173,7 @@ def packed(values, bits: int) -> int:
 
 def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> None:
     s, bench = state(config, seed), Bench(config)
-    engine, fmt = bench.engine, config.activation
+    unit, fmt = bench.unit, config.activation
 
     async def fill(ctx, port, words):
         for address, word in enumerate(words):
@@ -203,18 +203,18 @@ def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> N
         ]
         await fill(ctx, bench.parameter.write, words)
         if config.table:
-            await fill(ctx, engine.table, [int(code) for code in s.table])
+            await fill(ctx, unit.table, [int(code) for code in s.table])
         for instruction in program:
             cycles = (drain_cycles if instruction.opcode == Opcode.DRAIN else pool_cycles)(
                 instruction, config
             )
-            ctx.set(engine.start, 1)
-            ctx.set(engine.instruction, int.from_bytes(instruction.encode(), "little"))
+            ctx.set(unit.start, 1)
+            ctx.set(unit.instruction, int.from_bytes(instruction.encode(), "little"))
             await ctx.tick()
-            ctx.set(engine.start, 0)
-            ctx.set(engine.instruction, 0)  # valid with start only
+            ctx.set(unit.start, 0)
+            ctx.set(unit.instruction, 0)  # valid with start only
             for cycle in range(1, cycles + 1):
-                assert ctx.get(engine.done) == (cycle == cycles), f"cycle {cycle} of {cycles}: {instruction}"
+                assert ctx.get(unit.done) == (cycle == cycles), f"cycle {cycle} of {cycles}: {instruction}"
                 assert not ctx.get(bench.act.conflict)
                 await ctx.tick()
             {Opcode.DRAIN: s.drain, Opcode.POOL: s.pool}[instruction.opcode](instruction)

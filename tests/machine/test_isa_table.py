@@ -11,7 +11,7 @@ from sateen.fpga.estimate.instruction_use import instruction_mask
 from sateen.hw import isa as hw_isa
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import EXECUTED, INSTRUCTION_BITS, LAYOUTS, LIMITS, Engine, Opcode, bits_of
+from sateen.machine.isa import EXECUTED, INSTRUCTION_BITS, LAYOUTS, LIMITS, Opcode, Unit, bits_of
 from sateen.machine.presets import PRESETS, preset
 from sateen.sim.program import _EXECUTE
 
@@ -55,7 +55,7 @@ def test_the_extremes_of_each_field_come_back(layout):
 def test_every_opcode_is_executed():
     assert set(LAYOUTS) == set(Opcode) and {x.opcode for x in EXECUTED} == set(Opcode) - {Opcode.END}
     assert set(_EXECUTE) == {x.opcode for x in EXECUTED}
-    assert {x.engine for x in EXECUTED} == set(Engine)
+    assert {x.unit for x in EXECUTED} == set(Unit)
 
 
 def test_limits_are_fields_of_the_configuration():
@@ -66,13 +66,13 @@ def test_limits_are_fields_of_the_configuration():
 
 def test_a_machine_uses_no_bits_that_no_field_has():
     for config in PRESETS.values():
-        for engine in Engine:
-            mask = instruction_mask(engine, config)
-            assert 0 < mask < 1 << max(x.bits for x in EXECUTED if x.engine is engine)
+        for unit in Unit:
+            mask = instruction_mask(unit, config)
+            assert 0 < mask < 1 << max(x.bits for x in EXECUTED if x.unit is unit)
     small, table = preset("icebreaker"), bits_of("table", Opcode.DRAIN)
     bit = table << LAYOUTS[Opcode.DRAIN].offset("table")
-    assert not instruction_mask(Engine.VECTOR, small.replace(table=False)) & bit
-    assert instruction_mask(Engine.VECTOR, small.replace(table=True)) & bit
+    assert not instruction_mask(Unit.VECTOR, small.replace(table=False)) & bit
+    assert instruction_mask(Unit.VECTOR, small.replace(table=True)) & bit
 
 
 def test_the_page_is_up_to_date():

@@ -1,4 +1,4 @@
-"""A machine that only loads and stores: the real control, bus and engines around an activation memory."""
+"""A machine that only loads and stores: the real control, bus and units around an activation memory."""
 
 from amaranth.back import verilog
 from amaranth.hdl import Module, Signal, Value
@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 from sateen.hw.control.registers import Registers
 from sateen.hw.control.unit import Control
 from sateen.hw.memory import axi
-from sateen.hw.memory.load import LoadEngine
-from sateen.hw.memory.store import StoreEngine
+from sateen.hw.memory.load import LoadUnit
+from sateen.hw.memory.store import StoreUnit
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -30,18 +30,18 @@ class CopyMachine(wiring.Component):
         config = self.config
         m.submodules.registers = registers = Registers(config=config)
         m.submodules.control = control = Control(config=config)
-        m.submodules.load = load = LoadEngine(config=config)
-        m.submodules.store = store = StoreEngine(config=config)
+        m.submodules.load = load = LoadUnit(config=config)
+        m.submodules.store = store = StoreUnit(config=config)
         m.submodules.ram = ram = Memory(shape=config.act_word_bits, depth=config.act_depth, init=[])
         wiring.connect(m, wiring.flipped(self.s_axi), registers.bus)
         axi.attach(m, self.m_axi, load.axi)
         axi.attach(m, self.m_axi, store.axi)
         for name, part in (("load", load), ("store", store)):
-            engine = getattr(control, name)
+            unit = getattr(control, name)
             m.d.comb += [
-                part.start.eq(engine.start),
-                part.instruction.eq(engine.instruction),
-                engine.done.eq(part.done),
+                part.start.eq(unit.start),
+                part.instruction.eq(unit.instruction),
+                unit.done.eq(part.done),
                 part.base.eq(registers.base),
             ]
         for name in ("start", "soft_reset", "program", "timeout", "expired"):

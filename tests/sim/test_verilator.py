@@ -14,7 +14,7 @@ from sateen.errors import BuildError, DataError
 from sateen.files import SUMS
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Engine, Opcode, Target
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target, Unit
 from sateen.sim import harness, verilator
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
@@ -46,8 +46,8 @@ def copy() -> bytes:
     load = {"target": Target.ACTIVATION, "source": SOURCE, "destination": 5, "words": WORDS}
     store = {"source": 5, "destination": DESTINATION, "words": WORDS}
     return program(
-        Instruction(Opcode.LOAD, load, signal=1 << Engine.STORE),
-        Instruction(Opcode.STORE, store, wait=1 << Engine.LOAD),
+        Instruction(Opcode.LOAD, load, signal=1 << Unit.STORE),
+        Instruction(Opcode.STORE, store, wait=1 << Unit.LOAD),
         Instruction(Opcode.END),
     )
 
@@ -80,8 +80,8 @@ def test_batch(executable):
     assert counters.done and counters.error == 0
     assert counters.beats_read == (SIZE + CHUNK * INSTRUCTION_BYTES) // CONFIG.beat_bytes
     assert counters.beats_written == SIZE // CONFIG.beat_bytes
-    for engine in range(4):
-        assert counters.busy[engine] + counters.wait[engine] + counters.idle[engine] == counters.cycles
+    for unit in Unit:
+        assert counters.busy[unit] + counters.wait[unit] + counters.idle[unit] == counters.cycles
     assert result.simulated_cycles >= 3 * counters.cycles
 
 
