@@ -8,13 +8,14 @@ stay below `COLUMN_BYTES`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool
+from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool, Quantize
 
 COLUMN_BYTES = 1 << 27
 
@@ -82,19 +83,19 @@ def pool(node: Pool, x: np.ndarray) -> np.ndarray:
     return out / math.prod(node.kernel) if node.kind == "average" else out
 
 
+FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
+    Conv: lambda node, x: conv(node, x[0]),
+    Add: lambda node, x: x[0] + x[1],
+    Activation: lambda node, x: evaluate(node, x[0]),
+    Pool: lambda node, x: pool(node, x[0]),
+    Concat: lambda node, x: np.concatenate(x, axis=3),
+    Quantize: lambda node, x: node.quantizer.round(x[0]),
+}
+"""Of each kind of node its value, for it and its inputs (N, H, W, C), float64."""
+
+
 def run_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
-    match node:
-        case Conv():
-            return conv(node, inputs[0])
-        case Add():
-            return inputs[0] + inputs[1]
-        case Activation():
-            return evaluate(node, inputs[0])
-        case Pool():
-            return pool(node, inputs[0])
-        case Concat():
-            return np.concatenate(inputs, axis=3)
-    raise TypeError(f"no float model of {type(node).__name__}")
+    return FLOAT[type(node)](node, inputs)
 
 
 def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

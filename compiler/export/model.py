@@ -20,7 +20,8 @@ from sateen.compiler.export.graph import Dim, GraphWriter
 from sateen.compiler.quantize.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
-from sateen.ir.graph import INPUT_FUNCTIONS, InputOp, Output, Port
+from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
+from sateen.ir.graph import InputOp, Output, Port
 from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
@@ -32,7 +33,6 @@ _FUSION_NOTE = (
     "it are meant for int8 and uint8 and make invalid or wrong operators of other types."
 )
 
-_HOST_OPS = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 _TO_CHW = (1, 2, 0)  # position of H, W and C in (C, H, W)
 
 
@@ -138,12 +138,13 @@ class Exporter:
                     "" if np.isinf(v).any() else numbers(v, n) for v, n in ((op.a, "low"), (op.b, "high"))
                 ]
                 return w.node("Clip", [x, *(bounds if bounds[1] else bounds[:1])], f"{name}_clip", shape)
-        if op.kind in INPUT_FUNCTIONS:
-            return w.node(op.kind.capitalize(), [x], f"{name}_{op.kind}", shape)
-        below = w.node(
-            "Less", [x, self.dialect.scalar(0.0, f"{name}_zero")], f"{name}_below", shape, TensorProto.BOOL
-        )
-        return w.node("Where", [below, numbers(op.b, "low"), numbers(op.a, "high")], f"{name}_sign", shape)
+            case "bipolar":
+                zero = self.dialect.scalar(0.0, f"{name}_zero")
+                below = w.node("Less", [x, zero], f"{name}_below", shape, TensorProto.BOOL)
+                choices = [numbers(op.b, "low"), numbers(op.a, "high")]
+                return w.node("Where", [below, *choices], f"{name}_sign", shape)
+            case kind:
+                return w.node(FUNCTIONS[kind].operator, [x], f"{name}_{kind}", shape)
 
     def _output(self, output: Output) -> onnx.ValueInfoProto:
         w, port = self.writer, output.port
@@ -154,7 +155,13 @@ class Exporter:
         if tuple(port.shape) != tuple(port.view):
             x = self._reshape(x, port.shape, f"{port.name}_shaped")
         for host in output.host:
-            x = w.node(_HOST_OPS[host.kind], [x], f"{port.name}_{host.kind}", w.shape(x), axis=host.axis)
+            x = w.node(
+                OUTPUT_FUNCTIONS[host.kind].operator,
+                [x],
+                f"{port.name}_{host.kind}",
+                w.shape(x),
+                axis=host.axis,
+            )
         w.node("Identity", [x], port.name, w.shape(x), exact_name=True)
         return w.values[port.name]
 

@@ -11,6 +11,7 @@ from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer import ops_trunc as trunc
 from sateen.compiler.importer.ops_elementwise import binary, unary
 from sateen.compiler.importer.walk import Handler
+from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 
 _CONV = "convolution on the array"
 _PRODUCT = "matrix product on the array"
@@ -22,37 +23,16 @@ _QUANTIZER = "quantizer, kept as the file has it"
 _LAYOUT = "layout only, nothing to compute"
 
 _TABLES: dict[str, Handler] = {
-    "LeakyRelu": unary("leaky_relu", alpha=0.01),
-    "ThresholdedRelu": unary("thresholded_relu", alpha=1.0),
-    "Elu": unary("elu", alpha=1.0),
-    "Selu": unary("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
-    "Celu": unary("celu", alpha=1.0),
-    "Softplus": unary("softplus"),
-    "Softsign": unary("softsign"),
-    "Sigmoid": unary("sigmoid"),
-    "Tanh": unary("tanh"),
-    "HardSigmoid": unary("hard_sigmoid", alpha=0.2, beta=0.5),
-    "HardSwish": unary("hard_swish"),
-    "Swish": unary("swish", alpha=1.0),
-    "Mish": unary("mish"),
+    **{f.operator: unary(name, f.defaults) for name, f in FUNCTIONS.items() if f.operator},
     "Gelu": elementwise.gelu,
-    "Shrink": unary("shrink", bias=0.0, lambd=0.5),
     "PRelu": elementwise.prelu,
     "Pow": binary("pow"),
     "Where": elementwise.where,
-    "Not": unary("not"),
     **{
         name: binary(name.lower())
         for name in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
     },
-    **{
-        name: unary(name.lower())
-        for name in (
-            "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Sign", "Floor", "Ceil", "Round",
-            "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
-        )
-    },
-}  # fmt: skip
+}
 
 HANDLERS: dict[str, tuple[Handler, str]] = {
     "Conv": (linear.conv, _CONV),
@@ -99,6 +79,5 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "FloatQuant": (quantize.float_quant, _QUANTIZER),
     "BipolarQuant": (quantize.bipolar_quant, _QUANTIZER),
     "Trunc": (trunc.trunc, _QUANTIZER),
-    "Softmax": (shape.on_host("softmax"), "on the host"),
-    "LogSoftmax": (shape.on_host("log_softmax"), "on the host"),
+    **{f.operator: (shape.on_host(kind), "on the host") for kind, f in OUTPUT_FUNCTIONS.items()},
 }

@@ -14,7 +14,8 @@ import onnx
 from sateen.compiler.importer.nouns import FLOAT_TYPES
 from sateen.compiler.importer.passes import is_affine
 from sateen.compiler.importer.quantizers import rename
-from sateen.ir.graph import INPUT_FUNCTIONS, Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
+from sateen.ir.functions import FUNCTIONS
+from sateen.ir.graph import Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
 from sateen.ir.quant import Quantizer
 
 
@@ -71,7 +72,7 @@ def _input_op(node: Node, precision: str) -> InputOp | None:
     if isinstance(node, Activation) and node.function == "bipolar":
         scale = dict(node.parameters)["scale"]
         return InputOp("bipolar", (scale,), (-scale,), precision)
-    if isinstance(node, Activation) and node.function in INPUT_FUNCTIONS:
+    if isinstance(node, Activation) and node.expression is None and FUNCTIONS[node.function].host:
         return InputOp(node.function, precision=precision)
     return None
 
@@ -93,7 +94,7 @@ def _is_max(node: Node) -> bool:
 def _commute(move: Node, op: InputOp) -> bool:
     """Whether the operation may as well come before the move."""
     if _is_max(move):
-        return min(op.a) > 0 if op.kind == "affine" else op.kind not in ("abs", "neg", "reciprocal", "log")
+        return min(op.a) > 0 if op.kind == "affine" else FUNCTIONS[op.kind].increasing
     assert isinstance(move, Conv)
     if len(op.a) > 1 or len(op.b) > 1:
         return False

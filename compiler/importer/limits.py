@@ -3,6 +3,8 @@
 A handler that refuses a node for one of these reasons says so with `Unsupported(..., limit=...)`.
 """
 
+from sateen.ir.functions import OUTPUT_FUNCTIONS
+
 ONE_OR_TWO_D = "1-D and 2-D"
 CONSTANT = "one operand constant"
 CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
@@ -41,8 +43,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
     "AveragePool": (ONE_OR_TWO_D, COUNTED_PADDING, NO_CEIL),
     "Pad": (ZEROS,),
-    "Softmax": (LAST,),
-    "LogSoftmax": (LAST,),
+    **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
     "Gather": (EVEN,),
     "Expand": (NO_EFFECT,),
     "Cast": (TO_FLOAT,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def clip_to(walk: Walk, node: OnnxNode, x: Value, low: float, high: float) -> Va
     )
 
 
-def unary(function: str, **defaults: float) -> Handler:
+def unary(function: str, defaults: Mapping[str, float]) -> Handler:
     """A handler for an operator whose float attributes are the function's parameters, `defaults` ONNX's."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:

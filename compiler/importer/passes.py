@@ -15,8 +15,6 @@ from sateen.compiler.functions import X, as_expression, substitute
 from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Graph, Node, Pool
 from sateen.ir.quant import GivenWeights
 
-_NON_NEGATIVE = frozenset(("sigmoid", "softplus", "exp", "abs", "sqrt", "hard_sigmoid"))
-
 
 def tidy(graph: Graph) -> Graph:
     """All passes, in order, until nothing changes."""
@@ -114,18 +112,17 @@ def merge_padding(graph: Graph) -> Graph | None:
                 padded = tuple(a + b for a, b in zip(node.pads, user.pads, strict=True))
                 reach = [(k - 1) * d + 1 for k, d in zip(user.kernel, user.dilation, strict=True)]
                 outside = max(padded[0], padded[2]) >= reach[0] or max(padded[1], padded[3]) >= reach[1]
-                if outside or any(user.pads) or user.dilation != (1, 1) or not _non_negative(producer):
+                if (
+                    outside
+                    or any(user.pads)
+                    or user.dilation != (1, 1)
+                    or not (producer and producer.non_negative)
+                ):
                     continue
             (a, b, c, d), (e, f, g, h) = node.pads, user.pads
             pads = (a + e, b + f, c + g, d + h)
             return _replace(graph, {user.name: dataclasses.replace(user, input=node.input, pads=pads)})
     return None
-
-
-def _non_negative(node: Node | None) -> bool:
-    return isinstance(node, Activation) and (
-        node.low >= 0 if node.function == "clip" else node.function in _NON_NEGATIVE and not node.parameters
-    )
 
 
 def stride_into_consumer(graph: Graph) -> Graph | None:

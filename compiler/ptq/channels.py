@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node
+from sateen.ir.graph import Conv, Graph, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def channel_sets(graph: Graph) -> list[ChannelSet]:
     for node in graph.nodes:
         if isinstance(node, Conv):
             continue
-        if isinstance(node, Concat) or not _homogeneous(node):
+        if not node.homogeneous:
             fixed |= {*node.inputs, node.output}
             continue
         for i in node.inputs:
@@ -55,14 +55,6 @@ def channel_sets(graph: Graph) -> list[ChannelSet]:
         if writers and readers:
             sets.append(ChannelSet(members, writers, readers, graph.shapes[root][2]))
     return sets
-
-
-def _homogeneous(node: Node) -> bool:
-    """Whether f(x / s) = f(x) / s for s > 0."""
-    if isinstance(node, Activation):
-        relu = node.function == "clip" and node.low in (0.0, -np.inf) and node.high in (0.0, np.inf)
-        return relu or node.function == "leaky_relu"
-    return isinstance(node, Add) or not isinstance(node, Conv | Concat)
 
 
 def rescale(graph: Graph, found: ChannelSet, factors: np.ndarray) -> Graph:

@@ -6,25 +6,17 @@ inputs and outputs. The compiler's passes map one Graph to another; `verify` hol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
+from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.quant import GivenWeights, Quantizer, rounded_to
 
 Shape = tuple[int, int, int]
-
-
-INPUT_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    **{name: getattr(np, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "sign", "floor", "ceil")},
-    "neg": np.negative,
-    "round": np.rint,
-    "reciprocal": np.reciprocal,
-}
-"""By ONNX's names, as `sateen.compiler.functions` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +25,7 @@ class InputOp:
     `precision` as the model file does.
 
     kind "affine" is x * a + b, "clip" is x between a and b, "bipolar" is a where x >= 0 and b elsewhere; a and b are
-    one number for all channels, or one for each. The others are `INPUT_FUNCTIONS`.
+    one number for all channels, or one for each. The others are the rows of `FUNCTIONS` with `host`.
     """
 
     kind: str
@@ -51,11 +43,13 @@ class InputOp:
                 return rounded_to(self.precision, np.minimum(np.maximum(x, a), b))
             case "bipolar":
                 return rounded_to(self.precision, np.where(x >= 0, a, b))
-        if self.kind not in INPUT_FUNCTIONS:
-            known = ", ".join(("affine", "clip", "bipolar", *INPUT_FUNCTIONS))
+        function = FUNCTIONS.get(self.kind)
+        if function is None or not function.host:
+            on_host = sorted(name for name, f in FUNCTIONS.items() if f.host)
+            known = ", ".join(("affine", "clip", "bipolar", *on_host))
             raise ModelError(f"input operation '{self.kind}' is not known; known are {known}")
         with np.errstate(all="ignore"):
-            return rounded_to(self.precision, np.nan_to_num(INPUT_FUNCTIONS[self.kind](x), nan=0.0))
+            return rounded_to(self.precision, np.nan_to_num(function(x), nan=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +84,31 @@ class Port:
         return x.transpose(0, *(a + 1 for a in inverse)).reshape(len(x), *self.shape)
 
 
+class FloatOp(ABC):
+    """What a node of the float graph answers about itself."""
+
+    __slots__ = ()
+    name: str
+    output: str
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Tensors that it reads, in order."""
+
+    @property
+    @abstractmethod
+    def homogeneous(self) -> bool:
+        """Whether dividing a channel of all inputs by s > 0 divides that channel of the output by s, for any s."""
+
+    @property
+    def non_negative(self) -> bool:
+        """Known: no input gives less than 0."""
+        return False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Conv:
+class Conv(FloatOp):
     """Cross-correlation, also Gemm and MatMul (a kernel over the whole plane, or 1×1)."""
 
     name: str
@@ -114,6 +131,10 @@ class Conv:
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    @property
+    def homogeneous(self) -> bool:
+        return False  # its channels are others
+
     def read_by(self, values: np.ndarray) -> np.ndarray:
         """A number for each input channel (I,) as (O, I / groups): that of the channel which each weight is for."""
         if self.channels is not None:
@@ -133,7 +154,7 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(FloatOp):
     name: str
     input_a: str
     input_b: str
@@ -142,6 +163,10 @@ class Add:
     @property
     def inputs(self) -> tuple[str, ...]:
         return (self.input_a, self.input_b)
+
+    @property
+    def homogeneous(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +195,8 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
-    """A unary function by name (see `sateen.compiler.functions`); `low` and `high` bound "clip" (Relu is [0, inf]).
+class Activation(FloatOp):
+    """A unary function by name (see `sateen.ir.functions`); `low` and `high` bound "clip" (Relu is [0, inf]).
 
     "composed" is the function that `expression` spells out, such as x * sigmoid(x).
     """
@@ -189,9 +214,21 @@ class Activation:
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    @property
+    def homogeneous(self) -> bool:
+        if self.function == "clip":
+            return self.low in (0.0, -np.inf) and self.high in (0.0, np.inf)
+        return self.expression is None and FUNCTIONS[self.function].homogeneous
+
+    @property
+    def non_negative(self) -> bool:
+        if self.function == "clip":
+            return self.low >= 0
+        return self.expression is None and FUNCTIONS[self.function].non_negative and not self.parameters
+
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(FloatOp):
     """kind "max" (padding never wins) or "average" (padding counts as zero)."""
 
     name: str
@@ -207,9 +244,13 @@ class Pool:
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    @property
+    def homogeneous(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(FloatOp):
     """Along channels."""
 
     name: str
@@ -220,9 +261,13 @@ class Concat:
     def inputs(self) -> tuple[str, ...]:
         return self.parts
 
+    @property
+    def homogeneous(self) -> bool:
+        return False  # likewise
+
 
 @dataclass(frozen=True, slots=True)
-class Quantize:
+class Quantize(FloatOp):
     """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
 
     name: str
@@ -234,6 +279,10 @@ class Quantize:
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    @property
+    def homogeneous(self) -> bool:
+        return False
+
 
 Node = Conv | Add | Activation | Pool | Concat | Quantize
 
@@ -242,7 +291,7 @@ Node = Conv | Add | Activation | Pool | Concat | Quantize
 class HostOp:
     """An operation on a graph output that the host does in float64, in the ONNX view with the batch first.
 
-    kind "softmax" or "log_softmax" along `axis`, which is negative: it counts from the last dimension.
+    kind is one of `OUTPUT_FUNCTIONS`, along `axis`, which is negative: it counts from the last dimension.
     """
 
     kind: str
@@ -250,14 +299,10 @@ class HostOp:
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """(N, *shape) to the same shape, float64. Raises ModelError for an unknown kind."""
-        shifted = np.asarray(x, np.float64)
-        shifted = shifted - shifted.max(axis=self.axis, keepdims=True)
-        total = np.exp(shifted).sum(axis=self.axis, keepdims=True)
-        if self.kind == "softmax":
-            return np.exp(shifted) / total
-        if self.kind == "log_softmax":
-            return shifted - np.log(total)
-        raise ModelError(f"host operation '{self.kind}' is not known; known are softmax and log_softmax")
+        if self.kind not in OUTPUT_FUNCTIONS:
+            known = " and ".join(OUTPUT_FUNCTIONS)
+            raise ModelError(f"host operation '{self.kind}' is not known; known are {known}")
+        return OUTPUT_FUNCTIONS[self.kind].values(np.asarray(x, np.float64), self.axis)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from sateen.compiler.functions import FUNCTIONS, X, as_expression, constant, evaluate, substitute
+from sateen.compiler.functions import X, as_expression, constant, evaluate, substitute
+from sateen.compiler.importer.handlers import HANDLERS
 from sateen.errors import ModelError
+from sateen.ir.functions import COMBINING, FUNCTIONS
 from sateen.ir.graph import Activation, Expression
 
 ONNX_NAME = {"affine": None, "clip": "Clip", "gelu": "Gelu"}
@@ -27,7 +29,7 @@ def activation(function, **parameters):
 @pytest.mark.parametrize("function", [f for f in FUNCTIONS if f not in OTHERS])
 def test_definition_is_that_of_onnx(function):
     """ONNX's own Python implementation, in double precision."""
-    op = "".join(part.capitalize() for part in function.split("_"))
+    op = FUNCTIONS[function].operator
     x = POINTS
     if function in ("asin", "acos", "atanh"):
         x = x[np.abs(x) < 1]
@@ -47,6 +49,36 @@ def test_definition_is_that_of_onnx(function):
     with np.errstate(all="ignore"):
         want = ReferenceEvaluator(model).run(None, {"x": x})[0]
     np.testing.assert_allclose(evaluate(activation(function), x), want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_a_row_says_of_its_function_holds(function):
+    """At many points; NaN reads as 0. A default is ONNX's."""
+    row, x = FUNCTIONS[function], np.concatenate([np.linspace(-9, 9, 721), [-1e-3, 1e-3]])
+    x.sort()
+    with np.errstate(all="ignore"):
+        y = np.nan_to_num(row(x), nan=0.0)
+        if row.increasing:
+            assert (np.diff(y) >= 0).all()
+        if row.non_negative:
+            assert (y >= 0).all()
+        if row.homogeneous:
+            np.testing.assert_allclose(row(x / 4), row(x) / 4)
+            given = {name: 2.5 for name in row.defaults}
+            np.testing.assert_allclose(row(x / 4, **given), row(x, **given) / 4)
+    if row.operator:
+        attributes = onnx.defs.get_schema(row.operator).attributes
+        defaults = {
+            n: a.default_value.f for n, a in attributes.items() if a.type == onnx.defs.OpSchema.AttrType.FLOAT
+        }
+        assert {n: np.float32(v) for n, v in row.defaults.items()} == pytest.approx(defaults)
+
+
+def test_every_function_is_imported():
+    """By the handler that is made of its row, or one of its own."""
+    assert {f.operator for f in FUNCTIONS.values() if f.operator} <= set(HANDLERS)
+    assert {"Clip", "Gelu", "BipolarQuant"} <= set(HANDLERS)
+    assert set(COMBINING) <= {name.lower() for name in HANDLERS}
 
 
 def test_parameters():
