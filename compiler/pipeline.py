@@ -15,7 +15,7 @@ import numpy as np
 import sateen
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
-from sateen.compiler.importer import import_model
+from sateen.compiler.importer import Shapes, import_model
 from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.quantize.given import activation_format, conform, room_for_biases, weight_format
@@ -55,6 +55,7 @@ def compile_model(
     sparsity_method: str = "magnitude",
     dataflow: str = AUTO,
     board: str | None = None,
+    shapes: Shapes | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest, with the seconds of TIMES.
@@ -71,6 +72,7 @@ def compile_model(
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
     board : what bitstreams are made for, recorded in the manifest
+    shapes : of inputs whose sizes the file leaves open, the batch first
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -86,7 +88,7 @@ def compile_model(
 
     step("import", 0.0)
     quantized = quantize_graph(
-        import_model(model_path), str(model_path), config=config, calibration=calibration,
+        import_model(model_path, shapes), str(model_path), config=config, calibration=calibration,
         fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
     )  # fmt: skip
     step("schedule", 0.5)

@@ -12,7 +12,7 @@ sateen.bitstream("build", board="ulx3s-85f")
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ Progress = Callable[[str, float], None]
 
 Arrays = str | Path | Mapping[str, np.ndarray]
 """A file's path, or one array per graph input, batch first."""
+Shapes = Mapping[str, Sequence[int]]
+"""By graph input, the batch first."""
 
 ENGINES = ("reference", "program", "model", "rtl")
 BOARD = "board"
@@ -52,11 +54,14 @@ DEFAULT_PTQ = "fast"
 SPARSE_PRESET = "sat256"
 
 
-def check(model: str | Path) -> list[Finding]:
-    """One finding per node of the ONNX file: supported, or why not and what to do. Raises ModelError."""
+def check(model: str | Path, *, shapes: Shapes | None = None) -> list[Finding]:
+    """One finding per node of the ONNX file: supported, or why not and what to do. Raises ModelError.
+
+    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
+    """
     from sateen.compiler.check import check_model
 
-    return check_model(_model_path(model))
+    return check_model(_model_path(model), shapes)
 
 
 def compile(
@@ -75,6 +80,7 @@ def compile(
     power_of_two: bool = False,
     dataflow: str = "auto",
     board: str | None = None,
+    shapes: Shapes | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into the folder `build` and return its manifest.
@@ -85,6 +91,7 @@ def compile(
     `ptq` is a recipe: "fast", "balanced", "best", "learned" (needs PyTorch) or a TOML file's path; `scales` ("mse",
     "minmax", "percentile", "entropy") replaces the way in which it finds the scales of activations.
     `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
+    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
     With `power_of_two` all scales are powers of two, so that requantization is a shift.
     `weights` and `activations` are format names that replace the configuration's. A model that is quantized already
     keeps its scales, brings its formats unless they are given here or by `config`, needs no `calibration` if it says
@@ -118,6 +125,7 @@ def compile(
         sparsity_method=sparsity_method,
         dataflow=dataflow,
         board=board,
+        shapes=shapes,
         progress=progress,
     )
 

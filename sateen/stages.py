@@ -37,12 +37,15 @@ Machine = AcceleratorConfig | str | Path
 """A configuration, a preset's name, or a TOML file's path."""
 
 
-def load(model: str | Path) -> Network:
-    """Read an ONNX file. ModelError only if it cannot be read: what is not supported is in `findings`."""
+def load(model: str | Path, *, shapes: api.Shapes | None = None) -> Network:
+    """Read an ONNX file. ModelError only if it cannot be read: what is not supported is in `findings`.
+
+    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
+    """
     from sateen.compiler.check import checked
 
     path = api._model_path(model)
-    graph, findings = checked(path)
+    graph, findings = checked(path, shapes)
     return Network(path, tuple(findings), graph)
 
 

@@ -27,26 +27,28 @@ from sateen.compiler.importer.loading import (
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
+from sateen.compiler.importer.shapes import Shapes, with_shapes
 from sateen.compiler.importer.stated import stated
+from sateen.compiler.importer.versions import modernized
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
-__all__ = ["Finding", "check_model", "import_model", "load_model", "read_model"]
+__all__ = ["Finding", "Shapes", "check_model", "import_model", "load_model", "read_model"]
 
 
 def _load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         validate(source)
-        return source
+        return modernized(source)
     return load_model(source)
 
 
-def import_model(source: str | Path | onnx.ModelProto) -> Graph:
+def import_model(source: str | Path | onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
     """The network as an IR graph, tidied and verified. The model is not changed.
 
     Raises ModelError with the first problem and how many more there are.
     """
-    graph, findings = read_model(source)
+    graph, findings = read_model(source, shapes)
     problems = [f for f in findings if f.supported is False]
     if problems:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
@@ -64,9 +66,14 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
     return read_model(source)[1]
 
 
-def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list[Finding]]:
-    """The graph, tidied and verified, or None where a finding says that something is not supported; the findings."""
-    model = _load(source)
+def read_model(
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None
+) -> tuple[Graph | None, list[Finding]]:
+    """The graph, tidied and verified, or None where a finding says that something is not supported; the findings.
+
+    `shapes` are those of inputs that the file leaves open.
+    """
+    model = with_shapes(_load(source), shapes)
     names = [(name, n.op_type) for name, n in zip(node_names(model), model.graph.node, strict=True)]
     declared = {i.name: _shape(i) for i in graph_inputs(model.graph)}
     free = any_batch(model.graph)
@@ -75,6 +82,10 @@ def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list
     light = simplify(completed)
     graph, problems, findings = walk_model(light, free)
     found = {f.node: f for f in findings if f.op_type not in PORTS}
+    for part, owner in light.owners.items():
+        own = found.pop(part, None)
+        if own is not None and own.supported is not True and owner in found and found[owner].supported:
+            found[owner] = replace(own, node=owner)
     found |= {f.node: f for f in stated(completed, {n.name for n in light.model.graph.node})}
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
@@ -91,7 +102,7 @@ def read_model(source: str | Path | onnx.ModelProto) -> tuple[Graph | None, list
     listed = []
     for name, op_type in names:
         gone = Finding(name, op_type, True, "constant or without effect, removed before import")
-        listed.append(found.pop(name, gone))
+        listed.append(replace(found.pop(name, gone), op_type=op_type))
     if graph is not None:
         used = {p.name for p in graph.inputs}
         graph = replace(graph, unused={name: s for name, s in declared.items() if name not in used})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ class Light:
 
     model: onnx.ModelProto
     arrays: dict[str, np.ndarray]
+    owners: dict[str, str] = field(default_factory=dict)
+    """Nodes that the importer added, and the file's node that each belongs to."""
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Reason and remedy of nodes that could not be written in other operators."""
 
     def lacks(self, node: onnx.NodeProto) -> bool:
         """Whether this node of the whole model was one of them."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 DEFAULT = ("", "ai.onnx")
-QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+OLDEST_OPSET = 9
+"""Of the default domain; older ones are converted to it."""
+GENERAL = "qonnx.custom_op.general"
+CHANNELS_LAST = "qonnx.custom_op.channels_last"
+QONNX = (GENERAL, "onnx.brevitas", "finn.custom_op.general")
 """QONNX's own domain, that of Brevitas' exporter, and FINN's older one."""
 
 QUANTIZERS: dict[str, tuple[str, ...]] = {

@@ -15,12 +15,14 @@ from google.protobuf.message import DecodeError
 
 from sateen.compiler.importer import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
-from sateen.compiler.importer.domains import DEFAULT, QONNX, QUANTIZERS
+from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS
 from sateen.compiler.importer.external import load_external
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
+from sateen.compiler.importer.rewrite import rewrite
+from sateen.compiler.importer.shapes import forget_shapes
+from sateen.compiler.importer.versions import modernized
 from sateen.errors import ModelError
 
-OLDEST_OPSET = 9
 _FREE_INITIALIZERS = 4
 """The ir_version from which on initializers need not be inputs."""
 _logger = logging.getLogger("sateen")
@@ -34,7 +36,7 @@ def _first_line(error: Exception) -> str:
 def load_model(path: str | Path) -> onnx.ModelProto:
     """Read and check a model file, external data included.
 
-    Raises ModelError if it is missing, truncated, no ONNX, older than opset 9, or lacks external data.
+    Raises ModelError if it is missing, truncated, no ONNX, or lacks external data.
     """
     isolated.start()
     path = Path(path)
@@ -63,7 +65,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         )
     load_external(model, path, where)
     validate(model, where)
-    return model
+    return modernized(model)
 
 
 def validate(model: onnx.ModelProto, where: str = "model") -> None:
@@ -79,11 +81,6 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
         raise ModelError(
             f"{where}: opset {opset} is newer than {newest}, the newest of the onnx package here; "
             f"export it for opset {newest} or older, or install a newer onnx"
-        )
-    if opset < OLDEST_OPSET:
-        raise ModelError(
-            f"{where}: opset {opset} is older than {OLDEST_OPSET}; "
-            f"convert it with onnx.version_converter.convert_version(model, 17), or export it again"
         )
     nodes = model.graph.node
     texts = [t for n in nodes for t in (n.name, n.op_type, n.domain, *n.input, *n.output)]
@@ -104,13 +101,13 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
 
 def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy with what runtimes do without and the checker does not: some type of each output, a version
-    of each domain of quantizers (which the Keras converter of the qonnx package leaves out), and, before version 4 of
-    the file format, initializers among the inputs."""
+    of each domain (which converters leave out), and, before version 4 of the file format, initializers among the
+    inputs."""
     typed = all(
         o.type.HasField("tensor_type") and o.type.tensor_type.HasField("shape") for o in model.graph.output
     )
     versions = {o.domain for o in model.opset_import}
-    unversioned = {n.domain for n in model.graph.node if n.domain in QONNX} - versions
+    unversioned = {n.domain for n in model.graph.node if n.domain not in DEFAULT} - versions
     if typed and not unversioned and model.ir_version >= _FREE_INITIALIZERS:
         return model
     copy = onnx.ModelProto()
@@ -179,9 +176,7 @@ def _fix_batch(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.shape.dim[0].dim_value = 1
             fixed = True
     if fixed:
-        for value in graph.output:
-            value.type.tensor_type.ClearField("shape")
-        del graph.value_info[:]
+        forget_shapes(graph)
 
 
 def complete(model: onnx.ModelProto) -> Light:
@@ -198,7 +193,7 @@ def complete(model: onnx.ModelProto) -> Light:
             without_inputs(copy, light.arrays)
     name_nodes(copy)
     _fix_batch(copy.graph)
-    return Light(copy, light.arrays)
+    return rewrite(Light(copy, light.arrays))
 
 
 def infer_shapes(light: Light) -> onnx.GraphProto:
@@ -227,7 +222,7 @@ def simplify(light: Light) -> Light:
         if not _same_interface(model, slim):
             raise ValueError("the simplified model has other inputs or outputs")
         found = lightened(slim)
-        return Light(found.model, light.arrays | found.arrays)
+        return Light(found.model, light.arrays | found.arrays, light.owners, light.refused)
     except Exception as e:
         _logger.info("onnxslim: %s; importing the model as it is", _first_line(e))
         return light

@@ -113,6 +113,8 @@ class Walk(Layouts):
             if foldable and (not operands or all(isinstance(k, np.ndarray) for k in operands)):
                 results = self._fold(node)
                 how = "constant"
+            elif node.name in self.light.refused:
+                raise Unsupported(*self.light.refused[node.name])
             elif handler is None or not own:
                 raise refuse_operator(node)
             elif any(k is None for k in operands):
@@ -228,11 +230,12 @@ class Walk(Layouts):
                     if d.dim_param
                     else f"dimension {i} is unknown"
                 )
-                sizes = ",".join(str(x.dim_value or "?") for x in tensor.shape.dim)
+                sizes = ",".join(
+                    str(x.dim_value or ("?" if k else 1)) for k, x in enumerate(tensor.shape.dim)
+                )
                 raise Unsupported(
                     what,
-                    f"only the batch, dimension 0, may be dynamic: fix it, for example with "
-                    f"onnxslim --input-shapes {info.name}:{sizes}",
+                    f"only the batch, dimension 0, may be dynamic: give its sizes with --shape {info.name}={sizes}",
                 )
             shape.append(d.dim_value)
         if self.names and shape[0] != self.batch:

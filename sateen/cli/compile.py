@@ -17,7 +17,7 @@ _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked
 
 
 def check(args: argparse.Namespace) -> int:
-    findings = api.check(args.model)
+    findings = api.check(args.model, shapes=dict(args.shape or ()))
     bad = [f for f in findings if f.supported is False]
     open_ = sum(f.supported is None for f in findings)
     if args.json:
@@ -83,6 +83,7 @@ def compile(args: argparse.Namespace) -> int:
             power_of_two=args.power_of_two,
             dataflow=args.dataflow,
             board=args.board,
+            shapes=dict(args.shape or ()),
             progress=report,
         )
     if args.json:

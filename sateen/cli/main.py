@@ -53,6 +53,17 @@ def _megahertz(text: str) -> float:
     return value
 
 
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """An input's name may hold "=" and ",": the sizes are what follows the last "="."""
+    name, equals, sizes = text.rpartition("=")
+    try:
+        if not (name and equals):
+            raise ValueError
+        return name, tuple(int(s) for s in sizes.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form input=1,3,320,320") from None
+
+
 def _command(name: str) -> Command:
     """The function `name` of its module, imported when the command is run, so that --help is quick."""
 
@@ -104,11 +115,21 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         return sub
 
+    def add_model(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("model", metavar="MODEL.onnx")
+        sub.add_argument(
+            "--shape",
+            action="append",
+            type=_shape,
+            metavar="INPUT=1,3,320,320",
+            help="the sizes of an input that the file leaves open, the batch first; once for each such input",
+        )
+
     p = add("check", "say for each node of the model whether it is supported and, if not, why")
-    p.add_argument("model", metavar="MODEL.onnx")
+    add_model(p)
 
     p = add("compile", "quantize, schedule and emit a build folder: program, weights and Verilog")
-    p.add_argument("model", metavar="MODEL.onnx")
+    add_model(p)
     p.add_argument("-o", "--output", required=True, metavar="BUILD", help="the build folder to write")
     machine = p.add_mutually_exclusive_group()
     machine.add_argument("--config", metavar="F.toml", help="accelerator configuration")
