@@ -6,7 +6,7 @@ A rule's first node keeps the file's name; what it needs beside it belongs to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +50,7 @@ class Rewriter:
         return name
 
 
-Rule = Callable[[Rewriter, OnnxNode], Sequence[onnx.NodeProto]]
+Rule = Callable[[Rewriter, OnnxNode], Iterator[onnx.NodeProto]]
 
 
 def rewrite(light: Light) -> Light:
@@ -148,7 +148,7 @@ def multi_threshold(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodePro
     x, y = proto.input[0], proto.output[0]
 
     def number(name: str, value: float) -> str:
-        return rewriter.add(f"{y}.{name}", np.float32(value))
+        return rewriter.add(f"{y}.{name}", np.array(value, np.float32))
 
     if count == 1:
         middle = out_bias + out_scale / 2

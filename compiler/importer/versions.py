@@ -29,7 +29,7 @@ def modernized(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     ranks = given_ranks(model.graph)
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
         if node.domain in DEFAULT:
             nodes.extend(_before(node, ranks, copy.graph, versions[0]))
@@ -83,7 +83,7 @@ def _before(
             node.attribute.append(helper.make_attribute("to", kind))
         case "BatchNormalization" | "Dropout":  # what training writes, and exporters list
             del node.output[1:]
-    item = _TO_ITEM.get(node.op_type)
+    item = _TO_ITEM.get(node.op_type, "")
     if item in found and len(node.input) == 1:
         dtype = np.int64 if item == "shape" else np.float32
         graph.initializer.append(numpy_helper.from_array(np.array(found[item], dtype), f"{name}.{item}"))

@@ -111,7 +111,7 @@ def test_channels_last_is_transposed_standard():
     """As qonnx runs these operators: on transposed inputs, and weights, with the standard one in ONNX Runtime."""
     model = channels_last_net().model()
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    conv, norm, relu, pool = (n for n in model.graph.node if n.op_type != "Quant")
+    conv, norm, *_ = (n for n in model.graph.node if n.op_type != "Quant")
     first = next(n for n in model.graph.node if n.op_type == "Quant")
     x = np.random.default_rng(2).normal(0, 1, (1, 8, 9, 3)).astype(np.float32)
     scale, zero, bits = (weights[i] for i in first.input[1:])
