@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import Builder
+from degenerate import CASES, COUNT, DATA, LAYERS, assert_quantized, given, network, samples_of
 
 from sateen.compiler.float_executor import run_float
 from sateen.compiler.prune.one_shot import sparsify
@@ -24,101 +24,7 @@ from sateen.compiler.quantize.input_terms import split_input
 from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant, most, weight_scales
 from sateen.errors import DataError, ModelError, SateenError
 from sateen.formats import parse_format, parse_sparsity
-from sateen.ir.graph import Conv, Graph
-from sateen.sim.reference import run_reference
-
-COUNT = 9
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(5)
-
-
-def _samples(kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """(COUNT, *shape), channels first."""
-    rng = _rng()
-    x = rng.normal(0, 1, (COUNT, *shape))
-    one = x[:1].repeat(COUNT, 0)
-    match kind:
-        case "zero":
-            return np.zeros_like(x)
-        case "constant":
-            return np.full_like(x, 0.7)
-        case "one sample":
-            return one
-        case "nearly one sample":
-            return one * (1 + 1e-9 * x)
-        case "offset":
-            return 1e6 + 1e-3 * x
-        case "channels constant":
-            x[:] = rng.normal(0, 3, (1, shape[0], 1, 1))
-            return x
-        case "one channel alive":
-            x[:, 1:] = 0
-            return x
-        case "channels equal":
-            return x[:, :1].repeat(shape[0], 1)
-        case "rank one":
-            return rng.normal(0, 1, (COUNT, 1, 1, 1)) * one
-        case "one value":
-            x[...] = 0
-            x[3, -1, -1, -1] = 2
-            return x
-        case "negative":
-            return -np.abs(x)
-        case "tiny":
-            return 1e-30 * x
-        case "subnormal":
-            return 1e-310 * x
-        case "huge":
-            return 1e12 * x
-    raise ValueError(kind)
-
-
-DATA = (
-    "zero", "constant", "one sample", "nearly one sample", "offset", "channels constant", "one channel alive",
-    "channels equal", "rank one", "one value", "negative", "tiny", "subnormal", "huge",
-)  # fmt: skip
-LAYERS = ("normal", "zero", "equal", "one channel", "rows equal", "tiny", "huge", "sparse")
-
-
-def _network(kind: str) -> Graph:
-    """Convolutions around a Relu, a residual and a pool, with weights of the kind."""
-    b = Builder(2)
-    c = 1 if kind == "one channel" else 3
-    y = b.clip(b.conv(b.input(3, 3, c), c, 3))
-    y = b.add(b.conv(y, c, 1), y)
-    graph = b.graph(b.gemm(b.pool(y, "average", 3), 1 if kind == "one channel" else 2))
-    nodes = []
-    for node in graph.nodes:
-        if isinstance(node, Conv):
-            w = node.weight.copy()
-            match kind:
-                case "zero":
-                    w[...] = 0
-                case "equal":
-                    w[...] = 0.25
-                case "rows equal":
-                    w[:] = w[:1]
-                case "tiny":
-                    w *= 1e-25
-                case "huge":
-                    w *= 1e9
-                case "sparse":
-                    w[..., 1:] = 0
-                    w[0] = 0
-            node = replace(node, weight=w)
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
-
-
-def _given(graph: Graph, kind: str) -> dict[str, np.ndarray]:
-    return {p.name: _samples(kind, p.shape) for p in graph.inputs}
-
-
-CASES = [(d, "normal") for d in DATA] + [
-    (d, k) for k in LAYERS[1:] for d in ("one sample", "rank one", "zero")
-]
+from sateen.ir.graph import Conv
 
 RECIPES_TRIED = {
     **{m: Recipe(m, scales=m) for m in METHODS},
@@ -142,32 +48,18 @@ RECIPES_TRIED = {
 @pytest.mark.parametrize("name", RECIPES_TRIED)
 @pytest.mark.parametrize(("data", "layers"), CASES)
 def test_every_recipe(name, data, layers):
-    """It gives a network whose outputs are numbers, near to the float network's where it has a range to be near to;
-    or an error of its own."""
-    graph = _network(layers)
-    samples = _given(graph, data)
-    formats = {"weight_format": "int4", "activation_format": "int8"}
-    try:
-        found, _ = run_recipe(graph, samples, RECIPES_TRIED[name], **formats)
-    except SateenError as e:
-        assert "hardly excite" in str(e) or "steps of" in str(e), e
-        return
-    real, got = run_float(graph, samples), run_reference(found, samples)
-    for output in graph.outputs:
-        expected, y = output.present(real[output.tensor]), got[output.port.name]
-        assert np.isfinite(y).all()
-        assert np.abs(y - expected).max() <= 2 * np.abs(expected).max() + 1e-6
+    assert_quantized(RECIPES_TRIED[name], data, layers)
 
 
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 @pytest.mark.parametrize("layers", ["normal", "zero", "equal"])
 def test_pruning(method, data, layers):
-    graph = _network(layers)
+    graph = network(layers)
     convs = [n.name for n in graph.nodes if isinstance(n, Conv)]
     pattern = parse_sparsity("1:2")
     found, report = sparsify(
-        graph, pattern, method=method, samples=_given(graph, data), layers=dict.fromkeys(convs, pattern)
+        graph, pattern, method=method, samples=given(graph, data), layers=dict.fromkeys(convs, pattern)
     )
     assert [entry.name for entry in report] == convs
     for node in found.nodes:
@@ -180,8 +72,8 @@ def test_pruning(method, data, layers):
 def test_rescaling_and_merging_keep_the_function(data, layers):
     if (layers, data) in (("huge", "huge"), ("huge", "offset")):
         return  # beyond what calibration takes
-    graph = _network(layers)
-    samples = _given(graph, data)
+    graph = network(layers)
+    samples = given(graph, data)
     merged, names = merge_pools(graph, MergePool(4.0))
     assert names
     expected = run_float(graph, samples)
@@ -195,10 +87,10 @@ def test_rescaling_and_merging_keep_the_function(data, layers):
 @pytest.mark.parametrize("data", DATA)
 def test_moments_are_the_covariance(data):
     """To the precision of the inputs' spread, however large their mean; constant inputs have none at all."""
-    graph = _network("normal")
+    graph = network("normal")
     conv = next(n for n in graph.nodes if isinstance(n, Conv))
     conv = replace(conv, pads=(0, 0, 0, 0))
-    x = graph.inputs[0].to_hwc(_samples(data, graph.inputs[0].shape))
+    x = graph.inputs[0].to_hwc(samples_of(data, graph.inputs[0].shape))
     seen = moments(conv, x, x)
     rows = x.reshape(COUNT, -1)
     middle = rows - rows[:1]
@@ -229,8 +121,8 @@ def test_every_hessian_has_a_factor(damping, rank, scale):
 
 def test_constant_inputs_are_rounded_to_nearest():
     """What is stated of them: no weight counts more than another."""
-    graph = _network("normal")
-    samples = _given(graph, "zero")
+    graph = network("normal")
+    samples = given(graph, "zero")
     fmt = parse_format("int4")
     plan = plan_activations(graph, calibrate(graph, samples), activation_format="int8")
     found, scales = gptq(graph, samples, plan, fmt, Gptq(), learned=AdaRound(10))
@@ -251,7 +143,7 @@ SHAPELESS = ("constant", "nearly one sample", "one value", "negative", "subnorma
 
 
 def _observed() -> list[Observed]:
-    found = [np.sort(_samples(data, (2, 1, 2)).ravel()) for data in SHAPELESS]
+    found = [np.sort(samples_of(data, (2, 1, 2)).ravel()) for data in SHAPELESS]
     found += [found[1][:1], np.zeros(0), np.full(5000, 0.3), np.linspace(1, 1 + 1e-14, 5000)]
     return [Observed("t", float(x.min(initial=0)), float(x.max(initial=0)), x) for x in found]
 
@@ -306,8 +198,8 @@ def test_scales_of_any_weights(fmt):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
 @pytest.mark.parametrize("name", ["mse", "smooth", "gptq", "adaround", "everything"])
 def test_samples_that_are_no_numbers(name, bad):
-    graph = _network("normal")
-    samples = _given(graph, "rank one")
+    graph = network("normal")
+    samples = given(graph, "rank one")
     samples["x"][4, 0, 1, 1] = bad
     with pytest.raises(
         DataError, match=r"calibration: .*(sample 4 holds NaN|becomes NaN, infinite or larger)"
@@ -318,13 +210,13 @@ def test_samples_that_are_no_numbers(name, bad):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", RECIPES_TRIED)
 def test_weights_that_are_no_numbers(name, bad):
-    graph = _network("normal")
+    graph = network("normal")
     conv = next(n for n in graph.nodes if isinstance(n, Conv))
     conv.weight[0, 0, 0, 0] = bad
     with pytest.raises(SateenError, match=r"NaN"):
         run_recipe(
             graph,
-            _given(graph, "rank one"),
+            given(graph, "rank one"),
             RECIPES_TRIED[name],
             weight_format="int4",
             activation_format="int8",
@@ -332,8 +224,8 @@ def test_weights_that_are_no_numbers(name, bad):
 
 
 def test_more_than_any_scale_can_hold():
-    graph = _network("normal")
-    samples = _given(graph, "rank one")
+    graph = network("normal")
+    samples = given(graph, "rank one")
     formats = {"weight_format": "e1m1b63", "activation_format": "int8"}
     run_recipe(graph, samples, RECIPES["fast"], **formats)
     conv = next(n for n in graph.nodes if isinstance(n, Conv))
