@@ -10,7 +10,7 @@ from onnx import TensorProto
 from onnx import helper as oh
 
 from sateen.compiler.export.graph import GraphWriter
-from sateen.formats import Format, Integer, Minifloat
+from sateen.formats import Format
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.quantized import Quant
 
@@ -60,7 +60,7 @@ class Standard(Dialect):
 
     def __init__(self, writer: GraphWriter, formats: set[Format]) -> None:
         super().__init__(writer)
-        self.eight_bit_integers = all(f.bits == 8 and isinstance(f, Integer) for f in formats)
+        self.eight_bit_integers = {f.name for f in formats} <= {"int8", "uint8"}
         self.opset = max([_BASE_OPSET, *(_SINCE.get(ONNX_TYPES[f.name], _BASE_OPSET) for f in formats)])
 
     def activation(self, x: str, quant: Quant, tensor: str) -> str:
@@ -111,47 +111,19 @@ class Qonnx(Dialect):
         return self.writer.constant(real.astype(np.float32), name)
 
     def _quant(self, x: str, fmt: Format, scale: np.ndarray, zero: int, stem: str, name: str) -> str:
-        w = self.writer
-        if isinstance(fmt, Minifloat):
-            assert fmt.bias is not None
-            inputs = [
-                x,
-                w.constant(scale, f"{stem}_scale"),
-                self.scalar(fmt.exponent_bits, f"{stem}_exponent_bits"),
-                self.scalar(fmt.mantissa_bits, f"{stem}_mantissa_bits"),
-                self.scalar(fmt.bias, f"{stem}_exponent_bias"),
-                self.scalar(fmt.max, f"{stem}_max"),
-            ]
-            return w.node(
-                "FloatQuant",
-                inputs,
-                name,
-                w.shape(x),
-                domain=QONNX_DOMAIN,
-                has_inf=0,
-                has_nan=0,
-                has_subnormal=1,
-                saturation=1,
-                rounding_mode="ROUND",
-            )
-        assert isinstance(fmt, Integer)
-        signed = fmt.signed
-        if fmt.bits == 1 and signed:  # QONNX reads a signed bit as -1 and 1: write -1 and 0 as -(0 and 1)
-            signed, scale, zero = False, -scale, -zero
-        inputs = [
-            x,
-            w.constant(scale, f"{stem}_scale"),
-            self.scalar(zero, f"{stem}_zero_point"),
-            self.scalar(fmt.bits, f"{stem}_bits"),
-        ]
+        w, form = self.writer, fmt.qonnx
+        sign = -1 if form.negated else 1
+        inputs = [x, w.constant(sign * scale, f"{stem}_scale")]
+        if form.zero_point:
+            inputs.append(self.scalar(sign * zero, f"{stem}_zero_point"))
+        inputs += [self.scalar(value, f"{stem}_{what}") for what, value in form.inputs]
         return w.node(
-            "Quant",
+            form.operator,
             inputs,
             name,
             w.shape(x),
             domain=QONNX_DOMAIN,
-            signed=int(signed),
-            narrow=int(fmt.narrow),
+            **form.attributes,
             rounding_mode="ROUND",
         )
 

@@ -133,7 +133,7 @@ def quantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
     scale = positive(one(walk, node, 1, "scale"))
     if zero.size == 0 or (zero != zero.flat[0]).any():
         raise Unsupported("it has several zero points", "quantize activations per tensor", limits.PER_TENSOR)
-    if isinstance(fmt, Minifloat) and (zero.any() or not node.integer("saturate", 1)):
+    if not fmt.uniform and (zero.any() or not node.integer("saturate", 1)):
         raise Unsupported(
             "its zero point is not 0" if zero.any() else "saturate = 0 gives NaN or infinity",
             "use zero point 0 and saturate = 1 with floating-point types",
@@ -206,7 +206,7 @@ def _dequantized(walk: Walk, node: OnnxNode, codes: np.ndarray) -> np.ndarray:
     if codes.dtype.name in _TYPES:
         fmt = onnx_format(codes.dtype)
     limits_ = _clip_limits(walk, node.input(0))
-    if isinstance(fmt, Integer) and limits_ is not None:
+    if fmt is not None and fmt.uniform and limits_ is not None:
         zeros_ = np.zeros(1) if zero is None else zero
         fmt = _integer(np.array([limits_[0] - zeros_.max(), limits_[1] - zeros_.min()])) or fmt
     return _given(walk, node, fmt, integers, spread(scale), why)
@@ -230,11 +230,8 @@ def _given(
 ) -> np.ndarray:
     """Register `values * scale`, a constant, with values in units of 1."""
     fixed = values * 2.0 ** -(fmt.lsb_exponent if fmt else 0)
-    if (
-        isinstance(fmt, Integer)
-        and fixed.size
-        and not fmt.min_fixed <= fixed.min() <= fixed.max() <= fmt.max_fixed
-    ):
+    inside = fmt is None or not fixed.size or fmt.min_fixed <= fixed.min() <= fixed.max() <= fmt.max_fixed
+    if fmt is not None and fmt.uniform and not inside:
         fmt, why = _integer(fixed), f"with its zero points it takes {fixed.min():g} to {fixed.max():g}"
     scale = np.broadcast_to(scale, fixed.shape)
     walk.given[node.proto.output[0]] = GivenConstant(fmt, fixed, scale, why)

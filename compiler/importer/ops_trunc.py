@@ -46,7 +46,7 @@ def trunc(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     signed = before.low < before.quant.zero_point
     scale, divisor, mode, quantizer = _parameters(walk, node, signed)
     step = before.quant.scale / math.prod(pool.kernel)
-    if not isinstance(before.quant.format, Integer) or not math.isclose(step, scale, rel_tol=1e-5):
+    if not before.quant.format.uniform or not math.isclose(step, scale, rel_tol=1e-5):
         raise Unsupported(
             f"its scale is {scale:.6g}, but one step of the average pool's sum is {step:.6g}",
             "use the scale of the pool's input divided by the size of the window",

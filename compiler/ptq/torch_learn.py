@@ -21,7 +21,7 @@ from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, R
 from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
 from sateen.compiler.quantize.fuse import Pass, fuse
-from sateen.formats import Format, Minifloat
+from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph, Node
 from sateen.ir.quantized import Quant
 
@@ -91,7 +91,7 @@ def whole_bias(layer: Layer, source: Rule | None, rules: Mapping[str, Rule]) -> 
         unit = scale * layer.scale * 2.0 ** (fmt.lsb_exponent + layer.format.lsb_exponent)
         folded = torch.zeros(())
         for tensor, sign in layer.folded:
-            if tensor in rules and isinstance(rules[tensor][1], Minifloat):
+            if tensor in rules and not rules[tensor][1].uniform:
                 folded = folded + sign * rules[tensor][0] * rules[tensor][2]
         change = torch.round(layer.bias / unit) * unit - layer.bias
         change = change + torch.round(folded / unit) * unit - folded

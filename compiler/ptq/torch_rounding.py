@@ -17,7 +17,8 @@ from torch.autograd import Function
 
 from sateen.compiler.ptq.adaround import BETAS, SHIFT, STRETCH, inverse, neighbours
 from sateen.compiler.ptq.torch_graph import as_tensor, channels_second
-from sateen.formats import Format, Minifloat
+from sateen.errors import FormatError
+from sateen.formats import Format
 
 STRENGTH = 0.01
 """Of AdaRound's penalty, against an error of 1 at the start."""
@@ -32,8 +33,12 @@ _MARGIN = 0.35
 def project(x: torch.Tensor, fmt: Format, offset: float = 0.0) -> torch.Tensor:
     """x on the format's grid shifted by `-offset`, saturated. As `Quant.quantize` rounds; ties of formats without
     mantissa aside, which float32 does not see anyway."""
-    if not isinstance(fmt, Minifloat):
+    if fmt.uniform:
         return torch.clamp(torch.round(x), fmt.min - offset, fmt.max - offset)
+    if fmt.mantissa_bits is None:
+        raise FormatError(
+            f"{fmt}: how it rounds is not known to learned rounding; use another --ptq than learned"
+        )
     x = torch.clamp(x + offset if offset else x, fmt.min, fmt.max)
     # the exponent field of float32 is that of the binade
     power = (x.view(torch.int32) & 0x7F800000).view(torch.float32)

@@ -17,7 +17,8 @@ from sateen.compiler.functions import as_expression, substitute
 from sateen.compiler.importer.quantizers import rename
 from sateen.compiler.quantize.fuse import Pass, Step, fuse
 from sateen.errors import DataError, FormatError, ModelError
-from sateen.formats import Format, Integer, Minifloat
+from sateen.formats import Format, Integer
+from sateen.formats.base import MAX_BITS
 from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Node, Pool
 from sateen.ir.quant import Quant, Quantizer
 from sateen.ir.quantized import Linear, Op
@@ -40,9 +41,9 @@ def weight_format(graph: Graph) -> Format | None:
     found = {n.given.format: n.name for n in graph.nodes if isinstance(n, Conv) and n.given is not None}
     if not found:
         return None
-    integers = [f for f in found if isinstance(f, Integer)]
-    wide = Integer(max((f.bits + (not f.signed) for f in integers), default=1) if len(found) > 1 else 1)
-    candidates = [*found, *([wide] if len(integers) == len(found) and wide.bits <= 8 else [])]
+    bits = max(f.bits + (not f.signed) for f in found)
+    together = len(found) > 1 and bits <= MAX_BITS and all(f.uniform for f in found)
+    candidates = [*found, *([Integer(bits)] if together else [])]
     for fmt in sorted(candidates, key=lambda f: f.bits):
         if all(_values(f) <= _values(fmt) for f in found):
             return fmt
@@ -53,7 +54,7 @@ def weight_format(graph: Graph) -> Format | None:
 
 
 def _values(fmt: Format) -> set[float]:
-    fixed = np.unique(fmt.fixed(np.arange(1 << fmt.bits)))
+    fixed = np.unique(fmt.fixed(fmt.codes))
     inside = fixed[(fixed >= fmt.min_fixed) & (fixed <= fmt.max_fixed)]
     return set((inside * 2.0**fmt.lsb_exponent).tolist())
 
@@ -66,7 +67,7 @@ def activation_format(graph: Graph) -> Format | None:
     found = {q.quant.format: t for t, q in graph.quantizers.items()}
     if not found:
         return None
-    if all(isinstance(f, Integer) for f in found):
+    if all(f.uniform for f in found):
         codes = max(q.high - q.low for q in graph.quantizers.values())
         only = next(iter(found))
         if len(found) == 1 and codes.bit_length() == only.bits:
@@ -93,16 +94,16 @@ def _fitted(quantizer: Quantizer, fmt: Format) -> Quantizer | None:
     low, high = quantizer.low - quant.zero_point, quantizer.high - quant.zero_point
     if quant.format == fmt:
         return quantizer
-    if isinstance(fmt, Integer) and isinstance(quant.format, Integer):
+    if fmt.grid != quant.format.grid:
+        return None
+    if fmt.uniform:
         if high - low > fmt.max_fixed - fmt.min_fixed:
             return None
         zero = 0 if fmt.min_fixed <= low and high <= fmt.max_fixed else fmt.min_fixed - low
         moved = dataclasses.replace(quant, format=fmt, zero_point=zero)
         return Quantizer(moved, low + zero, high + zero)
-    if isinstance(fmt, Minifloat) and isinstance(quant.format, Minifloat):
-        grids = [(f.exponent_bits, f.mantissa_bits, f.bias) for f in (fmt, quant.format)]
-        if grids[0] == grids[1] and fmt.min_fixed <= quantizer.low and quantizer.high <= fmt.max_fixed:
-            return Quantizer(dataclasses.replace(quant, format=fmt), quantizer.low, quantizer.high)
+    if fmt.min_fixed <= quantizer.low and quantizer.high <= fmt.max_fixed:
+        return Quantizer(dataclasses.replace(quant, format=fmt), quantizer.low, quantizer.high)
     return None
 
 
@@ -203,7 +204,7 @@ def given_codes(conv: Conv, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
             f"Conv '{conv.name}': a weight is {value:g} times its scale ({conv.given.format.name} in the file), which "
             f"{fmt.name} does not have; use --weights {conv.given.format.name}, or a wider format"
         )
-    return np.where(fixed == 0, fmt.zero_code, codes).astype(np.uint8), scale
+    return fmt.positive_zero(codes), scale
 
 
 def refined(
@@ -234,14 +235,14 @@ def bias_rest(bias: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 def room_for_biases(graph: Graph, fmt: Format) -> Format:
     """The format of weights: the file's, or the first wider one that gives biases fine enough steps of the sum."""
-    if not isinstance(fmt, Integer):
+    if not fmt.uniform:
         return fmt
     first, where = _worst_bias(graph, fmt)
     lost, wide = first, fmt
-    for bits in range(fmt.bits + 1, 9) if first > COARSE else ():
+    for wider in fmt.wider() if first > COARSE else ():
         if lost <= FINE:
             break
-        wide = Integer(bits, fmt.signed)
+        wide = wider
         lost, _ = _worst_bias(graph, wide)
     if wide is not fmt:
         _logger.warning(

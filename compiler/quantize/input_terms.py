@@ -36,7 +36,7 @@ def split_input(
         )
     options = {"method": method if method in METHODS else "mse", "power_of_two": power_of_two}
     single = activation_quant(seen, fmt, **options)  # type: ignore[arg-type]
-    if terms == 1 or (terms == 0 and fmt.bits >= 8 and isinstance(fmt, Integer)):
+    if terms == 1 or (terms == 0 and fmt.bits >= 8 and fmt.uniform):
         return single, 1
     x = seen.samples
     if len(x) > _SAMPLES:

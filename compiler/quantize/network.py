@@ -315,9 +315,7 @@ def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> t
     scale = np.where(np.any(weight != 0, axis=(1, 2, 3)), np.maximum(scale, floor), floor)
     zero = ~np.any(weight != 0, axis=(1, 2, 3)) & (conv.bias == 0)
     scale[zero] = scale[~zero].max(initial=0.0) or 1.0
-    codes = fmt.encode(weight / scale[:, None, None, None])
-    codes = np.where(fmt.fixed(codes) == 0, fmt.zero_code, codes).astype(np.uint8)
-    return codes, scale
+    return fmt.positive_zero(fmt.encode(weight / scale[:, None, None, None])), scale
 
 
 def _uniform(
@@ -326,8 +324,7 @@ def _uniform(
     """Depthwise weights of one code, scaled to 1 / (KH*KW): the least positive one, or, if accumulators must
     be `fine` because a zero point goes into the bias, the greatest power of two."""
     fmt = options.weight_format
-    codes = np.arange(1 << fmt.bits)
-    fixed = fmt.fixed(codes)
+    fixed = fmt.fixed(fmt.codes)
     positive = np.flatnonzero(fixed > 0)
     if not len(positive):
         what = "average pooling" if isinstance(step.main, Pool) else "Add or activation"
@@ -337,7 +334,7 @@ def _uniform(
         )
     powers = positive[(fixed[positive] & (fixed[positive] - 1)) == 0]
     code = powers[np.argmax(fixed[powers])] if fine and len(powers) else positive[np.argmin(fixed[positive])]
-    weight = np.full((channels, *kernel, 1), code, np.uint8)
+    weight = np.full((channels, *kernel, 1), code, fmt.code_dtype)
     value = float(fixed[code]) * 2.0**fmt.lsb_exponent
     return weight, np.full(channels, 1 / (kernel[0] * kernel[1] * value))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sateen.compiler.quantize.calibrate import LARGEST
 from sateen.errors import DataError
-from sateen.formats import Format, Integer, Minifloat
+from sateen.formats import Format
 from sateen.ir.quantized import Quant
 
 METHODS = ("mse", "minmax", "percentile", "entropy")
@@ -30,9 +30,9 @@ _TINY, _HUGE = 2.0**-100, 2.0**120
 """Of a scale, which files hold as float32."""
 _FACTORS = np.exp2(np.linspace(-4, 0.5, 55))  # of the min-max scale
 _WEIGHT_FACTORS = np.exp2(np.linspace(-3.5, 0.25, 31))
-_CLIPS = np.linspace(0.1, 1.0, 46)  # of either end of the range, for asymmetric integers
+_CLIPS = np.linspace(0.1, 1.0, 46)  # of either end of the range, for uniform formats
 _COARSE_FACTORS = np.exp2(np.linspace(-3, 0.25, 14))
-_SHIFTS = 17  # zero points of a minifloat that are tried before their neighbours
+_SHIFTS = 17  # zero points of a format with unlike steps that are tried before their neighbours
 _BINS = 2048  # of the histogram that entropy calibration looks at
 _ENTROPY_SAMPLES = 2 * _BINS  # of fewer values the histogram says nothing: "entropy" is then "mse"
 _OCTAVES = 5  # powers of two below the min-max scale
@@ -88,7 +88,7 @@ class Samples:
 
 def grid(fmt: Format) -> np.ndarray:
     """The format's values, ascending, each once (finite ones)."""
-    values = np.unique(fmt.fixed(np.arange(1 << fmt.bits)))
+    values = np.unique(fmt.fixed(fmt.codes))
     values = values[(values >= fmt.min_fixed) & (values <= fmt.max_fixed)]
     return values * 2.0**fmt.lsb_exponent
 
@@ -159,19 +159,17 @@ def activation_quant(
         if cut_low < cut_high:
             low, high = cut_low, cut_high
     candidates = _symmetric(low, high, fmt, method, power_of_two)
-    if isinstance(fmt, Integer) and fmt.max_fixed > fmt.min_fixed:
-        candidates = np.concatenate([candidates, _asymmetric(low, high, fmt, method, power_of_two)])
-    if isinstance(fmt, Minifloat):
-        candidates = np.concatenate([candidates, _shifted(low, high, fmt, method, power_of_two)])
+    with_zeros = _asymmetric if fmt.uniform else _shifted
+    candidates = np.concatenate([candidates, with_zeros(low, high, fmt, method, power_of_two)])
     many = samples.x.size >= _ENTROPY_SAMPLES and _fills(samples.x)
     scale, zero = _best(samples, candidates, fmt, method == "entropy" and many)
-    if method == "mse" and isinstance(fmt, Minifloat) and zero:
+    if method == "mse" and not fmt.uniform and zero:
         near = _near(zero, fmt)
         candidates = np.concatenate(
             [[[scale, zero]], _shifted(low, high, fmt, method, power_of_two, near, _FACTORS)]
         )
         scale, zero = _best(samples, candidates, fmt)
-    if method == "mse" and isinstance(fmt, Integer) and not power_of_two:
+    if method == "mse" and fmt.uniform and not power_of_two:
         scale, zero = _best(samples, _refined(scale, zero, fmt), fmt)
     return Quant(fmt, float(scale), int(zero))
 
@@ -212,7 +210,7 @@ def _asymmetric(low: float, high: float, fmt: Format, method: str, power_of_two:
 def _shifted(
     low: float,
     high: float,
-    fmt: Minifloat,
+    fmt: Format,
     method: str,
     power_of_two: bool,
     zeros: np.ndarray | None = None,
@@ -235,7 +233,7 @@ def _shifted(
     return np.array(pairs, np.float64).reshape(-1, 2)
 
 
-def _near(zero: float, fmt: Minifloat) -> np.ndarray:
+def _near(zero: float, fmt: Format) -> np.ndarray:
     """The zero points next to one of those that `_shifted` tries first."""
     values = (grid(fmt) * 2.0**-fmt.lsb_exponent).astype(np.int64)
     reach = max(1, len(values) // _SHIFTS)

@@ -23,7 +23,6 @@ from sateen.fpga.estimate.resource_terms import (
     absorbed,
     comparator,
     decoder,
-    is_unsigned,
     log2,
     multiplication,
     mux,
@@ -135,7 +134,7 @@ def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     product = a.significand_bits + w.significand_bits
     top = a.max_exponent + w.max_exponent
     multiplication(t, family, a.significand_bits, w.significand_bits, lanes)
-    unsigned = is_unsigned(c.activation) and is_unsigned(c.weight)
+    unsigned = not (c.activation.signed or c.weight.signed)
     product -= 2 * unsigned
     t.add(one=1)
     if not first or c.output_stationary:

@@ -19,7 +19,6 @@ from sateen.fpga.estimate.resource_model import (
     RESOURCES,
     Coefficients,
     across_terms,
-    kind_of,
     predict,
     predict_part,
 )
@@ -165,6 +164,6 @@ def ranges(rows: list[Row]) -> dict[str, Any]:
     configs = [from_json(text) for text in texts]
     found: dict[str, Any] = extent(configs, RANGED)
     for fmt in {f for c in configs for f in (c.weight, c.activation)}:
-        low, high = found.get(kind_of(fmt), (fmt.fixed_bits, fmt.fixed_bits))
-        found[kind_of(fmt)] = [min(low, fmt.fixed_bits), max(high, fmt.fixed_bits)]
+        low, high = found.get(fmt.family, (fmt.fixed_bits, fmt.fixed_bits))
+        found[fmt.family] = [min(low, fmt.fixed_bits), max(high, fmt.fixed_bits)]
     return found

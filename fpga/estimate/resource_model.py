@@ -14,7 +14,6 @@ from importlib.resources import files
 from typing import Any
 
 from sateen.errors import ConfigError
-from sateen.formats import Format, Integer
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.fitted_range import beyond
 from sateen.fpga.estimate.resource_features import INSTANCES, TERMS
@@ -113,15 +112,11 @@ def across_terms(config: AcceleratorConfig, total: dict[str, float]) -> dict[str
     return {name: {"one": 1.0, "total": total[name]} for name in ("lut", "ff")}
 
 
-def kind_of(fmt: Format) -> str:
-    return "integer" if isinstance(fmt, Integer) else "minifloat"
-
-
 def outside(config: AcceleratorConfig, limits: dict[str, Any]) -> list[str]:
     """The fields that lie beyond what the model was fitted to, with their values and those limits."""
     found = beyond(config, limits, RANGED, "fitted")
     for field, fmt in (("weight_format", config.weight), ("activation_format", config.activation)):
-        kind = kind_of(fmt)
+        kind = fmt.family
         if kind not in limits:
             found.append(f"{field} = {fmt.name} (fitted to no {kind})")
         elif not limits[kind][0] <= fmt.fixed_bits <= limits[kind][1]:

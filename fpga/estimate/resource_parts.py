@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In, Member, Out
 
 from sateen.fpga.estimate.instruction_use import instruction_mask
 from sateen.fpga.estimate.resource_features import INSTANCES
-from sateen.fpga.estimate.resource_terms import is_unsigned, operand_bits
+from sateen.fpga.estimate.resource_terms import operand_bits
 from sateen.hw.chip.verilog import _to_rtlil, merge_modules, top_ports
 from sateen.hw.control.registers import Registers
 from sateen.hw.control.unit import Control
@@ -152,11 +152,11 @@ def _element(
     activation, weight = (operand_bits(f, config.multiplier) for f in (config.activation, config.weight))
     activations = weights = 0
     for n in range(config.group):
-        activations |= (1 << activation) - 1 << n * (activation + is_unsigned(config.activation))
+        activations |= (1 << activation) - 1 << n * (activation + (not config.activation.signed))
     for n in range(config.lanes):
         place, skipped = (
-            n * (weight + is_unsigned(config.weight) + config.index_bits),
-            is_unsigned(config.weight),
+            n * (weight + (not config.weight.signed) + config.index_bits),
+            not config.weight.signed,
         )
         weights |= (1 << weight) - 1 << place
         weights |= (1 << config.index_bits) - 1 << place + weight + skipped

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sateen.formats import Format, Integer, Minifloat
+from sateen.formats import Format, Minifloat
 from sateen.fpga.estimate.memory_map import Memory
 from sateen.fpga.flow.dsp_registers import ABSORBING
 from sateen.hw.decode import Operand
@@ -143,14 +143,10 @@ def shifter(width: int, most: int, shifted: int) -> int:
 
 def comparator(fmt: Format) -> dict[str, float]:
     """Of two codes."""
-    return {"minifloat_greater": fmt.bits} if isinstance(fmt, Minifloat) else {"integer_greater": fmt.bits}
+    return {f"{fmt.family}_greater": fmt.bits}
 
 
 def operand_bits(fmt: Format, multiplier: str) -> int:
     """Of a decoded operand; the sign of an unsigned integer is always 0 and takes no flip-flop."""
     operand = Operand.of(fmt, multiplier)
-    return operand.significand_bits + operand.exponent_bits - is_unsigned(fmt)
-
-
-def is_unsigned(fmt: Format) -> bool:
-    return isinstance(fmt, Integer) and not fmt.signed
+    return operand.significand_bits + operand.exponent_bits - (not fmt.signed)

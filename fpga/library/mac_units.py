@@ -10,7 +10,7 @@ from typing import Any
 
 from amaranth.back import rtlil
 
-from sateen.formats import Format, Integer, Minifloat, all_formats, parse_format
+from sateen.formats import Format, Minifloat, all_formats, parse_format
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.flow.batch import synthesize_many
 from sateen.fpga.flow.cost import resources
@@ -64,11 +64,7 @@ def units(formats: Iterable[Format], lanes: Iterable[int]) -> list[Unit]:
 
 def swept_formats() -> list[Format]:
     """What is compared: signed integers of 3 to 8 bits and minifloats with every split."""
-    return [
-        f
-        for f in all_formats()
-        if isinstance(f, Minifloat) or (isinstance(f, Integer) and f.bits > 2 and f.signed and not f.narrow)
-    ]
+    return [f for f in all_formats() if f.bits > 2 and f.signed and not f.narrow]
 
 
 def measure(chosen: list[Unit], family: Family, workers: int = 2) -> Iterator[tuple[Unit, dict[str, Any]]]:

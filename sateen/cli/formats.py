@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from sateen.cli.io import emit, emit_json, emit_table
-from sateen.formats import Format, Integer, all_formats
+from sateen.formats import Format, all_formats
 
 
 def formats(args: argparse.Namespace) -> int:
@@ -43,14 +43,14 @@ def formats(args: argparse.Namespace) -> int:
 
 def describe(f: Format) -> dict[str, Any]:
     """Range and precision, found from all codes."""
-    values = f.decode(np.arange(1 << f.bits, dtype=np.uint8))
+    values = f.decode(f.codes)
     finite = values[np.isfinite(values)]
-    fixed = np.abs(f.fixed(np.arange(1 << f.bits, dtype=np.uint8))[np.isfinite(values)]).tolist()
+    fixed = np.abs(f.fixed(f.codes)[np.isfinite(values)]).tolist()
     # Bits between the highest and the lowest one of a value, over all values.
     precision = max(((v.bit_length() - _trailing_zeros(v)) for v in fixed if v), default=0)
     return {
         "name": f.name,
-        "kind": "integer" if isinstance(f, Integer) else "minifloat",
+        "kind": f.family,
         "bits": f.bits,
         "min": float(f.min),
         "max": float(f.max),

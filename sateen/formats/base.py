@@ -1,32 +1,84 @@
-"""What integers and minifloats share: every code is an exact integer times one power of two per format."""
+"""What all number formats share: every code is an exact integer times one power of two per format."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sateen.errors import FormatError
 
 MAX_BITS = 8
-"""Codes are bytes; a unary function of a code is a table of at most 256 entries."""
-
+"""Of the formats that have a name: a machine's table of a unary function has an entry for each code."""
 
 CHUNK = 1 << 15
 """Elements that element-wise work handles at a time."""
 
 
-class Format(ABC):
-    """A number format of at most 8 bits; instances are frozen, hashable and equal when their fields are.
+class NoSuchFormat(Exception):
+    """The name of a format that its family does not have: the limit, and the nearest that it has."""
 
-    A code is a uint8 with the format's bits lowest and zeros above, two's complement for signed integers:
-    int8 -1 is 0xFF, int4 -1 is 0x0F. `value(code) = fixed(code) * 2**lsb_exponent`, exactly.
+    def __init__(self, limit: str, nearest: Format) -> None:
+        super().__init__(limit)
+        self.nearest = nearest.name
+
+
+@dataclass(frozen=True, slots=True)
+class QonnxForm:
+    """How QONNX states the rounding to a format: an operator of a value, its scale and `inputs`, which are scalars."""
+
+    operator: str
+    inputs: tuple[tuple[str, float], ...]
+    """By name, in the order of the operator."""
+    attributes: dict[str, Any]
+    zero_point: bool = False
+    """A zero point comes after the scale."""
+    negated: bool = False
+    """Its codes have the opposite sign: scale and zero point are negated."""
+
+
+def code_dtype(bits: int) -> np.dtype[Any]:
+    """The type of arrays of codes of so many bits: the narrowest unsigned integer that holds one."""
+    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)
+
+
+class Format(ABC):
+    """A number format; instances are frozen, hashable and equal when their fields are.
+
+    A code is an unsigned integer of `code_dtype` (uint8) with the format's bits lowest and zeros above, two's
+    complement for signed integers: int8 -1 is 0xFF, int4 -1 is 0x0F. `value(code) = fixed(code) * 2**lsb_exponent`,
+    exactly. A subclass is a family, and a row of `catalog.FAMILIES`; its circuits are in `sateen.hw.formats`.
     """
 
-    # -- what a subclass says ------------------------------------------------------------------------------
+    # -- what a family says --------------------------------------------------------------------------------
+
+    family: ClassVar[str]
+    """Its name."""
+    pattern: ClassVar[re.Pattern[str]]
+    """Of the names of its formats."""
+    names: ClassVar[str]
+    """Those names in words, for messages."""
+
+    @classmethod
+    @abstractmethod
+    def of_match(cls, match: re.Match[str]) -> Format:
+        """The format that a match of `pattern` names. Raises NoSuchFormat."""
+
+    @classmethod
+    @abstractmethod
+    def members(cls) -> tuple[Format, ...]:
+        """All that tables and tests go through."""
+
+    uniform: ClassVar[bool]
+    """All steps are one unit of 2**lsb_exponent, and a zero point is added to what is rounded already. If false, the
+    steps may differ, a zero point is one of the values and is added before the rounding (ADR 0014)."""
+
+    # -- what a format says --------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -35,6 +87,17 @@ class Format(ABC):
 
     bits: int
     """Bits of a code."""
+    signed: bool
+    """There are values below zero."""
+    narrow: bool = False
+    """The lowest code is never produced, so that the range is symmetric."""
+    mantissa_bits: int | None
+    """Of a value, after its leading one, where these are as many for all values but the least; else None."""
+
+    @property
+    @abstractmethod
+    def qonnx(self) -> QonnxForm:
+        """For files, of formats that are no type of ONNX."""
 
     @property
     @abstractmethod
@@ -45,16 +108,37 @@ class Format(ABC):
     def _fixed(self) -> list[int]:
         """The fixed-point value of every code in order; NaN and infinity give the saturated value."""
 
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[object, ...]:
+        """Equal for formats whose values lie at the same places, as far as their ranges go."""
+
+    @abstractmethod
+    def step_exponent(self, top: Any) -> Any:
+        """log2 of the step, in fixed-point units, from 2**top to 2**(top + 1); top is an int or an int64 array.
+
+        Below the units (top < 0) it is that of the least magnitudes. The rule goes on above the format's range.
+        """
+
+    @abstractmethod
+    def has_odd_code(self, steps: int, exponent: int) -> bool:
+        """Whether the code of the magnitude steps * 2**exponent is odd: a tie then goes to the other neighbour."""
+
+    @abstractmethod
+    def round_fixed(self, t: np.ndarray) -> np.ndarray:
+        """float64 in fixed-point units to the nearest of the grid, which goes on above the range; ties to the even
+        code."""
+
     @abstractmethod
     def encode(self, values: Any) -> np.ndarray:
-        """float64 values of any shape to uint8 codes: nearest, ties to the even code, saturating.
+        """float64 values of any shape to codes: nearest, ties to the even code, saturating.
 
         Infinities saturate. FormatError for NaN where the format has none.
         """
 
     @abstractmethod
     def from_fixed(self, fixed: Any) -> np.ndarray:
-        """Integers of any size, units of 2**lsb_exponent, to uint8 codes, as `encode`; 0 is `zero_code`."""
+        """Integers of any size, units of 2**lsb_exponent, to codes, as `encode`; 0 is `zero_code`."""
 
     @property
     @abstractmethod
@@ -68,10 +152,28 @@ class Format(ABC):
 
     # -- what follows --------------------------------------------------------------------------------------
 
+    def wider(self) -> tuple[Format, ...]:
+        """Formats of more bits that have all values of this one, by bits."""
+        return ()
+
     @property
     def zero_code(self) -> int:
         """The code of +0."""
         return 0
+
+    def positive_zero(self, codes: np.ndarray) -> np.ndarray:
+        """Codes in which every zero is +0."""
+        return np.where(self.fixed(codes) == 0, self.zero_code, codes).astype(self.code_dtype)
+
+    @cached_property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Of arrays of codes."""
+        return code_dtype(self.bits)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """All codes in order, (2**bits,)."""
+        return np.arange(1 << self.bits, dtype=self.code_dtype)
 
     @cached_property
     def fixed_bits(self) -> int:
@@ -116,8 +218,10 @@ class Format(ABC):
     def _checked(self, codes: Any) -> np.ndarray:
         codes = np.asarray(codes)
         if codes.dtype.kind not in "iu":
-            raise FormatError(f"{self.name}: codes must be integers (uint8), not {codes.dtype}; see encode()")
-        fits = codes.dtype == np.uint8 and self.bits == MAX_BITS
+            raise FormatError(
+                f"{self.name}: codes must be integers ({self.code_dtype}), not {codes.dtype}; see encode()"
+            )
+        fits = codes.dtype == self.code_dtype and self.bits == 8 * codes.dtype.itemsize
         if not fits and codes.size:
             low, high, limit = int(codes.min()), int(codes.max()), (1 << self.bits) - 1
             if low < 0 or high > limit:
@@ -132,10 +236,12 @@ class Format(ABC):
         return self.name
 
 
-def in_chunks(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+def in_chunks(
+    function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, dtype: np.dtype[Any]
+) -> np.ndarray:
     """An element-wise function that gives codes, piece by piece: the temporaries stay in the cache."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    codes = np.empty(flat.size, np.uint8)
+    codes = np.empty(flat.size, dtype)
     for i in range(0, flat.size, CHUNK):
         codes[i : i + CHUNK] = function(flat[i : i + CHUNK])
     return codes.reshape(values.shape)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sateen.errors import FormatError
-from sateen.formats.base import MAX_BITS, Format, as_integers, as_values, in_chunks
+from sateen.formats.base import MAX_BITS, Format, NoSuchFormat, QonnxForm, as_integers, as_values, in_chunks
 
 MIN_BITS = 3
 MAX_EXPONENT_BITS = 5
@@ -44,10 +45,56 @@ class Minifloat(Format):
         A split, bias or set of specials that does not exist.
     """
 
+    family: ClassVar[str] = "minifloat"
+    pattern: ClassVar[re.Pattern[str]] = re.compile(r"e(\d{1,9})m(\d{1,9})(?:b(\d{1,9}))?(fn)?")
+    names: ClassVar[str] = (
+        f"eXmY of {MIN_BITS} to {MAX_BITS} bits with 1 to {MAX_EXPONENT_BITS} exponent bits, e4m3fn"
+    )
+    uniform: ClassVar[bool] = False  # not even e1mX, whose steps happen to be equal
+    signed: ClassVar[bool] = True  # type: ignore[misc]
+
     exponent_bits: int
-    mantissa_bits: int
+    mantissa_bits: int  # type: ignore[assignment]
     bias: int | None = None
     specials: str | None = None
+
+    @classmethod
+    def of_match(cls, match: re.Match[str]) -> Minifloat:
+        e, m, bias = int(match[1]), int(match[2]), None if match[3] is None else int(match[3])
+
+        def nearest() -> Minifloat:
+            exponent = min(max(e, 1), MAX_EXPONENT_BITS)
+            mantissa = min(max(m, MIN_BITS - 1 - exponent), MAX_BITS - 1 - exponent)
+            return cls(exponent, max(mantissa, 0))
+
+        if e < 1:
+            raise NoSuchFormat(f"a minifloat has 1 to {MAX_EXPONENT_BITS} exponent bits", nearest())
+        if e > MAX_EXPONENT_BITS:
+            raise NoSuchFormat(
+                f"at most {MAX_EXPONENT_BITS} exponent bits, because sums are exact "
+                "and more would take accumulators of 128 bits and beyond",
+                nearest(),
+            )
+        if not MIN_BITS <= 1 + e + m <= MAX_BITS:
+            raise NoSuchFormat(
+                f"sign, exponent and mantissa are {1 + e + m} bits; a minifloat has {MIN_BITS} to {MAX_BITS}",
+                nearest(),
+            )
+        if match[4] and ((e, m) != (4, 3) or bias not in (None, 7)):
+            raise NoSuchFormat("'fn' exists only as e4m3fn", cls(e, m))
+        if bias is not None and bias > MAX_BIAS:
+            raise NoSuchFormat(f"the bias is 0 to {MAX_BIAS}, not {bias}", cls(e, m))
+        return cls(e, m, bias, match[4])
+
+    @classmethod
+    def members(cls) -> tuple[Minifloat, ...]:
+        """Those with the standard bias by width, then e4m3fn."""
+        splits = (
+            cls(e, b - 1 - e)
+            for b in range(MIN_BITS, MAX_BITS + 1)
+            for e in range(1, min(b - 1, MAX_EXPONENT_BITS) + 1)
+        )
+        return (*splits, cls(4, 3, 7, "fn"))
 
     def __post_init__(self) -> None:
         e, m = self.exponent_bits, self.mantissa_bits
@@ -121,6 +168,47 @@ class Minifloat(Format):
     def min_fixed(self) -> int:
         return -self.max_fixed
 
+    @property
+    def qonnx(self) -> QonnxForm:
+        assert self.bias is not None
+        numbers = (
+            ("exponent_bits", self.exponent_bits),
+            ("mantissa_bits", self.mantissa_bits),
+            ("exponent_bias", self.bias),
+            ("max", self.max),
+        )
+        return QonnxForm(
+            "FloatQuant", numbers, {"has_inf": 0, "has_nan": 0, "has_subnormal": 1, "saturation": 1}
+        )
+
+    @property
+    def grid(self) -> tuple[object, ...]:
+        return (self.exponent_bits, self.mantissa_bits, self.bias)
+
+    def step_exponent(self, top: Any) -> Any:
+        return np.maximum(top - self.mantissa_bits, 0)
+
+    def has_odd_code(self, steps: int, exponent: int) -> bool:
+        return bool(steps + (exponent << self.mantissa_bits) & 1)
+
+    def round_fixed(self, t: np.ndarray) -> np.ndarray:
+        t = np.asarray(t)
+        significand, exponent = self._rounded(np.abs(t))
+        return np.copysign(significand * power_of_two(exponent), t)
+
+    def _rounded(self, magnitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 magnitudes in fixed-point units to whole significands, and the int64 exponents of their units.
+
+        Exact in float64, as scalings by powers of two are. A significand of 2**(m+1) carries into the exponent
+        field by itself.
+        """
+        exponent = self.step_exponent(binary_exponent(magnitude))
+        significand = magnitude * power_of_two(-exponent)
+        if self.mantissa_bits:  # the parity of the code is that of the significand
+            return np.rint(significand), exponent
+        # without a mantissa the exponent counts, too: a tie goes down where it is odd
+        return np.where(exponent & 1, np.ceil(significand - 0.5), np.rint(significand)), exponent
+
     def _magnitude(self, code: int) -> int:
         m = self.mantissa_bits
         exponent, mantissa = code >> m, code & (1 << m) - 1
@@ -141,7 +229,7 @@ class Minifloat(Format):
         return table
 
     def encode(self, values: Any) -> np.ndarray:
-        return in_chunks(self._encode_chunk, as_values(values, self.name))
+        return in_chunks(self._encode_chunk, as_values(values, self.name), self.code_dtype)
 
     def from_fixed(self, fixed: Any) -> np.ndarray:
         fixed = as_integers(fixed, f"{self.name}: fixed-point values")
@@ -168,22 +256,18 @@ class Minifloat(Format):
                 f"{self.name}: cannot encode NaN, the format has none; the values must be numbers"
             )
         nan_codes = np.where(np.signbit(values), self.nan_code | self.sign_mask, self.nan_code)
-        return np.where(nan, nan_codes, self._encode_numbers(np.where(nan, 0.0, values))).astype(np.uint8)
+        return np.where(nan, nan_codes, self._encode_numbers(np.where(nan, 0.0, values))).astype(
+            self.code_dtype
+        )
 
     def _encode_numbers(self, values: np.ndarray) -> np.ndarray:
         """float64 (N,) without NaN to codes (N,)."""
-        m = self.mantissa_bits
         magnitude = np.minimum(np.abs(values), self.max) * 2.0**-self.lsb_exponent
-        # Exponent of the unit in the last place: exact in float64, as are both scalings by powers of two.
-        exponent = binary_exponent(magnitude)
-        exponent -= m
-        np.maximum(exponent, 0, out=exponent)
-        significand = round_significand(magnitude * power_of_two(-exponent), exponent, m)
-        # A significand of 2**(m+1) carries into the exponent field by itself.
+        significand, exponent = self._rounded(magnitude)
         codes = significand.astype(np.int64)
-        codes += exponent << m
+        codes += exponent << self.mantissa_bits
         codes |= np.signbit(values).astype(np.int64) << self.bits - 1
-        return codes.astype(np.uint8)
+        return codes.astype(self.code_dtype)
 
 
 def binary_exponent(magnitude: np.ndarray) -> np.ndarray:
@@ -194,14 +278,3 @@ def binary_exponent(magnitude: np.ndarray) -> np.ndarray:
 def power_of_two(exponent: np.ndarray) -> np.ndarray:
     """2.0**exponent for int64 exponents of normal float64."""
     return ((exponent + _FLOAT64_BIAS) << _FLOAT64_MANTISSA).view(np.float64)
-
-
-def round_significand(significand: np.ndarray, exponent: np.ndarray, mantissa_bits: int) -> np.ndarray:
-    """Nearest integer, ties to the even code, of a magnitude in units of 2**exponent of the format's lsb.
-
-    The code is significand + (exponent << mantissa_bits). With a mantissa its parity is the significand's;
-    without one the exponent counts, so a tie goes down where the exponent is odd.
-    """
-    if mantissa_bits:
-        return np.rint(significand)
-    return np.where(exponent & 1, np.ceil(significand - 0.5), np.rint(significand))

@@ -15,7 +15,6 @@ import numpy as np
 
 from sateen.errors import FormatError
 from sateen.formats.base import CHUNK, Format, as_integers
-from sateen.formats.minifloat import Minifloat, binary_exponent, power_of_two, round_significand
 
 _EXACT_BITS = 53  # integers below 2**53 are exact in float64
 _MAX_SHIFT = 1000  # 2.0**-shift stays a normal float64
@@ -44,7 +43,7 @@ def round_shift(t: Any, shift: Any, fmt: Format) -> np.ndarray:
         if int(shift.min()) < excess + 2:
             return _round_large(t, shift, fmt)
         t, shift = _shorten(t, excess), shift - excess
-    return _round_float(t * np.ldexp(1.0, -shift), fmt).astype(np.int64)
+    return fmt.round_fixed(t * np.ldexp(1.0, -shift)).astype(np.int64)
 
 
 def requantize(
@@ -57,7 +56,7 @@ def requantize(
     high: int | None = None,
     addend: Any = 0,
 ) -> np.ndarray:
-    """encode(clamp(round_shift(acc*multiplier + addend, shift, fmt) + zero_point, low, high)), uint8 codes.
+    """encode(clamp(round_shift(acc*multiplier + addend, shift, fmt) + zero_point, low, high)), codes.
 
     All arguments are integers and broadcast; `low` and `high` are in fixed-point units, the format's range by
     default. Exact for integers of any size. A result of zero is the code of +0.
@@ -71,17 +70,17 @@ def requantize(
         raise FormatError(f"{fmt}: the clamp is empty, low = {low} and high = {high} fixed-point units")
     shape = np.broadcast_shapes(acc.shape, multiplier.shape, addend.shape, shift.shape, zero_point.shape)
     if 0 in shape:
-        return np.zeros(shape, np.uint8)
+        return np.zeros(shape, fmt.code_dtype)
     bits = max(_bit_length(acc) + _bit_length(multiplier), _bit_length(addend)) + 1
     if bits <= _EXACT_BITS:
         # Powers of two scale exactly, and every product and sum of integers here is below 2**53.
         scale = np.ldexp(1.0, -shift)
 
         def codes(acc: np.ndarray, scale: np.ndarray, addend: np.ndarray, zero: np.ndarray) -> np.ndarray:
-            rounded = _round_float(acc * scale + addend, fmt) + zero
+            rounded = fmt.round_fixed(acc * scale + addend) + zero
             return fmt.from_fixed(np.clip(rounded, low, high).astype(np.int64))
 
-        out = np.empty(shape, np.uint8)
+        out = np.empty(shape, fmt.code_dtype)
         operands = (acc, multiplier * scale, addend * scale, zero_point)
         _blockwise(codes, [x.reshape((1,) * (len(shape) - x.ndim) + x.shape) for x in operands], out)
         return out
@@ -142,31 +141,17 @@ def _multiply_shortened(acc: np.ndarray, multiplier: np.ndarray, addend: np.ndar
     return (high + (low >> _LIMB)) | (low & mask != 0)
 
 
-def _round_float(t: np.ndarray, fmt: Format) -> np.ndarray:
-    """Round t to the format's grid: float64 that holds the fixed-point number exactly, or rounded to odd."""
-    if not isinstance(fmt, Minifloat):
-        return np.rint(t)
-    m = fmt.mantissa_bits
-    t = np.asarray(t)
-    magnitude = np.abs(t)
-    exponent = np.maximum(binary_exponent(magnitude) - m, 0)
-    rounded = round_significand(magnitude * power_of_two(-exponent), exponent, m) * power_of_two(exponent)
-    return np.copysign(rounded, t)
-
-
 def _round_large(t: np.ndarray, shift: np.ndarray, fmt: Format) -> np.ndarray:
     """Python integers, one by one: for more than 53 bits where the shift is too small to shorten them."""
-    m = fmt.mantissa_bits if isinstance(fmt, Minifloat) else None
 
     def rounded(t: int, shift: int) -> int:
         t, shift = int(t), int(shift)
         magnitude = abs(t)
-        exponent = 0 if m is None else max(magnitude.bit_length() - 1 - shift - m, 0)
+        exponent = int(fmt.step_exponent(magnitude.bit_length() - 1 - shift))
         unit = shift + exponent
         quotient, rest = magnitude >> unit, magnitude & (1 << unit) - 1
         half = 1 << unit >> 1
-        odd = quotient + (0 if m is None else exponent << m) & 1  # of the code
-        if rest > half or (rest == half and unit and odd):
+        if rest > half or (rest == half and unit and fmt.has_odd_code(quotient, exponent)):
             quotient += 1
         value = quotient << exponent
         return -value if t < 0 else value

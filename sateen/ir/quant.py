@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sateen.formats import Format, Integer
+from sateen.formats import Format
 
 PRECISIONS = ("float64", "float32", "float16", "bfloat16")
 
@@ -29,8 +29,8 @@ def rounded_to(precision: str, x: np.ndarray | float) -> np.ndarray:
 class Quant:
     """real = scale * (fixed(code) - zero_point) * 2**lsb_exponent.
 
-    The zero point is a fixed-point number of the format. Integers round first and add it then, as QuantizeLinear
-    does. The grid of a minifloat is finer in places, so there it is added before the rounding: see
+    The zero point is a fixed-point number of the format. Where steps are uniform it is added after the rounding, as
+    QuantizeLinear does with integers. The grid of a minifloat is finer in places, so there it is added before: see
     docs/adr/0014-minifloat-zero-points.md.
 
     `precision` is the type in which a model file's own scale divides, by default that of the scale there: ties
@@ -69,8 +69,7 @@ class Quant:
                 scaled = np.rint(scaled)
             if self.zero_point:
                 scaled = scaled + self.offset
-        codes = self.format.encode(scaled)
-        return np.where(self.format.fixed(codes) == 0, self.format.zero_code, codes).astype(np.uint8)
+        return self.format.positive_zero(self.format.encode(scaled))
 
     def quantize_terms(self, x: np.ndarray, terms: int) -> np.ndarray:
         """Codes (..., terms * C) of x (..., C): each term is the code of what the terms before it leave over.
@@ -90,12 +89,12 @@ class Quant:
 
     @property
     def zero_after(self) -> int:
-        """What is added to a rounded number: the zero point of an integer, else 0."""
-        return self.zero_point if isinstance(self.format, Integer) else 0
+        """What is added to a rounded number: the zero point where steps are uniform, else 0."""
+        return self.zero_point if self.format.uniform else 0
 
     @property
     def zero_before(self) -> int:
-        """What is added before rounding, in fixed-point units: the zero point of a minifloat, else 0."""
+        """What is added before rounding, in fixed-point units: the zero point where steps differ, else 0."""
         return self.zero_point - self.zero_after
 
     @property

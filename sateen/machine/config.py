@@ -13,7 +13,7 @@ from typing import Any
 
 from sateen.errors import ConfigError, FormatError
 from sateen.files import read_toml, shown
-from sateen.formats import Format, Minifloat, parse_format, parse_sparsity
+from sateen.formats import Format, parse_format, parse_sparsity
 from sateen.machine.isa import LIMITS, TOKEN_PAIRS, Opcode, bits_of
 
 
@@ -391,8 +391,8 @@ class AcceleratorConfig:
 
     @property
     def zero_point_bits(self) -> int:
-        """Minifloats have theirs in the bias."""
-        return 0 if isinstance(self.activation, Minifloat) else 10
+        """Formats whose steps differ have theirs in the bias."""
+        return 10 if self.activation.uniform else 0
 
     # -- text ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import DataError, SateenError
-from sateen.formats import Integer, parse_format
+from sateen.formats import parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.library.mac_units import best, rows
 from sateen.reporting.charts import escape, framed, ticks
@@ -40,7 +40,7 @@ class Point:
 
     format: str
     bits: int
-    minifloat: bool
+    family: str
     accuracy: float
     luts: dict[str, float]  # by family
     weight_bytes: int
@@ -95,14 +95,13 @@ def read_sweep(path: str | Path) -> list[dict[str, Any]]:
 def _point(row: dict[str, Any]) -> Point:
     fmt = parse_format(row["weights"])
     costs = {family: luts(fmt.name, family) for family in FAMILIES}
-    integer = isinstance(fmt, Integer)
-    return Point(fmt.name, fmt.bits, not integer, float(row["accuracy"]), costs, int(row["weight_bytes"]))
+    return Point(fmt.name, fmt.bits, fmt.family, float(row["accuracy"]), costs, int(row["weight_bytes"]))
 
 
 def _page(
     points: list[Point], network: str, method: str, float_accuracy: float, images: int, samples: int
 ) -> dict[str, Any]:
-    points = sorted(points, key=lambda p: (p.bits, p.minifloat))
+    points = sorted(points, key=lambda p: (p.bits, p.family))
     costs = {f"LUT, {f.title}": [p.luts[name] for p in points] for name, f in FAMILIES.items()}
     costs["bytes"] = [float(p.weight_bytes) for p in points]
     fronts = {
@@ -152,10 +151,9 @@ def scatter(
     body.append(f'<line class="reference" x1="0" x2="100%" y1="{y(reference):.1f}" y2="{y(reference):.1f}"/>')
     for p, cost in zip(points, costs, strict=True):
         x, at = 100 * cost / widest, y(p.accuracy)
-        kind = "minifloat" if p.minifloat else "integer"
         text = f"{p.format}: {p.accuracy:.2f} %, {cost:,.1f}"
         body.append(
-            f'<circle class="{kind}" cx="{x:.2f}%" cy="{at:.1f}" r="4"><title>{escape(text)}</title></circle>'
+            f'<circle class="{p.family}" cx="{x:.2f}%" cy="{at:.1f}" r="4"><title>{escape(text)}</title></circle>'
         )
         if p.format in on_front:
             body.append(f'<text x="{x:.2f}%" dx="6" y="{at - 5:.1f}">{escape(p.format)}</text>')
