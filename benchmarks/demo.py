@@ -16,10 +16,10 @@ import numpy as np
 from rich.table import Table
 
 import sateen
-from sateen.api import ENGINES
 from sateen.cli.io import emit, emit_table, guarded, progress
 from sateen.cli.run import differences
 from sateen.models.data import CALIBRATION, digits_split
+from sateen.options import ENGINES
 
 FORMATS = ("int8", "e3m2")
 

@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 
 import sateen
-from sateen.api import ENGINES
 from sateen.errors import SateenError
 from sateen.models.architectures import ARCHITECTURES
+from sateen.options import ENGINES
 
 HOPELESS = 2_000_000
 """Cycles a second that no simulation of these machines reaches."""

@@ -96,7 +96,9 @@ def compile_model(
     step("Verilog", 0.7)
     verilog = emit_verilog(program.config)
     step("write", 0.95)
-    manifest = write_program(build, Path(model_path).name, quantized, program, verilog, board)
+    manifest = write_program(
+        build, Path(model_path).name, quantized, program, predicted(quantized, program), verilog, board
+    )
     step("done", 1.0)
     return manifest
 
@@ -161,11 +163,23 @@ def map_network(quantized: Quantized, dataflow: str = AUTO) -> Program:
     return generate(quantized.graph, config, _dataflows(config, dataflow))
 
 
+def predicted(quantized: Quantized, program: Program) -> dict[str, Any]:
+    """What schedule.json holds, in the nominal memory."""
+    graph = quantized.graph
+    return schedule(program, NOMINAL, graph, without_indices(graph, program))
+
+
 def write_program(
-    build: Path, model: str, quantized: Quantized, program: Program, verilog: str, board: str | None
+    build: Path,
+    model: str,
+    quantized: Quantized,
+    program: Program,
+    predicted: dict[str, Any],
+    verilog: str,
+    board: str | None,
 ) -> dict[str, Any]:
     """Write the build folder of what was compiled from the file `model`; its manifest, with the seconds of TIMES."""
-    files = _files(quantized.graph, program, verilog)
+    files = _files(quantized.graph, program, predicted, verilog)
     record = dict(quantized.record)
     seconds = record.pop("seconds")
     manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
@@ -241,15 +255,16 @@ def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:
     return (dataflow,)
 
 
-def _files(quantized: QuantizedGraph, program: Program, verilog: str) -> dict[str, bytes]:
-    dense = without_indices(quantized, program)
+def _files(
+    quantized: QuantizedGraph, program: Program, predicted: dict[str, Any], verilog: str
+) -> dict[str, bytes]:
     return {
         "model.onnx": export_onnx(quantized).SerializeToString(deterministic=True),
         "quantized.bin": to_bytes(quantized),
         "program.bin": program.code,
         "weights.bin": program.constants,
         "accelerator.v": verilog.encode(),
-        "schedule.json": _json(schedule(program, NOMINAL, quantized, dense)),
+        "schedule.json": _json(predicted),
     }
 
 

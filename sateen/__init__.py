@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sateen.formats import Format, parse_format
     from sateen.machine.config import AcceleratorConfig
     from sateen.machine.presets import PRESETS, preset
-    from sateen.stages import Build, MappedNetwork, Network, QuantizedNetwork, load, open
+    from sateen.mapped import Build, MappedNetwork, open
+    from sateen.stages import Network, QuantizedNetwork, load
 
 __version__ = "0.1.0"
 
@@ -52,11 +53,11 @@ _HOME = {
     "run": "sateen.api",
     "bitstream": "sateen.api",
     "load": "sateen.stages",
-    "open": "sateen.stages",
+    "open": "sateen.mapped",
     "Network": "sateen.stages",
     "QuantizedNetwork": "sateen.stages",
-    "MappedNetwork": "sateen.stages",
-    "Build": "sateen.stages",
+    "MappedNetwork": "sateen.mapped",
+    "Build": "sateen.mapped",
     "AcceleratorConfig": "sateen.machine.config",
     "PRESETS": "sateen.machine.presets",
     "preset": "sateen.machine.presets",

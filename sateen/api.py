@@ -12,56 +12,66 @@ sateen.bitstream("build", board="ulx3s-85f")
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sateen.arrays import check_ports, load_npz
-from sateen.errors import ConfigError, DataError, ModelError
+from sateen.arrays import check_ports
+from sateen.errors import ConfigError, DataError
 from sateen.files import check_writable
-from sateen.formats import SparsityPattern, parse_format, parse_sparsity
-from sateen.formats.sparsity import DENSE
+from sateen.formats import parse_sparsity
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.presets import preset as preset_config
 from sateen.manifest import read_file, read_manifest
+from sateen.options import (
+    BOARD,
+    DEFAULT_ATTEMPTS,
+    DEFAULT_BAUD,
+    DEFAULT_PRESET,
+    DEFAULT_PTQ,
+    ENGINES,
+    SPARSE_PRESET,
+    Arrays,
+    Progress,
+    Shapes,
+    arrays,
+    choose_config,
+    choose_recipe,
+    model_path,
+)
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
     from sateen.compiler.ptq.recipe import Recipe
     from sateen.sim.engines import RunResult
 
-Progress = Callable[[str, float], None]
-"""Called with a stage's name and the fraction done, 0 to 1."""
-
-Arrays = str | Path | Mapping[str, np.ndarray]
-"""A file's path, or one array per graph input, batch first."""
-Shapes = Mapping[str, Sequence[int]]
-"""By graph input, the batch first."""
-
-ENGINES = ("reference", "program", "model", "rtl")
-BOARD = "board"
-"""Not an engine of its own: the RTL, on a chip."""
-DEFAULT_BAUD = 115200
-DEFAULT_ATTEMPTS = 3
-"""Placements of a bitstream, at most."""
-SCALES = ("mse", "minmax", "percentile", "entropy")
-SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
-DEFAULT_PRESET = "mac256"
-DEFAULT_PTQ = "fast"
-SPARSE_PRESET = "sat256"
-
 
 def check(model: str | Path, *, shapes: Shapes | None = None) -> list[Finding]:
-    """One finding per node of the ONNX file: supported, or why not and what to do. Raises ModelError.
+    """Say of each node of an ONNX file whether it is supported.
 
-    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
+    Parameters
+    ----------
+    model : the file's path
+    shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+
+    Returns
+    -------
+    list of Finding
+        In the file's order, each with `node`, `op_type`, `supported` (None where that depends on a node that is not),
+        `reason`, `remedy` and `to_dict()`.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read.
+
+    Example
+    -------
+    >>> findings = sateen.check("net.onnx")
+    >>> [str(f) for f in findings if not f.supported]
     """
     from sateen.compiler.check import check_model
 
-    return check_model(_model_path(model), shapes)
+    return check_model(model_path(model), shapes)
 
 
 def compile(
@@ -75,7 +85,7 @@ def compile(
     activations: str | None = None,
     sparsity: str = "dense",
     sparsity_method: str = "sparsegpt",
-    ptq: str | Path = DEFAULT_PTQ,
+    ptq: str | Path | Recipe = DEFAULT_PTQ,
     scales: str | None = None,
     power_of_two: bool = False,
     dataflow: str = "auto",
@@ -83,19 +93,41 @@ def compile(
     shapes: Shapes | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compile an ONNX file into the folder `build` and return its manifest.
+    """Compile an ONNX file into a build folder: program, weights, Verilog, exact cycles.
 
-    `config` is a configuration or a TOML file's path; otherwise `preset` names one (default that of the `board`, for
-    which bitstreams are then made; without one "mac256", or "sat256" with an N:M `sparsity`, to which all layers but
-    the first and the last are pruned).
-    `ptq` is a recipe: "fast", "balanced", "best", "learned" (needs PyTorch) or a TOML file's path; `scales` ("mse",
-    "minmax", "percentile", "entropy") replaces the way in which it finds the scales of activations.
-    `dataflow` is one of those that the machine is built for, or "auto" for the faster one of each layer.
-    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
-    With `power_of_two` all scales are powers of two, so that requantization is a shift.
-    `weights` and `activations` are format names that replace the configuration's. A model that is quantized already
-    keeps its scales, brings its formats unless they are given here or by `config`, needs no `calibration` if it says
-    how every tensor is rounded, and takes only recipes that change neither weights nor scales. Raises SateenError.
+    Parameters
+    ----------
+    model, build : the file; the folder, new, empty or with a build that is to be replaced
+    calibration : real samples, an .npz file or arrays by input, batch first; a file that says how every tensor is
+        rounded needs none
+    config, preset : the machine, as a configuration or a TOML file's path, or as a preset's name; by default the
+        board's, "sat256" with an N:M `sparsity`, else "mac256"
+    weights, activations : format names such as "int8", "e3m2", which replace the configuration's; by default int8, or
+        those of a file that is quantized already
+    sparsity, sparsity_method : "N:M", to which all layers but the first and the last are pruned, and how: "sparsegpt",
+        "wanda", "magnitude"; "keep" prunes nothing and refuses weights that break the pattern
+    ptq : a recipe: "fast", "balanced", "best", "learned" (needs PyTorch), a TOML file's path, a `Recipe`
+    scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
+    power_of_two : all scales are powers of two, so that requantization is a shift
+    dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
+    board : for which bitstreams will be made
+    shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+    progress : called with a stage's name and the fraction done, 0 to 1
+
+    Returns
+    -------
+    dict
+        The manifest: "cycles" of a sample, "macs", "totals", "config", "files" with their hashes, and more.
+
+    Raises
+    ------
+    SateenError
+        ModelError, DataError, FormatError, ConfigError or BuildError; a build that was there before is left as it was.
+
+    Example
+    -------
+    >>> manifest = sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny")
+    >>> manifest["cycles"]
     """
     from sateen.compiler.pipeline import compile_model
 
@@ -109,8 +141,8 @@ def compile(
         preset = SPARSE_PRESET if not pattern.dense else DEFAULT_PRESET
     chosen = choose_config(config, preset, weights, activations)
     recipe = choose_recipe(ptq, scales, power_of_two)
-    path = _model_path(model)
-    samples = None if calibration is None else _arrays(calibration, "calibration data")
+    path = model_path(model)
+    samples = None if calibration is None else arrays(calibration, "calibration data")
     return compile_model(
         path,
         Path(build),
@@ -142,12 +174,33 @@ def run(
     baud: int | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run a build on inputs with one engine. `latency` and `interval` are the memory's, in cycles (docs/isa.md).
+    """Run a build on samples with one engine; outputs are the same bits in each.
 
-    Engine "board" runs it on the board at the serial device `port`, whose memory has a timing of its own. `baud` is
-    by default what the build's bitstreams were made for.
+    Parameters
+    ----------
+    build : a folder that `compile` wrote
+    inputs : an .npz file or arrays by input, batch first
+    engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (at the serial device `port`)
+    latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
+    trace : a waveform file (.fst) of the first sample; engine "rtl"
+    port, baud : the board's serial device, and its bits per second (default: what the build's bitstreams have)
+    progress : called with the engine's name and the fraction done, 0 to 1
 
-    Raises BuildError, DataError, LinkError.
+    Returns
+    -------
+    RunResult
+        `outputs` by name, float32, batch first; `cycles` of the batch, `utilization`, `wall_s` (seconds), `counters`;
+        `to_dict()`.
+
+    Raises
+    ------
+    DataError, BuildError, LinkError
+        Inputs or options that do not fit; a folder or a tool that is broken; a board that does not answer.
+
+    Example
+    -------
+    >>> result = sateen.run("build", {"input": images}, engine="program")
+    >>> result.outputs["logits"].argmax(axis=1)
     """
     from sateen.board import run_on_board
     from sateen.sim.engines import run_build
@@ -172,16 +225,16 @@ def run(
     folder = Path(build)
     declared = read_manifest(folder)["inputs"]
     ports = {p["name"]: p["shape"] for p in declared if p.get("used", True)}
-    given = _arrays(inputs, "inputs")
+    given = arrays(inputs, "inputs")
     unused = {p["name"] for p in declared} - set(ports)
-    arrays = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
+    checked = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
     if port is not None:
         if baud is None:
             baud = _baud(folder)
-        return run_on_board(folder, arrays, port, baud=baud, progress=progress)
+        return run_on_board(folder, checked, port, baud=baud, progress=progress)
     return run_build(
         folder,
-        arrays,
+        checked,
         engine,
         latency=latency,
         interval=interval,
@@ -191,7 +244,29 @@ def run(
 
 
 def cost(build: str | Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Exact resource counts of the generated Verilog; None counts for all device families. See `fpga.cost`."""
+    """Count what the build's Verilog takes of an FPGA, with Yosys: minutes the first time, then from the cache.
+
+    Parameters
+    ----------
+    build : a folder that `compile` wrote; the counts are kept in it
+    device : "ecp5" or "xcup" (UltraScale+); None counts for both
+    progress : called with a stage's name and the fraction done, 0 to 1
+
+    Returns
+    -------
+    dict
+        "devices" by name, each with "total" and "parts" (rows of "lut", "ff", "dsp", "bram"), "source" and "tool".
+
+    Raises
+    ------
+    BuildError, ConfigError
+        A broken folder or tool; an unknown device.
+
+    Example
+    -------
+    >>> found = sateen.cost("build", "ecp5")
+    >>> found["devices"]["ecp5"]["total"]["lut"]
+    """
     from sateen.fpga.flow.cost import cost as count
 
     folder = Path(build)
@@ -205,11 +280,30 @@ def estimate(
     *,
     preset: str | None = None,
 ) -> dict[str, Any]:
-    """Resources and clock of a machine as models estimate them; None is for all device families.
+    """Estimate resources, clock and energy in milliseconds, without synthesis.
 
-    `machine` is a configuration, its TOML file, or a build, whose energy for a sample is estimated, too; or there is a
-    `preset`. "ecp5" also has a "clock". Takes milliseconds and synthesizes nothing. See `fpga.resource_model.estimate`,
-    `fpga.clock_model.estimate_clock` and `fpga.energy`. Raises ConfigError, BuildError.
+    Parameters
+    ----------
+    machine : a configuration, its TOML file, or a build
+    device : "ecp5" or "xcup" (UltraScale+); None is for both
+    preset : a machine's name, in the place of `machine`
+
+    Returns
+    -------
+    dict
+        "devices" by name, each with "total" and "parts" ("lut", "ff", "dsp", "bram") and "error", what is known of
+        the model's; "ecp5" has a "clock" (MHz by speed grade) as well, a build "energy" (microjoules for a sample).
+        "outside" says what lies beyond the sizes that the model was fitted to.
+
+    Raises
+    ------
+    ConfigError, BuildError
+        No machine, or two; an unknown device; a broken folder.
+
+    Example
+    -------
+    >>> found = sateen.estimate(preset="sat256")
+    >>> found["devices"]["ecp5"]["total"]["lut"]
     """
     from sateen.fpga.estimate import clock_model
     from sateen.fpga.estimate.energy import energy
@@ -237,9 +331,28 @@ def estimate(
 
 
 def report(build: str | Path, output: str | Path | None = None, sweep: str | Path | None = None) -> Path:
-    """Write the build's HTML page, BUILD/report.html if no path is given, and return its path.
+    """Write one self-contained HTML page about a build: layers, cycles, utilisation, cost.
 
-    With `sweep`, what benchmarks/format_sweep.py wrote, it has a section on accuracy and cost by format.
+    Parameters
+    ----------
+    build : a folder that `compile` wrote
+    output : the page, by default BUILD/report.html
+    sweep : what benchmarks/format_sweep.py wrote, for a section on accuracy and cost by format
+
+    Returns
+    -------
+    Path
+        The page's.
+
+    Raises
+    ------
+    BuildError, DataError
+        A broken folder; a sweep that is none.
+
+    Example
+    -------
+    >>> page = sateen.report("build")
+    >>> page.name
     """
     from sateen.reporting.page import write_report
 
@@ -259,10 +372,32 @@ def bitstream(
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make the bitstream for a board, by default the one that the build was compiled for; return what was measured.
+    """Synthesize, place and route a build for a board, and pack the bitstream: minutes.
 
-    `clock` is in MHz, by default the board's. A placement that misses it by little is followed by those of the next
-    seeds, `attempts` in all. Raises LimitError if the machine does not fit or misses that clock.
+    Parameters
+    ----------
+    build : a folder that `compile` wrote
+    board : its name, by default the one that the build was compiled for
+    clock : of the machine, in MHz, by default the board's
+    baud : bits per second of the serial link
+    seed, attempts : of the first placement; placements in all, each with the next seed, where one misses by little
+    output : the file, by default BUILD/bitstream/BOARD.bit, .bin or .fs
+    progress : called with a stage's name and the fraction done, 0 to 1
+
+    Returns
+    -------
+    dict
+        What was measured: "fmax_mhz", "clock_mhz", "used" and "available", "frames_per_second", "bitstream" (the file).
+
+    Raises
+    ------
+    LimitError, ConfigError, BuildError
+        It does not fit, or misses the clock; an unknown board; a broken folder or tool.
+
+    Example
+    -------
+    >>> found = sateen.bitstream("build", board="ulx3s-85f")
+    >>> found["fmax_mhz"], found["frames_per_second"]
     """
     from sateen.bitstreams import make_bitstream
 
@@ -308,59 +443,3 @@ def _baud(build: Path) -> int:
             f"build {build}: its bitstreams have {', '.join(map(str, sorted(rates)))} baud; say which with --baud"
         )
     return rates.pop() if rates else DEFAULT_BAUD
-
-
-def choose_config(
-    config: AcceleratorConfig | str | Path | None,
-    preset: str | None,
-    weights: str | None,
-    activations: str | None,
-) -> AcceleratorConfig:
-    """The configuration that the options ask for. Raises ConfigError, FormatError."""
-    if config is not None and preset is not None:
-        raise ConfigError("both a configuration and a preset are given; choose one")
-    if isinstance(config, AcceleratorConfig):
-        chosen = config
-    elif config is not None:
-        chosen = AcceleratorConfig.load(config)
-    else:
-        chosen = preset_config(preset or DEFAULT_PRESET)
-    formats = {"weight_format": weights, "activation_format": activations}
-    given = {k: v for k, v in formats.items() if v is not None}
-    for name in given.values():
-        parse_format(name)
-    return chosen.replace(**given)
-
-
-def default_machine(pattern: SparsityPattern, formats: AcceleratorConfig) -> AcceleratorConfig:
-    """The preset for a pattern where no machine is named, with these formats."""
-    base = preset_config(DEFAULT_PRESET if pattern.dense else SPARSE_PRESET)
-    if pattern.name not in base.patterns:  # as many elements in wider groups
-        rows = max(1, base.elements // pattern.m)
-        base = base.replace(rows=rows, group=pattern.m, patterns=(DENSE.name, pattern.name))
-    return base.replace(weight_format=formats.weight_format, activation_format=formats.activation_format)
-
-
-def choose_recipe(ptq: str | Path, scales: str | None, power_of_two: bool) -> Recipe:
-    """The recipe that the options ask for. Raises ConfigError, DataError."""
-    from sateen.compiler.ptq.recipe import load_recipe
-
-    if scales is not None and scales not in SCALES:
-        raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
-    recipe = load_recipe(ptq)
-    return replace(recipe, scales=scales or recipe.scales, power_of_two=power_of_two or recipe.power_of_two)
-
-
-def _model_path(model: str | Path) -> Path:
-    path = Path(model)
-    if not path.exists():
-        raise ModelError(f"model {path}: no such file; give an ONNX file")
-    if path.is_dir():
-        raise ModelError(f"model {path}: is a folder; give an ONNX file")
-    return path
-
-
-def _arrays(given: Arrays, what: str) -> dict[str, np.ndarray]:
-    if isinstance(given, str | Path):
-        return load_npz(given, what)
-    return {name: np.asarray(array) for name, array in given.items()}

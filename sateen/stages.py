@@ -11,7 +11,6 @@ Only `write` makes Verilog and files. What `sateen.compile` writes for the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,91 +18,173 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sateen import api
 from sateen.errors import ModelError
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.ir.graph import Graph
 from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
+from sateen.mapped import MappedNetwork
+from sateen.options import (
+    DEFAULT_PRESET,
+    DEFAULT_PTQ,
+    Arrays,
+    Machine,
+    Shapes,
+    arrays,
+    choose_config,
+    choose_recipe,
+    default_machine,
+    model_path,
+)
 
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
     from sateen.compiler.pipeline import Quantized
     from sateen.compiler.ptq.recipe import Recipe
-    from sateen.compiler.schedule.backend import Program
-    from sateen.sim.engines import RunResult
-
-Machine = AcceleratorConfig | str | Path
-"""A configuration, a preset's name, or a TOML file's path."""
 
 
-def load(model: str | Path, *, shapes: api.Shapes | None = None) -> Network:
-    """Read an ONNX file. ModelError only if it cannot be read: what is not supported is in `findings`.
+def load(model: str | Path, *, shapes: Shapes | None = None) -> Network:
+    """Read an ONNX file.
 
-    `shapes` are those of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}.
+    Parameters
+    ----------
+    model : the file's path
+    shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+
+    Returns
+    -------
+    Network
+        What is not supported is in its `findings`.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read at all.
+
+    Example
+    -------
+    >>> network = sateen.load("net.onnx")
+    >>> network.supported, len(network.findings)
     """
     from sateen.compiler.check import checked
 
-    path = api._model_path(model)
+    path = model_path(model)
     graph, findings = checked(path, shapes)
     return Network(path, tuple(findings), graph)
 
 
-def open(build: str | Path) -> Build:
-    """A build folder that was written before. BuildError if it is none, or damaged."""
-    from sateen.sim.engines import Build as Opened
-
-    return Build(Path(build), Opened(Path(build)).manifest)
-
-
 @dataclass(frozen=True, eq=False)
 class Network:
-    """An ONNX file as it was read: one finding for each of its nodes, and the graph if all are supported."""
+    """An ONNX file as it was read: one finding for each of its nodes, and the float graph if all are supported.
+
+    Example
+    -------
+    >>> network = sateen.load("net.onnx")
+    >>> [f.node for f in network.findings if f.supported is False]
+    """
 
     path: Path
     findings: tuple[Finding, ...] = field(repr=False)
+    """As `sateen.check` gives them."""
     graph: Graph | None = field(repr=False)
+    """See `sateen.ir.graph`; None where a finding says that something is not supported."""
 
     @property
     def supported(self) -> bool:
+        """Whether all nodes are."""
         return all(f.supported for f in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        nodes = [
-            {"node": f.node, "operator": f.op_type, "state": f.state, "reason": f.reason}
-            for f in self.findings
-        ]
+        """Plain values: "model", "supported", and "nodes", the findings."""
+        nodes = [f.to_dict() for f in self.findings]
         return {"model": str(self.path), "supported": self.supported, "nodes": nodes}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Compute the network in float64, roundings that the file asks for included.
+
+        Parameters
+        ----------
+        inputs : an .npz file or arrays by input, batch first
+
+        Returns
+        -------
+        dict
+            Outputs by name, batch first.
+
+        Raises
+        ------
+        ModelError, DataError
+            A network that is not supported; inputs that do not fit.
+
+        Example
+        -------
+        >>> logits = network.run({"input": images})["logits"]
+        >>> logits.argmax(axis=1)
+        """
+        from sateen.arrays import check_ports
+        from sateen.compiler.float_executor import float_outputs, run_float
+
+        graph = self._graph()
+        ports = {p.name: list(p.shape) for p in graph.inputs}
+        checked = check_ports(arrays(inputs, "inputs"), ports, "inputs")
+        return float_outputs(graph, run_float(graph, checked))
 
     def quantize(
         self,
         *,
         weights: str | None = None,
         activations: str | None = None,
-        calibration: api.Arrays | None = None,
-        ptq: str | Path = api.DEFAULT_PTQ,
+        calibration: Arrays | None = None,
+        ptq: str | Path | Recipe = DEFAULT_PTQ,
         scales: str | None = None,
         power_of_two: bool = False,
         sparsity: str = "dense",
         sparsity_method: str = "sparsegpt",
     ) -> QuantizedNetwork:
-        """Codes in these formats, by default int8, or those that the file has. Options as `sateen.compile`'s.
+        """Bring the network into codes; all machines then compute the same bits.
 
-        Raises ModelError for a network that is not supported, DataError and FormatError.
+        Parameters
+        ----------
+        weights, activations : format names such as "int8", "e3m2"; by default int8, or those of a file that is
+            quantized already
+        calibration : real samples, an .npz file or arrays by input, batch first; a file that says how every tensor is
+            rounded needs none
+        ptq : a recipe: "fast", "balanced", "best", "learned" (needs PyTorch), a TOML file's path, a `Recipe`
+        scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
+        power_of_two : all scales are powers of two
+        sparsity, sparsity_method : "N:M" to prune to, and how: "sparsegpt", "wanda", "magnitude", "keep"
+
+        Returns
+        -------
+        QuantizedNetwork
+
+        Raises
+        ------
+        ModelError, DataError, FormatError, ConfigError
+            A network that is not supported; samples that do not fit; unknown formats; unknown options.
+
+        Example
+        -------
+        >>> quantized = network.quantize(weights="int4", calibration="samples.npz")
+        >>> quantized.run({"input": images})["logits"]
         """
-        if self.graph is None or not self.supported:
-            problems = [f for f in self.findings if f.supported is False]
-            raise ModelError(f"{problems[0]} ({len(problems)} in all: see findings)")
-        config = api.choose_config(None, None, weights, activations)
+        _ = self._graph()
+        config = choose_config(None, None, weights, activations)
         options = _Options(
-            samples=None if calibration is None else api._arrays(calibration, "calibration data"),
-            recipe=api.choose_recipe(ptq, scales, power_of_two),
+            samples=None if calibration is None else arrays(calibration, "calibration data"),
+            recipe=choose_recipe(ptq, scales, power_of_two),
             fixed=(weights is not None, activations is not None),
             method=sparsity_method,
         )
         made = QuantizedNetwork(self, config, parse_sparsity(sparsity), options)
         _ = made.graph  # errors come here, not at the first use
         return made
+
+    def _graph(self) -> Graph:
+        if self.graph is None or not self.supported:
+            problems = [f for f in self.findings if f.supported is False]
+            raise ModelError(f"{problems[0]} ({len(problems)} in all: see findings)")
+        return self.graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +197,17 @@ class _Options:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedNetwork:
-    """A network in codes, which any number of machines can be made for."""
+    """A network in codes, which any number of machines can be made for.
+
+    Example
+    -------
+    >>> quantized = network.quantize(calibration="samples.npz")
+    >>> {name: quantized.map(name).cycles for name in ("tiny", "mac256")}
+    """
 
     network: Network
     config: AcceleratorConfig = field(repr=False)
-    """Whose formats it has."""
+    """The configuration whose formats it has."""
     sparsity: SparsityPattern
     options: _Options = field(repr=False)
     _made: dict[tuple[str, ...], Quantized] = field(default_factory=dict, repr=False)
@@ -128,39 +215,83 @@ class QuantizedNetwork:
     @cached_property
     def graph(self) -> QuantizedGraph:
         """The definition of right, see `sateen.ir.quantized`."""
-        return self._for(api.default_machine(self.sparsity, self.config), self.sparsity).graph
+        return self._for(default_machine(self.sparsity, self.config), self.sparsity).graph
 
     @property
     def formats(self) -> tuple[str, str]:
-        """Of weights and activations."""
+        """Names of the formats of weights and activations."""
         _ = self.graph  # the file may bring its own
         made = next(iter(self._made.values())).config
         return made.weight_format, made.activation_format
 
-    def run(self, inputs: api.Arrays) -> dict[str, np.ndarray]:
-        """Outputs, bit for bit those of any machine. DataError for inputs that do not fit."""
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the recipe did, with every option, and "seconds" of each pass."""
+        _ = self.graph
+        return dict(next(iter(self._made.values())).record)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Compute the outputs, bit for bit those of any machine, in NumPy.
+
+        Parameters
+        ----------
+        inputs : an .npz file or arrays by input, batch first
+
+        Returns
+        -------
+        dict
+            Outputs by name, float32, batch first.
+
+        Raises
+        ------
+        DataError
+            Inputs that do not fit.
+
+        Example
+        -------
+        >>> logits = quantized.run({"input": images})["logits"]
+        >>> logits.argmax(axis=1)
+        """
         from sateen.arrays import check_ports
         from sateen.sim.reference import run_reference
 
         ports = {p.name: list(p.shape) for p in self.graph.inputs}
-        return run_reference(self.graph, check_ports(api._arrays(inputs, "inputs"), ports, "inputs"))
+        return run_reference(self.graph, check_ports(arrays(inputs, "inputs"), ports, "inputs"))
 
     def map(
-        self, machine: Machine = api.DEFAULT_PRESET, *, sparsity: str | None = None, dataflow: str = "auto"
+        self, machine: Machine = DEFAULT_PRESET, *, sparsity: str | None = None, dataflow: str = "auto"
     ) -> MappedNetwork:
-        """The program for one machine, whose formats are those of the network.
+        """Make the program for one machine, whose formats become those of the network. No Verilog, no files.
 
-        With another `sparsity`, of what is pruned to that first. ConfigError where the machine is too small.
+        Parameters
+        ----------
+        machine : a preset's name, a configuration, or a TOML file's path
+        sparsity : "N:M"; with another pattern than the network's, weights are pruned to it first
+        dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
+
+        Returns
+        -------
+        MappedNetwork
+
+        Raises
+        ------
+        ConfigError
+            An unknown preset or option; a machine that is too small, or not built for the pattern.
+
+        Example
+        -------
+        >>> mapped = quantized.map("sat256", sparsity="2:8")
+        >>> mapped.cycles
         """
         from sateen.compiler.pipeline import map_network
 
         if isinstance(machine, str | Path) and not str(machine).endswith(".toml"):
-            config = api.choose_config(None, str(machine), *self.formats)
+            config = choose_config(None, str(machine), *self.formats)
         else:
-            config = api.choose_config(machine, None, *self.formats)
+            config = choose_config(machine, None, *self.formats)
         pattern = self.sparsity if sparsity is None else parse_sparsity(sparsity)
         quantized = self._for(config, pattern)
-        return MappedNetwork(self.network, quantized, map_network(quantized, dataflow))
+        return MappedNetwork(self.network.path, quantized, map_network(quantized, dataflow))
 
     def _for(self, config: AcceleratorConfig, pattern: SparsityPattern) -> Quantized:
         """As `sateen.compile` would for this machine: it depends on the patterns that weights obey already."""
@@ -193,6 +324,7 @@ class QuantizedNetwork:
         return replace(made, config=config.replace(**formats))
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values: "model", "weights", "activations", "sparsity", "ptq"."""
         weights, activations = self.formats
         return {
             "model": str(self.network.path),
@@ -201,140 +333,3 @@ class QuantizedNetwork:
             "sparsity": self.sparsity.name,
             "ptq": self.options.recipe.name,
         }
-
-
-@dataclass(frozen=True, eq=False)
-class MappedNetwork:
-    """A program for one machine: its exact cycles, layer by layer, and where everything lies in memory."""
-
-    network: Network
-    quantized: Quantized = field(repr=False)
-    program: Program = field(repr=False)
-
-    @property
-    def config(self) -> AcceleratorConfig:
-        """The machine, as wide as this program needs."""
-        return self.program.config
-
-    @cached_property
-    def schedule(self) -> dict[str, Any]:
-        """What schedule.json holds; `schedule["about"]` says what its keys mean."""
-        from sateen.compiler.schedule.backend import without_indices
-        from sateen.compiler.schedule.summary import schedule
-        from sateen.sim.memory_timing import NOMINAL
-
-        graph = self.quantized.graph
-        return schedule(self.program, NOMINAL, graph, without_indices(graph, self.program))
-
-    @cached_property
-    def cycles(self) -> int:
-        """Of one sample, in a memory of latency 32 and a beat a cycle."""
-        return self.predict()
-
-    def predict(self, latency: int = 32, interval: int = 1) -> int:
-        """Cycles of one sample, exactly, in a memory of this timing (docs/isa.md)."""
-        from sateen.sim.memory_timing import MemoryTiming
-
-        return self.program.predict(MemoryTiming(latency, interval)).cycles
-
-    @property
-    def layers(self) -> list[dict[str, Any]]:
-        """A row for each layer, of plain values: `pandas.DataFrame(mapped.layers)`."""
-        return layer_rows(self.schedule)
-
-    @property
-    def memory(self) -> dict[str, int]:
-        """Bytes: where the program and the data begin, and how much there is of each."""
-        p = self.program
-        return {
-            "constants_size": len(p.constants),
-            "program_offset": p.program_offset,
-            "program_size": len(p.code),
-            "data_offset": p.data_offset,
-            "data_size": p.data_size,
-        }
-
-    def estimate(self, device: str | None = None) -> dict[str, Any]:
-        """Resources and clock as models estimate them, see `sateen.estimate`."""
-        return api.estimate(self.config, device)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "config": self.config.to_dict(),
-            "cycles": self.cycles,
-            "layers": self.layers,
-            "memory": self.memory,
-        }
-
-    def write(self, build: str | Path, *, board: str | None = None) -> Build:
-        """Make the Verilog and write the build folder. BuildError where that cannot be."""
-        from sateen.build_folder import check_target
-        from sateen.compiler.pipeline import write_program
-        from sateen.hw.chip.verilog import emit_verilog
-
-        folder = Path(build).resolve()
-        check_target(folder)
-        verilog = emit_verilog(self.config)
-        manifest = write_program(folder, self.network.path.name, self.quantized, self.program, verilog, board)
-        return Build(folder, manifest)
-
-
-@dataclass(frozen=True, eq=False)
-class Build:
-    """A build folder: everything that the commands do with one."""
-
-    folder: Path
-    manifest: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def cycles(self) -> int:
-        """Of one sample, as predicted."""
-        return int(self.manifest["cycles"])
-
-    @cached_property
-    def schedule(self) -> dict[str, Any]:
-        import json
-
-        from sateen.manifest import read_file
-
-        return dict(json.loads(read_file(self.folder, dict(self.manifest), "schedule.json")))
-
-    @property
-    def layers(self) -> list[dict[str, Any]]:
-        """As `MappedNetwork.layers`."""
-        return layer_rows(self.schedule)
-
-    def run(self, inputs: api.Arrays, engine: str = "reference", **options: Any) -> RunResult:
-        """See `sateen.run`."""
-        return api.run(self.folder, inputs, engine, **options)
-
-    def cost(self, device: str | None = None) -> dict[str, Any]:
-        """Resources as Yosys counts them, see `sateen.cost`."""
-        return api.cost(self.folder, device)
-
-    def report(self, output: str | Path | None = None) -> Path:
-        """See `sateen.report`."""
-        return api.report(self.folder, output)
-
-    def bitstream(self, board: str | None = None, **options: Any) -> dict[str, Any]:
-        """See `sateen.bitstream`."""
-        return api.bitstream(self.folder, board, **options)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), **self.manifest}
-
-
-PLAIN = (
-    "index", "name", "kind", "weight_format", "activation_format", "sparsity", "dataflow", "cycles", "start", "end",
-    "macs", "dense_macs", "utilization", "limited_by", "load_cycles", "matrix_cycles", "vector_cycles", "store_cycles",
-    "bytes_loaded", "bytes_stored", "tiles",
-)  # fmt: skip
-
-
-def layer_rows(schedule: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The plain values of schedule.json's layers."""
-    shapes = ("input_shape", "output_shape")
-    return [
-        {key: layer[key] for key in PLAIN} | {key: "×".join(map(str, layer[key])) for key in shapes}
-        for layer in schedule["layers"]
-    ]

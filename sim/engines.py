@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,54 @@ Progress = Callable[[str, float], None]
 
 BATCH = 16
 """Samples that the program engine runs at once."""
+LISTED_VALUES = 65536
+"""Outputs up to so many numbers are listed by `to_dict`; larger ones only described."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """`cycles`, `macs`, `dense_macs` and `moved_bytes` are for the whole batch; None where the engine does not count.
+    """What an engine made of a batch; what it does not count is None.
 
-    `moved_bytes` are those between memory and accelerator, by kind, and their "total".
+    `outputs` are float32 arrays by name, batch first. `cycles`, `macs` (multiplications that the network needs, zeros
+    left out by sparsity not counted), `dense_macs` and `moved_bytes` (between memory and machine, by kind, and their
+    "total") are for the whole batch, `cycles_per_inference` and `counters` for a sample.
+
+    Example
+    -------
+    >>> result = sateen.run("build", {"input": images}, engine="model")
+    >>> result.cycles_per_inference, result.utilization
     """
 
     outputs: dict[str, np.ndarray] | None
     engine: str
     batch: int
     cycles: int | None
+    cycles_per_inference: int | None
     macs: int
     dense_macs: int
     moved_bytes: dict[str, int]
     utilization: float | None
+    """Of the multipliers, 0 to 1."""
     wall_s: float
-    cycles_per_inference: int | None
-    counters: dict[str, Any] = field(default_factory=dict)
+    """Seconds of the engine's own run, without building it."""
     cycles_per_second: float | None = None
+    counters: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field; of an output "shape", "dtype", "sha256", and "values" unless they are many."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.outputs is not None:
+            found["outputs"] = {name: _described(y) for name, y in self.outputs.items()}
+        return found
+
+
+def _described(y: np.ndarray) -> dict[str, Any]:
+    return {
+        "shape": list(y.shape),
+        "dtype": str(y.dtype),
+        "sha256": hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest(),
+        "values": y.tolist() if y.size <= LISTED_VALUES else None,
+    }
 
 
 class Build:

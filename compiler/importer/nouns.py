@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -65,6 +66,11 @@ class Finding:
     @property
     def state(self) -> str:
         return {True: "supported", False: "not supported", None: "not checked"}[self.supported]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: "node", "op_type", "supported", "state", "reason", "remedy"."""
+        keys = ("node", "op_type", "supported", "state", "reason", "remedy")
+        return {key: getattr(self, key) for key in keys}
 
     def __str__(self) -> str:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")

@@ -28,17 +28,7 @@ def check(args: argparse.Namespace) -> int:
                 "nodes": len(findings),
                 "unsupported": len(bad),
                 "not_checked": open_,
-                "findings": [
-                    {
-                        "node": f.node,
-                        "op_type": f.op_type,
-                        "supported": f.supported,
-                        "state": f.state,
-                        "reason": f.reason,
-                        "remedy": f.remedy,
-                    }
-                    for f in findings
-                ],
+                "findings": [f.to_dict() for f in findings],
             }
         )
     else:

@@ -90,7 +90,9 @@ _HOME = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (docs/usage.md)."""
-    from sateen.api import (
+    from sateen.machine.config import DATAFLOWS
+    from sateen.machine.presets import PRESETS
+    from sateen.options import (
         BOARD,
         DEFAULT_ATTEMPTS,
         DEFAULT_BAUD,
@@ -100,8 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
         SCALES,
         SPARSITY_METHODS,
     )
-    from sateen.machine.config import DATAFLOWS
-    from sateen.machine.presets import PRESETS
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
     parser.add_argument("--version", action="version", version=f"sateen {__version__}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,6 @@ from sateen.sim.memory_timing import ON_CHIP
 
 if TYPE_CHECKING:
     from sateen.sim.engines import RunResult
-
-JSON_VALUES = 65536
-"""Outputs up to so many numbers are printed in the JSON object; larger ones only described."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,34 +82,17 @@ def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str,
 
 def summary(args: argparse.Namespace, result: RunResult, different: dict[str, int] | None) -> dict[str, Any]:
     """What `run --json` prints."""
+    on_board = args.engine == api.BOARD
+    values = result.to_dict()
     found: dict[str, Any] = {
         "build": args.build,
-        "engine": result.engine,
-        "batch": result.batch,
-        "cycles": result.cycles,
-        "cycles_per_inference": result.cycles_per_inference,
-        "macs": result.macs,
-        "dense_macs": result.dense_macs,
-        "moved_bytes": result.moved_bytes,
-        "utilization": result.utilization,
-        "wall_s": result.wall_s,
-        "cycles_per_second": result.cycles_per_second,
-        "latency": ON_CHIP.latency if args.engine == api.BOARD else args.latency,
-        "interval": ON_CHIP.interval if args.engine == api.BOARD else args.interval,
-        "counters": result.counters,
-        "outputs": None,
+        **{name: value for name, value in values.items() if name not in ("counters", "outputs")},
+        "latency": ON_CHIP.latency if on_board else args.latency,
+        "interval": ON_CHIP.interval if on_board else args.interval,
+        "counters": values["counters"],
+        "outputs": values["outputs"],
         "outputs_file": args.outputs,
     }
-    if result.outputs is not None:
-        found["outputs"] = {
-            name: {
-                "shape": list(y.shape),
-                "dtype": str(y.dtype),
-                "sha256": hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest(),
-                "values": y if y.size <= JSON_VALUES else None,
-            }
-            for name, y in result.outputs.items()
-        }
     if different is not None:
         found["equal"] = not any(different.values())
         found["differences"] = different

@@ -25,12 +25,26 @@ FAMILIES: tuple[type[Format], ...] = (Integer, Minifloat)
 
 @cache
 def parse_format(name: str) -> Format:
-    """The format called `name`: int4, uint8, int8n, e4m3fn, e5m2, e3m2, ..., or with another bias, e4m3b11.
+    """Find a number format by name.
+
+    Parameters
+    ----------
+    name : int4, uint8, int8n, e4m3fn, e5m2, e3m2, ..., or with another bias, e4m3b11
+
+    Returns
+    -------
+    Format
+        With `encode`, `decode`, `fixed`, `bits`, `min`, `max`.
 
     Raises
     ------
     FormatError
         Unknown name; the message gives the limit, the nearest valid format and the names that exist.
+
+    Example
+    -------
+    >>> e3m2 = sateen.parse_format("e3m2")
+    >>> e3m2.decode(e3m2.encode([0.3, 5.1]))
     """
     existing = ", ".join(family.names for family in FAMILIES)
     if not isinstance(name, str):

@@ -1,7 +1,7 @@
 """Functions of one tensor, a row each: all that the importer, tables, calibration, learning and the host know of one.
 
 A name is ONNX's operator in lower case with underscores, its parameters are ONNX's attributes. A new row is a new
-function everywhere (tests/ir/test_functions_table.py walks them).
+function everywhere (tests/compiler/test_functions.py walks them).
 """
 
 from __future__ import annotations

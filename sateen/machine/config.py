@@ -42,6 +42,11 @@ class AcceleratorConfig:
 
     The array has `rows` × `cols` processing elements with `lanes` multipliers each. An activation word carries
     one group of `group` elements for each row. A dense word takes `group / lanes` passes.
+
+    Example
+    -------
+    >>> config = sateen.AcceleratorConfig(rows=8, cols=16, lanes=2, group=8, patterns=("dense", "2:8"))
+    >>> config.multipliers
     """
 
     name: str = "custom"

@@ -114,6 +114,26 @@ PRESETS: dict[str, AcceleratorConfig] = {
 
 
 def preset(name: str) -> AcceleratorConfig:
+    """Find a machine by name.
+
+    Parameters
+    ----------
+    name : one of `sateen.PRESETS`
+
+    Returns
+    -------
+    AcceleratorConfig
+
+    Raises
+    ------
+    ConfigError
+        There is no such preset.
+
+    Example
+    -------
+    >>> config = sateen.preset("tiny").replace(bus_bits=64)
+    >>> config.multipliers
+    """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; presets are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -31,7 +31,8 @@ def child(module: str, handler: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["sateen.cli.io", "numpy", "rich.console", "sateen.api", "sateen.cli.formats", "sateen.fpga"]
+    "module",
+    ["sateen.cli.io", "numpy", "rich.console", "sateen.options", "sateen.cli.formats", "sateen.fpga"],
 )
 def test_while_libraries_are_loaded(module):
     p = child(module, "signal.default_int_handler")

@@ -14,9 +14,9 @@ from onnx_nets import Net
 import sateen
 from sateen.compiler.export.model import export_onnx
 from sateen.errors import FormatError
+from sateen.mapped import MappedNetwork
 from sateen.sim.program import Interpreter
 from sateen.sim.reference import finish_outputs, quantize_inputs
-from sateen.stages import MappedNetwork
 
 FORMATS = ("int1", "uint1", "int2n", "e1m1", "e2m0", "e5m0", "e5m2", "e3m2b20", "uint8")
 DATA: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {

@@ -1,0 +1,255 @@
+"""The later stages of `sateen.stages`: a network mapped to a machine, and the build that it becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sateen import api
+from sateen.machine.config import AcceleratorConfig
+from sateen.manifest import read_file
+from sateen.options import Arrays
+
+if TYPE_CHECKING:
+    from sateen.compiler.pipeline import Quantized
+    from sateen.compiler.schedule.backend import Program
+    from sateen.sim.engines import RunResult
+
+
+@dataclass(frozen=True, eq=False)
+class MappedNetwork:
+    """A program for one machine: its exact cycles, layer by layer, and where everything lies in memory.
+
+    Example
+    -------
+    >>> mapped = quantized.map("mac256")
+    >>> [(row["name"], row["cycles"], row["limited_by"]) for row in mapped.layers]
+    """
+
+    model: Path
+    """The ONNX file."""
+    quantized: Quantized = field(repr=False)
+    program: Program = field(repr=False)
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        """The machine, as wide as this program needs."""
+        return self.program.config
+
+    @cached_property
+    def schedule(self) -> dict[str, Any]:
+        """What schedule.json holds; `schedule["about"]` says what its keys mean."""
+        from sateen.compiler.pipeline import predicted
+
+        return predicted(self.quantized, self.program)
+
+    @cached_property
+    def cycles(self) -> int:
+        """Cycles of one sample, exactly, in a memory of latency 32 and a beat a cycle."""
+        return self.predict()
+
+    def predict(self, latency: int = 32, interval: int = 1) -> int:
+        """Compute the cycles of one sample, exactly, in a memory of this timing (docs/isa.md).
+
+        Parameters
+        ----------
+        latency : cycles from an address to the first beat of its read
+        interval : cycles from beat to beat
+
+        Returns
+        -------
+        int
+            Those that the RTL takes.
+
+        Raises
+        ------
+        BuildError
+            The program could not end; a compiled one can.
+
+        Example
+        -------
+        >>> mapped = quantized.map("mac256")
+        >>> mapped.predict(latency=100)
+        """
+        from sateen.sim.memory_timing import MemoryTiming
+
+        return self.program.predict(MemoryTiming(latency, interval)).cycles
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """A row for each layer, of plain values, as pandas takes them: `pandas.DataFrame(mapped.layers)`."""
+        return layer_rows(self.schedule)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: where the program and the data begin, and how much there is of each."""
+        p = self.program
+        return {
+            "constants_size": len(p.constants),
+            "program_offset": p.program_offset,
+            "program_size": len(p.code),
+            "data_offset": p.data_offset,
+            "data_size": p.data_size,
+        }
+
+    def estimate(self, device: str | None = None) -> dict[str, Any]:
+        """Estimate resources and clock in milliseconds.
+
+        Parameters
+        ----------
+        device : "ecp5" or "xcup" (UltraScale+); None is for both
+
+        Returns
+        -------
+        dict
+            See `sateen.estimate`.
+
+        Raises
+        ------
+        ConfigError
+            An unknown device.
+
+        Example
+        -------
+        >>> found = mapped.estimate("ecp5")
+        >>> found["devices"]["ecp5"]["total"]["lut"]
+        """
+        return api.estimate(self.config, device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: "config", "cycles", "layers", "memory"."""
+        return {
+            "config": self.config.to_dict(),
+            "cycles": self.cycles,
+            "layers": self.layers,
+            "memory": self.memory,
+        }
+
+    def write(self, build: str | Path, *, board: str | None = None) -> Build:
+        """Make the Verilog and write the build folder.
+
+        Parameters
+        ----------
+        build : the folder, new, empty or with a build that is to be replaced
+        board : for which bitstreams will be made
+
+        Returns
+        -------
+        Build
+
+        Raises
+        ------
+        BuildError
+            The folder holds something else, or cannot be written; a build that was there is left as it was.
+
+        Example
+        -------
+        >>> build = mapped.write("build")
+        >>> build.run({"input": images}, "program").outputs["logits"]
+        """
+        from sateen.build_folder import check_target
+        from sateen.compiler.pipeline import write_program
+        from sateen.hw.chip.verilog import emit_verilog
+
+        folder = Path(build).resolve()
+        check_target(folder)
+        verilog = emit_verilog(self.config)
+        name = self.model.name
+        manifest = write_program(folder, name, self.quantized, self.program, self.schedule, verilog, board)
+        return Build(folder, manifest)
+
+
+@dataclass(frozen=True, eq=False)
+class Build:
+    """A build folder, and everything that the commands do with one.
+
+    Example
+    -------
+    >>> build = sateen.open("build")
+    >>> build.run({"input": images}, "program").outputs["logits"]
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+    """What manifest.json holds."""
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of one sample, as predicted."""
+        return int(self.manifest["cycles"])
+
+    @cached_property
+    def schedule(self) -> dict[str, Any]:
+        """What schedule.json holds; `schedule["about"]` says what its keys mean."""
+        return dict(json.loads(read_file(self.folder, dict(self.manifest), "schedule.json")))
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """A row for each layer, of plain values, as pandas takes them: `pandas.DataFrame(build.layers)`."""
+        return layer_rows(self.schedule)
+
+    def run(self, inputs: Arrays, engine: str = "reference", **options: Any) -> RunResult:
+        """Run it on samples, see `sateen.run`."""
+        return api.run(self.folder, inputs, engine, **options)
+
+    def cost(self, device: str | None = None) -> dict[str, Any]:
+        """Count its resources with Yosys, see `sateen.cost`."""
+        return api.cost(self.folder, device)
+
+    def report(self, output: str | Path | None = None) -> Path:
+        """Write its HTML page, see `sateen.report`."""
+        return api.report(self.folder, output)
+
+    def bitstream(self, board: str | None = None, **options: Any) -> dict[str, Any]:
+        """Make its bitstream, see `sateen.bitstream`."""
+        return api.bitstream(self.folder, board, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: "folder", and the manifest's."""
+        return {"folder": str(self.folder), **self.manifest}
+
+
+def open(build: str | Path) -> Build:
+    """Open a build folder that was written before.
+
+    Parameters
+    ----------
+    build : the folder
+
+    Returns
+    -------
+    Build
+
+    Raises
+    ------
+    BuildError
+        It is no build folder, or a file of it is damaged.
+
+    Example
+    -------
+    >>> build = sateen.open("build")
+    >>> build.cycles
+    """
+    from sateen.sim.engines import Build as Opened
+
+    return Build(Path(build), Opened(Path(build)).manifest)
+
+
+PLAIN = (
+    "index", "name", "kind", "weight_format", "activation_format", "sparsity", "dataflow", "cycles", "start", "end",
+    "macs", "dense_macs", "utilization", "limited_by", "load_cycles", "matrix_cycles", "vector_cycles", "store_cycles",
+    "bytes_loaded", "bytes_stored", "tiles",
+)  # fmt: skip
+
+
+def layer_rows(schedule: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The plain values of schedule.json's layers."""
+    shapes = ("input_shape", "output_shape")
+    return [
+        {key: layer[key] for key in PLAIN} | {key: "×".join(map(str, layer[key])) for key in shapes}
+        for layer in schedule["layers"]
+    ]

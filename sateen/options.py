@@ -1,0 +1,102 @@
+"""What the options of the command line and of the Python interface stand for: files, machines, recipes, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sateen.arrays import load_npz
+from sateen.errors import ConfigError, DataError, ModelError
+from sateen.formats import SparsityPattern, parse_format
+from sateen.formats.sparsity import DENSE
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import preset as preset_config
+
+if TYPE_CHECKING:
+    from sateen.compiler.ptq.recipe import Recipe
+
+Progress = Callable[[str, float], None]
+"""Called with a stage's name and the fraction done, 0 to 1."""
+
+Arrays = str | Path | Mapping[str, np.ndarray]
+"""A file's path, or one array per graph input, batch first."""
+
+Shapes = Mapping[str, Sequence[int]]
+"""By graph input, the batch first."""
+
+Machine = AcceleratorConfig | str | Path
+"""A configuration, a preset's name, or a TOML file's path."""
+
+ENGINES = ("reference", "program", "model", "rtl")
+BOARD = "board"
+"""Not an engine of its own: the RTL, on a chip."""
+DEFAULT_BAUD = 115200
+DEFAULT_ATTEMPTS = 3
+"""Placements of a bitstream, at most."""
+SCALES = ("mse", "minmax", "percentile", "entropy")
+SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
+DEFAULT_PRESET = "mac256"
+DEFAULT_PTQ = "fast"
+SPARSE_PRESET = "sat256"
+
+
+def choose_config(
+    config: AcceleratorConfig | str | Path | None,
+    preset: str | None,
+    weights: str | None,
+    activations: str | None,
+) -> AcceleratorConfig:
+    """The configuration that the options ask for. Raises ConfigError, FormatError."""
+    if config is not None and preset is not None:
+        raise ConfigError("both a configuration and a preset are given; choose one")
+    if isinstance(config, AcceleratorConfig):
+        chosen = config
+    elif config is not None:
+        chosen = AcceleratorConfig.load(config)
+    else:
+        chosen = preset_config(preset or DEFAULT_PRESET)
+    formats = {"weight_format": weights, "activation_format": activations}
+    given = {k: v for k, v in formats.items() if v is not None}
+    for name in given.values():
+        parse_format(name)
+    return chosen.replace(**given)
+
+
+def default_machine(pattern: SparsityPattern, formats: AcceleratorConfig) -> AcceleratorConfig:
+    """The preset for a pattern where no machine is named, with these formats."""
+    base = preset_config(DEFAULT_PRESET if pattern.dense else SPARSE_PRESET)
+    if pattern.name not in base.patterns:  # as many elements in wider groups
+        rows = max(1, base.elements // pattern.m)
+        base = base.replace(rows=rows, group=pattern.m, patterns=(DENSE.name, pattern.name))
+    return base.replace(weight_format=formats.weight_format, activation_format=formats.activation_format)
+
+
+def choose_recipe(ptq: str | Path | Recipe, scales: str | None, power_of_two: bool) -> Recipe:
+    """The recipe that the options ask for. Raises ConfigError, DataError."""
+    from sateen.compiler.ptq.recipe import Recipe, load_recipe
+
+    if scales is not None and scales not in SCALES:
+        raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
+    recipe = ptq if isinstance(ptq, Recipe) else load_recipe(ptq)
+    return replace(recipe, scales=scales or recipe.scales, power_of_two=power_of_two or recipe.power_of_two)
+
+
+def model_path(model: str | Path) -> Path:
+    """The path of a file that is there. Raises ModelError."""
+    path = Path(model)
+    if not path.exists():
+        raise ModelError(f"model {path}: no such file; give an ONNX file")
+    if path.is_dir():
+        raise ModelError(f"model {path}: is a folder; give an ONNX file")
+    return path
+
+
+def arrays(given: Arrays, what: str) -> dict[str, np.ndarray]:
+    """The arrays by name; `what` names them in a DataError."""
+    if isinstance(given, str | Path):
+        return load_npz(given, what)
+    return {name: np.asarray(array) for name, array in given.items()}
