@@ -11,8 +11,8 @@ import numpy as np
 from sateen.errors import LinkError
 from sateen.fpga.boards.link import Board
 from sateen.hw.chip.frame import Identity
-from sateen.hw.control.registers import Register, config_word
 from sateen.machine.isa import Unit
+from sateen.machine.registers import COUNTED, COUNTERS, Register, config_word
 from sateen.sim.engines import Build, RunResult, result_of_samples
 from sateen.sim.harness import Counters
 from sateen.sim.reference import quantize_inputs
@@ -88,21 +88,16 @@ def read_counters(board: Board) -> Counters:
     """The registers after a run."""
     (status,) = board.registers(Register.STATUS, 1)
     first = Register.CYCLES_LOW
-    words = board.registers(first, (Register.BEATS_WRITTEN - first) // 4 + 1)
+    last = max(Register.BEATS_WRITTEN, *COUNTERS.values())
+    words = board.registers(first, (last - first) // 4 + 1)
 
     def word(address: int) -> int:
         return words[(address - first) // 4]
 
-    def by_unit(register: Register) -> tuple[int, ...]:
-        return tuple(word(register + 16 * u) for u in Unit)
-
     return Counters(
         cycles=word(Register.CYCLES_HIGH) << 32 | word(Register.CYCLES_LOW),
         status=status,
-        busy=by_unit(Register.BUSY),
-        wait=by_unit(Register.WAIT),
-        idle=by_unit(Register.IDLE),
-        stall=by_unit(Register.STALL),
+        **{name: tuple(word(COUNTERS[name, u]) for u in Unit) for name in COUNTED},
         beats_read=word(Register.BEATS_READ),
         beats_written=word(Register.BEATS_WRITTEN),
     )

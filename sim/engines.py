@@ -18,6 +18,7 @@ from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import from_bytes
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import UNITS
+from sateen.machine.registers import COUNTED
 from sateen.manifest import read_file, read_manifest, verify
 from sateen.sim.harness import Counters
 from sateen.sim.host import Region
@@ -283,10 +284,7 @@ def result_of_samples(
     last = samples[-1]
     counters = {
         "cycles": last.cycles,
-        "busy": dict(zip(UNITS, last.busy, strict=True)),
-        "wait": dict(zip(UNITS, last.wait, strict=True)),
-        "idle": dict(zip(UNITS, last.idle, strict=True)),
-        "stall": dict(zip(UNITS, last.stall, strict=True)),
+        **{name: dict(zip(UNITS, getattr(last, name), strict=True)) for name in COUNTED},
         "beats_read": last.beats_read,
         "beats_written": last.beats_written,
     }

@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "Vtop.h"
+#include "registers.h"
 #include "verilated.h"
 #if VM_TRACE
 #include "verilated_fst_c.h"
@@ -42,7 +43,6 @@ namespace {
 
 constexpr uint64_t BEAT = sizeof(Vtop::m_axi_rdata);  // bytes; ports of 32 to 512 bits have no padding
 constexpr unsigned OKAY = 0, SLVERR = 2, DECERR = 3;
-constexpr int UNITS = 4;
 
 [[noreturn]] void fail(int code, const char* format, ...) {
     va_list arguments;
@@ -369,23 +369,21 @@ class Bench {
 
 constexpr uint32_t READY = 4;  // in STATUS
 
-enum Register : uint32_t {
-    CTRL = 0x0C, STATUS = 0x10, INTERRUPT = 0x14, BASE_LOW = 0x18, BASE_HIGH = 0x1C, PROGRAM = 0x20, WATCHDOG = 0x24,
-    CYCLES_LOW = 0x40, CYCLES_HIGH = 0x44, COUNTERS = 0x50, BEATS = 0x90,
-};
-
 void report(Bench& bench, uint64_t sample) {
     const uint64_t low = bench.read(CYCLES_LOW);  // first: it keeps the high word for the next read
     std::printf("%s{\"cycles\": %" PRIu64, sample ? ", " : "", uint64_t(bench.read(CYCLES_HIGH)) << 32 | low);
     std::printf(", \"status\": %u", bench.read(STATUS));
-    const char* names[] = {"busy", "wait", "idle", "stall"};
-    for (uint32_t k = 0; k < 4; ++k) {
-        std::printf(", \"%s\": [", names[k]);
-        for (uint32_t u = 0; u < UNITS; ++u) std::printf("%s%u", u ? ", " : "", bench.read(COUNTERS + 16 * u + 4 * k));
+    for (const auto& [name, units] : COUNTERS) {
+        std::printf(", \"%s\": [", name);
+        const char* separator = "";
+        for (const uint32_t address : units) {
+            std::printf("%s%u", separator, bench.read(address));
+            separator = ", ";
+        }
         std::printf("]");
     }
-    std::printf(", \"beats_read\": %u", bench.read(BEATS));
-    std::printf(", \"beats_written\": %u}", bench.read(BEATS + 4));
+    std::printf(", \"beats_read\": %u", bench.read(BEATS_READ));
+    std::printf(", \"beats_written\": %u}", bench.read(BEATS_WRITTEN));
 }
 
 }  // namespace

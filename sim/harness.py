@@ -15,12 +15,14 @@ import numpy as np
 
 from sateen.errors import BuildError, DataError
 from sateen.files import replacing
+from sateen.machine.isa import Unit
+from sateen.machine.registers import COUNTED, COUNTERS, Register
 from sateen.sim.memory_timing import MemoryTiming
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The registers after one run. Tuples are by unit, in the order of `UNITS`; all in cycles but the beats."""
+    """The registers after one run. Tuples are by unit, as `isa.Unit` numbers them; all in cycles but the beats."""
 
     cycles: int
     status: int
@@ -45,6 +47,20 @@ class Counters:
     def error(self) -> int:
         """Error code of docs/isa.md; 0 is none."""
         return self.status >> 8 & 0xFF
+
+
+def register_header() -> str:
+    """registers.h of harness.cpp: the map of sateen.machine.registers."""
+    registers = "".join(f"    {r.name} = {r.value:#04x},\n" for r in Register)
+    counters = "".join(
+        f'    {{"{name}", {{{", ".join(f"{COUNTERS[name, u]:#04x}" for u in Unit)}}}}},\n' for name in COUNTED
+    )
+    return (
+        "#pragma once\n#include <cstdint>\n\n"
+        f"enum Register : uint32_t {{\n{registers}}};\n\n"
+        "struct Counted {\n    const char* name;\n    uint32_t units[" + str(len(Unit)) + "];\n};\n\n"
+        f"constexpr Counted COUNTERS[] = {{\n{counters}}};\n"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sateen.errors import BuildError
@@ -122,7 +123,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                     given = tokens[giver, unit].popleft()
                     if events[given].done + 1 > start:
                         start, blocker = events[given].done + 1, given
-            done = start + _duration(instruction, start, config, memory)
+            done = start + DURATION[instruction.opcode](instruction, start, config, memory)
             if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
                 timing = load_timing(start, instruction.source, CHUNK, Target.INSTRUCTION, config, memory)
                 done, following = timing.done, (list(timing.arrivals), position)
@@ -163,13 +164,11 @@ def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
                 )
 
 
-def _duration(i: Instruction, start: int, config: AcceleratorConfig, memory: MemoryTiming) -> int:
-    if i.opcode == Opcode.MATRIX:
-        return matrix_cycles(i, config)
-    if i.opcode == Opcode.DRAIN:
-        return drain_cycles(i, config)
-    if i.opcode == Opcode.POOL:
-        return pool_cycles(i, config)
-    if i.opcode == Opcode.STORE:
-        return store_timing(start, i.destination, i.words, config, memory) - start
-    return load_timing(start, i.source, i.words, i.target, config, memory).done - start
+DURATION: dict[Opcode, Callable[[Instruction, int, AcceleratorConfig, MemoryTiming], int]] = {
+    Opcode.LOAD: lambda i, start, c, m: load_timing(start, i.source, i.words, i.target, c, m).done - start,
+    Opcode.MATRIX: lambda i, start, c, m: matrix_cycles(i, c),
+    Opcode.DRAIN: lambda i, start, c, m: drain_cycles(i, c),
+    Opcode.POOL: lambda i, start, c, m: pool_cycles(i, c),
+    Opcode.STORE: lambda i, start, c, m: store_timing(start, i.destination, i.words, c, m) - start,
+}
+"""Cycles from the start of an instruction to its end."""

@@ -69,8 +69,8 @@ class Interpreter:
         memory = Extent(self.data_offset, self.data_offset + self.data.shape[1])
         instructions = proved(self.program, self.program_offset, self.config, memory)
         for done, i in enumerate(instructions, 1):
-            if i.opcode in _EXECUTE and not (i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION):
-                _EXECUTE[i.opcode](self, i)
+            if i.opcode != Opcode.END and not (i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION):
+                EXECUTE[i.opcode](self, i)
             if progress:
                 progress(done / len(instructions))
 
@@ -231,7 +231,7 @@ class Interpreter:
         self.act[:, target % c.act_depth] = best
 
 
-_EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
+EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.LOAD: Interpreter.load,
     Opcode.STORE: Interpreter.store,
     Opcode.MATRIX: Interpreter.matrix,

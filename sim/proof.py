@@ -125,7 +125,7 @@ def token_bounds(instructions: Sequence[Instruction], queue_depth: int) -> dict[
 
 
 def token_pairs(instructions: Sequence[Instruction]) -> int:
-    """Which units give tokens to which: bit 4*giver + taker."""
+    """Which units give tokens to which: bit n*giver + taker of n units."""
     n, pairs = len(Unit), 0
     for i in instructions:
         if i.opcode != Opcode.END:
@@ -195,7 +195,7 @@ def prove(instructions: Sequence[Instruction], config: AcceleratorConfig, memory
                 raise Unproved(
                     position, i, f"needs {name} = {bits}, and the machine has {getattr(config, name)}"
                 )
-        for problem in _CHECKS[i.opcode](position, i, config, memory):
+        for problem in CHECKS[i.opcode](position, i, config, memory):
             raise Unproved(position, i, problem)
 
 
@@ -283,7 +283,7 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
             yield f"uses a {name}, which the machine lacks"
 
 
-_CHECKS: dict[Opcode, Check] = {
+CHECKS: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.files import cache_dir, cached, keep
-from sateen.sim.harness import Counters, Simulation, simulate
+from sateen.sim.harness import Counters, Simulation, register_header, simulate
 
 __all__ = ["Counters", "Simulation", "build", "cache_dir", "simulate"]
 
@@ -84,6 +84,7 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harne
     root, version = _verilator()
     compiler, make = _tool("g++", "CXX"), _tool("make", "MAKE")
     sources = {p.name: p.read_bytes() for p in (harness, HARNESS.with_name("fst_compression.h"))}
+    sources["registers.h"] = register_header().encode()
     flags = [*VERILATOR_FLAGS, *(["--trace-fst"] if trace else [])]
     tools = (
         version,

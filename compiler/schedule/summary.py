@@ -21,7 +21,7 @@ from sateen.sim.model import Event, Timeline
 ABOUT = {
     "cycles": "by which the layer moves the end of the program",
     "start, end": "cycles from the start of the run",
-    "load_cycles, matrix_cycles, vector_cycles, store_cycles": "in which an engine executes the layer's instructions",
+    ", ".join(f"{u}_cycles" for u in UNITS): "in which an engine executes the layer's instructions",
     "limits": "the cycles by what the end of the program waits for in them: an engine, or the fetching and handing "
     "over of instructions (program)",
     "limited_by": "the largest of limits",

@@ -39,7 +39,7 @@ from sateen.hw.chip.frame import (
     Frame,
     Identity,
 )
-from sateen.hw.control.registers import Register
+from sateen.machine.registers import Register
 
 Progress = Callable[[float], None]
 """Called with the fraction that is done."""

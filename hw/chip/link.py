@@ -18,8 +18,8 @@ from sateen.hw.chip.frame import (
 from sateen.hw.chip.framing import ADDRESS_BYTES, ARGUMENT_BYTES, LENGTH_BITS, FrameReceiver, FrameSender
 from sateen.hw.chip.soc_memory import BytePort, address_bits
 from sateen.hw.chip.uart import divisor_of
-from sateen.hw.control.registers import Register
 from sateen.hw.memory.axi import AXI4Lite
+from sateen.machine.registers import Register
 
 START, SOFT_RESET = 1, 2
 """What is written to CTRL."""

@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from sateen.hw.chip.link import Link
 from sateen.hw.chip.soc_memory import SocMemory
 from sateen.hw.chip.top import Accelerator
-from sateen.hw.control.registers import config_word
 from sateen.hw.memory.axi import BOUNDARY
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.registers import config_word
 
 
 class Soc(wiring.Component):

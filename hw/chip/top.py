@@ -13,7 +13,8 @@ from sateen.hw.memory.load import LoadUnit
 from sateen.hw.memory.store import StoreUnit
 from sateen.hw.vector.unit import VectorUnit
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Unit
+from sateen.machine.isa import BUS, Unit
+from sateen.machine.registers import ADDRESS_BITS
 
 
 class Accelerator(wiring.Component):
@@ -23,7 +24,7 @@ class Accelerator(wiring.Component):
     -------
     bus : Out(AXI4(bus_bits))
         To memory.
-    control : In(AXI4Lite(addr_bits=8))
+    control : In(AXI4Lite)
         The registers.
     interrupt : Out(1)
     """
@@ -31,7 +32,11 @@ class Accelerator(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
         super().__init__(
-            {"bus": Out(AXI4(config.bus_bits)), "control": In(AXI4Lite(addr_bits=8)), "interrupt": Out(1)}
+            {
+                "bus": Out(AXI4(config.bus_bits)),
+                "control": In(AXI4Lite(addr_bits=ADDRESS_BITS)),
+                "interrupt": Out(1),
+            }
         )
 
     def elaborate(self, platform) -> Module:
@@ -52,8 +57,8 @@ class Accelerator(wiring.Component):
         )
 
         units = {Unit.LOAD: load, Unit.MATRIX: matrix, Unit.VECTOR: vector, Unit.STORE: store}
-        for kind, unit in units.items():
-            name = kind.label
+        for kind in Unit:
+            unit, name = units[kind], kind.label
             # What an error left half done must not reach the next run.
             m.submodules[name] = ResetInserter(control.clear)(unit)
             port = getattr(control, name)
@@ -90,8 +95,7 @@ class Accelerator(wiring.Component):
             control.i_data.eq(load.instruction_data),
             control.read_error.eq(load.error),
             control.write_error.eq(store.error),
-            registers.stall[Unit.LOAD].eq(load.stall),
-            registers.stall[Unit.STORE].eq(store.stall),
+            *(registers.stall[u].eq(units[u].stall) for u in BUS),
             registers.beats.eq(Cat(load.beat, store.beat)),
         ]
         # A cycle late, for speed; what does the conflicting access is not done before.

@@ -22,8 +22,8 @@ from amaranth.lib import wiring
 from sateen.hw import names
 from sateen.hw.chip.soc import Soc
 from sateen.hw.chip.top import Accelerator
-from sateen.hw.control.registers import config_word
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.registers import config_word
 
 names.install()  # before any component is made whose text is written here
 

@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from sateen.hw import isa
+from sateen.hw.control.legality import counted, is_illegal
 from sateen.hw.memory.buffers import memory_of
-from sateen.hw.memory.load import targets
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import EXECUTED, Opcode, Unit, instructions_of
 
@@ -55,13 +55,13 @@ class Dispatcher(wiring.Component):
         A beat of instructions, in program order; always accepted.
     run : In(1)
         Nothing is handed over without it.
-    full : In(4)
+    full : In(units)
         Unit u's queue has no room.
     lane : Out(beats)
         One-hot number of the beat within its instruction.
     data : Out(bus_bits)
         The beat.
-    write, push : Out(4)
+    write, push : Out(units)
         Unit u's queue takes the beat; and it is the instruction's last.
     end : Out(1)
         END is at the head.
@@ -176,7 +176,7 @@ class Sequencer(wiring.Component):
         LOAD only: the fetch of the first chunk is due; it starts before anything in the queue.
     program : In(32)
         LOAD only: where that chunk is.
-    available, take, give : In(4), Out(4), Out(4)
+    available, take, give : In(units), Out(units), Out(units)
         Bit u: a token from unit u is there; it is taken; one is given to unit u.
     unit : Out(UnitControl())
     pending : Out(1)
@@ -184,8 +184,7 @@ class Sequencer(wiring.Component):
     executing : Out(1)
         From the cycle after `start` to that of `done`.
     illegal : Out(1)
-        LOAD and STORE: in the cycle before, the head would have started, but has no words or no target, so that an
-        unit would never end it, or an index plane that the machine lacks.
+        In the cycle before, the head would have started, but `legality.is_illegal`.
     """
 
     def __init__(self, *, config: AcceleratorConfig, unit: Unit):
@@ -194,9 +193,7 @@ class Sequencer(wiring.Component):
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
         self.width = instruction_bits(unit)
-        self.word_bits = config.word_bits
-        self.targets = targets(config)
-        self.index_planes = config.index_planes
+        self.config = config
         super().__init__(
             {
                 "lane": In(self.beats),
@@ -247,7 +244,11 @@ class Sequencer(wiring.Component):
         entry = read.data if self.beats > 1 else Mux(waiting, read.data, self.data[: kept * beat])
         header = data.View(isa.HEADER, entry[: isa.HEADER.size])
         wait, signal_next, illegal = Signal(len(Unit)), Signal(len(Unit)), Signal()
-        m.d.sync += [wait.eq(header.wait), signal_next.eq(header.signal), illegal.eq(self._illegal(entry))]
+        m.d.sync += [
+            wait.eq(header.wait),
+            signal_next.eq(header.signal),
+            illegal.eq(is_illegal(self.kind, entry, self.config)),
+        ]
 
         signal = Signal(len(Unit))
         start = self.unit.start
@@ -257,7 +258,7 @@ class Sequencer(wiring.Component):
             startable.eq(waiting & ((wait & ~self.available) == 0)),
             start.eq(self.run & ~self.executing & startable & ~illegal),
             pop.eq(start),
-            self.unit.instruction.eq(self._cut(read.data[: self.width])),
+            self.unit.instruction.eq(counted(self.kind, read.data[: self.width], self.config)),
             self.take.eq(Mux(pop, wait, 0)),
             self.give.eq(Mux(self.executing & self.unit.done, signal, 0)),
         ]
@@ -284,21 +285,3 @@ class Sequencer(wiring.Component):
                 with m.If(start):
                     m.d.sync += signal.eq(0)
         return m
-
-    def _cut(self, instruction) -> Value:
-        """Without the bits of `words` that the machine does not count with."""
-        layout = {Unit.LOAD: isa.LOAD, Unit.STORE: isa.STORE}.get(self.kind)
-        if layout is None:
-            return instruction
-        field = layout["words"]
-        begin, end = field.offset + self.word_bits, field.offset + field.width
-        return Cat(instruction[:begin], Const(0, end - begin), instruction[end:])
-
-    def _illegal(self, instruction) -> Value:
-        if self.kind is Unit.LOAD:
-            load = data.View(isa.LOAD, instruction[: isa.LOAD.size])
-            plane = (load.target != isa.Target.INDEX) | (load.last_plane < self.index_planes)
-            return (load.words == 0) | ~Cat(load.target == t for t in self.targets).any() | ~plane
-        if self.kind is Unit.STORE:
-            return data.View(isa.STORE, instruction[: isa.STORE.size]).words == 0
-        return Const(0)

@@ -1,51 +1,23 @@
 """The control registers on AXI4-Lite, with the counters and the watchdog. The map is in docs/isa.md."""
 
-import hashlib
-import json
-
 from amaranth.hdl import C, Cat, Module, Mux, Signal
-from amaranth.lib import enum, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.hw.control.unit import Error
 from sateen.hw.memory.axi import AXI4Lite, Response
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Unit
-
-ID = 0x53415445  # "SATE"
-VERSION = 1
-
-
-class Register(enum.IntEnum):
-    """Byte addresses; those of unit u's counters are `BUSY + 16*u` and so on."""
-
-    ID = 0x00
-    VERSION = 0x04
-    CONFIG = 0x08
-    CTRL = 0x0C
-    STATUS = 0x10
-    INTERRUPT = 0x14
-    BASE_LOW = 0x18
-    BASE_HIGH = 0x1C
-    PROGRAM = 0x20
-    WATCHDOG = 0x24
-    CYCLES_LOW = 0x40
-    CYCLES_HIGH = 0x44
-    BUSY = 0x50
-    WAIT = 0x54
-    IDLE = 0x58
-    STALL = 0x5C
-    BEATS_READ = 0x90
-    BEATS_WRITTEN = 0x94
-
-
-BASE_ALIGN = 4096
-
-
-def config_word(config: AcceleratorConfig) -> int:
-    """The CONFIG register: the first 32 bits of the SHA-256 of the configuration as canonical JSON."""
-    text = json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+from sateen.machine.registers import (
+    ADDRESS_BITS,
+    BASE_ALIGN,
+    COUNTED,
+    COUNTERS,
+    ID,
+    VERSION,
+    Register,
+    config_word,
+)
 
 
 class Registers(wiring.Component):
@@ -56,7 +28,7 @@ class Registers(wiring.Component):
 
     Members
     -------
-    bus : In(AXI4Lite(addr_bits=8))
+    bus : In(AXI4Lite(addr_bits=ADDRESS_BITS))
     interrupt : Out(1)
         Level: enabled and pending.
     base, program : Out(64), Out(32)
@@ -65,7 +37,7 @@ class Registers(wiring.Component):
         See `Control`. `start` comes only while `ready`.
     ready, busy, done, error, finish : In
         See `Control`.
-    executing, pending, stall : In(4)
+    executing, pending, stall : In(units)
         By unit, what to count in this cycle.
     beats : In(2)
         A beat is read, written.
@@ -75,7 +47,7 @@ class Registers(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "bus": In(AXI4Lite(addr_bits=8)),
+                "bus": In(AXI4Lite(addr_bits=ADDRESS_BITS)),
                 "interrupt": Out(1),
                 "base": Out(64),
                 "program": Out(32),
@@ -177,12 +149,13 @@ class Registers(wiring.Component):
         events = {}
         for unit in Unit:
             executing, pending = self.executing[unit], self.pending[unit]
-            events |= {
-                Register.BUSY + 16 * unit: executing,
-                Register.WAIT + 16 * unit: pending & ~executing,
-                Register.IDLE + 16 * unit: ~pending & ~executing,
-                Register.STALL + 16 * unit: self.stall[unit],
+            happens = {
+                "busy": executing,
+                "wait": pending & ~executing,
+                "idle": ~pending & ~executing,
+                "stall": self.stall[unit],
             }
+            events |= {COUNTERS[name, unit]: happens[name] for name in COUNTED}
         events |= {Register.BEATS_READ: self.beats[0], Register.BEATS_WRITTEN: self.beats[1]}
         absent = {}
         if not self.config.counters:
@@ -215,7 +188,7 @@ class Registers(wiring.Component):
 
     def _read(self, m: Module, kept: Signal, cycles: Signal, values: dict) -> None:
         bus = self.bus
-        address, asked = Signal(6), Signal()
+        address, asked = Signal(ADDRESS_BITS - 2), Signal()
         m.d.comb += bus.arready.eq(~asked & ~bus.rvalid)
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
@@ -231,7 +204,7 @@ class Registers(wiring.Component):
 
     def _write(self, m: Module, actions: dict) -> None:
         bus = self.bus
-        address, word, strobe = Signal(6), Signal(32), Signal(4)
+        address, word, strobe = Signal(ADDRESS_BITS - 2), Signal(32), Signal(4)
         has_address, has_word = Signal(), Signal()
         m.d.comb += [bus.awready.eq(~has_address), bus.wready.eq(~has_word)]
         with m.If(bus.awvalid & bus.awready):

@@ -4,13 +4,16 @@ The cycle in which each thing happens is fixed by docs/isa.md, "Tokens and time"
 same recurrences.
 """
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, ResetInserter, Signal, unsigned
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.hw.control.dispatch import Dispatcher, Sequencer, UnitControl
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Unit
+from sateen.machine.isa import BUS, Unit
 
 
 class Error(enum.IntEnum, shape=unsigned(8)):
@@ -37,11 +40,11 @@ class Tokens(wiring.Component):
 
     Members
     -------
-    give : In(16), bit 4*g + t
+    give : In(n*n) for n units, bit n*g + t
         Unit g gives one to unit t.
-    take : In(16), bit 4*t + g
+    take : In(n*n), bit n*t + g
         Unit t takes one that unit g gave.
-    available : Out(16), bit 4*t + g
+    available : Out(n*n), bit n*t + g
         Unit t has one from unit g.
     overflow : Out(1)
         In the cycle before, a counter was full and given one more.
@@ -76,9 +79,9 @@ class Tokens(wiring.Component):
 class Control(wiring.Component):
     """The run: from `start`, through instructions and their tokens, to END or an error.
 
-    After an error no instruction starts; the run ends when the load and the store unit, and so all bursts,
-    have completed. If memory does not answer even then, a second watchdog period (`expired`) ends the run,
-    and `ready` stays low until it does answer.
+    After an error no instruction starts; the run ends when the units on the bus, and so all bursts, have completed. If
+    memory does not answer even then, a second watchdog period (`expired`) ends the run, and `ready` stays low until it
+    does answer.
 
     Members
     -------
@@ -92,6 +95,7 @@ class Control(wiring.Component):
     i_valid, i_data
         See `Dispatcher`.
     load, matrix, vector, store : Out(UnitControl())
+        For each unit.
     clear : Out(1)
         Resets the units: a run starts in the next cycle, or was abandoned.
     finish : Out(1)
@@ -99,7 +103,7 @@ class Control(wiring.Component):
     ready, busy, done : Out(1)
     error : Out(Error)
         The first error, until the next run.
-    executing, pending : Out(4)
+    executing, pending : Out(units)
         By unit: executing (the cycle of `start` included); with an instruction that does not start.
     """
 
@@ -173,7 +177,7 @@ class Control(wiring.Component):
         bus_idle = Signal()
         m.d.comb += [
             idle.eq(~Cat((s.pending, s.executing) for s in sequencers).any()),
-            bus_idle.eq(~(load.executing | sequencers[Unit.STORE].executing)),
+            bus_idle.eq(~reduce(or_, (sequencers[u].executing for u in BUS))),
         ]
         self._run(m, run, boot, dispatcher.end & idle, bus_idle, self._errors(dispatcher, sequencers, tokens))
         return m

@@ -34,8 +34,7 @@ def word_bytes(target: isa.Target, config: AcceleratorConfig) -> int:
 
 def targets(config: AcceleratorConfig) -> list[isa.Target]:
     """Those that the machine has."""
-    absent = {isa.Target.TABLE: not config.table, isa.Target.INDEX: not config.indexed}
-    return [t for t in isa.Target if not absent.get(t)]
+    return [t for t in isa.Target if not t.only or getattr(config, t.only)]
 
 
 class LoadUnit(wiring.Component):

@@ -60,7 +60,7 @@ def _counts(opcode: isa.Opcode) -> tuple[str, ...]:
 def decode(data: bytes) -> Instruction:
     """The inverse of `encode`; ValueError for an unknown opcode, or a count of 0, for which no unit is defined."""
     word = int.from_bytes(data, "little")
-    opcode = isa.Opcode(word & 15)
+    opcode = isa.Opcode(word & (1 << isa.HEADER[0].bits) - 1)
     values = {}
     for name, offset, width, signed in _fields(opcode):
         value = word >> offset & ((1 << width) - 1)

@@ -34,6 +34,8 @@ class Unit(enum.IntEnum):
 
 
 UNITS = tuple(u.label for u in Unit)
+BUS = (Unit.LOAD, Unit.STORE)
+"""Units on the bus: they may wait for memory, and a run that ends early ends with their bursts."""
 
 
 class Opcode(enum.IntEnum):
@@ -55,6 +57,11 @@ class Target(enum.IntEnum):
     INSTRUCTION = 4
     INDEX = 5
 
+    @property
+    def only(self) -> str:
+        """Property of the configuration without which a machine lacks it."""
+        return {Target.TABLE: "table", Target.INDEX: "indexed"}.get(self, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -68,7 +75,11 @@ class Field:
     count: bool = False
     """0 is not defined: the assembler's `decode` refuses it."""
     checked: bool = False
-    """The machine refuses it too: the unit would never end."""
+    """The machine refuses it too, as the unit would never end: a count of 0, or a target that it lacks."""
+    below: str = ""
+    """Property of the configuration that it must be less than, or the machine refuses the instruction, …"""
+    where: tuple[str, int] | None = None
+    """… if the field of this name has this value."""
     counted: str = ""
     """Field of the configuration, among LIMITS, that says how far a narrow machine counts."""
     reach: str | int = ""
@@ -160,7 +171,8 @@ LOAD = Layout(
             "last_plane",
             2,
             "INDEX: every last_plane + 1 words belong to one block of weight words",
-            checked=True,
+            below="index_planes",
+            where=("target", Target.INDEX),
         ),
     ),
 )
@@ -288,4 +300,4 @@ LIMITS: tuple[tuple[str, int, int], ...] = (
 """Fields of the configuration that say how far a machine counts: least and most bits."""
 
 TOKEN_PAIRS = len(Unit) ** 2
-"""Ordered pairs of units: bits of `token_pairs`, of which 4*giver + taker is one."""
+"""Ordered pairs of units: bits of `token_pairs`, of which len(Unit)*giver + taker is one."""

@@ -16,6 +16,7 @@ from sateen.models.data import digits_split
 from sateen.reporting.charts import LABELS, Slot, columns, ticks
 from sateen.reporting.page import KINDS, LIMITS, _short, render
 from sateen.reporting.timeline import merged, short
+from sateen.sim.critical_path import PROGRAM
 from sateen.sim.engines import Build
 
 VOID = {"meta", "link", "img", "br", "line"}
@@ -164,6 +165,10 @@ def text_of(page):
     checker.feed(page)
     assert not checker.open
     return checker
+
+
+def test_every_unit_can_be_what_limits_a_layer():
+    assert set(LIMITS) == {*UNITS, PROGRAM}
 
 
 @pytest.mark.parametrize("indexed", [False, True])

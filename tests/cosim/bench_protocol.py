@@ -6,10 +6,10 @@ import cocotb
 from cocotb.triggers import ClockCycles, Timer, with_timeout
 from machine import CONFIG, Machine, copies
 
-from sateen.hw.control.registers import ID, VERSION, Register, config_word
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.isa import Opcode, Target, Unit
+from sateen.machine.registers import ID, VERSION, Register, config_word
 
 SEED = int(os.environ["SEED"])
 OKAY, SLVERR = 0, 2

@@ -8,11 +8,11 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 
-from sateen.hw.control.registers import Register
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target, Unit
+from sateen.machine.registers import COUNTED, COUNTERS, Register
 
 CONFIG = AcceleratorConfig(
     name="cosim", rows=2, cols=2, lanes=2, group=2, act_banks=4, act_bank_depth=64, weight_depth=64, acc_depth=16,
@@ -233,7 +233,7 @@ class Machine:
         cycles = await self.get(Register.CYCLES_LOW)
         assert cycles and await self.get(Register.CYCLES_HIGH) == 0
         for u in Unit:
-            busy, wait, idle, stall = [await self.get(Register.BUSY + 16 * u + 4 * i) for i in range(4)]
+            busy, wait, idle, stall = [await self.get(COUNTERS[name, u]) for name in COUNTED]
             assert busy + wait + idle == cycles and stall <= busy
         assert await self.get(Register.BEATS_READ) == self.watch.beats["r"]
         assert await self.get(Register.BEATS_WRITTEN) == self.watch.beats["w"]

@@ -14,8 +14,8 @@ from sateen.cli.main import main
 from sateen.errors import LinkError
 from sateen.fpga.boards.link import Board
 from sateen.hw.chip.frame import Identity
-from sateen.hw.control.registers import ID, Register, config_word
 from sateen.machine.presets import preset
+from sateen.machine.registers import ID, Register, config_word
 from sateen.models.data import digits_split
 from sateen.sim.board import SimulatedBoard
 from sateen.sim.engines import Build

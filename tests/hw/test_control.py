@@ -9,7 +9,7 @@ from sateen.hw import isa
 from sateen.hw.control.unit import Control, Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, Opcode, Target, Unit
+from sateen.machine.isa import CHUNK, LAYOUTS, Opcode, Target, Unit
 
 END = Instruction(Opcode.END)
 DATA_OPCODES = [o for o in Opcode if o is not Opcode.END]
@@ -40,8 +40,9 @@ def random_body(rng: random.Random, n: int) -> list[Instruction]:
     body = []
     for _ in range(n):
         i = Instruction(rng.choice(DATA_OPCODES))
-        if i.unit in (Unit.LOAD, Unit.STORE):
-            i.fields = {"words": rng.randrange(1, 1 << 24)}
+        i.fields = {
+            f.name: rng.randrange(1, 1 << f.bits) for f in LAYOUTS[i.opcode].fields if f.checked and f.count
+        }
         for giver in Unit:
             if tokens[giver, i.unit] and rng.random() < 0.6:
                 tokens[giver, i.unit] -= 1

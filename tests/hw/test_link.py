@@ -11,7 +11,7 @@ from link_bench import BUILD, CLOCK, CONFIG, IMAGE, SIZE, Line
 
 from sateen.hw.chip.frame import MAX_DATA, MAX_PAYLOAD, VERSION, Command, Fault, Frame, Identity
 from sateen.hw.chip.link import Link
-from sateen.hw.control.registers import ID, Register
+from sateen.machine.registers import ID, Register
 
 pytestmark = pytest.mark.rtl
 

@@ -5,9 +5,11 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.hw.control.registers import ID, VERSION, Register, Registers, config_word
+from sateen.hw.control.registers import Registers
 from sateen.hw.memory.axi import Response
+from sateen.machine.isa import Unit
 from sateen.machine.presets import preset
+from sateen.machine.registers import COUNTED, COUNTERS, ID, VERSION, Register, config_word
 
 CONFIG = preset("tiny")
 READ_ONLY = [r for r in Register if r not in (Register.CTRL, Register.INTERRUPT) and not 0x18 <= r <= 0x24]
@@ -120,9 +122,8 @@ def test_a_machine_with_few_registers():
         for _ in range(100):
             await ctx.tick()
             assert not ctx.get(dut.timeout | dut.expired)
-        for register in Register:
-            if register >= Register.BUSY:
-                assert await host.value(register) == 0
+        for register in (*COUNTERS.values(), Register.BEATS_READ, Register.BEATS_WRITTEN):
+            assert await host.value(register) == 0
         assert await host.value(Register.CYCLES_LOW) >= 100 and await host.value(Register.CYCLES_HIGH) == 0
 
     simulate(bench, config=CONFIG.replace(counters=False, memory_bits=16))
@@ -259,18 +260,18 @@ def test_counters():
                 ctx.set(dut.pending, pending)
                 ctx.set(dut.stall, stall)
                 ctx.set(dut.beats, moved)
-                for e in range(4):
-                    x, p, s = (v >> e & 1 for v in (executing, pending, stall))
+                for u in Unit:
+                    x, p, s = (v >> u & 1 for v in (executing, pending, stall))
                     for i, event in enumerate((x, p and not x, not p and not x, s)):
-                        counts[e][i] += event
+                        counts[u][i] += event
                 beats = [b + (moved >> i & 1) for i, b in enumerate(beats)]
                 await ctx.tick()
             ctx.set(dut.busy, 0)
             assert await host.value(Register.CYCLES_LOW) == cycles
             assert await host.value(Register.CYCLES_HIGH) == 0
-            for e in range(4):
-                got = [await host.value(Register.BUSY + 16 * e + 4 * i) for i in range(4)]
-                assert got == counts[e] and sum(got[:3]) == cycles
+            for u in Unit:
+                got = [await host.value(COUNTERS[name, u]) for name in COUNTED]
+                assert got == counts[u] and sum(got[:3]) == cycles
             assert [await host.value(Register.BEATS_READ), await host.value(Register.BEATS_WRITTEN)] == beats
 
     simulate(bench)

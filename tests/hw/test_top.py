@@ -8,12 +8,12 @@ from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, WRITE_CHANNEL, Memory, settle
 
 from sateen.hw.chip.top import Accelerator
-from sateen.hw.control.registers import Register
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, Opcode, Target, Unit
 from sateen.machine.packing import pack_activations, pack_parameters, tile_words, unpack_activations
+from sateen.machine.registers import COUNTED, COUNTERS, Register
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
 
@@ -243,7 +243,7 @@ def test_a_layer(bus_bits, lanes, seed, latency, interval):
             np.testing.assert_array_equal(layer.result(s.memory.contents), layer.expected())
             assert await s.read(Register.CYCLES_LOW) == timing.cycles
             for u in Unit:
-                busy, wait, idle, stall = [await s.read(Register.BUSY + 16 * u + 4 * k) for k in range(4)]
+                busy, wait, idle, stall = [await s.read(COUNTERS[name, u]) for name in COUNTED]
                 assert busy + wait + idle == timing.cycles
                 assert stall <= busy and (stall == 0 or u in (Unit.LOAD, Unit.STORE))
                 if u is not Unit.LOAD:  # the fetch of the first chunk is no event

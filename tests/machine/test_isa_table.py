@@ -7,13 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from sateen.compiler.schedule.traffic import LOADED
 from sateen.fpga.estimate.instruction_use import instruction_mask
 from sateen.hw import isa as hw_isa
+from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import EXECUTED, INSTRUCTION_BITS, LAYOUTS, LIMITS, Opcode, Unit, bits_of
+from sateen.machine.isa import (
+    BUS,
+    CHUNK,
+    EXECUTED,
+    INSTRUCTION_BITS,
+    LAYOUTS,
+    LIMITS,
+    Opcode,
+    Target,
+    Unit,
+    bits_of,
+)
 from sateen.machine.presets import PRESETS, preset
-from sateen.sim.program import _EXECUTE
+from sateen.sim.model import DURATION
+from sateen.sim.program import EXECUTE
+from sateen.sim.proof import CHECKS, Extent, Unproved, prove
 
 FIELDS = [pytest.param(x.opcode, f, id=f"{x.opcode.name}-{f.name}") for x in EXECUTED for f in x.all_fields]
 
@@ -54,8 +69,22 @@ def test_the_extremes_of_each_field_come_back(layout):
 
 def test_every_opcode_is_executed():
     assert set(LAYOUTS) == set(Opcode) and {x.opcode for x in EXECUTED} == set(Opcode) - {Opcode.END}
-    assert set(_EXECUTE) == {x.opcode for x in EXECUTED}
-    assert {x.unit for x in EXECUTED} == set(Unit)
+    assert set(EXECUTE) == set(DURATION) == {x.opcode for x in EXECUTED}
+    assert set(CHECKS) == set(Opcode)
+    assert {x.unit for x in EXECUTED} == set(Unit) >= set(BUS)
+
+
+@pytest.mark.parametrize("target", Target)
+def test_every_target_is_known_where_targets_are(target):
+    config = preset("sat256")
+    assert target in LOADED and word_bytes(target, config) > 0 and target in targets(config)
+    load = Instruction(Opcode.LOAD, {"target": target, "words": CHUNK, "last_plane": 0})
+    prove([load], config, Extent(0, 1 << 20))
+    if target.only:
+        bare = preset("tiny").replace(table=False)
+        assert target not in targets(bare)
+        with pytest.raises(Unproved, match="the machine has no target"):
+            prove([load], bare, Extent(0, 1 << 20))
 
 
 def test_limits_are_fields_of_the_configuration():
