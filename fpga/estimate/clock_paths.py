@@ -9,7 +9,7 @@ from __future__ import annotations
 from sateen.formats import Format, Minifloat
 from sateen.fpga.estimate.memory_map import memory
 from sateen.fpga.estimate.resource_terms import absorbed, dsps, log2
-from sateen.hw.decode import Operand
+from sateen.hw.formats import Operand, circuits
 from sateen.hw.matrix.accumulator import BANKS
 from sateen.machine.config import AcceleratorConfig
 
@@ -44,7 +44,7 @@ def _decode(fmt: Format, operand: Operand) -> float:
 
 def logic(c: AcceleratorConfig) -> dict[str, float]:
     """ns of logic on the path that ends in each of clock_data.GROUPS."""
-    a, w = Operand.of(c.activation, c.multiplier), Operand.of(c.weight, c.multiplier)
+    a, w = circuits(c.activation).operand(c.multiplier), circuits(c.weight).operand(c.multiplier)
     shifts = (a.max_exponent + w.max_exponent).bit_length()
     address = log2(c.act_depth)
     counter = max(c.position_bits, address)
@@ -80,7 +80,7 @@ def blocks(c: AcceleratorConfig) -> int:
         (BANKS, c.cols * c.acc_bits, c.acc_depth),
     )
     found = [(n, memory("ecp5", width, depth)) for n, width, depth in widths]
-    a, w = (Operand.of(f, c.multiplier).significand_bits for f in (c.activation, c.weight))
+    a, w = (circuits(f).operand(c.multiplier).significand_bits for f in (c.activation, c.weight))
     multiplications = c.multipliers * dsps("ecp5", a, w)
     requantized = c.vector_lanes * dsps("ecp5", c.acc_bits + 1, 17)
     return multiplications + requantized + sum(n * m.cells for n, m in found if m.kind == "block")

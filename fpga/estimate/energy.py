@@ -11,7 +11,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from sateen.hw.decode import Operand
+from sateen.hw.formats import circuits
 from sateen.machine.config import AcceleratorConfig
 
 SOURCE = "estimated from energies per operation of a 45 nm ASIC (Horowitz, ISSCC 2014)"
@@ -33,7 +33,9 @@ def energy(totals: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
     is {"source", "uj": {"multiply", "add", "on_chip", "memory_low", "memory_high", "total_low", "total_high"}}.
     """
     macs, cycles = int(totals["macs"]), int(totals["matrix_cycles"])
-    a, w = (Operand.of(f, config.multiplier).significand_bits for f in (config.activation, config.weight))
+    a, w = (
+        circuits(f).operand(config.multiplier).significand_bits for f in (config.activation, config.weight)
+    )
     multiply = macs * _between(MULTIPLY_PJ, math.sqrt(a * w))
     add = macs * _between(ADD_PJ, config.acc_bits)
     # In a cycle of the matrix unit an activation word is read, and a word of sums is read and written. Weights are

@@ -29,9 +29,9 @@ from sateen.fpga.estimate.resource_terms import (
     operand_bits,
     shifter,
 )
-from sateen.hw.decode import Operand
+from sateen.hw.formats import circuits
 from sateen.hw.matrix.accumulator import BANKS
-from sateen.hw.vector.requantize import BYTE, FINE, ZERO_BITS, requantize_latency, residual_shift_limit
+from sateen.hw.vector.requantize import BYTE, FINE, ZERO_BITS, residual_shift_limit
 from sateen.hw.window import MATRIX_ORDER, POOL_ORDER, TILED_ORDER, Widths
 from sateen.machine.config import AcceleratorConfig
 
@@ -129,7 +129,7 @@ def _edge(c: AcceleratorConfig, family: str) -> Terms:
 
 def _element(c: AcceleratorConfig, family: str, first: bool = False) -> Terms:
     t = Terms()
-    a, w = Operand.of(c.activation, c.multiplier), Operand.of(c.weight, c.multiplier)
+    a, w = circuits(c.activation).operand(c.multiplier), circuits(c.weight).operand(c.multiplier)
     lanes, acc = c.lanes, c.acc_bits
     product = a.significand_bits + w.significand_bits
     top = a.max_exponent + w.max_exponent
@@ -182,10 +182,10 @@ def _vector(c: AcceleratorConfig, family: str) -> Terms:
     bound = bits if floating else c.activation.fixed_bits
     t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
           + parameter + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
-          + 2 * bound + c.residual + 2 * (requantize_latency(c.activation) + c.table))  # fmt: skip
+          + 2 * bound + c.residual + 2 * (circuits(c.activation).requantize_latency + c.table))  # fmt: skip
     t.ff["one"] = 1
     if family == "xcup":  # shift registers without a reset are LUTs there
-        t.add(ff=-2 * (requantize_latency(c.activation) + c.table + 2))
+        t.add(ff=-2 * (circuits(c.activation).requantize_latency + c.table + 2))
     if c.table:
         found = memory(family, bits, 1 << bits)
         for _ in range(lanes):

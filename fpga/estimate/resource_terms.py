@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sateen.formats import Format, Minifloat
 from sateen.fpga.estimate.memory_map import Memory
 from sateen.fpga.flow.dsp_registers import ABSORBING
-from sateen.hw.decode import Operand
+from sateen.hw.formats import circuits
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +148,5 @@ def comparator(fmt: Format) -> dict[str, float]:
 
 def operand_bits(fmt: Format, multiplier: str) -> int:
     """Of a decoded operand; the sign of an unsigned integer is always 0 and takes no flip-flop."""
-    operand = Operand.of(fmt, multiplier)
+    operand = circuits(fmt).operand(multiplier)
     return operand.significand_bits + operand.exponent_bits - (not fmt.signed)

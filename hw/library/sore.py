@@ -16,27 +16,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from sateen.formats import Format, Minifloat, SparsityPattern
+from sateen.formats import Format, SparsityPattern
+from sateen.hw.formats import circuits
 
 MAX_GROUP = 16
-
-
-def magnitude_key(fmt: Format, code: Value) -> Value:
-    """An unsigned number that orders codes as |fmt.fixed(code)| does, and is 0 for zero, -0 included.
-
-    Of a minifloat these are the exponent and mantissa as they lie; NaN and infinity count as the greatest
-    finite magnitude, as everywhere in fixed point.
-    """
-    if isinstance(fmt, Minifloat):
-        key = code[: fmt.bits - 1]
-        if fmt.max_code == fmt.sign_mask - 1:
-            return key
-        return Mux(key > fmt.max_code, fmt.max_code, key)[: fmt.bits - 1]
-    if not fmt.signed:
-        return code
-    sign = code[-1]
-    # |-2**(bits-1)| fits an unsigned number of `bits`. Written so, not as a choice, it is one carry chain.
-    return ((code ^ sign.replicate(fmt.bits)) + sign)[: fmt.bits]
 
 
 def keeps(held: Value, new: Value) -> Value:
@@ -115,7 +98,7 @@ class SORE(wiring.Component):
         super().__init__(members)
 
         # The state is made here so that proofs can speak about it.
-        key = magnitude_key(fmt, Signal(fmt.bits)).shape()
+        key = circuits(fmt).magnitude_key(Signal(fmt.bits)).shape()
         slot = data.StructLayout({"entry": entry, "key": key})
         self.index = Signal(range(self.m))  # of the element that comes next
         self.held = Signal(range(len(self.patterns)))  # the pattern of the last element taken
@@ -179,7 +162,7 @@ class SORE(wiring.Component):
         m.d.comb += [
             new.entry.code.eq(code),
             new.entry.index.eq(self.index),
-            new.key.eq(magnitude_key(self.fmt, code)),
+            new.key.eq(circuits(self.fmt).magnitude_key(code)),
         ]
         against_new = Signal(self.n, name=f"against_new_{lane}")
         m.d.comb += against_new.eq(Cat(keeps(slot.key, new.key) for slot in slots))

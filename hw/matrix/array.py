@@ -17,7 +17,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.decode import decode, operand_shape
+from sateen.hw.formats import circuits
 from sateen.hw.matrix.pe import PE, pe_latency
 from sateen.machine.config import AcceleratorConfig
 
@@ -199,8 +199,8 @@ class SystolicArray(wiring.Component):
                         code.eq(self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)),
                         index.eq(self._index(col, lane, counted[lane])),
                     ]
-                operand = Signal(operand_shape(c.weight, c.multiplier), name=f"operand_{col}_{lane}")
-                m.d.comb += Value.cast(operand).eq(decode(c.weight, c.multiplier, code))
+                operand = Signal(circuits(c.weight).operand_shape(c.multiplier), name=f"operand_{col}_{lane}")
+                m.d.comb += Value.cast(operand).eq(circuits(c.weight).decode(c.multiplier, code))
                 lanes += [operand, index]
             columns.append(Cat(lanes))
         return columns
@@ -276,11 +276,13 @@ class SystolicArray(wiring.Component):
         operands = []
         for k in range(c.group):
             operand = Signal(
-                operand_shape(c.activation, c.multiplier), name=f"activation_{row}_{k}", reset_less=True
+                circuits(c.activation).operand_shape(c.multiplier),
+                name=f"activation_{row}_{k}",
+                reset_less=True,
             )
             with m.If(enter):
                 m.d.sync += Value.cast(operand).eq(
-                    decode(c.activation, c.multiplier, codes.word_select(k, c.activation.bits))
+                    circuits(c.activation).decode(c.multiplier, codes.word_select(k, c.activation.bits))
                 )
             operands.append(operand)
         return Cat(operands)

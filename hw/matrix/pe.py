@@ -9,12 +9,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.formats import Format
-from sateen.hw.decode import Operand, operand_shape
+from sateen.hw.formats import circuits
 
 
 def weight_layout(weight: Format, multiplier: str, index_bits: int) -> data.StructLayout:
     """A decoded weight with its index (0 bits wide where every lane has its own element)."""
-    return data.StructLayout({"operand": operand_shape(weight, multiplier), "index": unsigned(index_bits)})
+    return data.StructLayout(
+        {"operand": circuits(weight).operand_shape(multiplier), "index": unsigned(index_bits)}
+    )
 
 
 def index_bits(lanes: int, group: int) -> int:
@@ -77,15 +79,15 @@ class PE(wiring.Component):
             raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
         self.lanes = lanes
         self.group = group
-        self.a = Operand.of(activation, multiplier)
-        self.w = Operand.of(weight, multiplier)
+        self.a = circuits(activation).operand(multiplier)
+        self.w = circuits(weight).operand(multiplier)
         self.acc_bits = acc_bits
         self.output_stationary = output_stationary
         entry = weight_layout(weight, multiplier, index_bits(lanes, group))
         switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if output_stationary else {}
         super().__init__(
             {
-                "activations": In(data.ArrayLayout(operand_shape(activation, multiplier), group)),
+                "activations": In(data.ArrayLayout(circuits(activation).operand_shape(multiplier), group)),
                 "weights": In(data.ArrayLayout(entry, lanes)),
                 "load": In(1),
                 "accumulate": In(1),

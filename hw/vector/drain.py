@@ -13,9 +13,10 @@ from amaranth.utils import exact_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
+from sateen.hw.formats import circuits
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.ports import ReadPort, WritePort
-from sateen.hw.vector.requantize import Requantizer, bound, control_layout, requantize_latency
+from sateen.hw.vector.requantize import Requantizer, control_layout
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter
 from sateen.machine.config import AcceleratorConfig
@@ -31,7 +32,7 @@ def steps_per_pixel(config: AcceleratorConfig) -> int:
 
 def drain_latency(config: AcceleratorConfig) -> int:
     """Cycles from a step's residual address to its write."""
-    return READ_LATENCY + requantize_latency(config.activation) + config.table + 1
+    return READ_LATENCY + circuits(config.activation).requantize_latency + config.table + 1
 
 
 class Drain(wiring.Component):
@@ -106,10 +107,11 @@ class Drain(wiring.Component):
                 low.eq(i.low),
                 high.eq(i.high),
             ]
+        bounds = circuits(config.activation)
         # settled long before the first channel is clamped
         m.d.sync += [
-            control.low.eq(bound(m, low, config.activation, "low")),
-            control.high.eq(bound(m, high, config.activation, "high")),
+            control.low.eq(bounds.bound(m, low, "low")),
+            control.high.eq(bounds.bound(m, high, "high")),
         ]
         return control
 

@@ -1,12 +1,12 @@
 """POOL: the maximum by value over a window, element by element, one tap a cycle."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.formats import Format, Minifloat
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
+from sateen.hw.formats import circuits
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, Widths, Window
@@ -14,15 +14,6 @@ from sateen.machine.config import AcceleratorConfig
 
 READ_LATENCY = 2
 """Cycles from a word's address to its data."""
-
-
-def greater(a: Value, b: Value, fmt: Format) -> Value:
-    """The value of code `a` is greater than that of code `b`; -0 is not less than +0. Not for NaN."""
-    if not isinstance(fmt, Minifloat):
-        return a.as_signed() > b.as_signed() if fmt.signed else a > b
-    a_magnitude, b_magnitude = a[:-1], b[:-1]
-    same_sign = Mux(a[-1], a_magnitude < b_magnitude, a_magnitude > b_magnitude)
-    return Mux(a[-1] ^ b[-1], b[-1] & (a_magnitude | b_magnitude).any(), same_sign)
 
 
 class Pool(wiring.Component):
@@ -59,7 +50,7 @@ class Pool(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config, i = self.config, self.instruction
-        fmt = config.activation
+        fmt, compare = config.activation, circuits(config.activation)
         idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=POOL_ORDER, addr_bits=len(self.read.addr), widths=Widths.of(config)
@@ -92,7 +83,7 @@ class Pool(wiring.Component):
         with m.If(valid[-1]):
             for e, element in enumerate(best):
                 word = self.read.data[e * fmt.bits : (e + 1) * fmt.bits]
-                with m.If(first[-1] | (inside[-1] & greater(word, element, fmt))):
+                with m.If(first[-1] | (inside[-1] & compare.greater(word, element))):
                     m.d.sync += element.eq(Mux(inside[-1], word, lowest))
 
         writing, pixel_end, row_end, end = Signal(), Signal(), Signal(), Signal()

@@ -28,7 +28,8 @@ from amaranth.hdl import (
 )
 
 from sateen.formats import SparsityPattern, parse_format
-from sateen.hw.decode import decode_fixed
+from sateen.hw.formats import circuits
+from sateen.hw.formats.integer import IntegerCircuits
 from sateen.hw.library import sore
 from sateen.hw.library.sore import SORE
 
@@ -127,7 +128,7 @@ class Spec(Elaboratable):
 
     def magnitude(self, code: Value) -> Value:
         """|value| in fixed point, from the decoder of the array and nothing of SORE's."""
-        fixed = decode_fixed(self.dut.fmt, code)
+        fixed = circuits(self.dut.fmt).decode_fixed(code)
         return Mux(fixed < 0, -fixed, fixed)
 
     def assert_selection(self, m: Module, entries, watched, code, n: int, count: int) -> None:
@@ -146,7 +147,7 @@ class Spec(Elaboratable):
         """The slots hold the selection of the elements so far, the pairs of bits their comparison."""
         dut, slots = self.dut, self.dut.slots[lane]
         for slot in slots:
-            m.d.comb += Assert(slot.key == sore.magnitude_key(dut.fmt, slot.entry.code))
+            m.d.comb += Assert(slot.key == circuits(dut.fmt).magnitude_key(slot.entry.code))
         for x, p in enumerate(dut.patterns):
             m.d.comb += Assert((pattern != x) | (count < p.m))
             for so_far in range(1, p.m + 1):
@@ -246,8 +247,8 @@ MUTANTS = {
     "selects the smallest": (SORE, "keeps", lambda held, new: held <= new),
     "lowest bit not compared": (SORE, "keeps", lambda held, new: held[1:] >= new[1:]),
     "first always stays": (SORE, "keeps", lambda held, new: Const(1)),
-    "code for magnitude": (SORE, "magnitude_key", lambda fmt, code: code),
-    "sign cut off": (SORE, "magnitude_key", lambda fmt, code: code[:-1]),
+    "code for magnitude": (SORE, "magnitude_key", lambda self, code: code),
+    "sign cut off": (SORE, "magnitude_key", lambda self, code: code[:-1]),
     "group lost": (ReadyTooOften, None, None),
     "group duplicated": (GivesTwice, None, None),
     "bubble": (Lags, None, None),
@@ -259,7 +260,7 @@ MUTANTS = {
 def test_mistakes_are_found(mutant, tmp_path, monkeypatch):
     unit, name, broken = MUTANTS.get(mutant, (SORE, None, None))
     if name:
-        monkeypatch.setattr(sore, name, broken)
+        monkeypatch.setattr(IntegerCircuits if name == "magnitude_key" else sore, name, broken)
     dut = unit(fmt=parse_format("int3"), patterns=patterns_of("2:4"))
     verdict, log = sby(Spec(dut, induction=False), tmp_path, "bmc", 12)
     assert verdict == ("PASS" if mutant is None else "FAIL"), log[-3000:]

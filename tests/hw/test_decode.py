@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.formats import Minifloat, all_formats, parse_format
-from sateen.hw.decode import Decoder, Operand, operand_shape
+from sateen.formats import all_formats, parse_format
+from sateen.hw.decode import Decoder
+from sateen.hw.formats import circuits
 
 FORMATS = [*all_formats(), parse_format("e2m1b5"), parse_format("e5m2")]
 
@@ -35,7 +36,7 @@ def test_every_code(fmt, multiplier):
     want = fmt.fixed(np.arange(1 << fmt.bits)).tolist()
     got = rtl_decode(fmt, multiplier)
     assert [value for value, _, _ in got] == want
-    assert max(exponent for _, _, exponent in got) == Operand.of(fmt, multiplier).max_exponent
+    assert max(exponent for _, _, exponent in got) == circuits(fmt).operand(multiplier).max_exponent
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,11 @@ def test_every_code(fmt, multiplier):
 )
 def test_operand_widths(name, fixed, significand, exponent):
     fmt = parse_format(name)
-    assert operand_shape(fmt, "fixed").width == fixed
-    operand = Operand.of(fmt, "shift")
+    assert circuits(fmt).operand_shape("fixed").width == fixed
+    operand = circuits(fmt).operand("shift")
     assert (operand.significand_bits, operand.exponent_bits) == (significand, exponent)
-    assert operand_shape(fmt, "shift").size == significand + exponent
-    assert operand.exponent_bits == 0 or isinstance(fmt, Minifloat)
+    assert circuits(fmt).operand_shape("shift").size == significand + exponent
+    assert operand.exponent_bits == 0 or not fmt.uniform
 
 
 def test_unknown_multiplier():

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.sim import Simulator
 
 from sateen.formats import parse_format
-from sateen.hw.decode import decode
+from sateen.hw.formats import circuits
 from sateen.hw.matrix.pe import PE
 
 
@@ -44,12 +44,14 @@ def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=
     m.submodules.pe = pe
     a_codes = Signal(group * activation.bits)
     w_codes = Signal(lanes * weight.bits)
-    operands = [decode(activation, multiplier, a_codes.word_select(k, activation.bits)) for k in range(group)]
+    operands = [
+        circuits(activation).decode(multiplier, a_codes.word_select(k, activation.bits)) for k in range(group)
+    ]
     for k, operand in enumerate(operands):
         m.d.comb += Value.cast(pe.activations[k]).eq(operand)
     for k in range(lanes):
         m.d.comb += Value.cast(pe.weights[k].operand).eq(
-            decode(weight, multiplier, w_codes.word_select(k, weight.bits))
+            circuits(weight).decode(multiplier, w_codes.word_select(k, weight.bits))
         )
     index_bits = pe.weights[0].index.shape().width
     indices = Signal(lanes * index_bits)

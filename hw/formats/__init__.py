@@ -1,0 +1,21 @@
+"""The circuits of number formats, a file for each family: decoding, comparing and rounding."""
+
+from sateen.errors import FormatError
+from sateen.formats import Format, Integer, Minifloat
+from sateen.hw.formats.circuits import MULTIPLIERS, Circuits, Lane, Operand
+from sateen.hw.formats.integer import IntegerCircuits
+from sateen.hw.formats.minifloat import MinifloatCircuits
+
+__all__ = ["CIRCUITS", "MULTIPLIERS", "Circuits", "Lane", "Operand", "circuits"]
+
+CIRCUITS: dict[type[Format], type[Circuits]] = {Integer: IntegerCircuits, Minifloat: MinifloatCircuits}
+"""By family; tests/formats/test_families.py holds it to sateen.formats.catalog.FAMILIES."""
+
+
+def circuits(fmt: Format) -> Circuits:
+    """Those of a format. Raises FormatError if its family has none."""
+    if type(fmt) not in CIRCUITS:
+        raise FormatError(
+            f"format {fmt}: its family '{fmt.family}' has no circuits; add them to sateen.hw.formats"
+        )
+    return CIRCUITS[type(fmt)](fmt)
