@@ -10,6 +10,7 @@ from __future__ import annotations
 from generated import update
 
 from sateen.compiler.importer.handlers import HANDLERS
+from sateen.compiler.importer.integer_forms import DYNAMIC, OPERATORS
 from sateen.compiler.importer.limits import LIMITS
 from sateen.formats import Integer, all_formats
 from sateen.fpga.boards.devices import FAMILIES
@@ -26,7 +27,10 @@ def matrix() -> str:
     minifloats = [f.name for f in all_formats() if not isinstance(f, Integer)]
     presets = (f"`{c.name}` ({c.multipliers} multipliers)" for c in PRESETS.values())
     rows = [(f"ONNX operators: {use}", _operators(groups)) for use, groups in sorted(by_use.items())]
+    fixed = ", ".join(f"`{name}`" for name in sorted({*OPERATORS} - {DYNAMIC}))
     rows += [
+        ("integer operators, of ONNX and ONNX Runtime: the same on real numbers, between quantizers", fixed),
+        ("scales that depend on the sample: one for all instead, from calibration samples", f"`{DYNAMIC}`"),
         ("integers", ", ".join(integers)),
         ("minifloats", ", ".join(minifloats)),
         ("weights and activations", "any two of these formats"),

@@ -126,7 +126,8 @@ def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 def float_outputs(graph: Graph, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The graph's outputs by name in the ONNX view, (N, *shape), from what `run_float` gave."""
-    return {o.port.name: o.present(tensors[o.tensor]) for o in graph.outputs}
+    found = {o.port.name: (o.port, o.present(tensors[o.tensor])) for o in graph.outputs}
+    return {name: y if port.kind == "float32" else port.stated(y) for name, (port, y) in found.items()}
 
 
 def _text(shape: tuple[int, ...]) -> str:

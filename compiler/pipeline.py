@@ -28,7 +28,7 @@ from sateen.files import shown
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.chip.verilog import emit_verilog
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Conv, Graph, Port
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
@@ -138,6 +138,8 @@ def quantize_graph(
             "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
         )
     with collected() as warnings:
+        for remark in graph.remarks:
+            _logger.warning("%s", remark)
         graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
         quantized, record = run_recipe(
             graph,
@@ -278,8 +280,8 @@ def _manifest(
         "model": shown(model),
         "name": quantized.name,
         "config": program.config.to_dict(),
-        "inputs": [{"name": p.name, "shape": list(p.shape)} for p in quantized.inputs],
-        "outputs": [{"name": o.port.name, "shape": list(o.port.shape)} for o in quantized.outputs],
+        "inputs": [_port(p) for p in quantized.inputs],
+        "outputs": [_port(o.port) for o in quantized.outputs],
         "macs": predicted["totals"]["macs"],
         "dense_macs": predicted["totals"]["dense_macs"],
         "cycles": predicted["cycles"],
@@ -298,6 +300,15 @@ def _manifest(
         "spilled": program.placement.spilled,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": port.name, "shape": list(port.shape)}
+    if port.kind != "float32":
+        found["type"] = port.kind
+    if port.codes is not None:
+        found |= {"scale": port.codes.scale, "zero_point": port.codes.zero_point}
+    return found
 
 
 def _json(value: Any) -> bytes:

@@ -24,7 +24,7 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def run_reference(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Graph outputs (N, *ONNX shape) float32 by name, for float inputs (N, *ONNX shape) by name.
+    """Graph outputs (N, *ONNX shape) by name, for inputs (N, *ONNX shape) by name: float32, or as the port says.
 
     Raises DataError when inputs are missing, misshapen or not finite.
     """
@@ -78,8 +78,23 @@ def check_inputs(ports: tuple[Port, ...], inputs: dict[str, Any]) -> dict[str, n
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
             raise DataError(f"input '{port.name}': sample {bad} holds NaN or infinity; remove or repair it")
+        if port.codes is not None:
+            _check_codes(port, x)
         arrays[port.name] = x
     return arrays
+
+
+def _check_codes(port: Port, x: np.ndarray) -> None:
+    """Raise DataError unless `x` holds codes of the port's type."""
+    assert port.codes is not None
+    low, high = port.codes.format.min_fixed, port.codes.format.max_fixed
+    what = f"the model takes {port.kind} codes, {low} to {high}, that stand for {port.codes.scale:.6g} * (code - "
+    what += f"{port.codes.zero_point})"
+    if x.dtype.kind == "f":
+        raise DataError(f"input '{port.name}': type {x.dtype}; {what}: quantize it")
+    if x.min() < low or x.max() > high:
+        worst = int(x.min() if x.min() < low else x.max())
+        raise DataError(f"input '{port.name}': it holds {worst}; {what}")
 
 
 def _batched(port: Port) -> str:
@@ -87,7 +102,7 @@ def _batched(port: Port) -> str:
 
 
 def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Graph outputs (N, *ONNX shape) float32 from codes, or from the exact accumulators of raw outputs."""
+    """Graph outputs (N, *ONNX shape) from codes, or from the exact accumulators of raw outputs."""
     results = {}
     for output in qgraph.outputs:
         values = tensors[output.tensor]
@@ -98,7 +113,7 @@ def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> di
                 real = real + op.raw_offset
         else:
             real = qgraph.tensors[output.tensor].quant.dequantize(values)
-        results[output.port.name] = output.present(real).astype(np.float32)
+        results[output.port.name] = output.port.stated(output.present(real))
     return results
 
 

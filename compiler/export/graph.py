@@ -26,10 +26,10 @@ class GraphWriter:
     def shape(self, value: str) -> tuple[Dim, ...]:
         return self._shapes[value]
 
-    def input(self, name: str, shape: tuple[Dim, ...]) -> onnx.ValueInfoProto:
-        """A float input under exactly this name."""
+    def input(self, name: str, shape: tuple[Dim, ...], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        """An input under exactly this name."""
         self._shapes[name] = shape
-        return oh.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        return oh.make_tensor_value_info(name, kind, shape)
 
     def node(
         self,

@@ -98,7 +98,10 @@ class Exporter:
 
     def _input(self, port: Port) -> onnx.ValueInfoProto:
         w, x = self.writer, port.name
-        info = w.input(port.name, (self.batch, *port.shape))
+        info = w.input(port.name, (self.batch, *port.shape), _kind(port))
+        if port.codes is not None:
+            shape = w.shape(x)
+            x = w.node("DequantizeLinear", [x, *self._scale(port)], f"{port.name}_real", shape)
         if tuple(port.shape) != tuple(port.view):
             x = self._reshape(x, port.view, f"{port.name}_view")
         perm = tuple(port.axes[i] for i in (2, 0, 1))
@@ -154,7 +157,10 @@ class Exporter:
         x = self._transpose(self.value[output.tensor], tuple(perm), f"{port.name}_view")
         if tuple(port.shape) != tuple(port.view):
             x = self._reshape(x, port.shape, f"{port.name}_shaped")
-        for host in output.host:
+        for k, host in enumerate(output.host):
+            if host.quantizer is not None:
+                x = self.dialect.activation(x, host.quantizer.quant, f"{port.name}_host{k}")
+                continue
             x = w.node(
                 OUTPUT_FUNCTIONS[host.kind].operator,
                 [x],
@@ -162,8 +168,25 @@ class Exporter:
                 w.shape(x),
                 axis=host.axis,
             )
-        w.node("Identity", [x], port.name, w.shape(x), exact_name=True)
+        kind = _kind(port)
+        if port.codes is not None:
+            inputs = [x, *self._scale(port)]
+            w.node("QuantizeLinear", inputs, port.name, w.shape(x), kind, exact_name=True)
+        elif kind != TensorProto.FLOAT:
+            x = w.node("Round", [x], f"{port.name}_whole", w.shape(x))
+            w.node("Cast", [x], port.name, w.shape(x), kind, exact_name=True, to=kind)
+        else:
+            w.node("Identity", [x], port.name, w.shape(x), exact_name=True)
         return w.values[port.name]
+
+    def _scale(self, port: Port) -> tuple[str, str]:
+        """Scale and zero point of a port of codes, as the file has them."""
+        assert port.codes is not None
+        zero = np.array(port.codes.zero_point, port.kind)
+        return (
+            self.dialect.scalar(port.codes.scale, f"{port.name}_port_scale"),
+            self.writer.constant(zero, f"{port.name}_port_zero_point"),
+        )
 
     def _reshape(self, x: str, shape: tuple[int, ...], name: str) -> str:
         target = self.writer.constant(np.array([0, *shape], np.int64), f"{name}_shape")  # 0: as it is
@@ -339,6 +362,11 @@ class Exporter:
             index = w.node("ReduceSum", [x, last], f"{name}_index", shape, TensorProto.INT64, keepdims=0)
         values = w.constant(out.dequantize(op.table[codes]).astype(np.float32), name)
         return w.node("Gather", [values, index], f"{name}_value", shape, axis=0)
+
+
+def _kind(port: Port) -> int:
+    """ONNX's type of the port's arrays."""
+    return int(oh.np_dtype_to_tensor_dtype(np.dtype(port.kind)))
 
 
 def is_identity(op: Linear, source: Quant) -> bool:

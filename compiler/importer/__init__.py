@@ -1,8 +1,8 @@
 """ONNX to the floating-point IR: `load_model`, `import_model`, `check_model`.
 
-A file goes through `loading` (read, check, name, fold constants), `walk` with the handlers of `ops_*` (one IR
-node or none for each ONNX node, layouts tracked symbolically) and `passes` (IR to IR: merge padding, scales and
-functions).
+A file goes through `loading` (read, check, name, fold constants), `integer` (integer operators to floating-point ones
+between quantizers), `walk` with the handlers of `ops_*` (one IR node or none for each ONNX node, layouts tracked
+symbolically) and `passes` (IR to IR: merge padding, scales and functions).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import onnx
 from sateen.compiler.importer.build import walk_model
 from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.host_inputs import on_host
+from sateen.compiler.importer.integer import in_floating_point
+from sateen.compiler.importer.integer_findings import of_the_file, remarks
 from sateen.compiler.importer.loading import (
     any_batch,
     complete,
@@ -30,6 +32,7 @@ from sateen.compiler.importer.quantizers import recentered, settle
 from sateen.compiler.importer.shapes import Shapes, with_shapes
 from sateen.compiler.importer.stated import stated
 from sateen.compiler.importer.versions import modernized
+from sateen.compiler.importer.wide_weights import split_wide
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
@@ -79,22 +82,22 @@ def read_model(
     free = any_batch(model.graph)
     completed = complete(model)
     del model
-    light = simplify(completed)
-    graph, problems, findings = walk_model(light, free)
+    rewritten = in_floating_point(completed)
+    light = simplify(rewritten.light)
+    graph, problems, findings = walk_model(light, free, rewritten.codes)
+    findings = of_the_file(findings, light.owners, dict(names), rewritten.codes)
     found = {f.node: f for f in findings if f.op_type not in PORTS}
-    for part, owner in light.owners.items():
-        own = found.pop(part, None)
-        if own is not None and own.supported is not True and owner in found and found[owner].supported:
-            found[owner] = replace(own, node=owner)
     found |= {f.node: f for f in stated(completed, {n.name for n in light.model.graph.node})}
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:
-            graph = settle(tidy(on_host(recentered(graph), completed.model)))
+            graph = settle(tidy(on_host(recentered(graph), light.model)))
+            graph = replace(split_wide(graph), remarks=remarks(rewritten.dynamic))
             graph.verify()
         except Refused as e:
-            node = e.finding.node
-            found[node] = replace(e.finding, op_type=found[node].op_type) if node in found else e.finding
+            node = light.owners.get(e.finding.node, e.finding.node)
+            kind = found[node].op_type if node in found else e.finding.op_type
+            found[node] = replace(e.finding, node=node, op_type=kind)
     refused = any(f.supported is False for f in (*found.values(), *ports))
     if refused:
         graph = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from sateen.compiler.importer.nouns import Finding, Unsupported, Value, View
 from sateen.compiler.importer.pointwise import depthwise, settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
+from sateen.ir.quant import Quantizer
 
 
-def walk_model(light: Light, any_batch: bool) -> tuple[Graph | None, list[Finding], list[Finding]]:
-    """Walk once to learn the layouts of the graph's inputs, and again with them decided.
+def walk_model(
+    light: Light, any_batch: bool, codes: Mapping[str, str]
+) -> tuple[Graph | None, list[Finding], list[Finding]]:
+    """Walk once to learn the layouts of the graph's inputs, and again with them decided. `codes` as in
+    `integer.Rewritten`.
 
     Returns the graph, not yet tidied, or None and the problems; and what was found of each node.
 
@@ -49,7 +54,7 @@ def walk_model(light: Light, any_batch: bool) -> tuple[Graph | None, list[Findin
         if chosen not in tries[:k]:
             walk = Walk(light, HANDLERS, chosen, any_batch)
             walk.run()
-            found.append((*build_graph(walk), walk.findings))
+            found.append((*build_graph(walk, codes), walk.findings))
             if found[-1][0] is not None:
                 return found[-1]
     return found[0]
@@ -72,7 +77,7 @@ def default_view(shape: list[int]) -> View | None:
     return None
 
 
-def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
+def build_graph(walk: Walk, codes: Mapping[str, str]) -> tuple[Graph | None, list[Finding]]:
     """The graph as walked, not yet tidied, or None and the problems."""
     problems = walk.problems()
     outputs: list[Output] = []
@@ -85,7 +90,8 @@ def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
                         "it is the graph's input itself; there is nothing to compute for it",
                         "remove it from the model's outputs",
                     )
-                outputs.append(output(walk, info.name, value))
+                found = output(walk, info.name, value)
+                outputs.append(dataclasses.replace(found, port=with_codes(walk, found.port, codes)))
             elif not problems:
                 raise Unsupported("it does not depend on an input", "remove it from the model's outputs")
         except Unsupported as e:
@@ -99,7 +105,7 @@ def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
         if info.name in used:
             view = walk.views[info.name]
             shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)[1:]
-            ports.append(Port(info.name, shape, view.view, view.axes))
+            ports.append(with_codes(walk, Port(info.name, shape, view.view, view.axes), codes))
     names = {p.name for p in ports}
     # A machine that computes nothing is no use to anyone, but it must be right: an input given out is copied.
     for k, out in enumerate(outputs):
@@ -112,6 +118,17 @@ def build_graph(walk: Walk) -> tuple[Graph | None, list[Finding]]:
     kept = names | {n.output for n in nodes}
     shapes = {t: s for t, s in walk.shapes.items() if t in kept}
     return Graph(walk.model.graph.name or "network", tuple(ports), tuple(outputs), tuple(nodes), shapes), []
+
+
+def with_codes(walk: Walk, port: Port, codes: Mapping[str, str]) -> Port:
+    """The port as the file has it: of codes, of whole sums, or of real numbers."""
+    if port.name not in codes:
+        return port
+    quant = walk.quants.get(codes[port.name])
+    if quant is None:
+        return dataclasses.replace(port, kind="int32")
+    signed = quant.format.min_fixed < 0
+    return dataclasses.replace(port, codes=quant, kind="int8" if signed else "uint8")
 
 
 def output(walk: Walk, name: str, value: Value) -> Output:
@@ -147,6 +164,9 @@ def output(walk: Walk, name: str, value: Value) -> Output:
     )
     host = []
     for kind, dim in value.host:
+        if isinstance(dim, Quantizer):
+            host.append(HostOp(kind, quantizer=dim))
+            continue
         if dim not in value.layout[1:]:
             raise Unsupported(
                 f"the dimension of its {kind} is reshaped afterwards", "put the Reshape before it"

@@ -13,6 +13,7 @@ from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims,
 from sateen.errors import ModelError
 from sateen.formats import Format
 from sateen.ir.graph import Shape
+from sateen.ir.quant import Quantizer
 
 FLOAT_TYPES = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -90,8 +91,8 @@ class Value:
 
     tensor: str
     layout: Layout
-    host: tuple[tuple[str, Dim], ...] = ()
-    """Operations that the host does on it: kind and the dimension along which."""
+    host: tuple[tuple[str, Dim | Quantizer], ...] = ()
+    """Operations that the host does on it: kind and the dimension along which, or "round" and the quantizer."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -95,8 +95,6 @@ def onnx_format(dtype: np.dtype) -> Format:
 
 
 def emit(walk: Walk, node: OnnxNode, x: Value, quantizer: Quantizer) -> Value:
-    if x.host:
-        raise Unsupported("it rounds what the host computes", "remove the quantizers after Softmax")
     quant = quantizer.quant
     if not quantizer.low <= quant.zero_point <= quantizer.high:
         raise Unsupported(
@@ -104,6 +102,8 @@ def emit(walk: Walk, node: OnnxNode, x: Value, quantizer: Quantizer) -> Value:
             "no value",
             "export the model again",
         )
+    if x.host:
+        return Value(x.tensor, x.layout, (*x.host, ("round", quantizer)))
     if walk.is_open(x):
         return x
     out = walk.fresh(node.proto.output[0])
@@ -140,6 +140,7 @@ def quantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
         )
     walk.codes.add(node.proto.output[0])
     quant = Quant(fmt, scale, int(zero.flat[0]), _precision(walk, node))
+    walk.quants[node.proto.output[0]] = quant
     return [emit(walk, node, walk.value(node), Quantizer.whole(quant))]
 
 
@@ -154,8 +155,9 @@ def dequantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray
         )
     scale = one(walk, node, 1, "scale")
     zero = 0.0 if walk.constant(node, 2) is None else one(walk, node, 2, "zero point")
-    if not walk.is_open(value):
-        quant = walk.quantizers[value.tensor].quant
+    last = value.host[-1][1] if value.host else walk.quantizers.get(value.tensor)
+    if isinstance(last, Quantizer):
+        quant = last.quant
         if (quant.scale, quant.zero_point) != (scale, zero):
             raise Unsupported(
                 f"scale {scale:g} and zero point {zero:g} are not those of the QuantizeLinear before it "
@@ -232,10 +234,10 @@ def _given(
     fixed = values * 2.0 ** -(fmt.lsb_exponent if fmt else 0)
     inside = fmt is None or not fixed.size or fmt.min_fixed <= fixed.min() <= fixed.max() <= fmt.max_fixed
     if fmt is not None and fmt.uniform and not inside:
-        fmt, why = _integer(fixed), f"with its zero points it takes {fixed.min():g} to {fixed.max():g}"
+        fmt = _integer(fixed) or Integer(8)  # which `split_wide` sees to
     scale = np.broadcast_to(scale, fixed.shape)
     walk.given[node.proto.output[0]] = GivenConstant(fmt, fixed, scale, why)
-    return values * scale
+    return np.asarray(values * scale)
 
 
 def _integer(fixed: np.ndarray) -> Integer | None:
@@ -321,6 +323,8 @@ def bipolar_quant(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
         return [_given(walk, node, SIGN, np.where(x >= 0, 1.0, -1.0), scale, "")]
     quant = Quant(SIGN, positive(one(walk, node, 1, "scale")), precision=_qonnx_precision(walk, node))
     value = walk.value(node)
+    if value.host:
+        raise Unsupported("it takes the sign of what the host computes", "remove it")
     if walk.is_open(value):
         return [value]
     out = walk.fresh(f"{node.proto.output[0]}_sign")

@@ -204,12 +204,6 @@ def on_host(kind: str) -> Handler:
         if walk.is_batch(x, axis):
             raise Unsupported("it is over the batch", "choose another axis")
         if not only_outputs(walk, node.proto.output[0]):
-            if quantizer := quantized_output(walk, node.proto.output[0]):
-                raise Unsupported(
-                    f"{quantizer.op_type} '{quantizer.name}' rounds its result, which the host computes",
-                    "remove the quantizers after it: its result is an output of the model as it is",
-                    limits.LAST,
-                )
             raise Unsupported(
                 "it is not the last node (attention is not supported yet)",
                 "only a Softmax at the end of the model is supported: the host computes it",
@@ -220,21 +214,9 @@ def on_host(kind: str) -> Handler:
     return handle
 
 
-def quantized_output(walk: Walk, name: str) -> onnx.NodeProto | None:
-    """The quantizer that rounds the tensor on its way to graph outputs, if it has no other readers."""
-    following = [n for n in walk.model.graph.node if name in n.input]
-    first = next((n for n in following if n.op_type in QUANTIZERS), None)
-    for node in following:
-        later = quantized_output(walk, node.output[0])
-        if node.op_type not in (*QUANTIZERS, *LAYOUT_OPERATORS) or not (
-            later or only_outputs(walk, node.output[0])
-        ):
-            return None
-        first = first or later
-    return first
-
-
 def only_outputs(walk: Walk, name: str) -> bool:
-    """Whether nothing but layout operators stands between a tensor and graph outputs."""
+    """Whether nothing but layout operators and quantizers stands between a tensor and graph outputs."""
     following = [n for n in walk.model.graph.node if name in n.input]
-    return all(n.op_type in LAYOUT_OPERATORS and only_outputs(walk, n.output[0]) for n in following)
+    return all(
+        n.op_type in (*LAYOUT_OPERATORS, *QUANTIZERS) and only_outputs(walk, n.output[0]) for n in following
+    )

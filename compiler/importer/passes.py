@@ -187,7 +187,7 @@ def affine_into_consumer(graph: Graph) -> Graph | None:
 
 
 def _scaled(given: GivenWeights | None, factor: np.ndarray) -> GivenWeights | None:
-    return None if given is None else GivenWeights(given.format, given.scale * factor)
+    return None if given is None else dataclasses.replace(given, scale=given.scale * factor)
 
 
 def order_into_consumer(graph: Graph) -> Graph | None:

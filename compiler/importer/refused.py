@@ -6,10 +6,11 @@ _RECURRENT = (
     "recurrent networks are not supported",
     "use a convolutional network, or unroll and compute on the host",
 )
-_QUANTIZED = (
-    "the model is quantized in a form that is not supported",
-    "export it with QuantizeLinear and DequantizeLinear (QDQ), or give the floating-point model",
+_DYNAMIC = (
+    "its scale differs from sample to sample, and is an output of the model",
+    "use QuantizeLinear with a fixed scale at the model's end",
 )
+_INCOMPLETE = ("it lacks inputs that it needs", "export the model again")
 _CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
 _ATTENTION = ("attention is not supported yet", "only products with constants are supported")
 _NORMALIZE = (
@@ -22,10 +23,8 @@ _SELECT = ("it chooses by computed values", "end the model before it and compute
 
 _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_RECURRENT, "LSTM GRU RNN"),
-    (
-        _QUANTIZED,
-        "DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger",
-    ),
+    (_DYNAMIC, "DynamicQuantizeLinear"),
+    (_INCOMPLETE, "QLinearConv QLinearMatMul ConvInteger MatMulInteger"),
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ATTENTION, "Attention Einsum RotaryEmbedding"),

@@ -17,6 +17,8 @@ from onnx.reference import ReferenceEvaluator
 from sateen.compiler.functions import X
 from sateen.compiler.importer.constants import Light, array_of, type_name
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
+from sateen.compiler.importer.integer_forms import MICROSOFT, MOVES
+from sateen.compiler.importer.integer_forms import REFUSED as REFUSED_INTEGER
 from sateen.compiler.importer.layout import (
     batch_dim,
     row_major,
@@ -36,10 +38,7 @@ from sateen.compiler.importer.nouns import (
 from sateen.compiler.importer.open_layouts import Layouts
 from sateen.compiler.importer.refused import RANDOM_OPERATORS, REFUSED
 from sateen.ir.graph import Expression, Node, Shape
-from sateen.ir.quant import Quantizer
-
-MOVES = frozenset(("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
-"""Operators that change no element."""
+from sateen.ir.quant import Quant, Quantizer
 
 Handler = Callable[["Walk", OnnxNode], Sequence["Value | np.ndarray"]]
 
@@ -76,6 +75,7 @@ class Walk(Layouts):
         self.given: dict[str, GivenConstant] = {}  # constants that come from a quantizer
         self.codes: set[str] = set()  # ONNX tensors that hold codes, not values
         self.quantizers: dict[str, Quantizer] = {}  # IR tensor: the quantizer that wrote it
+        self.quants: dict[str, Quant] = {}  # ONNX tensor of codes that a quantizer wrote: what they stand for
         self.findings: list[Finding] = []
         self.any_batch = any_batch
         self._uses = Counter(i for n in model.graph.node for i in n.input)
@@ -326,6 +326,8 @@ class Walk(Layouts):
 
 def refuse_operator(node: OnnxNode) -> Unsupported:
     """Why an operator without a handler is refused, and what helps."""
+    if node.proto.domain == MICROSOFT and node.op_type in REFUSED_INTEGER:
+        return Unsupported(REFUSED_INTEGER[node.op_type], "give the floating-point model, or another layer")
     if node.proto.domain not in DEFAULT and not (
         node.op_type in QUANTIZERS and known(node.op_type, node.proto.domain)
     ):

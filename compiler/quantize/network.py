@@ -21,7 +21,7 @@ from sateen.compiler.quantize.scales import (
     weight_scales,
 )
 from sateen.errors import DataError, FormatError, ModelError
-from sateen.formats import Format, parse_format
+from sateen.formats import Format, Integer, parse_format
 from sateen.ir.graph import Concat, Conv, Graph, Pool
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
@@ -219,10 +219,15 @@ def _linear(
                     )
             else:
                 weight, scale = _conv_weight(conv, source, options, zeros)
+                if step.input in graph.quantizers and step.requantized in graph.quantizers:
+                    weight, scale = _dyadic(conv, weight, scale, options.weight_format)
                 if statistics is not None:
                     change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
                     bias = _corrected_bias(conv, change, statistics.tensors[conv.input].mean)
             macs = 0 if conv.selects else None
+            if conv.given is not None and conv.given.again:
+                (h, w, _), columns = graph.shapes[conv.output], weight.shape[3]
+                macs = h * w * weight.size // columns * (columns - conv.given.again)
             geometry = {
                 "stride": conv.stride,
                 "dilation": conv.dilation,
@@ -316,6 +321,21 @@ def _conv_weight(conv: Conv, source: Quant, options: Options, zeros: float) -> t
     zero = ~np.any(weight != 0, axis=(1, 2, 3)) & (conv.bias == 0)
     scale[zero] = scale[~zero].max(initial=0.0) or 1.0
     return fmt.positive_zero(fmt.encode(weight / scale[:, None, None, None])), scale
+
+
+def _dyadic(conv: Conv, codes: np.ndarray, scale: np.ndarray, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scales of factors, one for each channel: exact where the factor is a code times a power of two, so that
+    between two roundings of the file nothing else is rounded. The greatest such code."""
+    if conv.weight[0].size > 1 or not isinstance(fmt, Integer):
+        return codes, scale
+    codes, scale = codes.copy(), scale.copy()
+    fraction, exponent = np.frexp(conv.weight.ravel())
+    for power in range(fmt.bits):
+        value = np.ldexp(fraction, power)
+        exact = (value == np.rint(value)) & (value >= fmt.min_fixed) & (value <= fmt.max_fixed) & (value != 0)
+        codes[exact] = fmt.from_fixed(value[exact].astype(np.int64)).reshape(-1, 1, 1, 1)
+        scale[exact] = np.ldexp(1.0, exponent[exact] - power)
+    return codes, scale
 
 
 def _uniform(

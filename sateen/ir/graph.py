@@ -14,7 +14,7 @@ import numpy as np
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
-from sateen.ir.quant import GivenWeights, Quantizer, rounded_to
+from sateen.ir.quant import GivenWeights, Quant, Quantizer, rounded_to
 
 Shape = tuple[int, int, int]
 
@@ -58,6 +58,9 @@ class Port:
 
     `hwc = x.reshape(view).transpose(axes)`; `view` has three dimensions, `axes` is a permutation of them. On an input
     the host then does `host`, in order.
+
+    Where the model file has codes, arrays of the integer type `kind`, `codes` says what real numbers they stand for;
+    without it the integers are the values.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Port:
     view: tuple[int, int, int]
     axes: tuple[int, int, int] = (0, 1, 2)
     host: tuple[InputOp, ...] = ()
+    codes: Quant | None = None
+    kind: str = "float32"
 
     @property
     def hwc(self) -> Shape:
@@ -72,7 +77,9 @@ class Port:
         return h, w, c
 
     def to_hwc(self, x: np.ndarray) -> np.ndarray:
-        """(N, *shape) to (N, H, W, C), with what the host does."""
+        """(N, *shape) to (N, H, W, C), values for codes, with what the host does."""
+        if self.codes is not None:
+            x = self.codes.real(np.asarray(x, np.float64) * 2.0**self.codes.format.lsb_exponent)
         x = x.reshape(len(x), *self.view).transpose(0, *(a + 1 for a in self.axes))
         for op in self.host:
             x = op.apply(x)
@@ -82,6 +89,13 @@ class Port:
         """(N, H, W, C) to (N, *shape)."""
         inverse = np.argsort(self.axes)
         return x.transpose(0, *(a + 1 for a in inverse)).reshape(len(x), *self.shape)
+
+    def stated(self, y: np.ndarray) -> np.ndarray:
+        """Real numbers (N, *shape) as the file's output has them: float32, codes, or integers."""
+        if self.codes is not None:
+            fmt = self.codes.format
+            return fmt.fixed(self.codes.quantize(y)).astype(self.kind)
+        return (np.rint(y) if np.issubdtype(self.kind, np.integer) else y).astype(self.kind)
 
 
 class FloatOp(ABC):
@@ -291,14 +305,18 @@ Node = Conv | Add | Activation | Pool | Concat | Quantize
 class HostOp:
     """An operation on a graph output that the host does in float64, in the ONNX view with the batch first.
 
-    kind is one of `OUTPUT_FUNCTIONS`, along `axis`, which is negative: it counts from the last dimension.
+    kind is one of `OUTPUT_FUNCTIONS`, along `axis`, which is negative: it counts from the last dimension; or "round", a
+    quantizer of the file after one of them.
     """
 
     kind: str
     axis: int = -1
+    quantizer: Quantizer | None = None
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """(N, *shape) to the same shape, float64. Raises ModelError for an unknown kind."""
+        if self.quantizer is not None:
+            return self.quantizer.round(x)
         if self.kind not in OUTPUT_FUNCTIONS:
             known = " and ".join(OUTPUT_FUNCTIONS)
             raise ModelError(f"host operation '{self.kind}' is not known; known are {known}")
@@ -336,6 +354,8 @@ class Graph:
     quantizers: dict[str, Quantizer] = field(default_factory=dict)
     unused: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     """Inputs that the file declares and no output depends on: shapes without the batch, None where open."""
+    remarks: tuple[str, ...] = ()
+    """What differs from the file, to be said where it is quantized."""
 
     def verify(self) -> None:
         """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""

@@ -139,7 +139,11 @@ class Quantizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenWeights:
-    """The weights of a model file that is quantized already are values of `format` times scale (O,), of any sign."""
+    """The weights of a model file that is quantized already are values of `format` times scale (O,), of any sign.
+
+    The last `again` input channels are there a second time, for what weights exceed the format by.
+    """
 
     format: Format
     scale: np.ndarray
+    again: int = 0

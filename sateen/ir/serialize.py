@@ -19,6 +19,7 @@ from sateen.arrays import read_npy
 from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, InputOp, Output, Port
+from sateen.ir.quant import Quantizer
 from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
 
 VERSION = 1
@@ -27,7 +28,7 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         *(QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, SparsityPattern),
-        *(Port, InputOp, Output, HostOp),
+        *(Port, InputOp, Output, HostOp, Quantizer),
     )
 }
 
