@@ -23,7 +23,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import onnx
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
@@ -42,8 +41,6 @@ from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import preset
 from sateen.models.resnet18 import resnet18
 from sateen.sim import model
-from sateen.sim.engines import Build
-from sateen.sim.memory_timing import MemoryTiming
 
 
 def machine(rows: int, cols: int, group: int, patterns: Sequence[str] = ("dense",)) -> AcceleratorConfig:
@@ -224,22 +221,18 @@ def routed(array: SystolicArray, seeds: Sequence[int]) -> list[Routed]:
 
 def resnet18_cycles(name: str, sparsity: str, added: Sequence[int]) -> list[int]:
     """Cycles of ResNet-18 on a preset with every MATRIX so many cycles longer, from the exact cycle model."""
-    with tempfile.TemporaryDirectory() as folder:
-        path, build = Path(folder) / "model.onnx", Path(folder) / "build"
-        onnx.save(resnet18(), path)
-        x = np.random.default_rng(0).normal(0, 1, (2, 3, 224, 224)).astype(np.float32)
-        sateen.compile(
-            path, build, calibration={onnx.load(path).graph.input[0].name: x}, preset=name,
-            sparsity=sparsity, sparsity_method="magnitude",
-        )  # fmt: skip
-        b = Build(build)
-        program, offset, config = b.read("program.bin"), b.memory["program_offset"], b.config
+    network = resnet18()
+    x = np.random.default_rng(0).normal(0, 1, (2, 3, 224, 224)).astype(np.float32)
+    quantized = sateen.load(network).quantize(
+        calibration={network.graph.input[0].name: x}, sparsity=sparsity, sparsity_method="magnitude"
+    )
+    mapped = quantized.map(name)
     found = []
     original = model.matrix_cycles
     try:
         for cycles in added:
             model.matrix_cycles = lambda *a, n=cycles: original(*a) + n
-            found.append(model.predict(program, offset, config, MemoryTiming()).cycles)
+            found.append(mapped.predict())
     finally:
         model.matrix_cycles = original
     return found

@@ -40,7 +40,7 @@ time does."""
 
 def lint(text: str) -> str:
     """What Verilator says of it; nothing if it is right."""
-    root, _ = verilator._verilator()
+    root, _ = verilator.installed()
     flags = ["--lint-only", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-SYMRSVDWORD", "--top-module", TOP]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.v"

@@ -17,12 +17,11 @@ import onnxruntime
 from onnx import numpy_helper
 from onnx.utils import Extractor
 
-from sateen.compiler.importer import import_model
-from sateen.compiler.importer.loading import load_model, prepare
-from sateen.compiler.ptq.recipe import Recipe, run_recipe
-from sateen.ir.graph import Graph
+import sateen
+from sateen.compiler.importer import load_model, prepare
+from sateen.compiler.ptq import Recipe
 from sateen.ir.quantized import Linear, QuantizedGraph
-from sateen.sim.reference import run_reference
+from sateen.sim import run_reference
 
 Engine = Callable[[QuantizedGraph, dict[str, np.ndarray]], dict[str, np.ndarray]]
 MATRIX = {"Conv", "Gemm", "MatMul"}
@@ -32,12 +31,12 @@ FOLLOW = {"Add", "BatchNormalization", "Relu", "Gelu"}
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the model with any batch size; `graph` is set where the machine can run it."""
+    """A part of the model with any batch size; `network` is set where the machine can run it."""
 
     session: onnxruntime.InferenceSession
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    graph: Graph | None = None
+    network: sateen.Network | None = None
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In float32."""
@@ -64,13 +63,12 @@ class CutNetwork:
         """All tensors between stages, and the output. `quantized` is by a part's output; without it all is float."""
         tensors = {self.stages[0].inputs[0]: x}
         for stage in self.stages:
-            if quantized is None or stage.graph is None:
+            if quantized is None or stage.network is None:
                 tensors |= stage.run(tensors)
                 continue
-            graph = stage.graph
+            graph = quantized[stage.outputs[0]]
             feeds = {graph.inputs[0].name: tensors[stage.inputs[0]]}
-            found = engine(quantized[stage.outputs[0]], feeds)[graph.outputs[0].port.name]
-            tensors[stage.outputs[0]] = found
+            tensors[stage.outputs[0]] = engine(graph, feeds)[graph.outputs[0].port.name]
         return tensors
 
     def quantize(
@@ -82,15 +80,14 @@ class CutNetwork:
         """
         tensors = self.run(samples)
         quantized = {
-            s.outputs[0]: run_recipe(
-                s.graph,
-                {s.graph.inputs[0].name: tensors[s.inputs[0]]},
-                recipe,
-                weight_format=weights,
-                activation_format=activations,
-            )[0]
+            s.outputs[0]: s.network.quantize(
+                weights=weights,
+                activations=activations,
+                calibration={s.inputs[0]: tensors[s.inputs[0]]},
+                ptq=recipe,
+            ).graph
             for s in self.stages
-            if s.graph is not None
+            if s.network is not None
         }
         count = sum(op.weight.size for q in quantized.values() for op in q.ops if isinstance(op, Linear))
         return lambda x, engine: self.run(x, quantized, engine)[self.output], count
@@ -150,8 +147,8 @@ def _stage(
     inputs = tuple(dict.fromkeys(i for n in nodes for i in n.input if i and i not in made | constants.keys()))
     outputs = tuple(o for n in nodes for o in n.output if o in read | ends)
     part = extractor.extract_model(list(inputs), list(outputs))
-    graph = import_model(part) if exact else None
+    network = sateen.load(part) if exact else None
     for value in (*part.graph.input, *part.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     del part.graph.value_info[:]
-    return Stage(onnxruntime.InferenceSession(part.SerializeToString()), inputs, outputs, graph)
+    return Stage(onnxruntime.InferenceSession(part.SerializeToString()), inputs, outputs, network)

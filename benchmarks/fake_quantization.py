@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sateen.compiler.float_executor import conv
+from sateen.compiler import conv
 from sateen.ir.graph import Conv
 from sateen.ir.quantized import Linear, QuantizedGraph
-from sateen.sim.reference import finish_outputs, quantize_inputs
+from sateen.sim import finish_outputs, quantize_inputs
 
 
 def run_fake(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -30,17 +30,16 @@ from cut_network import CutNetwork, Engine, cut
 from fake_quantization import run_fake
 from rich.progress import Progress
 
-from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+import sateen
+from sateen.compiler.ptq import RECIPES, Recipe
 from sateen.formats import Integer, parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.library.mac_units import swept_formats
-from sateen.ir.graph import Graph
 from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.images import centred, load
 from sateen.reporting.sweeps import front, luts
-from sateen.sim.reference import run_reference
+from sateen.sim import run_reference
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
 DIGITS = ("digits_cnn", "digits_resnet", "digits_dscnn")
@@ -68,15 +67,16 @@ class Network(Protocol):
 class Whole:
     """A network that the machine runs from input to output."""
 
-    graph: Graph
+    network: sateen.Network
 
     def quantize(
         self, samples: np.ndarray, recipe: Recipe, weights: str, activations: str
     ) -> tuple[Run, int]:
-        port, output = self.graph.inputs[0].name, self.graph.outputs[0].port.name
-        quantized, _ = run_recipe(
-            self.graph, {port: samples}, recipe, weight_format=weights, activation_format=activations
-        )
+        assert self.network.graph is not None, "sateen check says why"
+        port, output = self.network.graph.inputs[0].name, self.network.graph.outputs[0].port.name
+        quantized = self.network.quantize(
+            weights=weights, activations=activations, calibration={port: samples}, ptq=recipe
+        ).graph
         count = sum(op.weight.size for op in quantized.ops if isinstance(op, Linear))
         return lambda images, engine: engine(quantized, {port: images})[output], count
 
@@ -122,7 +122,7 @@ def task(
     labels: np.ndarray,
     parts: bool = False,
 ) -> Task:
-    network: Network = cut(model) if parts else Whole(import_model(model))
+    network: Network = cut(model) if parts else Whole(sateen.load(model))
     session = onnxruntime.InferenceSession(model)
     port = session.get_inputs()[0].name
     logits = np.concatenate([session.run(None, {port: x[None]})[0] for x in images])

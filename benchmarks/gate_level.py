@@ -17,7 +17,7 @@ from pathlib import Path
 import sateen
 from sateen.fpga.flow.gate_level import SYNTH, gate_level
 from sateen.models.data import CALIBRATION, digits_split
-from sateen.sim.engines import run_build
+from sateen.sim import run_build
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ import onnxruntime
 from layout_growth import MOST_ELEMENTS, Grower
 from onnx import TensorProto, helper
 
-from sateen.compiler.float_executor import float_outputs, run_float
-from sateen.compiler.importer import check_model, import_model
+import sateen
+from sateen.compiler.importer import import_model
 from sateen.errors import ModelError
 
 
@@ -81,13 +81,14 @@ def verdict(model: onnx.ModelProto) -> str:
     feeds = samples(model)
     want = runtime(model, feeds)  # first: a graph that ONNX refuses is a fault of the generator
     try:
-        listed = [f for f in check_model(model) if not f.supported]
+        network = sateen.load(model)
+        listed = [f for f in network.findings if not f.supported]
     except ModelError as e:
         return f"check raises {e}"
     except Exception as e:
         return f"check crashes with {type(e).__name__}: {e}"
     try:
-        graph = import_model(model)
+        import_model(model)
     except ModelError as e:
         if not REFUSAL.match(str(e)) or "malformed" in str(e) or "\n" in str(e):
             return f"unclear refusal: {e}"
@@ -96,7 +97,7 @@ def verdict(model: onnx.ModelProto) -> str:
         return f"crash: {type(e).__name__}: {e}"
     if listed:
         return f"check says no, import takes it: {listed[0]}"
-    got = float_outputs(graph, run_float(graph, feeds))
+    got = network.run(feeds)
     if list(got) != list(want):
         return f"outputs {list(got)} instead of {list(want)}"
     for name, y in want.items():

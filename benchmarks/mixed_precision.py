@@ -22,21 +22,13 @@ from cifar10 import accuracy as percent
 from cifar10 import cifar10
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.gptq import Gptq, round_layer
-from sateen.compiler.ptq.layerwise import moments, rewrite_quantized
-from sateen.compiler.ptq.recipe import RECIPES, run_recipe
-from sateen.compiler.quantize.activations import plan_activations
-from sateen.compiler.quantize.calibrate import calibrate
-from sateen.compiler.quantize.network import accumulator_bits, quantize
-from sateen.compiler.quantize.scales import weight_scales
-from sateen.compiler.schedule.backend import generate, specialise
+import sateen
+from sateen.compiler.ptq import Gptq, moments, rewrite_quantized, round_layer
+from sateen.compiler.quantize import calibrate, plan_activations, quantize, weight_scales
 from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
-from sateen.machine.presets import preset
-from sateen.sim.memory_timing import NOMINAL
-from sateen.sim.reference import run_reference
+from sateen.sim import run_reference
 
 FORMATS = ("int8", "int6", "int5", "int4", "int3")
 """Of weights; the first is the machine's."""
@@ -147,8 +139,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     calibration, images, labels = cifar10(args.data, args.calibration, args.images)
-    graph = import_model(args.model)
-    network = Network(graph, calibration, args.activations)
+    whole = sateen.load(args.model)
+    assert whole.graph is not None, "sateen check says why"
+    network = Network(whole.graph, calibration, args.activations)
     settings = {"images": args.images, "samples": args.calibration, "activations": args.activations}
     record: dict[str, Any] = settings | {"sensitivities": {}, "rows": [], "cycles": {}}
     if args.output and args.output.exists():
@@ -183,25 +176,21 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         record["rows"].append(row)
         keep()
-    record["cycles"] = record["cycles"] or cycles(graph, args.activations)
+    record["cycles"] = record["cycles"] or cycles(whole, args.activations)
     print(json.dumps(record["cycles"]))
     keep()
 
 
-def cycles(graph: Graph, activations: str) -> dict[str, dict[str, int]]:
+def cycles(network: sateen.Network, activations: str) -> dict[str, dict[str, int]]:
     """Of machines with each weight format for all layers, by the exact model: all that packing could ever save."""
     rng = np.random.default_rng(0)
-    samples = {p.name: rng.uniform(0, 255, (8, *p.shape)).astype(np.float32) for p in graph.inputs}
+    assert network.graph is not None
+    samples = {p.name: rng.uniform(0, 255, (8, *p.shape)).astype(np.float32) for p in network.graph.inputs}
     found: dict[str, dict[str, int]] = {}
-    for name in PRESETS:
-        found[name] = {}
-        for fmt in FORMATS:
-            quantized, _ = run_recipe(
-                graph, samples, RECIPES["fast"], weight_format=fmt, activation_format=activations
-            )
-            machine = preset(name).replace(weight_format=fmt, activation_format=activations)
-            machine = specialise(machine, quantized, accumulator_bits(quantized))
-            found[name][fmt] = generate(quantized, machine, machine.dataflows).predict(NOMINAL).cycles
+    for fmt in FORMATS:
+        quantized = network.quantize(weights=fmt, activations=activations, calibration=samples)
+        for name in PRESETS:
+            found.setdefault(name, {})[fmt] = quantized.map(name).cycles
     return found
 
 

@@ -31,7 +31,8 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 
 import sateen
-from sateen.compiler.ptq.recipe import load_recipe
+from sateen.compiler.importer import import_model
+from sateen.compiler.ptq import load_recipe
 from sateen.errors import SateenError
 from sateen.machine.config import AcceleratorConfig
 
@@ -189,8 +190,6 @@ class Cases:
         return None
 
     def samples(self, path: Path) -> dict[str, np.ndarray]:
-        from sateen.compiler.importer import import_model
-
         ports = import_model(path).inputs
         if sum(int(np.prod(p.shape)) for p in ports) > 1 << 16:
             raise SateenError("too large to be tried")

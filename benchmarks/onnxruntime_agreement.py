@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 
 import sateen
-from sateen.compiler.export.compare import compare_with_onnxruntime
-from sateen.compiler.importer import import_model
-from sateen.compiler.quantize.calibrate import calibrate
-from sateen.compiler.quantize.network import quantize
+from sateen.compiler.export import compare_with_onnxruntime
 from sateen.models.data import digits_split
 
-MODELS = Path(sateen.__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[1] / "models"
 
 
 def main() -> None:
@@ -31,12 +28,12 @@ def main() -> None:
     print("| model | formats | scales | codes | differ | steps at most | end to end: differ | steps |")
     print("|---|---|---|---|---|---|---|---|")
     for model in args.model or sorted(MODELS.glob("digits*.onnx")):
-        graph = import_model(model)
-        name = graph.inputs[0].name
+        network = sateen.load(model)
+        assert network.graph is not None, "sateen check says why"
+        name = network.graph.inputs[0].name
         samples = (
             dict(np.load(args.calibration)) if args.calibration else {name: digits_split().x_train[:200]}
         )
-        statistics = calibrate(graph, samples)
         inputs = {k: v[: args.samples] for k, v in samples.items()}
         for weights, activations in (
             ("int8", "int8"),
@@ -45,14 +42,10 @@ def main() -> None:
             ("int4", "int4"),
         ):
             for power_of_two in (False, True):
-                quantized = quantize(
-                    graph,
-                    statistics,
-                    weight_format=weights,
-                    activation_format=activations,
-                    power_of_two=power_of_two,
+                quantized = network.quantize(
+                    weights=weights, activations=activations, calibration=samples, power_of_two=power_of_two
                 )
-                r = compare_with_onnxruntime(quantized, inputs)
+                r = compare_with_onnxruntime(quantized.graph, inputs)
                 scales = "powers of two" if power_of_two else "any"
                 figures = (
                     f"skipped: {r['skipped']} | | | |"

@@ -20,18 +20,8 @@ import onnxruntime
 from cifar10 import accuracy, cifar10
 from rich.progress import Progress
 
-from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.equalize import Equalize
-from sateen.compiler.ptq.gptq import Gptq
-from sateen.compiler.ptq.merge_pool import MergePool
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
-from sateen.compiler.ptq.smooth import Smooth
-from sateen.compiler.quantize.network import accumulator_bits
-from sateen.compiler.schedule.backend import generate, specialise
-from sateen.ir.graph import Graph
-from sateen.machine.presets import preset
-from sateen.sim.memory_timing import NOMINAL
-from sateen.sim.reference import run_reference
+import sateen
+from sateen.compiler.ptq import RECIPES, Equalize, Gptq, MergePool, Recipe, Smooth
 
 FORMATS = ("int8", "e4m3", "int6", "e3m2", "e2m3", "int4", "e2m1")
 CYCLES = (("mac256", "e3m2"), ("mac256", "int4"), ("sat256", "e3m2"), ("tiny", "int4"))
@@ -97,14 +87,15 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.cycles:
-        print_cycles(import_model(args.model))
+        print_cycles(sateen.load(args.model))
         return
     if args.data is None:
         parser.error("--data is missing; it is needed for all but --cycles")
 
     calibration, images, labels = cifar10(args.data, args.calibration, args.images, held_out=args.held_out)
-    graph = import_model(args.model)
-    name, output = graph.inputs[0].name, graph.outputs[0].port.name
+    network = sateen.load(args.model)
+    assert network.graph is not None, "sateen check says why"
+    name, output = network.graph.inputs[0].name, network.graph.outputs[0].port.name
     rows: list[dict[str, Any]] = []
     if args.output and args.output.exists():
         rows = json.loads(args.output.read_text())
@@ -131,15 +122,14 @@ def main() -> None:
             if not any(key.items() <= r.items() for r in rows):
                 weights, activations = formats.split("/")
                 began = time.perf_counter()
-                quantized, record = run_recipe(
-                    graph,
-                    {name: calibration},
-                    METHODS[method],
-                    weight_format=weights,
-                    activation_format=activations,
+                quantized = network.quantize(
+                    weights=weights,
+                    activations=activations,
+                    calibration={name: calibration},
+                    ptq=METHODS[method],
                 )
                 middle = time.perf_counter()
-                found = run_reference(quantized, {name: images})[output]
+                found = quantized.run({name: images})[output]
                 rows.append(
                     key
                     | {
@@ -148,7 +138,7 @@ def main() -> None:
                         "won": int((right(found, labels) & ~by_float).sum()),
                         "quantize_s": round(middle - began, 1),
                         "reference_s": round(time.perf_counter() - middle, 1),
-                        "input_terms": max(record["input_terms"].values(), default=1),
+                        "input_terms": max(quantized.record["input_terms"].values(), default=1),
                     }
                 )
                 bar.console.print(json.dumps(rows[-1]), highlight=False)
@@ -161,18 +151,16 @@ def main() -> None:
         args.output.with_suffix(".md").write_text(text)
 
 
-def print_cycles(graph: Graph) -> None:
+def print_cycles(network: sateen.Network) -> None:
     """As the exact model counts them, on random inputs: scales do not matter."""
     rng = np.random.default_rng(0)
-    samples = {p.name: rng.uniform(0, 255, (8, *p.shape)).astype(np.float32) for p in graph.inputs}
+    assert network.graph is not None, "sateen check says why"
+    samples = {p.name: rng.uniform(0, 255, (8, *p.shape)).astype(np.float32) for p in network.graph.inputs}
 
     def cost(name: str, fmt: str, recipe: Recipe) -> tuple[int, int, int]:
-        quantized, _ = run_recipe(graph, samples, recipe, weight_format=fmt, activation_format=fmt)
-        machine = preset(name).replace(weight_format=fmt, activation_format=fmt)
-        bits = accumulator_bits(quantized)
-        machine = specialise(machine, quantized, bits)
-        program = generate(quantized, machine, machine.dataflows)
-        return program.predict(NOMINAL).cycles, len(program.constants), bits
+        quantized = network.quantize(weights=fmt, activations=fmt, calibration=samples, ptq=recipe)
+        mapped = quantized.map(name)
+        return mapped.cycles, mapped.memory["constants_size"], mapped.config.acc_bits
 
     for name, fmt in CYCLES:
         counts = [cost(name, fmt, Recipe("cycles", input_terms=terms))[0] for terms in (1, 2, 4)]

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.recipe import RECIPES, run_recipe
-from sateen.sim.reference import run_reference
+import sateen
 
 
 def main() -> None:
@@ -29,17 +27,18 @@ def main() -> None:
         "--formats", nargs="*", default=["int8/int8", "e3m2/e3m2", "e4m3/e4m3"], help="weights/activations"
     )
     args = parser.parse_args()
-    graph = import_model(args.model)
+    network = sateen.load(args.model)
+    assert network.graph is not None, "sateen check says why"
     rng = np.random.default_rng(0)
-    inputs = {p.name: rng.integers(0, 256, (args.images, *p.shape)).astype(np.float32) for p in graph.inputs}
+    inputs = {
+        p.name: rng.integers(0, 256, (args.images, *p.shape)).astype(np.float32) for p in network.graph.inputs
+    }
     some = {name: x[:64] for name, x in inputs.items()}
     for formats in args.formats:
         weights, activations = formats.split("/")
-        quantized, _ = run_recipe(
-            graph, some, RECIPES["fast"], weight_format=weights, activation_format=activations
-        )
+        quantized = network.quantize(weights=weights, activations=activations, calibration=some)
         wall, cpu = time.perf_counter(), time.process_time()
-        run_reference(quantized, inputs)
+        quantized.run(inputs)
         row = {
             "formats": formats,
             "images": args.images,

@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sateen.compiler.float_executor import float_outputs, run_float
+from sateen.compiler import float_outputs, run_float
 from sateen.compiler.importer import import_model
-from sateen.compiler.prune.one_shot import METHODS, sparsify
-from sateen.compiler.quantize.calibrate import calibrate
-from sateen.compiler.quantize.network import quantize
+from sateen.compiler.prune import METHODS, sparsify
+from sateen.compiler.quantize import calibrate, quantize
 from sateen.formats import PATTERNS, SparsityPattern
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Graph
@@ -34,7 +33,7 @@ from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.graph_net import GraphNet
 from sateen.models.images import load as load_images
 from sateen.models.sparse import Augment, fine_tune, harden, make_sparse
-from sateen.sim.reference import run_reference
+from sateen.sim import run_reference
 
 ROOT = Path(__file__).parent.parent
 FORMATS = ("int8", "int4", "e3m2", "e2m1")

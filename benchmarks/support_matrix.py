@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from generated import update
 
-from sateen.compiler.importer.handlers import HANDLERS
-from sateen.compiler.importer.integer_forms import DYNAMIC, OPERATORS
-from sateen.compiler.importer.limits import LIMITS
+from sateen.compiler.importer import DYNAMIC, HANDLERS, INTEGER_OPERATORS, LIMITS
 from sateen.formats import Integer, all_formats
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.machine.presets import PRESETS
@@ -27,7 +25,7 @@ def matrix() -> str:
     minifloats = [f.name for f in all_formats() if not isinstance(f, Integer)]
     presets = (f"`{c.name}` ({c.multipliers} multipliers)" for c in PRESETS.values())
     rows = [(f"ONNX operators: {use}", _operators(groups)) for use, groups in sorted(by_use.items())]
-    fixed = ", ".join(f"`{name}`" for name in sorted({*OPERATORS} - {DYNAMIC}))
+    fixed = ", ".join(f"`{name}`" for name in sorted({*INTEGER_OPERATORS} - {DYNAMIC}))
     rows += [
         ("integer operators, of ONNX and ONNX Runtime: the same on real numbers, between quantizers", fixed),
         ("scales that depend on the sample: one for all instead, from calibration samples", f"`{DYNAMIC}`"),

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import sateen
-from sateen.compiler.prune.one_shot import keep_largest
+from sateen.compiler.prune import keep_largest
 from sateen.formats import parse_sparsity
 from sateen.machine.presets import preset
 

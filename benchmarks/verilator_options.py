@@ -112,7 +112,7 @@ def hierarchical(verilog: str, blocks: tuple[str, ...]) -> Path:
             raise SystemExit(f"the machine has no module accelerator_{name}")
     folder = Path(tempfile.mkdtemp(prefix="sateen-hierarchical-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    root, _ = verilator._verilator()
+    root, _ = verilator.installed()
     for path in (verilator.HARNESS, verilator.HARNESS.with_name("fst_compression.h")):
         shutil.copy(path, folder)
     for name in ("lz4.h", "zlib.h"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sateen.machine.config import AcceleratorConfig
     from sateen.machine.presets import PRESETS, preset
     from sateen.mapped import Build, MappedNetwork, open
+    from sateen.sim.engines import RunResult
     from sateen.stages import Network, QuantizedNetwork, load
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "MappedNetwork",
     "Network",
     "QuantizedNetwork",
+    "RunResult",
     "SateenError",
     "__version__",
     "bitstream",
@@ -57,6 +59,7 @@ _HOME = {
     "Network": "sateen.stages",
     "QuantizedNetwork": "sateen.stages",
     "MappedNetwork": "sateen.mapped",
+    "RunResult": "sateen.sim.engines",
     "Build": "sateen.mapped",
     "AcceleratorConfig": "sateen.machine.config",
     "PRESETS": "sateen.machine.presets",

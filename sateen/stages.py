@@ -38,17 +38,19 @@ from sateen.options import (
 )
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from sateen.compiler.check import Finding
     from sateen.compiler.pipeline import Quantized
     from sateen.compiler.ptq.recipe import Recipe
 
 
-def load(model: str | Path, *, shapes: Shapes | None = None) -> Network:
+def load(model: str | Path | ModelProto, *, shapes: Shapes | None = None) -> Network:
     """Read an ONNX file.
 
     Parameters
     ----------
-    model : the file's path
+    model : the file's path, or what `onnx.load` makes of one
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
 
     Returns
@@ -68,8 +70,8 @@ def load(model: str | Path, *, shapes: Shapes | None = None) -> Network:
     """
     from sateen.compiler.check import checked
 
-    path = model_path(model)
-    graph, findings = checked(path, shapes)
+    path = model_path(model) if isinstance(model, str | Path) else Path("model.onnx")
+    graph, findings = checked(path if isinstance(model, str | Path) else model, shapes)
     return Network(path, tuple(findings), graph)
 
 

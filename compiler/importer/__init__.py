@@ -14,15 +14,20 @@ import onnx
 
 from sateen.compiler.importer.build import walk_model
 from sateen.compiler.importer.domains import QUANTIZERS
+from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.host_inputs import on_host
 from sateen.compiler.importer.integer import in_floating_point
 from sateen.compiler.importer.integer_findings import of_the_file, remarks
+from sateen.compiler.importer.integer_forms import DYNAMIC
+from sateen.compiler.importer.integer_forms import OPERATORS as INTEGER_OPERATORS
+from sateen.compiler.importer.limits import LIMITS
 from sateen.compiler.importer.loading import (
     any_batch,
     complete,
     graph_inputs,
     load_model,
     node_names,
+    prepare,
     simplify,
     validate,
 )
@@ -36,7 +41,19 @@ from sateen.compiler.importer.wide_weights import split_wide
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
-__all__ = ["Finding", "Shapes", "check_model", "import_model", "load_model", "read_model"]
+__all__ = [
+    "DYNAMIC",
+    "HANDLERS",
+    "INTEGER_OPERATORS",
+    "LIMITS",
+    "Finding",
+    "Shapes",
+    "check_model",
+    "import_model",
+    "load_model",
+    "prepare",
+    "read_model",
+]
 
 
 def _load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:

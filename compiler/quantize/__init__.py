@@ -1,1 +1,8 @@
 """The float network to the quantized one: calibration, scales, zero points, residuals, the bounds of sums."""
+
+from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.network import accumulator_bits, quantize
+from sateen.compiler.quantize.scales import weight_scales
+
+__all__ = ["accumulator_bits", "calibrate", "plan_activations", "quantize", "weight_scales"]

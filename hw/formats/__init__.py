@@ -9,7 +9,7 @@ from sateen.hw.formats.minifloat import MinifloatCircuits
 __all__ = ["CIRCUITS", "MULTIPLIERS", "Circuits", "Lane", "Operand", "circuits"]
 
 CIRCUITS: dict[type[Format], type[Circuits]] = {Integer: IntegerCircuits, Minifloat: MinifloatCircuits}
-"""By family; tests/formats/test_families.py holds it to sateen.formats.catalog.FAMILIES."""
+"""By family, one for each of sateen.formats.catalog.FAMILIES."""
 
 
 def circuits(fmt: Format) -> Circuits:

