@@ -40,7 +40,7 @@ from threadpoolctl import threadpool_limits
 import sateen
 from sateen.compiler.ptq import LEAST_SAMPLES, RECIPES
 from sateen.errors import SateenError
-from sateen.formats import Integer, parse_format
+from sateen.formats import parse_format
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +157,7 @@ def main() -> None:
     def theirs(fmt: str, flow: str) -> dict[str, Any]:
         made, seconds = timed(lambda: by_them(fmt, flow))
         row: dict[str, Any] = {"accuracy": accuracy(brevitas_logits(made, first[1])), "seconds": [seconds]}
-        if not isinstance(parse_format(fmt), Integer):
+        if not parse_format(fmt).uniform:
             return row  # Brevitas cannot export minifloats that are not OCP's
         try:
             row["compiled"] = accuracy(compiled_logits(made, first[1]))
@@ -189,7 +189,7 @@ def main() -> None:
         for recipe in args.recipes:
             measured({"who": "Sateen", "how": recipe, "format": fmt}, lambda f=fmt, r=recipe: ours(f, r))
         for flow in args.flows:
-            if "asymmetric" not in flow or isinstance(parse_format(fmt), Integer):
+            if "asymmetric" not in flow or parse_format(fmt).uniform:
                 measured({"who": "Brevitas", "how": flow, "format": fmt}, lambda f=fmt, r=flow: theirs(f, r))
         in_turn(fmt)
     text = report([r for r in rows if settings.items() <= r.items()])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import sateen
-from sateen.formats import Integer, Minifloat, parse_format
+from sateen.formats import Minifloat, parse_format
 from sateen.ir.graph import Activation, Add, Conv, Graph, Node, Pool
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _bits(name: str) -> dict[str, Any]:
     fmt = parse_format(name)
     found: dict[str, Any] = {"weight_bit_width": fmt.bits, "act_bit_width": fmt.bits}
     found["layerwise_first_last_bit_width"] = fmt.bits
-    if isinstance(fmt, Integer):
+    if fmt.uniform:
         return found | {"quant_format": "int", "bias_bit_width": 32}
     assert isinstance(fmt, Minifloat)
     for place in ("weight_", "act_", "layerwise_first_last_"):

@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 import sateen
 from sateen.compiler.ptq import RECIPES, Recipe
-from sateen.formats import Integer, parse_format
+from sateen.formats import parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.library.mac_units import swept_formats
 from sateen.ir.quantized import Linear
@@ -162,7 +162,7 @@ def pairs(formats: Iterable[str], apart: bool) -> list[tuple[str, str]]:
 
 
 def is_integer(name: str) -> bool:
-    return isinstance(parse_format(name), Integer)
+    return parse_format(name).uniform
 
 
 Rows = list[dict[str, Any]]

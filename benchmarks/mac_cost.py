@@ -16,7 +16,7 @@ from typing import Any
 from rich.progress import track
 
 import sateen.fpga.library
-from sateen.formats import Format, Integer, all_formats, parse_format
+from sateen.formats import Format, all_formats, parse_format
 from sateen.fpga.boards.devices import FAMILIES, Family
 from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize, tool_version
@@ -26,7 +26,7 @@ from sateen.fpga.library.mac_cost import TABLE, K, mac_verilog, measured
 def measure(fmt: Format, family: Family) -> dict[str, Any]:
     """The multiplier with fewer LUTs, of those that need no more than one DSP."""
     found = []
-    for multiplier in ("fixed",) if isinstance(fmt, Integer) else ("fixed", "shift"):
+    for multiplier in ("fixed",) if fmt.uniform else ("fixed", "shift"):
         verilog = mac_verilog(fmt, multiplier)
         with_dsp = resources(synthesize(verilog, family, top="mac").cells, family)
         without = resources(synthesize(verilog, family, top="mac", options="-nodsp").cells, family)

@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import track
 
 import sateen.fpga.library
-from sateen.formats import Minifloat, all_formats, parse_format
+from sateen.formats import all_formats, parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.flow.synthesis import tool_version
 from sateen.fpga.library.mac_units import (
@@ -34,7 +34,8 @@ from sateen.fpga.library.mac_units import (
     swept_formats,
     units,
 )
-from sateen.hw.library.mac import IMPLEMENTATIONS, exact_bits
+from sateen.hw.library.mac import IMPLEMENTATIONS
+from sateen.hw.library.mac_datapath import exact_bits
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 BEGIN, END = "<!-- tables: benchmarks/mac_units.py -->", "<!-- end of tables -->"
@@ -102,7 +103,7 @@ def best_table(table: list[Row], formats: list, family: str) -> list[str]:
         + " | with DSP: LUT/DSP |",
         "|---|--:|--:|" + "--:|" * (len(LANES[family]) + 1),
     ]
-    for f in sorted(formats, key=lambda f: (f.bits, isinstance(f, Minifloat))):
+    for f in sorted(formats, key=lambda f: (f.bits, f.family)):
         cells = [f.name, str(exact_bits(f, f, REDUCTION)), str(published_accumulator_bits(f, REDUCTION))]
         for n in LANES[family]:
             unit = best(table, f.name, family, n, dsp=False)
@@ -148,7 +149,7 @@ def plot(table: list[Row], family: str) -> None:
     from matplotlib import pyplot
 
     have = [f for f in swept_formats() if best(table, f.name, family)]
-    have.sort(key=lambda f: (f.bits, isinstance(f, Minifloat)))
+    have.sort(key=lambda f: (f.bits, f.family))
     names = [f.name for f in have]
     swept = LANES[family]
     figure, axes = pyplot.subplots(4, len(swept), figsize=(22, 13), sharex=True, sharey="row", squeeze=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from generated import update
 
 from sateen.compiler.importer import DYNAMIC, HANDLERS, INTEGER_OPERATORS, LIMITS
-from sateen.formats import Integer, all_formats
+from sateen.formats import all_formats
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.machine.presets import PRESETS
 
@@ -21,8 +21,8 @@ def matrix() -> str:
     for operator, (_, use) in HANDLERS.items():
         limit = ", ".join(LIMITS.get(operator, ()))
         by_use.setdefault(use, {}).setdefault(limit, []).append(f"`{operator}`")
-    integers = [f.name for f in all_formats() if isinstance(f, Integer)]
-    minifloats = [f.name for f in all_formats() if not isinstance(f, Integer)]
+    integers = [f.name for f in all_formats() if f.uniform]
+    minifloats = [f.name for f in all_formats() if not f.uniform]
     presets = (f"`{c.name}` ({c.multipliers} multipliers)" for c in PRESETS.values())
     rows = [(f"ONNX operators: {use}", _operators(groups)) for use, groups in sorted(by_use.items())]
     fixed = ", ".join(f"`{name}`" for name in sorted({*INTEGER_OPERATORS} - {DYNAMIC}))

@@ -6,7 +6,7 @@ database. What wires take is fitted (fpga/estimate/clock_fit.py).
 
 from __future__ import annotations
 
-from sateen.formats import Format, Minifloat
+from sateen.formats import Format
 from sateen.fpga.estimate.memory_map import memory
 from sateen.fpga.estimate.resource_terms import absorbed, dsps, log2
 from sateen.hw.formats import Operand, circuits
@@ -37,9 +37,11 @@ def _select(ways: int) -> float:
 
 def _decode(fmt: Format, operand: Operand) -> float:
     """A code to an operand: a shift, where that is done here, and a change of sign."""
-    if not isinstance(fmt, Minifloat):
+    if not circuits(fmt).sign_magnitude:
         return 0.0
-    return LUT * (fmt.exponent_bits if operand.max_exponent == 0 else 0) + _carry(operand.significand_bits)
+    return LUT * (circuits(fmt).exponent_bits if operand.max_exponent == 0 else 0) + _carry(
+        operand.significand_bits
+    )
 
 
 def logic(c: AcceleratorConfig) -> dict[str, float]:
@@ -48,7 +50,6 @@ def logic(c: AcceleratorConfig) -> dict[str, float]:
     shifts = (a.max_exponent + w.max_exponent).bit_length()
     address = log2(c.act_depth)
     counter = max(c.position_bits, address)
-    floating = isinstance(c.activation, Minifloat)
     multiply = MULTIPLY_KEPT if absorbed("ecp5", a.significand_bits, w.significand_bits) else MULTIPLY
     requantized = _carry(c.acc_bits + 17) + MULTIPLY
     return {
@@ -61,7 +62,9 @@ def logic(c: AcceleratorConfig) -> dict[str, float]:
         "edge": max(MEMORY, REGISTER + _decode(c.activation, a)),
         "accumulator": REGISTER + LUT + _carry(c.acc_bits),
         "matrix": REGISTER + 2 * LUT + _carry(counter),
-        "requantizer": REGISTER + requantized + LUT * floating * log2(c.activation.fixed_bits),
+        "requantizer": REGISTER
+        + requantized
+        + LUT * (not c.activation.uniform) * log2(c.activation.fixed_bits),
         "drain": MEMORY + _select(c.cols // c.vector_lanes),
         "pool": REGISTER + 2 * LUT + _carry(counter),
         "control": MEMORY + 2 * LUT,

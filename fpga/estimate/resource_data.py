@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sateen.errors import ConfigError
-from sateen.formats import Minifloat, all_formats
+from sateen.formats import all_formats
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.estimate.resource_parts import PARTS, SLACK_FAMILIES, TOP, Part, Slack, rtlil
 from sateen.fpga.flow.batch import synthesize_many
 from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize
 from sateen.hw.chip.verilog import emit_verilog
+from sateen.hw.formats import circuits
 from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 
 SEED = 20
@@ -95,8 +96,8 @@ def arrays(count: int) -> list[Sample]:
 
 
 def decoders() -> list[Sample]:
-    """A configuration for each minifloat that there is, and each kind of operand."""
-    formats = [f.name for f in all_formats() if isinstance(f, Minifloat)]
+    """A configuration for each format whose decoder is more than wires, and each kind of operand."""
+    formats = [f.name for f in all_formats() if circuits(f).sign_magnitude]
     kinds = [(name, multiplier) for name in formats for multiplier in ("fixed", "shift")]
     default = AcceleratorConfig(acc_bits=127)
     return [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sateen.formats import Minifloat
 from sateen.fpga.estimate.memory_map import memory
 from sateen.fpga.estimate.resource_movement import (
     activations,
@@ -170,22 +169,20 @@ def _vector(c: AcceleratorConfig, family: str) -> Terms:
     lanes, bits, address = c.vector_lanes, c.activation.bits, log2(c.act_depth)
     steps = c.cols // lanes
     acc, parameter = c.acc_address_bits, log2(c.parameter_depth)
-    floating = isinstance(c.activation, Minifloat)
+    codes = circuits(c.activation)
     t.add(one=1, acc=lanes * c.acc_bits * mux(family, steps), written=c.act_word_bits, addresses=2 * address,
           steps=steps, parameter=parameter, acc_address=2 * acc, walk=4 * address,
           residual=c.residual * lanes * bits * mux(family, c.elements // lanes), residual_walk=4 * c.residual * address,
           slices=c.slices if c.slices > 1 else 0)  # fmt: skip
     _counters(t, [c.output_bits] * 2)
-    if isinstance(c.activation, Minifloat):
-        stages = (c.activation.fixed_bits - c.activation.mantissa_bits - 1).bit_length()
-        t.add(bounds=2 * c.activation.fixed_bits * (1 + stages))
-    bound = bits if floating else c.activation.fixed_bits
+    if codes.normaliser_stages:
+        t.add(bounds=2 * c.activation.fixed_bits * (1 + codes.normaliser_stages))
     t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
           + parameter + log2(steps) * 4 + log2(c.slices) + 2 * c.activation.fixed_bits
-          + 2 * bound + c.residual + 2 * (circuits(c.activation).requantize_latency + c.table))  # fmt: skip
+          + 2 * codes.bound_shape.width + c.residual + 2 * (codes.requantize_latency + c.table))  # fmt: skip
     t.ff["one"] = 1
     if family == "xcup":  # shift registers without a reset are LUTs there
-        t.add(ff=-2 * (circuits(c.activation).requantize_latency + c.table + 2))
+        t.add(ff=-2 * (codes.requantize_latency + c.table + 2))
     if c.table:
         found = memory(family, bits, 1 << bits)
         for _ in range(lanes):
@@ -198,14 +195,14 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
     t = Terms()
     fmt = c.activation
     acc, limit, fixed = c.acc_bits, residual_shift_limit(c), fmt.fixed_bits
-    floating = isinstance(fmt, Minifloat)
-    residual = fixed if floating else max(fixed, ZERO_BITS) + 1
+    codes = circuits(fmt)
+    residual = max(fixed, ZERO_BITS) + 1 if fmt.uniform else fixed
     shifted = residual + min(limit, BYTE - 1) if limit else residual
     distance = max(1, limit.bit_length())
     product, addend = acc + 17, shifted + 16
     aligned = residual + 16 + limit
     total = max(product, aligned) + 1 if c.residual else product
-    bits = fixed if floating else max(fixed, ZERO_BITS) + 1
+    bits = max(fixed, ZERO_BITS) + 1 if fmt.uniform else fixed
     window = bits + BYTE
     steps = min(-(-(total + 1) // BYTE), 1 << 7 - FINE)
     parts = -(-(acc + 1) // 47)  # operands of 47 bits
@@ -222,13 +219,12 @@ def _requantizer(c: AcceleratorConfig, family: str) -> Terms:
         multiplication(t, family, shifted, 17)
         t.add(residual=shifted * min(3, distance), align=aligned * mux(family, limit // BYTE + 1))
         t.add(ff=shifted + 2 * coarse + (0 if absorbed(family, shifted, 17) else addend))
-        if isinstance(fmt, Minifloat):
-            t.add(decode=fixed * fmt.exponent_bits)
-        else:
+        if fmt.uniform:
             t.add(zero=residual)
-    if isinstance(fmt, Minifloat):
-        mantissa = fmt.mantissa_bits
-        exponent = (bits - mantissa - 1).bit_length()
+        else:
+            t.add(decode=fixed * codes.exponent_bits)
+    if not fmt.uniform:
+        mantissa, exponent = codes.significand.significand_bits - 2, codes.normaliser_stages
         t.add(floating=1, magnitude=bits, code=fmt.bits,
               normalise=(bits + 1) * exponent)  # fmt: skip
         t.add(ff=bits + 4 + fmt.bits + mantissa + 2 + exponent + 3)

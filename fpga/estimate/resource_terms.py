@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sateen.formats import Format, Minifloat
+from sateen.formats import Format
 from sateen.fpga.estimate.memory_map import Memory
 from sateen.fpga.flow.dsp_registers import ABSORBING
 from sateen.hw.formats import circuits
@@ -128,7 +128,7 @@ def _odd_bits(family: str, a: int, b: int) -> int:
 
 def decoder(terms: Terms, fmt: Format, multiplier: str, count: int) -> None:
     """Of codes of a format, so many: a term of its own, whose coefficient is what one takes by itself."""
-    if isinstance(fmt, Minifloat):
+    if circuits(fmt).sign_magnitude:
         terms.add(**{decoder_term(fmt, multiplier): count})
 
 

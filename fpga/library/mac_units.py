@@ -10,11 +10,13 @@ from typing import Any
 
 from amaranth.back import rtlil
 
-from sateen.formats import Format, Minifloat, all_formats, parse_format
+from sateen.errors import FormatError
+from sateen.formats import Format, Integer, Minifloat, all_formats, parse_format
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.flow.batch import synthesize_many
 from sateen.fpga.flow.cost import resources
-from sateen.hw.library.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
+from sateen.hw.library.mac import IMPLEMENTATIONS, MAC, why_not
+from sateen.hw.library.mac_datapath import exact_bits
 
 K = 4096
 """Products in a sum: the accumulator holds so many of the largest ones."""
@@ -123,9 +125,12 @@ def published_accumulator_bits(fmt: Format, n: int) -> int:
     arXiv 2311.12359, section on accumulator sizes.
     """
     length = (n - 1).bit_length()  # ceil(log2 n)
-    if isinstance(fmt, Minifloat):
-        return 2 * ((1 << fmt.exponent_bits) + fmt.mantissa_bits) + length - 1
-    return 2 * fmt.bits + length + 1
+    match fmt:
+        case Integer():
+            return 2 * fmt.bits + length + 1
+        case Minifloat():
+            return 2 * ((1 << fmt.exponent_bits) + fmt.mantissa_bits) + length - 1
+    raise FormatError(f"{fmt}: the paper gives accumulators of integers and minifloats")
 
 
 def integer_of_width(fmt: Format) -> Format:

@@ -72,6 +72,11 @@ class Circuits(ABC):
 
     # -- decoding ------------------------------------------------------------------------------------------
 
+    sign_magnitude: bool
+    """Codes have their sign apart: decoding negates."""
+    exponent_bits: int
+    """By so many bits of a code `decode_fixed` shifts."""
+
     @property
     @abstractmethod
     def significand(self) -> Operand:
@@ -115,6 +120,9 @@ class Circuits(ABC):
 
     requantize_latency: int
     """Cycles from a channel to its code: four that all formats share, then those of `finish`."""
+
+    normaliser_stages: int
+    """Choices of a shift between a fixed-point number and the code of its magnitude; 0 where steps are uniform."""
 
     @property
     @abstractmethod

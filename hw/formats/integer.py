@@ -8,6 +8,11 @@ from sateen.hw.formats.circuits import Circuits, Lane, Operand
 class IntegerCircuits(Circuits):
     """Of two's complement and unsigned integers."""
 
+    sign_magnitude = False
+    exponent_bits = 0
+    normaliser_stages = 0
+    requantize_latency = 6
+
     @property
     def significand(self) -> Operand:
         return Operand(self.format.fixed_bits, 0)  # no exponent to keep apart
@@ -28,8 +33,6 @@ class IntegerCircuits(Circuits):
         bits, sign = self.format.bits, code[-1]
         # |-2**(bits-1)| fits an unsigned number of `bits`. Written so, not as a choice, it is one carry chain.
         return ((code ^ sign.replicate(bits)) + sign)[:bits]
-
-    requantize_latency = 6
 
     @property
     def bound_shape(self) -> Shape:

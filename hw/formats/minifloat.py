@@ -11,6 +11,16 @@ class MinifloatCircuits(Circuits):
     """NaN and infinity count as the largest finite magnitude, as `fixed` has it; a machine never makes them."""
 
     format: Minifloat
+    sign_magnitude = True
+    requantize_latency = 8
+
+    @property
+    def exponent_bits(self) -> int:
+        return self.format.exponent_bits
+
+    @property
+    def normaliser_stages(self) -> int:
+        return (self.format.fixed_bits - self.format.mantissa_bits - 1).bit_length()
 
     def magnitude(self, code: Value) -> Value:
         """The code without its sign, of a finite number."""
@@ -53,8 +63,6 @@ class MinifloatCircuits(Circuits):
 
     def magnitude_key(self, code: Value) -> Value:
         return self.magnitude(code)
-
-    requantize_latency = 8
 
     @property
     def bound_shape(self) -> Shape:

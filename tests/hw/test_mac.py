@@ -8,7 +8,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from sateen.formats import parse_format
-from sateen.hw.library.mac import IMPLEMENTATIONS, MAC, exact_bits, why_not
+from sateen.hw.library.mac import IMPLEMENTATIONS, MAC, why_not
+from sateen.hw.library.mac_datapath import exact_bits
 
 K = 4096
 
