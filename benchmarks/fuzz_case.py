@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,24 @@ import onnx
 from layout_graphs import layout_graph
 
 from sateen.compiler.importer import import_model
-from sateen.errors import ConfigError
+from sateen.formats import parse_format
 from sateen.formats.catalog import all_formats
 from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
-from sateen.machine.isa import LIMITS
+from sateen.machine.settings import powers, rule
+from sateen.machine.space import random_machine, search_space
 from sateen.models.random_network import random_network
 
 NETWORK, LAYOUT = KINDS = ("network", "layout")
 """Of `sateen.models.random_network`, and of layout_graphs.py, which has every order of dimensions."""
-PATTERNS = ("1:2", "2:4", "4:8", "1:4", "2:8", "1:8", "2:16")
 COMMON = ("int8", "uint8", "int4", "e4m3fn", "e5m2", "e3m2", "e2m1")
 ALONE = 0.05
 """Share of the cases that are generated for their network, and so share no machine."""
 METHODS = ("magnitude", "wanda", "sparsegpt")
+ENOUGH = {
+    "plane_bits": 6, "position_bits": 8, "kernel_bits": 3, "channel_bits": 8, "stride_bits": 2, "dilation_bits": 2,
+    "memory_bits": 22, "word_bits": 14, "token_bits": 1,
+}  # fmt: skip
+"""How far a narrow machine counts at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Cas
     """Case `seed`. `machines` cases one after another have the same machine; a share `rtl` of the machines is built."""
     group = np.random.default_rng([seed // machines, 2])
     simulated = group.random() < rtl
-    config = random_machine(group)
+    config = fuzz_machine(group)
     rng = np.random.default_rng([seed, 3])
     if rng.random() < ALONE:
         config = config.replace(specialize=True, narrow=bool(rng.random() < 0.7))
@@ -124,59 +130,54 @@ def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Cas
     return case, random_network(seed, unsigned=config.weight.min_fixed >= 0)
 
 
-def random_machine(rng: np.random.Generator) -> AcceleratorConfig:
+def fuzz_machine(rng: np.random.Generator) -> AcceleratorConfig:
     """Any legal machine, most often a small one with small buffers."""
-    while True:
-        try:
-            return AcceleratorConfig(**_fields(rng))
-        except ConfigError:
-            continue
-
-
-def _fields(rng: np.random.Generator) -> dict[str, Any]:
-    """Values that each may be legal, together often enough."""
-
-    def power(low: int, high: int) -> int:
-        return 1 << int(rng.integers(low, high + 1))
 
     def chance(p: float) -> bool:
         return bool(rng.random() < p)
 
     names = [f.name for f in all_formats()] if chance(0.6) else list(COMMON)
     weight, activation = (str(rng.choice(names)) for _ in range(2))
-    rows, lanes = power(0, 2), power(0, 2)
-    group = lanes * power(0, 3)
-    elements = rows * group
-    cols = min(power(0, 4), elements)
-    vector_lanes = min(power(0, 3), cols)
-    patterns = [p for p in PATTERNS if group > lanes and group % int(p.split(":")[1]) == 0 and chance(0.6)]
-    bus = 32 << int(rng.integers(0, 5))
-    tile = rows * group // lanes
-    narrow: dict[str, int] = {}
-    if chance(0.3):  # a machine that counts less far, but for most of these networks far enough
-        least = {"plane_bits": 6, "position_bits": 8, "kernel_bits": 3, "channel_bits": 8, "stride_bits": 2,
-                 "dilation_bits": 2, "memory_bits": 22, "word_bits": 14, "token_bits": 1}  # fmt: skip
-        narrow = {name: int(rng.integers(least[name], high + 1)) for name, _, high in LIMITS if chance(0.4)}
-    banks = 2 if chance(0.4) else power(1, 4)
-    wide = max(f.fixed_bits for f in all_formats() if f.name in (weight, activation)) > 18
-    return {
-        "name": "fuzz", "rows": rows, "cols": cols, "lanes": lanes, "group": group,
-        "patterns": ("dense", *patterns),
-        "dataflows": DATAFLOWS if chance(0.6) else (WEIGHT_STATIONARY,),
-        "weight_format": weight, "activation_format": activation,
-        "acc_bits": 127 if wide else 64,
-        "multiplier": "shift" if wide or chance(0.15) else "fixed",
-        "act_banks": banks,
-        "act_bank_depth": max(2, (power(4, 8) if chance(0.1) else power(11, 15)) // (banks * elements)),
-        "weight_depth": max(2 * tile, power(1, 5) * tile) if chance(0.6) else power(7, 11),
-        "acc_depth": power(4, 5) if chance(0.6) else power(6, 9),
-        "parameter_depth": max(2 * cols // vector_lanes, power(0, 6)),
-        "vector_lanes": vector_lanes,
-        "bus_bits": bus,
-        "queue_depth": power(0, 4),
-        "burst_beats": min(power(0, 6), 4096 * 8 // bus),
-        "outstanding": int(rng.integers(1, 9)),
-        "specialize": False,
-        "counters": not chance(0.1),
-        **narrow,
+    wide = max(parse_format(name).fixed_bits for name in (weight, activation)) > 18
+    words = (1 << 4, 1 << 8) if chance(0.1) else (1 << 11, 1 << 15)
+    few_tiles = chance(0.6)
+
+    @rule("group")
+    def eight_passes(group: int, lanes: int) -> str | None:
+        return None if group <= 8 * lanes else "at most 8*lanes"
+
+    @rule("act_bank_depth")
+    def small_buffer(act_bank_depth: int, act_banks: int, rows: int, group: int) -> str | None:
+        """Of about so many activations, but no bank of less than two words."""
+        held = act_banks * act_bank_depth * rows * group
+        fits = (
+            act_bank_depth == 2 if held >= words[0] and act_bank_depth == 2 else words[0] <= held <= words[1]
+        )
+        return None if fits else f"{words[0]} to {words[1]} activations"
+
+    @rule("weight_depth")
+    def small_weights(weight_depth: int, rows: int, group: int, lanes: int) -> str | None:
+        least, most = (1, 32 * rows * group // lanes) if few_tiles else (1 << 7, 1 << 11)
+        return None if least <= weight_depth <= most else f"{least} to {most}"
+
+    space = {
+        "rows": powers(1, 4), "cols": powers(1, 16), "lanes": powers(1, 4), "group": powers(1, 32),
+        "patterns": search_space()["patterns"],
+        "dataflows": (DATAFLOWS,) * 3 + ((WEIGHT_STATIONARY,),) * 2,
+        "weight_format": (weight,), "activation_format": (activation,),
+        "acc_bits": (127 if wide else 64,),
+        "multiplier": ("shift",) if wide or chance(0.15) else ("fixed",),
+        "act_banks": (2,) if chance(0.4) else powers(2, 16),
+        "act_bank_depth": powers(2, 1 << 15), "weight_depth": powers(2, 1 << 12),
+        "acc_depth": powers(16, 32) if chance(0.6) else powers(64, 512),
+        "parameter_depth": powers(2, 64), "vector_lanes": powers(1, 8),
+        "bus_bits": (32, 64, 128, 256, 512), "queue_depth": powers(1, 16), "burst_beats": powers(1, 64),
+        "outstanding": range(1, 9), "specialize": (False,), "counters": (False,) + (True,) * 9,
     }  # fmt: skip
+    if chance(0.3):  # a machine that counts less far, but for most of these networks far enough
+        counted = search_space(fitted=True)
+        space |= {name: [n for n in counted[name] if n >= low] for name, low in ENOUGH.items() if chance(0.4)}
+    draw = random.Random(int(rng.integers(1 << 62)))
+    return random_machine(
+        draw, space, base=AcceleratorConfig(name="fuzz"), rules=(eight_passes, small_buffer, small_weights)
+    )

@@ -17,34 +17,24 @@ from pathlib import Path
 import numpy as np
 
 import sateen
-from sateen.errors import ConfigError
-from sateen.machine.config import AcceleratorConfig
-from sateen.machine.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def machines(count: int) -> list[AcceleratorConfig]:
+SPACE = {
+    "rows": (2, 4, 8), "cols": (4, 8, 16), "act_bank_depth": (1024, 4096, 16384), "weight_depth": (1024, 4096),
+    "acc_depth": (64, 256), "bus_bits": (32, 64, 128), "queue_depth": (2, 4, 8),
+}  # fmt: skip
+
+
+def machines(count: int) -> list[sateen.AcceleratorConfig]:
     """Random ones, around the presets."""
-    rng, found = random.Random(0), []
-    while len(found) < count:
-        base = preset(rng.choice(("tiny", "mac256", "sat256", "ulx3s-85f")))
-        try:
-            found.append(
-                base.replace(
-                    name=f"machine{len(found)}",
-                    rows=rng.choice((2, 4, 8)),
-                    cols=rng.choice((4, 8, 16)),
-                    act_bank_depth=rng.choice((1024, 4096, 16384)),
-                    weight_depth=rng.choice((1024, 4096)),
-                    acc_depth=rng.choice((64, 256)),
-                    bus_bits=rng.choice((32, 64, 128)),
-                    queue_depth=rng.choice((2, 4, 8)),
-                )
-            )
-        except ConfigError:
-            continue
-    return found
+    rng = random.Random(0)
+    bases = [sateen.preset(rng.choice(("tiny", "mac256", "sat256", "ulx3s-85f"))) for _ in range(count)]
+    return [
+        sateen.random_machine(rng, SPACE, base=base.replace(name=f"machine{n}"))
+        for n, base in enumerate(bases)
+    ]
 
 
 def main() -> None:

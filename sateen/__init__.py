@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sateen.formats import Format, parse_format
     from sateen.machine.config import AcceleratorConfig
     from sateen.machine.presets import PRESETS, preset
+    from sateen.machine.space import random_machine, search_space
     from sateen.mapped import Build, MappedNetwork, open
     from sateen.sim.engines import RunResult
     from sateen.stages import Network, QuantizedNetwork, load
@@ -42,8 +43,10 @@ __all__ = [
     "open",
     "parse_format",
     "preset",
+    "random_machine",
     "report",
     "run",
+    "search_space",
 ]
 
 _HOME = {
@@ -64,6 +67,8 @@ _HOME = {
     "AcceleratorConfig": "sateen.machine.config",
     "PRESETS": "sateen.machine.presets",
     "preset": "sateen.machine.presets",
+    "random_machine": "sateen.machine.space",
+    "search_space": "sateen.machine.space",
     "SateenError": "sateen.errors",
     "Format": "sateen.formats",
     "parse_format": "sateen.formats",

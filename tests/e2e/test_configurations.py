@@ -12,7 +12,7 @@ from sateen.machine.config import DATAFLOWS
 
 
 def test_every_random_configuration_is_legal():
-    for seed in range(300):
+    for seed in range(60):
         random_config(random.Random(seed))
 
 

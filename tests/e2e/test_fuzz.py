@@ -6,12 +6,12 @@ import fuzz_check
 import pytest
 from four_engines import machine
 from fuzz import journal_of, main
-from fuzz_case import KINDS, Case, draw, load, random_machine, save
+from fuzz_case import KINDS, Case, draw, fuzz_machine, load, save
 from fuzz_check import Outcome, float_difference
 from fuzz_shrink import shrink
 from numpy.random import default_rng
 
-from sateen.compiler.importer import import_model
+import sateen
 from sateen.models.random_network import random_network
 
 
@@ -29,7 +29,7 @@ def test_machines_are_of_many_kinds():
         "weight_format": 30, "activation_format": 30, "patterns": 20, "bus_bits": 5, "queue_depth": 5, "act_banks": 4,
         "burst_beats": 7, "token_bits": 6, "rows": 3, "cols": 5, "lanes": 3,
     }  # fmt: skip
-    machines = [random_machine(default_rng(seed)) for seed in range(300)]
+    machines = [fuzz_machine(default_rng(seed)) for seed in range(300)]
     for field, n in least.items():
         assert len({getattr(m, field) for m in machines}) >= n, field
 
@@ -46,9 +46,9 @@ def test_a_wrong_import_is_told(monkeypatch):
     model, wrong = random_network(3), random_network(3)
     bias = next(w for w in wrong.graph.initializer if w.name.endswith(".bias"))
     bias.raw_data = bytes(len(bias.raw_data))
-    case, graph = Case(3, machine("int8", "int8")), import_model(wrong)
+    case, network = Case(3, machine("int8", "int8")), sateen.load(wrong)
     assert float_difference(model, case.inputs(model)) == ""
-    monkeypatch.setattr(fuzz_check, "import_model", lambda _model: graph)
+    monkeypatch.setattr(sateen, "load", lambda _model: network)
     assert fuzz_check.check(case, model).kind == "float"
 
 

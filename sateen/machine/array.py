@@ -1,0 +1,162 @@
+"""The array as a part of the configuration, with what its sizes must be together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats.sparsity import DENSE, PATTERNS
+from sateen.machine.isa import Opcode, bits_of
+from sateen.machine.settings import Limit, at_most, is_power_of_two, power_of_two, powers, rule, setting
+
+MOST_PASSES = 1 << bits_of("passes", Opcode.MATRIX) - 1
+"""Of a word, a power of two."""
+
+WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
+
+
+def _read_patterns(names: tuple[str, ...]) -> list[SparsityPattern]:
+    return [parse_sparsity(name) for name in names]
+
+
+def _sets_of_patterns() -> tuple[tuple[str, ...], ...]:
+    others = [name for name in PATTERNS if name != DENSE.name]
+    sets = (itertools.combinations(others, n) for n in range(len(others) + 1))
+    return tuple((DENSE.name, *chosen) for chosen in itertools.chain(*sets))
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """The array: `rows` × `cols` processing elements with `lanes` multipliers each.
+
+    An activation word carries one group of `group` elements for each row. A dense word takes `group / lanes` passes.
+    """
+
+    rows: int = setting(
+        4,
+        "rows of the array: groups of the reduction at a time, or pixels if output-stationary",
+        at_most(64),
+        values=lambda: powers(1, 64),
+    )
+    cols: int = setting(4, "columns of the array: output channels at a time", power_of_two(256))
+    lanes: int = setting(2, "multipliers of a processing element", at_most(16), values=lambda: powers(1, 16))
+    group: int = setting(
+        2,
+        "elements of an activation word that a row has, of which its lanes pick theirs",
+        values=lambda: powers(1, 16 * MOST_PASSES),
+    )
+    patterns: tuple[str, ...] = setting(
+        (DENSE.name,),
+        "N:M patterns that the elements have indices for; a layer may use any of them",
+        Limit('a list with "dense" in it', lambda v: isinstance(v, tuple) and DENSE.name in v),
+        reads=_read_patterns,
+        values=_sets_of_patterns,
+    )
+    dataflows: tuple[str, ...] = setting(
+        (WEIGHT_STATIONARY,),
+        'how the array may be used; with "output_stationary" too, the compiler chooses for each layer',
+        Limit(
+            'a list with "weight_stationary" and perhaps "output_stationary" in it',
+            lambda v: isinstance(v, tuple) and WEIGHT_STATIONARY in v and all(d in DATAFLOWS for d in v),
+            ((WEIGHT_STATIONARY,), DATAFLOWS),
+        ),
+    )
+
+    @property
+    def elements(self) -> int:
+        """Elements of an activation word."""
+        return self.rows * self.group
+
+    @property
+    def slices(self) -> int:
+        """Runs of `cols` elements in an activation word: what one DRAIN writes at once."""
+        return self.elements // self.cols
+
+    @property
+    def slice_bits(self) -> int:
+        return (self.slices - 1).bit_length()
+
+    @property
+    def multipliers(self) -> int:
+        return self.rows * self.cols * self.lanes
+
+    @property
+    def dense_passes(self) -> int:
+        return self.group // self.lanes
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of a lane's index into its group; 0 where every lane has its own element."""
+        return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
+
+    @property
+    def index_planes(self) -> int:
+        """Bits of an index that can be stored: those of the widest pattern's; the others are counted."""
+        return max(parse_sparsity(p).index_bits for p in self.patterns)
+
+    @property
+    def index_count_bits(self) -> int:
+        return self.index_planes.bit_length()
+
+    @property
+    def index_row_bits(self) -> int:
+        """The indices of a weight word: for each plane one bit of every lane, in the same order."""
+        return self.index_planes * self.cols * self.lanes
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the machine stores indices; one that is built for dense layers alone counts them."""
+        return self.index_planes > 0
+
+    @property
+    def output_stationary(self) -> bool:
+        return OUTPUT_STATIONARY in self.dataflows
+
+
+@rule("group", first=True)
+def indices_for_patterns(group: int, lanes: int, patterns: tuple[str, ...]) -> str | None:
+    """above lanes and a multiple of m, for every N:M of patterns"""
+    for pattern in map(parse_sparsity, patterns):
+        if not pattern.dense and not (group > lanes and group % pattern.m == 0):
+            return f"above lanes = {lanes} and a multiple of {pattern.m}, for {pattern} of patterns"
+    return None
+
+
+@rule("group")
+def whole_passes(group: int, lanes: int) -> str | None:
+    """a multiple of lanes"""
+    return None if group >= lanes and group % lanes == 0 else f"a multiple of lanes = {lanes}"
+
+
+@rule("group", about=f"at most {MOST_PASSES}*lanes")
+def few_passes(group: int, lanes: int) -> str | None:
+    if group // lanes <= MOST_PASSES:
+        return None
+    return f"at most {MOST_PASSES}*lanes = {MOST_PASSES * lanes}"
+
+
+@rule("cols")
+def whole_slices(cols: int, rows: int, group: int) -> str | None:
+    """a divisor of rows*group"""
+    return None if rows * group % cols == 0 else f"a divisor of rows*group = {rows * group}"
+
+
+@rule("rows")
+def word_of_a_power_of_two(rows: int, group: int) -> str | None:
+    """such that rows*group is a power of two"""
+    elements = rows * group
+    return None if is_power_of_two(elements) else f"such that rows*group = {elements} is a power of two"
+
+
+@rule("cols")
+def few_slices(cols: int, rows: int, group: int) -> str | None:
+    """at least rows*group/64"""
+    elements = rows * group
+    return None if elements // cols <= 64 else f"at least rows*group/64 = {elements // 64}"
+
+
+RULES = (
+    indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices,
+)  # fmt: skip

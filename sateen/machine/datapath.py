@@ -1,0 +1,86 @@
+"""The formats and the vector unit as parts of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sateen.formats import Format, parse_format
+from sateen.formats.catalog import all_formats
+from sateen.machine.settings import between, one_of, powers, rule, setting
+
+
+def _names_of_formats() -> list[str]:
+    return [f.name for f in all_formats()]
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """What numbers are made of, from the operands of a product to its sum."""
+
+    weight_format: str = setting(
+        "int8", "number format of the weights", reads=parse_format, values=_names_of_formats
+    )
+    activation_format: str = setting(
+        "int8", "number format of the activations", reads=parse_format, values=_names_of_formats
+    )
+    acc_bits: int = setting(
+        32, "bits of an accumulator; what the model needs, if `specialize`", between(8, 127)
+    )
+    multiplier: str = setting(
+        "fixed",
+        'how a product is made: "fixed" multiplies fixed-point operands, "shift" significands, then shifts',
+        one_of("fixed", "shift"),
+    )
+
+    @property
+    def weight(self) -> Format:
+        return parse_format(self.weight_format)
+
+    @property
+    def activation(self) -> Format:
+        return parse_format(self.activation_format)
+
+    @property
+    def activation_bits(self) -> int:
+        return self.activation.bits
+
+    @property
+    def clamp_bits(self) -> int:
+        """Of a clamp's bound, without its sign."""
+        return self.activation.fixed_bits - 1
+
+    @property
+    def zero_point_bits(self) -> int:
+        """Formats whose steps differ have theirs in the bias."""
+        return 10 if self.activation.uniform else 0
+
+    @property
+    def parameter_bits(self) -> int:
+        """One channel's (bias, multiplier, shift), see isa.parameter_layout."""
+        return self.acc_bits + 16 + 7
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """The vector unit, which requantizes sums and pools."""
+
+    vector_lanes: int = setting(4, "channels that are requantized in a cycle", values=lambda: powers(1, 256))
+    table: bool = setting(
+        True, "a table for activation functions; only if the model uses one, if `specialize`"
+    )
+
+
+@rule("vector_lanes")
+def whole_lanes(vector_lanes: int, cols: int) -> str | None:
+    """a divisor of cols"""
+    return None if cols % vector_lanes == 0 else f"a divisor of cols = {cols}"
+
+
+@rule("parameter_depth")
+def two_tiles_of_parameters(parameter_depth: int, cols: int, vector_lanes: int) -> str | None:
+    """at least 2*cols/vector_lanes"""
+    least = 2 * cols // vector_lanes
+    return None if parameter_depth >= least else f"at least 2*cols/vector_lanes = {least}"
+
+
+RULES = (whole_lanes, two_tiles_of_parameters)
