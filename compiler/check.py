@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer import Finding, Shapes, read_model
+from sateen.compiler.importer.nouns import PORTS
+from sateen.compiler.quantize.activations import open_tensors
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
 from sateen.compiler.quantize.fuse import Pass, fuse
 from sateen.compiler.quantize.given import activation_format, conform, sign_of, weight_format
@@ -45,17 +47,25 @@ def checked(
     graph, findings = read_model(source, shapes)
     if graph is None or not graph.quantizers:
         return graph, findings
-    for problem in _trial(graph):
-        at = next((i for i, f in enumerate(findings) if f.node == problem.node), None)
+    for found in _trial(graph):
+        at = next((i for i, f in enumerate(findings) if f.node == found.node), None)
         if at is None:
-            findings.append(problem)
+            findings.append(found)
+        elif found.supported:
+            old = findings[at]
+            more = {
+                "reason": f"{old.reason}; {found.reason}",
+                "calibrated": old.calibrated + found.calibrated,
+            }
+            findings[at] = replace(old, **more)
         else:
-            findings[at] = replace(problem, op_type=findings[at].op_type)
+            findings[at] = replace(found, op_type=findings[at].op_type)
     return graph, findings
 
 
 def _trial(graph: Graph) -> Iterator[Finding]:
-    """Problems of a quantized file that show when it is compiled; tensors that it leaves open lie in [-1, 1]."""
+    """Problems of a quantized file that show when it is compiled, and what it does not round: compiling needs samples
+    for that, and here it lies in [-1, 1]."""
     try:
         weights, activations = weight_format(graph) or DEFAULT, activation_format(graph) or DEFAULT
         graph = conform(graph, activations)
@@ -73,6 +83,12 @@ def _trial(graph: Graph) -> Iterator[Finding]:
     yield from signs
     if signs:
         return
+    writers, ports = {n.output: n.name for n in graph.nodes}, {p.name: p.source for p in graph.inputs}
+    for tensor in open_tensors(graph):
+        name = ports.get(tensor, tensor)
+        why = f"the file does not round '{name}': compile needs --calibration"
+        kind = PORTS[0] if tensor in ports else "tensor"
+        yield Finding(writers.get(tensor, name), kind, True, why, calibrated=(name,))
     values = np.linspace(-1, 1, 33)
     open_ = {
         name: TensorStatistics(-1.0, 1.0, values, np.zeros(shape[2]), np.ones(shape[2]))

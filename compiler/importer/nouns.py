@@ -63,6 +63,8 @@ class Finding:
     remedy: str = ""
     limit: str = ""
     """What is supported of the operator, from `limits`, where only a part is."""
+    calibrated: tuple[str, ...] = ()
+    """Tensors that it gives, where a quantized file does not say how they are rounded."""
 
     @property
     def state(self) -> str:

@@ -113,6 +113,20 @@ def raw_outputs(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
     }
 
 
+def open_tensors(graph: Graph) -> list[str]:
+    """Tensors that get codes, of which the file does not say how they are rounded: they need calibration."""
+    steps = fuse(graph)
+    shared = scale_groups(graph, steps)
+    kept = {shared[t] for t in (*graph.quantizers, *_meaningless(graph, steps)) if t in shared}
+    return [t for t, group in shared.items() if group not in kept]
+
+
+def _meaningless(graph: Graph, steps: tuple[Step, ...]) -> set[str]:
+    """Tensors whose scale is nowhere used: raw outputs of a quantized file, sums of which only the sign counts."""
+    signs = {s.requantized for s in steps if isinstance(s, Pass) and sign_of(s, graph)}
+    return signs | (raw_outputs(graph, steps) if graph.quantizers else set())
+
+
 def _quants(
     graph: Graph,
     names: list[str],
@@ -122,17 +136,13 @@ def _quants(
 ) -> dict[str, Quant]:
     """The Quant of every tensor in `names`, and of what the tables read."""
     given = graph.quantizers
-    unused = {s.requantized for s in steps if isinstance(s, Pass) and sign_of(s, graph)}
-    if given:
-        unused |= raw_outputs(graph, steps)
     functions = {s.before: table_function(s) for s in steps if isinstance(s, Pass) and s.table and s.before}
     shared = scale_groups(graph, steps)
     groups: dict[str, list[str]] = {}
     for name, group in shared.items():
         groups.setdefault(group, []).append(name)
     kept = {shared[name]: q.quant for name, q in given.items() if name in shared}
-    # the scale of a raw output, and that of a sum of which only the sign counts, mean nothing
-    kept |= {shared[t]: Quant(options.format, 1.0) for t in unused}
+    kept |= {shared[t]: Quant(options.format, 1.0) for t in _meaningless(graph, steps)}
     unknown = [t for group, members in groups.items() if group not in kept for t in members]
     if unknown and statistics is None:
         raise DataError(

@@ -28,6 +28,7 @@ def check(args: argparse.Namespace) -> int:
                 "nodes": len(findings),
                 "unsupported": len(bad),
                 "not_checked": open_,
+                "calibrated": [t for f in findings for t in f.calibrated],
                 "findings": [f.to_dict() for f in findings],
             }
         )
@@ -52,7 +53,12 @@ def check(args: argparse.Namespace) -> int:
         )
         return 2
     if not args.json:
-        emit(f"{args.model}: all {len(findings)} nodes are supported")
+        calibrated = [f"'{t}'" for f in findings for t in f.calibrated]
+        shown = ", ".join(calibrated[:4]) + (
+            f" and {len(calibrated) - 4} more" if len(calibrated) > 4 else ""
+        )
+        needs = f"; compile needs --calibration, as the file does not round {shown}" if calibrated else ""
+        emit(f"{args.model}: all {len(findings)} nodes are supported{needs}")
     return 0
 
 

@@ -7,10 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_nets import RUNTIME_OPSET, Net
+from test_import_quantized import Qdq
 
+import sateen
 from sateen.compiler.check import check_model
 from sateen.compiler.importer import import_model, load_model
-from sateen.errors import ModelError
+from sateen.errors import DataError, ModelError
 
 
 def good() -> Net:
@@ -475,3 +477,45 @@ def test_a_sign_of_what_the_file_does_not_round():
     assert [f.node for f in findings if f.supported is False] == ["BipolarQuant3"]
     assert findings[3].reason.startswith("it takes the sign of 'add2'")
     assert findings[3].remedy == "put a Quant before it"
+
+
+@pytest.mark.parametrize("first", ["Pad", "MaxPool"])
+def test_check_says_what_compiling_needs_samples_for(first, tmp_path):
+    """Behind a Pad whose zeros an operation changes the input is calibrated; `compile` refuses for what is named."""
+    net = Qdq(opset=17)
+    x = net.input(1, 3, 6, 6)
+    if first == "Pad":
+        x = net("Pad", x, net.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    else:
+        x = net("MaxPool", x, kernel_shape=[3, 3])
+    x = net.qdq(net("Sub", x, net.constant(0.25, np.float32)), 2**-6)
+    model = net.output(net.qdq(net.qconv(x, 2**-6, 3, 4, 1, 1), 2**-4)).model()
+    findings = check_model(model)
+    assert all(f.supported for f in findings)
+    named = [t for f in findings for t in f.calibrated]
+    onnx.save(model, tmp_path / "m.onnx")
+    if first == "MaxPool":
+        assert not named
+        sateen.compile(tmp_path / "m.onnx", tmp_path / "b")
+        return
+    assert named == ["x"]
+    assert "the file does not round 'x': compile needs --calibration" in next(
+        f.reason for f in findings if f.calibrated
+    )
+    with pytest.raises(DataError, match=r"the model says of 'x' not how it is rounded; give --calibration"):
+        sateen.compile(tmp_path / "m.onnx", tmp_path / "b")
+    sateen.compile(tmp_path / "m.onnx", tmp_path / "b", calibration={"x": np.ones((1, 3, 6, 6), np.float32)})
+
+
+def test_check_names_every_tensor_that_a_quantized_file_leaves_open():
+    net = Qdq(opset=17)
+    y = net.conv(net.qdq(net.input(1, 3, 6, 6), 2**-6), 3, 4, 1, 1)
+    y = net("Sigmoid", net.conv(y, 4, 4, 1, 1))
+    findings = check_model(net.output(net("Tanh", net.qdq(y, 2**-7))).model())
+    found = {f.node: f.calibrated for f in findings if f.calibrated}
+    assert len(found) == 3 and all(f.supported for f in findings)
+    assert [f.op_type for f in findings if f.calibrated] == ["Conv", "Conv", "Tanh"]
+
+
+def test_a_float_file_is_calibrated_as_a_whole():
+    assert not [f for f in check_model(good().model()) if f.calibrated]
