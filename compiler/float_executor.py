@@ -108,13 +108,13 @@ def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
     """
     tensors: dict[str, np.ndarray] = {}
     for port in graph.inputs:
-        if port.name not in inputs:
+        if port.source not in inputs:
             raise DataError(
-                f"input '{port.name}' is missing; give an array of shape (N, {_text(port.shape)})"
+                f"input '{port.source}' is missing; give an array of shape (N, {_text(port.shape)})"
             )
-        x = np.asarray(inputs[port.name])
+        x = np.asarray(inputs[port.source])
         if x.shape[1:] != port.shape or x.ndim == 0:
-            raise DataError(f"input '{port.name}' has shape {x.shape}; it must be (N, {_text(port.shape)})")
+            raise DataError(f"input '{port.source}' has shape {x.shape}; it must be (N, {_text(port.shape)})")
         tensors[port.name] = graph.rounded(port.name, port.to_hwc(x.astype(np.float64)))
     counts = {len(x) for x in tensors.values()}
     if len(counts) > 1:

@@ -280,7 +280,7 @@ def _manifest(
         "model": shown(model),
         "name": quantized.name,
         "config": program.config.to_dict(),
-        "inputs": [_port(p) for p in quantized.inputs],
+        "inputs": [_port(p) for p in quantized.inputs if not p.shared],
         "outputs": [_port(o.port) for o in quantized.outputs],
         "macs": predicted["totals"]["macs"],
         "dense_macs": predicted["totals"]["dense_macs"],

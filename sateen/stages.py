@@ -127,7 +127,7 @@ class Network:
         from sateen.compiler.float_executor import float_outputs, run_float
 
         graph = self._graph()
-        ports = {p.name: list(p.shape) for p in graph.inputs}
+        ports = {p.source: list(p.shape) for p in graph.inputs}
         checked = check_ports(arrays(inputs, "inputs"), ports, "inputs")
         return float_outputs(graph, run_float(graph, checked))
 
@@ -257,7 +257,7 @@ class QuantizedNetwork:
         from sateen.arrays import check_ports
         from sateen.sim.reference import run_reference
 
-        ports = {p.name: list(p.shape) for p in self.graph.inputs}
+        ports = {p.source: list(p.shape) for p in self.graph.inputs}
         return run_reference(self.graph, check_ports(arrays(inputs, "inputs"), ports, "inputs"))
 
     def map(

@@ -53,31 +53,35 @@ def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> di
 
 
 def check_inputs(ports: tuple[Port, ...], inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`inputs` as real, finite arrays (N, *port.shape) with one N of at least 1, or DataError."""
-    names = [p.name for p in ports]
+    """`inputs`, by the file's names, as real, finite arrays (N, *port.shape) with one N of at least 1 for each port, or
+    DataError."""
+    names = [p.source for p in ports]
     for name in inputs:
         if name not in names:
-            raise DataError(f"input '{name}': the network has no such input; it has {', '.join(names)}")
+            raise DataError(
+                f"input '{name}': the network has no such input; it has {', '.join(dict.fromkeys(names))}"
+            )
     arrays: dict[str, np.ndarray] = {}
     for port in ports:
-        if port.name not in inputs:
-            raise DataError(f"input '{port.name}': missing; give an array of shape {_batched(port)}")
-        x = np.asarray(inputs[port.name])
+        name = port.source
+        if name not in inputs:
+            raise DataError(f"input '{name}': missing; give an array of shape {_batched(port)}")
+        x = np.asarray(inputs[name])
         if x.dtype.kind not in "fiu":
-            raise DataError(f"input '{port.name}': type {x.dtype}; it must hold real numbers, e.g. float32")
+            raise DataError(f"input '{name}': type {x.dtype}; it must hold real numbers, e.g. float32")
         if x.ndim != len(port.shape) + 1 or x.shape[1:] != tuple(port.shape):
-            raise DataError(f"input '{port.name}': shape {x.shape}; it must be {_batched(port)}, batch first")
+            raise DataError(f"input '{name}': shape {x.shape}; it must be {_batched(port)}, batch first")
         if len(x) == 0:
-            raise DataError(f"input '{port.name}': no samples, shape {x.shape}; give at least one")
+            raise DataError(f"input '{name}': no samples, shape {x.shape}; give at least one")
         first = ports[0].name
         if arrays and len(x) != len(arrays[first]):
             raise DataError(
-                f"input '{port.name}': {len(x)} samples, but '{first}' has {len(arrays[first])}; "
+                f"input '{name}': {len(x)} samples, but '{first}' has {len(arrays[first])}; "
                 "all inputs need the same batch"
             )
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
-            raise DataError(f"input '{port.name}': sample {bad} holds NaN or infinity; remove or repair it")
+            raise DataError(f"input '{name}': sample {bad} holds NaN or infinity; remove or repair it")
         if port.codes is not None:
             _check_codes(port, x)
         arrays[port.name] = x

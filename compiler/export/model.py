@@ -68,7 +68,11 @@ class Exporter:
         else:
             self.dialect = Qonnx(self.writer)
         self.value: dict[str, str] = {}  # tensor -> the float value (N, C, H, W)
-        self.inputs = [self._input(p) for p in qgraph.inputs]
+        self.inputs = [
+            self.writer.input(p.name, (self.batch, *p.shape), _kind(p)) for p in qgraph.inputs if not p.shared
+        ]
+        for port in qgraph.inputs:
+            self._input(port)
         if apart:
             for name in qgraph.tensors:
                 self.given[name] = self.writer.unique(f"{name}_given")
@@ -96,9 +100,8 @@ class Exporter:
 
     # -- ports ---------------------------------------------------------------------------------------------
 
-    def _input(self, port: Port) -> onnx.ValueInfoProto:
-        w, x = self.writer, port.name
-        info = w.input(port.name, (self.batch, *port.shape), _kind(port))
+    def _input(self, port: Port) -> None:
+        w, x = self.writer, port.source
         if port.codes is not None:
             shape = w.shape(x)
             x = w.node("DequantizeLinear", [x, *self._scale(port)], f"{port.name}_real", shape)
@@ -120,7 +123,6 @@ class Exporter:
             if count == 1
             else w.node("Concat", terms, f"{port.name}_terms", self._shape(port.name), axis=1)
         )
-        return info
 
     def _input_op(self, x: str, op: InputOp, name: str) -> str:
         w, shape = self.writer, self.writer.shape(x)

@@ -32,6 +32,7 @@ from sateen.compiler.importer.loading import (
     validate,
 )
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
+from sateen.compiler.importer.one_version import separated
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
 from sateen.compiler.importer.shapes import Shapes, with_shapes
@@ -108,7 +109,7 @@ def read_model(
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:
-            graph = settle(tidy(on_host(recentered(graph), light.model)))
+            graph = settle(tidy(on_host(separated(recentered(graph)), light.model)))
             graph = replace(split_wide(graph), remarks=remarks(rewritten.dynamic))
             graph.verify()
         except Refused as e:
@@ -124,7 +125,7 @@ def read_model(
         gone = Finding(name, op_type, True, "constant or without effect, removed before import")
         listed.append(replace(found.pop(name, gone), op_type=op_type))
     if graph is not None:
-        used = {p.name for p in graph.inputs}
+        used = {p.source for p in graph.inputs}
         graph = replace(graph, unused={name: s for name, s in declared.items() if name not in used})
     return graph, [*listed, *found.values(), *dict.fromkeys(ports)]
 

@@ -24,7 +24,7 @@ def on_host(graph: Graph, model: onnx.ModelProto) -> Graph:
     types = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
     results = {o.tensor for o in graph.outputs}
     for port in graph.inputs:
-        kind = types[port.name]  # others are cast
+        kind = types[port.source]  # others are cast
         precision = onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind in FLOAT_TYPES else "float32"
         while (node := _first(graph, port, results)) is not None:
             op = _input_op(node, precision)
@@ -42,12 +42,20 @@ def on_host(graph: Graph, model: onnx.ModelProto) -> Graph:
 
 def _first(graph: Graph, port: Port, results: set[str]) -> Node | None:
     """The operation that comes first, if the way from the input through it leads to quantizers and nowhere else."""
-    tensor, found = port.name, None
+    way = way_to_quantizers(graph, port.name, graph.consumers(port.name), results)
+    return way[0] if way else None
+
+
+def way_to_quantizers(
+    graph: Graph, tensor: str, users: tuple[Node, ...], results: set[str]
+) -> tuple[Node | None, frozenset[Quantizer]] | None:
+    """The first operation for the host on the way from the tensor through `users`, and the quantizers that it leads
+    to; None if it leads anywhere else."""
+    found: Node | None = None
     moves: list[Node] = []
     while tensor not in results:
-        users = graph.consumers(tensor)
         if users and all(isinstance(u, Quantize) for u in users):
-            return found
+            return found, frozenset(u.quantizer for u in users if isinstance(u, Quantize))
         if len(users) != 1:
             return None
         node = users[0]
@@ -61,6 +69,7 @@ def _first(graph: Graph, port: Port, results: set[str]) -> Node | None:
         else:
             return None
         tensor = node.output
+        users = graph.consumers(tensor)
     return None
 
 

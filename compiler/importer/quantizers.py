@@ -177,7 +177,7 @@ def _narrowed(graph: Graph) -> Graph:
 
 
 def _attached(graph: Graph) -> Graph:
-    """Each quantizer to the tensor that it rounds."""
+    """Each quantizer to the tensor that it rounds, of which there is one version (`one_version`)."""
     found: dict[str, Quantizer] = {}
     names: dict[str, str] = {}
     nodes: list[Node] = []
@@ -188,9 +188,7 @@ def _attached(graph: Graph) -> Graph:
             nodes.append(rename(node, names))
             continue
         source = names.get(node.input, node.input)
-        if source not in found:
-            _check_readers(graph, node, results)
-            found[source] = node.quantizer
+        found.setdefault(source, node.quantizer)
         if found[source] == node.quantizer and not (source in ports and node.output in results):
             names[node.output] = source
         else:
@@ -198,25 +196,6 @@ def _attached(graph: Graph) -> Graph:
             found[node.output] = node.quantizer
     outputs = tuple(replace(o, tensor=names.get(o.tensor, o.tensor)) for o in graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs, quantizers=found)
-
-
-def _check_readers(graph: Graph, quantize: Quantize, results: set[str]) -> None:
-    for other in graph.consumers(quantize.input):
-        if not isinstance(other, Quantize) or other.quantizer != quantize.quantizer:
-            how = f"as {other.quantizer}" if isinstance(other, Quantize) else "without"
-            raise Refused(
-                quantize.name,
-                "Quantize",
-                f"it rounds '{quantize.input}' ({quantize.quantizer}), but '{other.name}' reads it {how}",
-                "the machine keeps one version of a tensor: quantize it once, for all that read it",
-            )
-    if quantize.input in results:
-        raise Refused(
-            quantize.name,
-            "Quantize",
-            f"it rounds '{quantize.input}', which is a graph output without it",
-            "the machine keeps one version of a tensor: make the rounded one the output",
-        )
 
 
 def _spread(graph: Graph) -> Graph:

@@ -70,6 +70,13 @@ class Port:
     host: tuple[InputOp, ...] = ()
     codes: Quant | None = None
     kind: str = "float32"
+    shared: str = ""
+    """The input that it shows, where several ports show one; the first of them has its name."""
+
+    @property
+    def source(self) -> str:
+        """The name of the file's input."""
+        return self.shared or self.name
 
     @property
     def hwc(self) -> Shape:

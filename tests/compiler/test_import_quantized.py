@@ -331,11 +331,6 @@ def trunc(net):
     return net("Trunc", x, *(net.constant(v, np.float32) for v in (0.5, 0, 6, 4)), domain=QONNX[1])
 
 
-def read_twice(net):
-    y = net.conv(net.quant(net.input(1, 3, 4, 4), 0.5, 4), 3, 3, 1, 1)
-    return net("Add", y, net.quant(y, 0.5, 4))
-
-
 def mixed_concat(net):
     x = net.quant(net.input(1, 3, 4, 4), 0.5, 4)
     y = net.quant(net.conv(x, 3, 3, 1, 1), 0.25, 4)
@@ -356,7 +351,6 @@ ERRORS = {
     by_input_channel: r"scales of its weights .* differ within an output channel.*one scale for each output",
     wide_weights: r"do not fit 8 bits \(it has 12 bits\)",
     trunc: r"Trunc.*something else than the sum of an average pool.*right after an AveragePool",
-    read_twice: r"rounds 'conv1'.*but 'Add3' reads it without.*quantize it once",
     mixed_concat: r"joins tensors of different quantizers.*put a quantizer after it",
     mixed_dequantize: r"scale 0.25 and zero point 1 are not those of the QuantizeLinear before it \(0.5, 1\)",
     codes_in_use: r"computes with the codes of 'quantizelinear0'; put a DequantizeLinear",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -76,3 +77,44 @@ def test_a_file_of_brevitas_runs_bit_exact(tmp_path):
     for engine in ("reference", "program", "rtl"):
         found = next(iter(sateen.run(tmp_path / "build", x, engine).outputs.values()))
         np.testing.assert_array_equal(found.reshape(2, -1), cases["trunc_round"][:2])
+
+
+@pytest.mark.rtl
+def test_an_input_in_two_steps_runs_bit_exact(tmp_path):
+    """The host gives its codes twice; the output is that of ONNX Runtime."""
+    rng = np.random.default_rng(3)
+    nodes, constants = [], []
+
+    def constant(value, kind=np.float32):
+        constants.append(numpy_helper.from_array(np.asarray(value, kind), f"c{len(constants)}"))
+        return constants[-1].name
+
+    def node(operator, *inputs, **attributes):
+        nodes.append(helper.make_node(operator, list(inputs), [f"t{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def qdq(x, scale):
+        steps = constant(scale), constant(0, np.int8)
+        return node("DequantizeLinear", node("QuantizeLinear", x, *steps), *steps)
+
+    def conv(x):
+        codes = constant(rng.integers(-127, 128, (4, 3, 3, 3)), np.int8)
+        return node("Conv", x, node("DequantizeLinear", codes, constant(2**-8)), pads=[1] * 4)
+
+    sums = [qdq(conv(qdq("x", scale)), 2**-4) for scale in (2**-7, 2**-4)]
+    y = qdq(node("Add", *sums), 2**-3)
+    ports = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)]
+        for n, s in (("x", ("N", 3, 6, 6)), (y, None))
+    ]
+    graph = helper.make_graph(nodes, "twice", *ports, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    manifest = sateen.compile(tmp_path / "model.onnx", tmp_path / "build", preset="tiny")
+    assert [i["name"] for i in manifest["inputs"]] == ["x"] and len(manifest["memory"]["inputs"]) == 2
+    x = {"x": rng.uniform(-2, 2, (2, 3, 6, 6)).astype(np.float32)}
+    (want,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, x)
+    found = {e: sateen.run(tmp_path / "build", x, e) for e in ("reference", "program", "model", "rtl")}
+    for engine in ("reference", "program", "rtl"):
+        np.testing.assert_array_equal(found[engine].outputs[y], want)
+    assert found["model"].cycles == found["rtl"].cycles
