@@ -53,11 +53,8 @@ def checked(
             findings.append(found)
         elif found.supported:
             old = findings[at]
-            more = {
-                "reason": f"{old.reason}; {found.reason}",
-                "calibrated": old.calibrated + found.calibrated,
-            }
-            findings[at] = replace(old, **more)
+            reason, calibrated = f"{old.reason}; {found.reason}", old.calibrated + found.calibrated
+            findings[at] = replace(old, reason=reason, calibrated=calibrated)
         else:
             findings[at] = replace(found, op_type=findings[at].op_type)
     return graph, findings

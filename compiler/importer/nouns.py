@@ -71,9 +71,9 @@ class Finding:
         return {True: "supported", False: "not supported", None: "not checked"}[self.supported]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: "node", "op_type", "supported", "state", "reason", "remedy"."""
+        """Plain values: "node", "op_type", "supported", "state", "reason", "remedy", "calibrated"."""
         keys = ("node", "op_type", "supported", "state", "reason", "remedy")
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in keys} | {"calibrated": list(self.calibrated)}
 
     def __str__(self) -> str:
         return f"{self.op_type} '{self.node}': {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
