@@ -108,7 +108,7 @@ def page(rows: list[Row]) -> str:
     out += [
         "",
         "Estimates are those of the fits without the machine. A path to a component takes the logic of",
-        "`fpga/estimate/clock_paths.py`, and its wires the constant below and"
+        "its hardware (`hw/terms.py`), and its wires the constant below and"
         f" {coefficients['growth']:.3f} ns × √(block RAMs + DSPs);",
         f"the longest and {coefficients['margin']:.2f} ns more are the cycle. Grade 8 is "
         f"{coefficients['faster'].get('8', 1):.3f} times as fast.",

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
+from sateen.hw.terms import Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import LIMITS, bits_of
 
@@ -362,3 +363,39 @@ class Window(wiring.Component):
             Cat(self.final).eq(Cat(nest.final)),
         ]
         return m
+
+
+def count_terms(widths: list[int], t: Terms) -> None:
+    """Levels of a loop nest: each counts down from a limit, and compares with zero and one."""
+    t.add(counts=5 * sum(widths), levels=len(widths), ff=2 * sum(widths) + len(widths))
+
+
+def window_terms(c: AcceleratorConfig, t: Terms, order: tuple[str, ...], address: int) -> None:
+    """The loop nest with its sums."""
+    w = Widths.of(c)
+    bits = {"ky": w.kernel, "kx": w.kernel, "c": w.channels, "p": w.passes}
+    count_terms([bits.get(name, w.output) for name in order], t)
+    t.add(ff=2 * w.plane + 2)
+    # the start is kept for x alone, which the outermost loop does not step; a tile's steps are a pixel's
+    for width, levels, rest in (
+        (address, {name for name in order if name != "p"}, 4 * address),
+        (w.position, {"tile_y", "ky", "oy"} & set(order), w.dilation + w.stride),
+        (w.position, {"tile_x", "kx", "ox"} & set(order), w.dilation + w.stride + min(w.position, 14)),
+    ):
+        t.add(
+            sums=width * len(levels), sources=width * _sources(order, levels), ff=width * len(levels) + rest
+        )
+    t.add(inside=2 * w.position)
+
+
+def _sources(order: tuple[str, ...], levels: set[str]) -> int:
+    """Two-way multiplexers for a bit of all values of a sum."""
+    places = [place for place, name in enumerate(order) if name in levels]
+    first, last = places[0], places[-1]
+    # where a step of each level leads, or what it keeps; and the start
+    return last - first + (first > 0) + len(levels)
+
+
+def window_path(c: AcceleratorConfig, d: Delays) -> float:
+    """ns of logic to a sum."""
+    return d.register + 2 * d.lut + d.carry(max(c.position_bits, ceil_log2(c.act_depth)))

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from sateen.fpga.estimate.clock_data import Row, config_of
-from sateen.fpga.estimate.clock_model import GRADE, Coefficients, clocks, predict, spread
-from sateen.fpga.estimate.clock_paths import logic
+from sateen.fpga.estimate.clock_model import GRADE, Coefficients, clocks, logic, predict, spread
 
 
 def fit(rows: list[Row]) -> Coefficients:

@@ -1,9 +1,9 @@
 """The clock of a machine on ECP5, estimated in milliseconds.
 
-The path to each component takes its logic (fpga/estimate/clock_paths.py) and what wires take there: a constant of the
-component, and a part that grows with the machine, the same for all. The longest decides. Coefficients are fitted to
-machines that nextpnr placed and routed (benchmarks/clock_model.py) and kept in clock_model.json, beside the error on
-machines that a fit has not seen.
+The path to each component takes its logic, which is beside its hardware (hw/terms.py), and what wires take there: a
+constant of the component, and a part that grows with the machine, the same for all. The longest decides. Coefficients
+are fitted to machines that nextpnr placed and routed (benchmarks/clock_model.py) and kept in clock_model.json, beside
+the error on machines that a fit has not seen.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import math
 from importlib.resources import files
 from typing import Any
 
-from sateen.fpga.estimate.clock_paths import blocks, logic
 from sateen.fpga.estimate.fitted_range import beyond
+from sateen.fpga.estimate.technology import ECP5_DELAYS, TECHNOLOGIES
+from sateen.hw.chip.top import MACHINE
 from sateen.machine.config import AcceleratorConfig
 
 FAMILY = "ecp5"
@@ -70,9 +71,22 @@ def clocks(ns: dict[str, float], coefficients: Coefficients) -> dict[str, float]
     return {GRADE: mhz} | {grade: mhz * factor for grade, factor in coefficients["faster"].items()}
 
 
+def logic(config: AcceleratorConfig) -> dict[str, float]:
+    """ns of logic on the path that ends in each of clock_data.GROUPS."""
+    found: dict[str, float] = {}
+    for component in MACHINE.everything():
+        for name, ns in component.paths(config, ECP5_DELAYS).items():
+            found[name] = max(found.get(name, 0.0), ns)
+    return found
+
+
 def spread(config: AcceleratorConfig) -> float:
-    """A length that grows with the machine."""
+    """A length that grows with the machine: block RAMs and DSPs lie in few columns, so wires between them are long."""
     return math.sqrt(blocks(config))
+
+
+def blocks(config: AcceleratorConfig) -> int:
+    return sum(n * component.blocks(config, TECHNOLOGIES[FAMILY]) for component, n in MACHINE.walk(config))
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from sateen.hw.terms import MemoryCells
+
 _MUX = _DEMUX = 0.5  # of a bit that is selected outside the memory's cells
 _PORT = 2  # for a read port of its own
 
@@ -50,31 +52,16 @@ _CELLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a memory becomes."""
-
-    kind: str
-    """block, lut or ff"""
-    cells: int
-    units: int
-    """Half block RAMs, LUTs, or flip-flops, in all."""
-    ways: int
-    """Cells that a bit of a word is in: a multiplexer of so many ways selects what is read."""
-    unit: int = 1
-    """Bits of a word in a cell."""
-
-
 @functools.cache
 def memory(
     family: str, width: int, depth: int, *, slices: int = 1, rows: int = 1, synchronous: bool = True
-) -> Memory:
+) -> MemoryCells:
     """The memory of `depth` words of `width` bits, with one read and one write port.
 
     A write enable is common to width/slices bits; a write is of `rows` words that lie side by side. Block RAM takes
     a read that is `synchronous`.
     """
-    best = Memory("ff", 0, width * depth, 1)
+    best = MemoryCells("ff", 0, width * depth, 1)
     least = float(width * depth)
     for cell in _CELLS[family]:
         if cell.kind == "block" and not synchronous:
@@ -85,13 +72,13 @@ def memory(
     return best
 
 
-def _geometry(cell: _Cell, width: int, depth: int, slices: int, rows: int) -> tuple[float, Memory]:
+def _geometry(cell: _Cell, width: int, depth: int, slices: int, rows: int) -> tuple[float, MemoryCells]:
     """The cheapest way to build a memory of one kind of cell."""
     wide = (rows - 1).bit_length()
     byte_position = max(
         (i for i, w in enumerate(cell.widths) if cell.byte >= w), default=len(cell.widths) - 1
     )
-    best: tuple[float, Memory] | None = None
+    best: tuple[float, MemoryCells] | None = None
     for base, unit in enumerate(cell.widths):
         byte = min(cell.byte or unit, unit)
         bits = slices * -(-width // slices // byte) * byte
@@ -110,6 +97,6 @@ def _geometry(cell: _Cell, width: int, depth: int, slices: int, rows: int) -> tu
             if ways > 1:
                 cost += _DEMUX * ways * slices
             if best is None or cost < int(best[0]):
-                best = cost, Memory(cell.kind, cells, cells * cell.units, ways << soft, unit)
+                best = cost, MemoryCells(cell.kind, cells, cells * cell.units, ways << soft, unit)
     assert best is not None
     return best

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sateen.fpga.estimate.components import COMPONENTS, terms_of
 from sateen.fpga.estimate.fitted_range import extent
 from sateen.fpga.estimate.resource_data import WHOLE, Row, from_json, held_out
-from sateen.fpga.estimate.resource_features import TERMS
 from sateen.fpga.estimate.resource_model import (
     ACROSS,
     CONSTANT,
@@ -23,7 +23,7 @@ from sateen.fpga.estimate.resource_model import (
     predict_part,
 )
 from sateen.fpga.estimate.resource_parts import DECODER
-from sateen.fpga.estimate.resource_terms import decoder_term
+from sateen.hw.formats import decoder_term
 
 FLOOR = 20.0
 """LUTs or flip-flops: the error of a component that has fewer counts as if it had so many."""
@@ -53,12 +53,12 @@ def fit_parts(rows: Iterable[Row]) -> Coefficients:
             term = decoder_term(config.activation, config.multiplier)
             decoders.setdefault(row["family"], {})[term] = row["lut"]
     data: dict[tuple[str, str], list[Row]] = {}
-    for row in distinct(r for r in rows if r["part"] in TERMS):
+    for row in distinct(r for r in rows if r["part"] in COMPONENTS):
         part = str(row["part"])
         data.setdefault((row["family"], GROUP.get(part, part)), []).append(row)
     found: Coefficients = {}
     for (family, group), members in sorted(data.items()):
-        terms = [TERMS[r["part"]](from_json(r["config"]), family) for r in members]
+        terms = [terms_of(r["part"], from_json(r["config"]), family) for r in members]
         found.setdefault(family, {})[group] = {
             "lut": _solve([t.lut for t in terms], [r["lut"] for r in members], decoders.get(family, {})),
             "ff": _solve([t.ff for t in terms], [r["ff"] for r in members]),
@@ -125,7 +125,7 @@ def _fit_across(rows: list[Row], coefficients: Coefficients) -> dict[str, dict[s
 def part_errors(rows: list[Row], coefficients: Coefficients, family: str) -> list[dict[str, Any]]:
     """Errors of each different component, all of which are fitted."""
     found = []
-    for row in distinct(r for r in rows if r["family"] == family and r["part"] in TERMS):
+    for row in distinct(r for r in rows if r["family"] == family and r["part"] in COMPONENTS):
         guess = predict_part(row["part"], from_json(row["config"]), family, coefficients)
         found.append({"part": row["part"]} | {name: relative(guess[name], row[name]) for name in RESOURCES})
     return found

@@ -1,6 +1,6 @@
 """LUT, FF, DSP and block RAM of a configuration, estimated in milliseconds.
 
-Each component has terms (fpga/estimate/resource_features.py): bits that take a LUT or a flip-flop. Their coefficients
+Each component has terms, beside its hardware (hw/terms.py): bits that take a LUT or a flip-flop. Their coefficients
 are fitted to syntheses (benchmarks/resource_model.py) and kept in resource_model.json, beside the error on
 configurations that the fit has not seen; DSPs and memories are counted by rule. A machine is the sum of its
 components, and what synthesis gains on a machine in one, across the components' boundaries.
@@ -15,8 +15,8 @@ from typing import Any
 
 from sateen.errors import ConfigError
 from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.estimate.components import instances, terms_of
 from sateen.fpga.estimate.fitted_range import beyond
-from sateen.fpga.estimate.resource_features import INSTANCES, TERMS
 from sateen.machine.config import AcceleratorConfig
 
 Coefficients = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -73,8 +73,8 @@ def predict(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Counts of a machine, and of all instances of each of its components, not rounded."""
     parts: dict[str, dict[str, float]] = {}
-    for part in TERMS:
-        if n := INSTANCES[part](config):
+    for part, n in instances(config).items():
+        if n:
             one = predict_part(part, config, family, coefficients)
             parts[part] = {name: n * one[name] for name in RESOURCES}
     total = {name: sum(p[name] for p in parts.values()) for name in RESOURCES}
@@ -92,7 +92,7 @@ def predict_part(
     part: str, config: AcceleratorConfig, family: str, coefficients: Coefficients
 ) -> dict[str, float]:
     """Counts of one instance of a component, LUTs and flip-flops as they come."""
-    terms = TERMS[part](config, family)
+    terms = terms_of(part, config, family)
     fitted = coefficients[family][GROUP.get(part, part)]
     return {
         "lut": _sum(fitted["lut"], terms.lut),

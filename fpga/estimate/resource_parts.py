@@ -1,7 +1,7 @@
 """The components that the resource model adds up, each as RTLIL text that Yosys synthesizes by itself.
 
 What repeats inside a component (the processing elements of the array, the lanes of the requantizer) is a component
-of its own and a black box there. Together they are the machine: `instances` says how many of each.
+of its own and a black box there. Together they are the machine, a tree whose root is `hw.chip.top.MACHINE`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from amaranth.hdl._ir import PortDirection, build_netlist
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Member, Out
 
-from sateen.fpga.estimate.instruction_use import instruction_mask
-from sateen.fpga.estimate.resource_features import INSTANCES
-from sateen.fpga.estimate.resource_terms import operand_bits
+from sateen.fpga.estimate.components import COMPONENTS, instances
 from sateen.hw.chip.verilog import _to_rtlil, merge_modules, top_ports
 from sateen.hw.control.registers import Registers
 from sateen.hw.control.unit import Control
 from sateen.hw.decode import Decoder
+from sateen.hw.formats import circuits
 from sateen.hw.matrix.accumulator import Accumulator
 from sateen.hw.matrix.array import SystolicArray
 from sateen.hw.matrix.pe import PE
@@ -36,6 +35,7 @@ from sateen.hw.vector.pool import Pool
 from sateen.hw.vector.requantize import Requantizer
 from sateen.hw.vector.unit import VectorUnit
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.instruction_use import instruction_mask
 from sateen.machine.isa import Unit
 
 TOP = "component"
@@ -149,7 +149,9 @@ def _element(
         acc_bits=config.acc_bits,
         output_stationary=config.output_stationary,
     )
-    activation, weight = (operand_bits(f, config.multiplier) for f in (config.activation, config.weight))
+    activation, weight = (
+        circuits(f).operand_bits(config.multiplier) for f in (config.activation, config.weight)
+    )
     activations = weights = 0
     for n in range(config.group):
         activations |= (1 << activation) - 1 << n * (activation + (not config.activation.signed))
@@ -178,16 +180,20 @@ class Part:
 
     name: str
     build: Callable[[AcceleratorConfig], wiring.Component]
-    opaque: tuple[type[wiring.Component], ...] = ()
-    """What in it is a component of its own."""
     every: int = 4
     """One sampled configuration in so many has it synthesized: a large component takes seconds, a small one nothing."""
 
     slack: bool = True
     """Whether it wants a long path beside it, see `Slack`; memories and elements come out the same without."""
 
+    @property
+    def opaque(self) -> tuple[type[wiring.Component], ...]:
+        """What in it is a component of its own."""
+        children = COMPONENTS[self.name].children if self.name in COMPONENTS else ()
+        return tuple(dict.fromkeys(child.hardware[0] for child in children))
+
     def instances(self, config: AcceleratorConfig) -> int:
-        return INSTANCES[self.name](config) if self.name in INSTANCES else 1
+        return instances(config).get(self.name, 1)
 
     def has_slack(self, family: str) -> bool:
         return self.slack and family in SLACK_FAMILIES
@@ -215,12 +221,12 @@ PARTS: dict[str, Part] = {
         ),
         Part("load", lambda c: LoadUnit(config=c)),
         Part("store", lambda c: StoreUnit(config=c)),
-        Part("matrix", lambda c: MatrixUnit(config=c), opaque=(SystolicArray, Accumulator)),
+        Part("matrix", lambda c: MatrixUnit(config=c)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
-        Part("edge", lambda c: SystolicArray(config=c), opaque=(PE,)),
+        Part("edge", lambda c: SystolicArray(config=c)),
         Part("first_element", _first_element, every=1, slack=False),
         Part("element", _element, every=1, slack=False),
-        Part("vector", lambda c: VectorUnit(config=c), opaque=(Requantizer, Pool)),
+        Part("vector", lambda c: VectorUnit(config=c)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
     )

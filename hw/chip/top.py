@@ -4,14 +4,23 @@ from amaranth.hdl import Cat, Module, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.control.registers import Registers
-from sateen.hw.control.unit import Control
-from sateen.hw.matrix.unit import MatrixUnit
+from sateen.hw.control.registers import REGISTERS, Registers
+from sateen.hw.control.unit import CONTROL, Control
+from sateen.hw.matrix.unit import MATRIX, MatrixUnit
 from sateen.hw.memory.axi import AXI4, AXI4Lite, attach
-from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
-from sateen.hw.memory.load import LoadUnit
-from sateen.hw.memory.store import StoreUnit
-from sateen.hw.vector.unit import VectorUnit
+from sateen.hw.memory.buffers import (
+    ACTIVATIONS,
+    INDICES,
+    PARAMETERS,
+    WEIGHTS,
+    ActivationBuffer,
+    Buffer,
+    IndexBuffer,
+)
+from sateen.hw.memory.load import LOAD, LoadUnit
+from sateen.hw.memory.store import STORE, StoreUnit
+from sateen.hw.terms import Component
+from sateen.hw.vector.unit import VECTOR, VectorUnit
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import BUS, Unit
 from sateen.machine.registers import ADDRESS_BITS
@@ -105,3 +114,11 @@ class Accelerator(wiring.Component):
         for name in ("ready", "busy", "done", "error", "finish", "executing", "pending"):
             m.d.comb += getattr(registers, name).eq(getattr(control, name))
         return m
+
+
+MACHINE = Component(
+    "machine",
+    (Accelerator,),
+    children=(REGISTERS, CONTROL, ACTIVATIONS, WEIGHTS, INDICES, PARAMETERS, LOAD, STORE, MATRIX, VECTOR),
+)
+"""What estimates walk."""

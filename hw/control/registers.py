@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.hw.control.unit import Error
 from sateen.hw.memory.axi import AXI4Lite, Response
+from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Unit
 from sateen.machine.registers import (
@@ -223,3 +224,20 @@ class Registers(wiring.Component):
                     with m.Case(register >> 2), m.If(allowed(bits)):
                         m.d.sync += bus.bresp.eq(Response.OKAY)
                         act(bits, mask)
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits)
+    written = 32 if c.counters else max(min(32, c.bus_address_bits), c.memory_bits)
+    events = (len(COUNTERS) + 2) * c.counters  # and the beats
+    t.add(ff=c.bus_address_bits + c.memory_bits + written + -(-written // 8) + 32 + 33 * events)
+    t.add(ff=(32 + 3 * 32 + 3) * c.counters)  # the rest of CYCLES and its copy, the watchdog
+    t.ff["one"] = 1
+
+
+REGISTERS = Component(
+    "registers",
+    (Registers,),
+    _terms,
+    paths=lambda c, d: {"registers": d.register + 2 * d.lut + d.carry(32)},
+)

@@ -10,10 +10,13 @@ from operator import or_
 from amaranth.hdl import Cat, Module, ResetInserter, Signal, unsigned
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
-from sateen.hw.control.dispatch import Dispatcher, Sequencer, UnitControl
+from sateen.hw.control.dispatch import Dispatcher, Sequencer, UnitControl, instruction_beats, instruction_bits
+from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import BUS, Unit
+from sateen.machine.instruction_use import TOKEN_MASKS, instruction_mask
+from sateen.machine.isa import BUS, CHUNK, Unit
 
 
 class Error(enum.IntEnum, shape=unsigned(8)):
@@ -245,3 +248,42 @@ class Control(wiring.Component):
                 with m.If(bus_idle | self.soft_reset):
                     clear()
                     m.next = "IDLE"
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    beats = instruction_beats(c)
+    depth = 2 * CHUNK * beats
+    t.store(t.technology.memory(c.bus_bits, depth), c.bus_bits)
+    t.store(t.technology.memory(len(Unit) + 1, 2 * CHUNK), len(Unit) + 1)
+    pairs = c.token_pairs.bit_count()
+    t.add(one=1, tokens=3 * pairs * c.token_bits, pairs=pairs, pointers=2 * ceil_log2(2 * depth), lanes=beats)
+    # a token that no unit takes needs no bit in the queues
+    t.add(ff=pairs * (c.token_bits + 3) + 2 * ceil_log2(2 * depth) + (beats if beats > 1 else 0))
+    t.ff["one"] = 1
+    for unit in Unit:
+        kept = min(beats, -(-instruction_bits(unit) // c.bus_bits))
+        beat = min(c.bus_bits, instruction_bits(unit))
+        used = instruction_mask(unit, c) | TOKEN_MASKS
+        found = t.technology.memory(kept * beat, c.queue_depth, slices=kept, synchronous=False)
+        if found.kind == "lut":  # a cell is left out if nothing uses its bits
+            cells = sum(
+                bool(used >> n * beat + low & (1 << min(found.unit, beat - low)) - 1)
+                for n in range(kept)
+                for low in range(0, beat, found.unit)
+            )
+            t.add(memory=found.ways * cells * (found.units // found.cells), instruction=used.bit_count())
+        else:
+            t.add(instruction=used.bit_count(), ff=c.queue_depth * used.bit_count())
+        t.add(enables=kept, queue_pointers=2 * ceil_log2(c.queue_depth), levels=ceil_log2(c.queue_depth + 1))
+        t.add(ff=2 * ceil_log2(c.queue_depth) + ceil_log2(c.queue_depth + 1))
+        if unit is Unit.LOAD:
+            t.add(words=c.word_bits)
+    t.ff["one"] = 1
+
+
+CONTROL = Component(
+    "control",
+    (Control, Dispatcher, Tokens, Sequencer),
+    _terms,
+    paths=lambda c, d: {"control": d.memory + 2 * d.lut},
+)

@@ -2,11 +2,11 @@
 
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer, Minifloat
-from sateen.hw.formats.circuits import MULTIPLIERS, Circuits, Lane, Operand
+from sateen.hw.formats.circuits import MULTIPLIERS, Circuits, Lane, Operand, decoder_term
 from sateen.hw.formats.integer import IntegerCircuits
 from sateen.hw.formats.minifloat import MinifloatCircuits
 
-__all__ = ["CIRCUITS", "MULTIPLIERS", "Circuits", "Lane", "Operand", "circuits"]
+__all__ = ["CIRCUITS", "MULTIPLIERS", "Circuits", "Lane", "Operand", "circuits", "decoder_term"]
 
 CIRCUITS: dict[type[Format], type[Circuits]] = {Integer: IntegerCircuits, Minifloat: MinifloatCircuits}
 """By family, one for each of sateen.formats.catalog.FAMILIES."""

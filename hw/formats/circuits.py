@@ -7,6 +7,7 @@ from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data
 
 from sateen.formats import Format
+from sateen.hw.terms import Delays, Terms
 
 MULTIPLIERS = ("fixed", "shift")
 
@@ -74,8 +75,6 @@ class Circuits(ABC):
 
     sign_magnitude: bool
     """Codes have their sign apart: decoding negates."""
-    exponent_bits: int
-    """By so many bits of a code `decode_fixed` shifts."""
 
     @property
     @abstractmethod
@@ -121,9 +120,6 @@ class Circuits(ABC):
     requantize_latency: int
     """Cycles from a channel to its code: four that all formats share, then those of `finish`."""
 
-    normaliser_stages: int
-    """Choices of a shift between a fixed-point number and the code of its magnitude; 0 where steps are uniform."""
-
     @property
     @abstractmethod
     def bound_shape(self) -> Shape:
@@ -141,3 +137,43 @@ class Circuits(ABC):
         the code is the lowest bits of x / 2, and nothing is rounded. Where steps are uniform `control.zero_point` is
         added to what is rounded.
         """
+
+    # -- estimates, see hw/terms.py ------------------------------------------------------------------------
+
+    def operand_bits(self, multiplier: str) -> int:
+        """Flip-flops of a decoded operand; the sign of an unsigned one is always 0 and takes none."""
+        operand = self.operand(multiplier)
+        return operand.significand_bits + operand.exponent_bits - (not self.format.signed)
+
+    @abstractmethod
+    def decode_terms(self, multiplier: str, count: int, t: Terms) -> None:
+        """Of so many decoders."""
+
+    @abstractmethod
+    def decode_path(self, multiplier: str, d: Delays) -> float:
+        """ns from a code to an operand."""
+
+    def greater_terms(self, count: int, t: Terms) -> None:
+        """Of so many comparisons."""
+        t.add(**{f"{self.format.family}_greater": count * self.format.bits})
+
+    @abstractmethod
+    def bound_terms(self, t: Terms) -> None:
+        """Of the two bounds."""
+
+    @abstractmethod
+    def residual_terms(self, bits: int, t: Terms) -> None:
+        """Of decoding a residual to `bits` bits, less its zero point."""
+
+    @abstractmethod
+    def finish_terms(self, bits: int, zero_bits: int, t: Terms) -> None:
+        """Of `finish`, for an `x` of `bits` bits and its guard bit, and zero points of `zero_bits`."""
+
+    @abstractmethod
+    def finish_path(self, d: Delays) -> float:
+        """ns that `finish` adds to the longest path of the stages before."""
+
+
+def decoder_term(fmt: Format, multiplier: str) -> str:
+    """The term of a decoder that is more than wires: its coefficient is what one takes by itself."""
+    return f"decode {fmt.name} {multiplier}"

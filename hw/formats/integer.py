@@ -3,14 +3,13 @@
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
 
 from sateen.hw.formats.circuits import Circuits, Lane, Operand
+from sateen.hw.terms import Delays, Terms
 
 
 class IntegerCircuits(Circuits):
     """Of two's complement and unsigned integers."""
 
     sign_magnitude = False
-    exponent_bits = 0
-    normaliser_stages = 0
     requantize_latency = 6
 
     @property
@@ -52,3 +51,24 @@ class IntegerCircuits(Circuits):
         # 6: clamp; the bounds are in the format, so what is between them is, too
         code = lane.clamp(y, over, negative)
         return reg(6, "code", Mux(control.raw, y, code)[: self.format.bits])
+
+    # -- estimates -----------------------------------------------------------------------------------------
+
+    def decode_terms(self, multiplier: str, count: int, t: Terms) -> None:
+        pass
+
+    def decode_path(self, multiplier: str, d: Delays) -> float:
+        return 0.0
+
+    def bound_terms(self, t: Terms) -> None:
+        pass
+
+    def residual_terms(self, bits: int, t: Terms) -> None:
+        t.add(zero=bits)
+
+    def finish_terms(self, bits: int, zero_bits: int, t: Terms) -> None:
+        t.add(integer=1, rounded=bits + 1, clamp=self.format.fixed_bits)
+        t.add(ff=max(bits + 1, zero_bits + 1) + 2 + self.format.bits + 6)
+
+    def finish_path(self, d: Delays) -> float:
+        return 0.0

@@ -1,10 +1,11 @@
 """Circuits of minifloats: sign and magnitude. A magnitude's code orders like the value."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, ceil_log2
 
 from sateen.formats import Minifloat
-from sateen.hw.formats.circuits import Circuits, Lane, Operand
+from sateen.hw.formats.circuits import Circuits, Lane, Operand, decoder_term
+from sateen.hw.terms import Delays, Terms
 
 
 class MinifloatCircuits(Circuits):
@@ -13,14 +14,6 @@ class MinifloatCircuits(Circuits):
     format: Minifloat
     sign_magnitude = True
     requantize_latency = 8
-
-    @property
-    def exponent_bits(self) -> int:
-        return self.format.exponent_bits
-
-    @property
-    def normaliser_stages(self) -> int:
-        return (self.format.fixed_bits - self.format.mantissa_bits - 1).bit_length()
 
     def magnitude(self, code: Value) -> Value:
         """The code without its sign, of a finite number."""
@@ -107,6 +100,37 @@ class MinifloatCircuits(Circuits):
         sign = clamped[-1]
         result = Cat(clamped[:-1] ^ sign.replicate(fmt.bits - 1), sign)
         return reg(8, "result", Mux(control.raw, code[: fmt.bits], result))
+
+    # -- estimates -----------------------------------------------------------------------------------------
+
+    def decode_terms(self, multiplier: str, count: int, t: Terms) -> None:
+        t.add(**{decoder_term(self.format, multiplier): count})
+
+    def decode_path(self, multiplier: str, d: Delays) -> float:
+        """A shift, where that is done here, and a change of sign."""
+        operand = self.operand(multiplier)
+        shift = d.lut * (self.format.exponent_bits if operand.max_exponent == 0 else 0)
+        return shift + d.carry(operand.significand_bits)
+
+    @property
+    def _stages(self) -> int:
+        """Choices of a shift between a fixed-point number and the code of its magnitude."""
+        return (self.format.fixed_bits - self.format.mantissa_bits - 1).bit_length()
+
+    def bound_terms(self, t: Terms) -> None:
+        t.add(bounds=2 * self.format.fixed_bits * (1 + self._stages))
+
+    def residual_terms(self, bits: int, t: Terms) -> None:
+        t.add(decode=bits * self.format.exponent_bits)
+
+    def finish_terms(self, bits: int, zero_bits: int, t: Terms) -> None:
+        code, mantissa, exponent = self.format.bits, self.format.mantissa_bits, self._stages
+        t.add(floating=1, magnitude=bits, code=code, normalise=(bits + 1) * exponent)
+        t.add(ff=bits + 4 + code + mantissa + 2 + exponent + 3)
+        t.add(ff=max(code, exponent + mantissa + 1) + 2 + code + 8)
+
+    def finish_path(self, d: Delays) -> float:
+        return d.lut * ceil_log2(self.format.fixed_bits)
 
 
 def normalise(m: Module, magnitude: Value, bits: int, name: str) -> tuple[Value, Value, Value]:

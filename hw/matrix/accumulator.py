@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.ports import ReadPort
+from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 
 BANKS = 2
@@ -109,3 +110,21 @@ class Accumulator(wiring.Component):
                 Cat((old[c] + self.i_psum[c])[: self.config.acc_bits] for c in range(self.config.cols))
             )
         return m
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    width, offset = c.cols * c.acc_bits, c.acc_address_bits - 1
+    for _ in range(BANKS):
+        t.store(t.technology.memory(width, c.acc_depth), width)
+    t.add(one=1, old=width, sums=width, answer=width, address=BANKS * offset)
+    t.add(ff=2 * width + 3 * (offset + 1))
+    t.ff["one"] = 1
+
+
+ACCUMULATOR = Component(
+    "accumulator",
+    (Accumulator,),
+    _terms,
+    paths=lambda c, d: {"accumulator": d.register + d.lut + d.carry(c.acc_bits)},
+    blocks=lambda c, technology: BANKS * technology.memory(c.cols * c.acc_bits, c.acc_depth).blocks,
+)

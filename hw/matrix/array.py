@@ -16,9 +16,11 @@ Codes are decoded once, at the edge.
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw.formats import circuits
-from sateen.hw.matrix.pe import PE, pe_latency
+from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, PE, pe_latency
+from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -291,3 +293,37 @@ class SystolicArray(wiring.Component):
 def array_latency(config: AcceleratorConfig) -> int:
     """Cycles from an activation word to its partial sums."""
     return 1 + config.rows - 1 + pe_latency(config.lanes)
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    rows, width = c.rows, c.group * c.activation.bits
+    circuits(c.activation).decode_terms(c.multiplier, c.elements, t)
+    circuits(c.weight).decode_terms(c.multiplier, c.cols * c.lanes, t)
+    t.add(
+        one=1,
+        rows=rows,
+        indices=c.cols * c.lanes * c.index_planes,
+        counted=c.lanes * c.index_bits * c.indexed,
+    )
+    t.add(ff=c.elements * circuits(c.activation).operand_bits(c.multiplier)
+          + c.cols * c.lanes * c.weight.bits + 2 * rows + (c.lanes > 1))  # fmt: skip
+    if c.indexed:
+        t.add(ff=c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes)
+    else:  # the same for all
+        t.add(ff=ceil_log2(c.dense_passes) + (c.index_bits > 0 and c.lanes > 1))
+    t.ff["one"] = 1
+    if c.output_stationary:
+        t.add(held=rows * rows * width, entering=rows * width, switch=1, switched_rows=rows, first=width)
+        word = (rows - 1) * c.act_word_bits + rows * rows * width
+        t.add(ff=word + ceil_log2(max(rows, 2)) + 2 * (c.lanes > 1))
+        t.ff["tiled"] = 1
+    else:
+        t.add(ff=rows * (rows - 1) // 2 * width)
+
+
+def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
+    return {"edge": max(d.memory, d.register + circuits(c.activation).decode_path(c.multiplier, d))}
+
+
+EDGE = Component("edge", (SystolicArray,), _terms, children=(FIRST_ELEMENT, ELEMENT), paths=_path)
+"""The array without its processing elements."""

@@ -7,9 +7,12 @@ index stored with its weight, or its own where the group has as many elements as
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.formats import Format
 from sateen.hw.formats import circuits
+from sateen.hw.terms import Component, Delays, Technology, Terms
+from sateen.machine.config import AcceleratorConfig
 
 
 def weight_layout(weight: Format, multiplier: str, index_bits: int) -> data.StructLayout:
@@ -157,3 +160,75 @@ class PE(wiring.Component):
         for bit in index:  # a tree of two-way multiplexers is smaller than an Array
             elements = [Mux(bit, high, low) for low, high in zip(elements[::2], elements[1::2], strict=True)]
         return elements[0]
+
+
+def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
+    activation, weight = circuits(c.activation), circuits(c.weight)
+    a, w = activation.operand(c.multiplier), weight.operand(c.multiplier)
+    lanes, acc = c.lanes, c.acc_bits
+    product = a.significand_bits + w.significand_bits
+    top = a.max_exponent + w.max_exponent
+    t.multiply(a.significand_bits, w.significand_bits, lanes)
+    unsigned = not (c.activation.signed or c.weight.signed)
+    product -= 2 * unsigned
+    t.add(one=1)
+    if not first or c.output_stationary:
+        # the carry alone goes on above what is never negative: no LUT where the carry has its own input
+        t.add(sum=product + ceil_log2(lanes) if unsigned and t.technology.carry_input else acc)
+    if c.output_stationary:
+        t.add(own=acc, discard=lanes)
+    if c.group > lanes:
+        t.add(**{f"choice_of_{1 << c.index_bits}": lanes * activation.operand_bits(c.multiplier)})
+    shifted = product
+    if top:
+        shifted = min(product + top, acc)
+        t.add(
+            shift=lanes * _shifter(product, top, shifted),
+            shifted=lanes * shifted,
+            ff=lanes * top.bit_length(),
+        )
+        if a.max_exponent and w.max_exponent:
+            t.add(exponent=lanes * top.bit_length())
+    if lanes > 1:  # all but two are first made two without a carry
+        t.add(lanes=shifted + 1, saved=(lanes - 2) * (shifted + 1), ff=shifted + ceil_log2(lanes))
+    kept = 0 if t.technology.absorbed(a.significand_bits, w.significand_bits) else product
+    t.add(ff=lanes * (weight.operand_bits(c.multiplier) + c.index_bits + kept))
+    total = shifted + ceil_log2(lanes)
+    t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
+
+
+def _first_terms(c: AcceleratorConfig, t: Terms) -> None:
+    """Nothing comes from above: no adder."""
+    _terms(c, t, first=True)
+
+
+def _shifter(width: int, most: int, shifted: int) -> int:
+    """Two-way multiplexers of a shift to the left by 0 to `most`, of `width` bits to `shifted`."""
+    return sum(min(width + (2 << level) - 1, shifted) for level in range(most.bit_length()))
+
+
+def _paths(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
+    a, w = circuits(c.activation).operand(c.multiplier), circuits(c.weight).operand(c.multiplier)
+    shifts = (a.max_exponent + w.max_exponent).bit_length()
+    multiply = d.multiply(a.significand_bits, w.significand_bits)
+    return {
+        "product": d.register + d.select(c.group // c.lanes) + multiply,
+        "element": d.register
+        + max(
+            d.lut * shifts + d.carry(c.acc_bits) * (1 + (c.lanes > 1)),
+            circuits(c.weight).decode_path(c.multiplier, d),
+        ),
+    }
+
+
+def _blocks(c: AcceleratorConfig, technology: Technology) -> int:
+    a, w = (circuits(f).operand(c.multiplier).significand_bits for f in (c.activation, c.weight))
+    return c.lanes * technology.dsps(a, w)
+
+
+FIRST_ELEMENT = Component(
+    "first_element", (PE,), _first_terms, instances=lambda c: c.cols, paths=_paths, blocks=_blocks
+)
+ELEMENT = Component(
+    "element", (PE,), _terms, instances=lambda c: (c.rows - 1) * c.cols, paths=_paths, blocks=_blocks
+)

@@ -11,15 +11,24 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
-from sateen.hw.matrix.accumulator import Accumulator
-from sateen.hw.matrix.array import SystolicArray, array_latency
+from sateen.hw.matrix.accumulator import ACCUMULATOR, Accumulator
+from sateen.hw.matrix.array import EDGE, SystolicArray, array_latency
 from sateen.hw.matrix.steps import STEP_BITS, Results, Run, Steps
 from sateen.hw.ports import ReadPort
-from sateen.hw.window import MATRIX_ORDER, TILED_ORDER, Widths, Window
+from sateen.hw.terms import Component, Terms
+from sateen.hw.window import (
+    MATRIX_ORDER,
+    TILED_ORDER,
+    NestedCounter,
+    Widths,
+    Window,
+    window_path,
+    window_terms,
+)
 from sateen.machine.config import AcceleratorConfig
 
 ACTIVATION_LATENCY = 2
@@ -363,3 +372,31 @@ def _delay(m: Module, source: Value, cycles: int, name: str) -> Value:
     late = Signal(cycles, name=name)
     m.d.sync += late.eq(Cat(source, late))
     return late[-1]
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    window_terms(c, t, TILED_ORDER if c.output_stationary else MATRIX_ORDER, ceil_log2(c.act_depth))
+    acc, weight = c.acc_address_bits, ceil_log2(c.weight_depth)
+    t.add(one=1, padding=c.act_word_bits, addresses=2 * weight + 2 * acc)
+    t.add(ff=weight + 2 * acc + c.activation.bits + 3 * (c.rows + (c.lanes > 1)))
+    t.ff["one"] = 1
+    if c.dense_passes > 1:
+        t.add(passes=1, ff=2 * ceil_log2(c.dense_passes))
+    if c.indexed:
+        t.add(ff=2 * c.index_planes.bit_length())
+    if c.output_stationary:
+        t.add(rows=ceil_log2(c.rows), results=3 * acc + weight, tiled=1)
+        t.add(ff=weight + acc + 2 * ceil_log2(c.rows) + (c.lanes > 1))
+        t.ff["tiled"] = 1
+    else:
+        wait = ceil_log2(pass_interval(1, c))
+        t.add(waits=wait, ff=wait)
+
+
+MATRIX = Component(
+    "matrix",
+    (MatrixUnit, Window, NestedCounter, Steps, Run, Results),
+    _terms,
+    children=(ACCUMULATOR, EDGE),
+    paths=lambda c, d: {"matrix": window_path(c, d)},
+)

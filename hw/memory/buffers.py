@@ -4,12 +4,15 @@ Nothing arbitrates: programs keep units off one another's banks (docs/isa.md), a
 cycle in which it is written. A read in the next cycle sees the new value.
 """
 
+from collections.abc import Callable
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -212,3 +215,56 @@ def _any(signals):
     for s in signals[1:]:
         result = result | s
     return result
+
+
+def _activation_terms(c: AcceleratorConfig, t: Terms) -> None:
+    width, banks = c.act_word_bits, c.act_banks
+    found = t.technology.memory(width, c.act_bank_depth, slices=c.slices)
+    offset = ceil_log2(c.act_bank_depth)
+    for _ in range(banks):
+        t.store(found, width)
+    t.add(one=1, write_data=banks * width, write_mask=banks * c.slices, read_address=2 * banks * offset,
+          write_address=banks * offset, banks=banks)  # fmt: skip
+    t.add(
+        read_data=3 * width * t.technology.mux(banks),
+        read_tree=3 * width * (banks - 1),
+        ff=3 * (width + ceil_log2(banks) + 1),
+    )
+
+
+def _index_terms(c: AcceleratorConfig, t: Terms) -> None:
+    found = t.technology.memory(c.cols * c.lanes, c.weight_depth, rows=c.index_rows)
+    for _ in range(c.index_planes):
+        t.store(found, c.cols * c.lanes)
+    t.add(planes=c.index_planes, blocks=c.index_planes * c.index_rows * (found.ways > 1))
+
+
+def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
+    return {"buffers": d.register + 2 * d.lut}
+
+
+def _buffer(name: str, size: Callable[[AcceleratorConfig], tuple[int, int]]) -> Component:
+    """`size` gives width and depth."""
+
+    def terms(c: AcceleratorConfig, t: Terms) -> None:
+        width, depth = size(c)
+        t.store(t.technology.memory(width, depth), width)
+
+    return Component(
+        name, (Buffer,), terms, paths=_path, blocks=lambda c, technology: technology.memory(*size(c)).blocks
+    )
+
+
+ACTIVATIONS = Component(
+    "activations",
+    (ActivationBuffer,),
+    _activation_terms,
+    paths=lambda c, d: {
+        "bank address": d.register + 3 * d.lut,
+        "activations": d.memory + d.select(c.act_banks),
+    },
+    blocks=lambda c, technology: c.act_banks * technology.memory(c.act_word_bits, c.act_bank_depth).blocks,
+)
+WEIGHTS = _buffer("weights", lambda c: (c.weight_word_bits, c.weight_depth))
+INDICES = Component("indices", (IndexBuffer,), _index_terms, instances=lambda c: int(c.indexed), paths=_path)
+PARAMETERS = _buffer("parameters", lambda c: (c.vector_lanes * c.parameter_bits, c.parameter_depth))

@@ -35,3 +35,24 @@ def times(n: Value, factor: int) -> Value:
             if odd >> i & 1:
                 total = total + (n << i)
     return total << shift
+
+
+def taken(wanted: int, stream: int, places: int, unit: int) -> tuple[int, int]:
+    """The bits of a stream of `stream` bits that `below` takes for the bits `wanted` of its result, and how many
+    multiplexers it selects them with, for an `above` of `places` bits.
+
+    Masks begin with the newest bit.
+    """
+    inside = (1 << stream) - 1
+    selected = 0
+    for i in range(places):
+        selected += (wanted & inside).bit_count()
+        wanted |= wanted << (unit << i)
+        wanted &= inside
+    return wanted, selected
+
+
+def adders(factor: int) -> int:
+    """Of `times`."""
+    odd = factor // (factor & -factor)
+    return 1 if odd > 1 and odd & (odd + 1) == 0 else max(0, odd.bit_count() - 1)

@@ -5,13 +5,15 @@ import math
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.memory.axi import ADDRESS_BITS, AXI4Read, Burst
 from sateen.hw.memory.buffers import index_write_port
-from sateen.hw.memory.gearbox import below, times
-from sateen.hw.memory.requests import BurstRequests, log2
+from sateen.hw.memory.gearbox import adders, below, taken, times
+from sateen.hw.memory.requests import BurstRequests, log2, request_terms
 from sateen.hw.ports import WritePort
+from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 
 ADDRESS_LATENCY = 2
@@ -232,3 +234,94 @@ class LoadUnit(wiring.Component):
             word[i * channel : i * channel + self.config.parameter_bits]
             for i in range(self.config.vector_lanes)
         )
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    size = {target: word_bytes(target, c) for target in targets(c)}
+    size[isa.Target.INSTRUCTION] = c.beat_bytes
+    unit = {target: math.gcd(n, c.beat_bytes) for target, n in size.items()}
+    grain = min(unit.values())
+    stream = 8 * max(size[k] + c.beat_bytes - unit[k] for k in size)
+    level = 1 + (max(*size.values(), c.beat_bytes) // grain).bit_length()
+    # the bits of a word, as a mask that begins with the newest: words may have bits that go nowhere
+    wanted: dict[int, int] = {}
+    for target, n in size.items():
+        wanted[n] = wanted.get(n, 0) | _reversed(_bits_used(target, c), 8 * n)
+    live = selected = 0
+    for n, bits in wanted.items():
+        least = math.gcd(n, c.beat_bytes)
+        found, muxes = taken(bits, stream, ceil_log2(c.beat_bytes // least), 8 * least)
+        live |= found
+        selected += muxes
+    tapped = live
+    for distance in range(stream // c.bus_bits + 1):  # a bit comes through those that are newer
+        live |= live >> c.bus_bits * distance
+    live &= (1 << stream) - 1
+    if least_chain := t.technology.least_chain:
+        rows = (_rows(live >> b, tapped >> b, c.bus_bits) for b in range(c.bus_bits))
+        chains = [n for found in rows for n in found if n >= least_chain]
+        t.add(chains=len(chains), ff=-sum(chains))
+    lengths = [size[k] // grain for k in size]
+    beats = {(size[k] // unit[k], c.beat_bytes // unit[k]) for k in size}
+    t.add(one=1, selected=selected, level=4 * level, targets=len(size), beats=(len(beats) - 1) * c.word_bits)
+    t.add(units=sum(adders(n) + (m > 1) for n, m in beats) * c.word_bits)
+    t.add(sizes=len(set(size.values())) * level)
+    address = max(
+        ceil_log2(c.act_depth),
+        ceil_log2(c.weight_depth),
+        ceil_log2(c.parameter_depth),
+        c.activation.bits * c.table,
+    )
+    writes = 24 + ceil_log2(isa.INSTRUCTION_BYTES // c.beat_bytes)
+    t.add(address=2 * address, writes=3 * writes)
+    t.add(ff=live.bit_count() + level + _columns(lengths) + address + writes)
+    request_terms(c, t)
+    if c.index_planes > 1:
+        t.add(planes=c.index_planes, ff=2 * c.index_planes)
+    t.ff["one"] = 1
+
+
+def _rows(live: int, tapped: int, step: int) -> list[int]:
+    """Lengths of the rows of flip-flops, every `step`-th bit, that are read at their ends alone."""
+    found, length = [], 0
+    while live & 1:
+        length += 1
+        live >>= step
+        if tapped & 1 or not live & 1:
+            found.append(length)
+            length = 0
+        tapped >>= step
+    return found
+
+
+def _columns(values: list[int]) -> int:
+    """Flip-flops of a register that takes one of some constants: bits that are always equal share one."""
+    bits = max(values).bit_length()
+    return len({tuple(v >> b & 1 for v in values) for b in range(bits)} - {(0,) * len(values)})
+
+
+def _bits_used(target: isa.Target, c: AcceleratorConfig) -> int:
+    """Bits of a word of a target in memory that the machine keeps, as a mask."""
+    if target is isa.Target.PARAMETER:
+        channel = (1 << c.parameter_bits) - 1
+        return sum(channel << 8 * c.parameter_bytes * i for i in range(c.vector_lanes))
+    width = {
+        isa.Target.ACTIVATION: c.act_word_bits,
+        isa.Target.WEIGHT: c.weight_word_bits,
+        isa.Target.TABLE: c.activation.bits,
+        isa.Target.INSTRUCTION: c.bus_bits,
+        isa.Target.INDEX: c.index_word_bits,
+    }[target]
+    return (1 << width) - 1
+
+
+def _reversed(mask: int, bits: int) -> int:
+    return int(f"{mask:0{bits}b}"[::-1], 2)
+
+
+LOAD = Component(
+    "load",
+    (LoadUnit, BurstRequests),
+    _terms,
+    paths=lambda c, d: {"load": d.register + 2 * d.lut + d.carry(c.word_bits)},
+)

@@ -3,8 +3,10 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw.memory.axi import ADDRESS_BITS
+from sateen.hw.terms import Terms
 from sateen.machine.config import AcceleratorConfig
 
 SOURCE_BITS = 32
@@ -95,3 +97,11 @@ class BurstRequests(wiring.Component):
         with m.If(self.start):
             m.d.sync += [offset.eq(self.source >> shift), left.eq(self.beats), more.eq(1)]
         return m
+
+
+def request_terms(c: AcceleratorConfig, t: Terms) -> None:
+    beats = c.memory_bits - log2(c.beat_bytes)
+    base = c.bus_address_bits - log2(c.beat_bytes * c.burst_beats)
+    opened = ceil_log2(c.outstanding + 1)
+    t.add(burst=4 * log2(c.burst_beats), request=3 * beats, base=base, opened=opened)
+    t.add(ff=2 * beats + c.bus_address_bits - log2(c.beat_bytes) + log2(c.burst_beats) + opened)

@@ -5,12 +5,14 @@ import math
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.memory.axi import ADDRESS_BITS, AXI4Write, Burst
-from sateen.hw.memory.gearbox import below, times
-from sateen.hw.memory.requests import BurstRequests, log2
+from sateen.hw.memory.gearbox import adders, below, taken, times
+from sateen.hw.memory.requests import BurstRequests, log2, request_terms
 from sateen.hw.ports import ReadPort
+from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 
 READ_LATENCY = 2
@@ -190,3 +192,31 @@ class StoreUnit(wiring.Component):
                 running.eq(1),
             ]
         return m
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    unit = math.gcd(c.act_word_bytes, c.beat_bytes)
+    word, beat = c.act_word_bytes // unit, c.beat_bytes // unit
+    depth = 4 if word <= 2 * beat else 2
+    units = word + beat - 1
+    level = 1 + max(word, beat).bit_length()
+    places, address = ceil_log2(word), ceil_log2(c.act_depth)
+    _, selected = taken((1 << c.bus_bits) - 1, 8 * unit * units, places, 8 * unit)
+    _, strobes = taken((1 << beat) - 1, units, places, 1)
+    t.add(one=1, queue=c.act_word_bits * t.technology.mux(depth), stream=selected, strobes=strobes,
+          shifted=units, level=4 * level, reads=3 * c.word_bits + 2 * address, places=depth)  # fmt: skip
+    beats = c.memory_bits - log2(c.beat_bytes)
+    t.add(units=(adders(word) + (beat > 1)) * c.word_bits, beats=3 * beats)
+    t.add(ff=depth * c.act_word_bits + 8 * unit * units + -(-units // word) + level + c.word_bits + address)
+    t.add(ff=beats + 2 * ceil_log2(depth) + 2 * ceil_log2(depth + 1) + log2(c.burst_beats)
+          + ceil_log2(c.outstanding + 1))  # fmt: skip
+    request_terms(c, t)
+    t.ff["one"] = 1
+
+
+STORE = Component(
+    "store",
+    (StoreUnit, BurstRequests),
+    _terms,
+    paths=lambda c, d: {"store": d.register + 2 * d.lut + d.carry(c.word_bits)},
+)

@@ -3,13 +3,15 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.terms import Component, Terms
 from sateen.hw.walk import Walk
-from sateen.hw.window import POOL_ORDER, Widths, Window
+from sateen.hw.window import POOL_ORDER, NestedCounter, Widths, Window, window_path, window_terms
 from sateen.machine.config import AcceleratorConfig
 
 READ_LATENCY = 2
@@ -110,3 +112,20 @@ class Pool(wiring.Component):
         if config.slices > 1:
             m.d.comb += self.write.mask.eq(-1)
         return m
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    address = ceil_log2(c.act_depth)
+    window_terms(c, t, POOL_ORDER, address)
+    t.add(one=1, walk=6 * address, best=c.act_word_bits)
+    circuits(c.activation).greater_terms(c.elements, t)
+    t.add(ff=c.act_word_bits + 5 * address)
+    t.ff["one"] = 1
+
+
+POOL = Component(
+    "pool",
+    (Pool, Window, NestedCounter, Walk),
+    _terms,
+    paths=lambda c, d: {"pool": window_path(c, d)},
+)

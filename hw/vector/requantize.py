@@ -16,8 +16,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
+from sateen.formats import Format
 from sateen.hw.formats import Lane, circuits
 from sateen.hw.isa import parameter_layout
+from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
 FINE = 3  # bits of a shift that are done after its bytes
@@ -29,6 +31,12 @@ _OPERAND_BITS = 47  # a product with 16 bits stays in a 64 bit word of the simul
 def residual_shift_limit(config: AcceleratorConfig) -> int:
     """The largest shift - residual_shift that a program may use; the least is 0."""
     return max(0, config.acc_bits - config.activation.fixed_bits)
+
+
+def fixed_bits(fmt: Format) -> int:
+    """Of a residual less its zero point, and of what is rounded: what does not fit is above the largest, or out of the
+    range with any zero point of 10 bits."""
+    return max(fmt.fixed_bits, ZERO_BITS) + 1 if fmt.uniform else fmt.fixed_bits
 
 
 def control_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -145,9 +153,7 @@ class _Channel(Lane):
         Returns, still to be registered by stage 5, the number with its guard bit lowest, whether bits below
         were lost, whether it has more bits than are returned, and its sign.
         """
-        m, fmt = self.m, self.format
-        # What does not fit is above the largest, or out of the range with any zero point of 10 bits.
-        bits = max(fmt.fixed_bits, ZERO_BITS) + 1 if fmt.uniform else fmt.fixed_bits
+        m, bits = self.m, fixed_bits(self.format)
         u = Cat(Const(0, 1), t)  # with the guard bit of a shift by 0
         sign = t[-1]
         window_bits = bits + 1 + BYTE - 1
@@ -194,3 +200,49 @@ def _product(v: Value, multiplier: Value) -> Value:
     for i in range(parts - 1):
         total = total + (v[i * size : (i + 1) * size] * multiplier << i * size)
     return total[: len(v) + len(multiplier)].as_signed()
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    """A lane's."""
+    codes, mux, absorbed = circuits(c.activation), t.technology.mux, t.technology.absorbed
+    acc, limit = c.acc_bits, residual_shift_limit(c)
+    bits = fixed_bits(c.activation)
+    shifted = bits + min(limit, BYTE - 1) if limit else bits
+    distance = max(1, limit.bit_length())
+    product, addend = acc + 17, shifted + 16
+    aligned = bits + 16 + limit
+    total = max(product, aligned) + 1 if c.residual else product
+    window = bits + BYTE
+    steps = min(-(-(total + 1) // BYTE), 1 << 7 - FINE)
+    parts = -(-(acc + 1) // _OPERAND_BITS)
+    low = -(-(acc + 1) // parts)
+    for _ in range(parts - 1):
+        t.multiply(low, 16, signed=False)
+    t.multiply(acc + 1 - low * (parts - 1), 17)
+    coarse = max(0, distance - FINE)  # its fine part is used before the first register
+    t.add(one=1, bias=acc + 1, product=product * (parts - 1), total=total, window=window * mux(steps),
+          lost=total, fine=window * 3, choices=16 + 7)  # fmt: skip
+    t.add(ff=acc + 1 + 16 + 7 + 7 + total + 7 + window + 6)
+    t.add(ff=0 if absorbed(acc + 1, 17) else product)
+    if c.residual:
+        t.multiply(shifted, 17)
+        t.add(residual=shifted * min(3, distance), align=aligned * mux(limit // BYTE + 1))
+        t.add(ff=shifted + 2 * coarse + (0 if absorbed(shifted, 17) else addend))
+        codes.residual_terms(bits, t)
+    codes.finish_terms(bits, ZERO_BITS, t)
+
+
+def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
+    product = d.carry(c.acc_bits + 17) + d.product
+    return {"requantizer": d.register + product + circuits(c.activation).finish_path(d)}
+
+
+REQUANTIZER = Component(
+    "requantizer",
+    (Requantizer,),
+    _terms,
+    instances=lambda c: c.vector_lanes,
+    paths=_path,
+    blocks=lambda c, technology: technology.dsps(c.acc_bits + 1, 17),
+)
+"""One of its lanes."""

@@ -5,10 +5,16 @@ from collections.abc import Mapping
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
+from sateen.hw.formats import circuits
+from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import Drain, drain_latency, steps_per_pixel
-from sateen.hw.vector.pool import Pool
+from sateen.hw.vector.pool import POOL, Pool
+from sateen.hw.vector.requantize import REQUANTIZER
+from sateen.hw.walk import Walk
+from sateen.hw.window import NestedCounter, count_terms
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
 
@@ -103,3 +109,37 @@ class VectorUnit(wiring.Component):
         if self.config.table:
             wiring.connect(m, wiring.flipped(self.table), drain.table)
         return m
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    lanes, bits, address = c.vector_lanes, c.activation.bits, ceil_log2(c.act_depth)
+    steps = c.cols // lanes
+    acc, parameter = c.acc_address_bits, ceil_log2(c.parameter_depth)
+    mux = t.technology.mux
+    t.add(one=1, acc=lanes * c.acc_bits * mux(steps), written=c.act_word_bits, addresses=2 * address,
+          steps=steps, parameter=parameter, acc_address=2 * acc, walk=4 * address,
+          residual=c.residual * lanes * bits * mux(c.elements // lanes), residual_walk=4 * c.residual * address,
+          slices=c.slices if c.slices > 1 else 0)  # fmt: skip
+    count_terms([c.output_bits] * 2, t)
+    codes = circuits(c.activation)
+    codes.bound_terms(t)
+    t.add(ff=lanes * (c.acc_bits + c.parameter_bits) + c.cols * bits + 4 * address * (1 + c.residual) + acc
+          + parameter + ceil_log2(steps) * 4 + ceil_log2(c.slices) + 2 * c.activation.fixed_bits
+          + 2 * codes.bound_shape.width + c.residual + 2 * (codes.requantize_latency + c.table))  # fmt: skip
+    t.ff["one"] = 1
+    if t.technology.least_chain:  # the flags of a word are delayed by LUTs there
+        t.add(ff=-2 * (codes.requantize_latency + c.table + 2))
+    if c.table:
+        found = t.technology.memory(bits, 1 << bits)
+        for _ in range(lanes):
+            t.store(found, bits)
+        t.add(table=lanes * bits, ff=lanes * bits + 2)
+
+
+VECTOR = Component(
+    "vector",
+    (VectorUnit, Drain, NestedCounter, Walk),
+    _terms,
+    children=(REQUANTIZER, POOL),
+    paths=lambda c, d: {"drain": d.memory + d.select(c.cols // c.vector_lanes)},
+)

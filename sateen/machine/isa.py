@@ -1,7 +1,7 @@
 """The instruction set as data. Everything else that knows an instruction is derived from the tables here:
 
 the layouts (hw/isa.py), the assembler, what the dispatcher refuses, how far a narrow machine counts, the bits that
-synthesis keeps (fpga/estimate/instruction_use.py), and the tables of docs/isa.md.
+synthesis keeps (sateen/machine/instruction_use.py), and the tables of docs/isa.md.
 
 An instruction is 512 bits in memory, little endian, its fields from bit 0 on in the order given here. All begin with
 the header: the opcode, which also names the unit, and two masks of tokens. Addresses of on-chip buffers count words,

@@ -8,8 +8,7 @@ from benchmark_module import ROOT, benchmark
 from sateen.fpga.estimate import clock_data
 from sateen.fpga.estimate.clock_data import GROUPS, config_of, group_of, trials
 from sateen.fpga.estimate.clock_fit import fit, left_out
-from sateen.fpga.estimate.clock_model import clocks, estimate_clock, load, predict
-from sateen.fpga.estimate.clock_paths import logic
+from sateen.fpga.estimate.clock_model import clocks, estimate_clock, load, logic, predict
 from sateen.machine.presets import PRESETS, preset
 
 

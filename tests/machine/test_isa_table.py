@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from sateen.compiler.schedule.traffic import LOADED
-from sateen.fpga.estimate.instruction_use import instruction_mask
 from sateen.hw import isa as hw_isa
 from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import FIELDS as CONFIGURED
+from sateen.machine.instruction_use import instruction_mask
 from sateen.machine.isa import (
     BUS,
     CHUNK,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Layout, Unit, instructions_of
+from sateen.machine.isa import HEADER, Layout, Unit, instructions_of
+
+TOKEN_MASKS = (1 << HEADER[1].bits + HEADER[2].bits) - 1 << HEADER[0].bits
+"""The bits of `wait` and `signal`."""
 
 
 def instruction_mask(unit: Unit, c: AcceleratorConfig) -> int:
