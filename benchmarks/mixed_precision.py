@@ -24,7 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 import sateen
 from sateen.compiler.ptq import Gptq, moments, rewrite_quantized, round_layer
-from sateen.compiler.quantize import calibrate, plan_activations, quantize, weight_scales
+from sateen.compiler.quantize import Options, calibrate, fuse, plan_activations, quantize, weight_scales
 from sateen.formats import parse_format
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
@@ -46,7 +46,8 @@ class Network:
         self.graph, self.activations = graph, activations
         self.samples = {graph.inputs[0].name: samples}
         self.statistics = calibrate(graph, self.samples)
-        self.plan = plan_activations(graph, self.statistics, activation_format=activations, input_terms=0)
+        formats = parse_format(FORMATS[0]), parse_format(activations)
+        self.plan = plan_activations(fuse(graph), self.statistics, Options(*formats, input_terms=0))
         self.layers = {n.name: n.weight.size for n in graph.nodes if isinstance(n, Conv)}
 
     def quantized(self, formats: Mapping[str, str], learned: bool = True) -> QuantizedGraph:

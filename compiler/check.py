@@ -17,13 +17,16 @@ import onnx
 
 from sateen.compiler.importer import Finding, Shapes, read_model
 from sateen.compiler.importer.nouns import PORTS
-from sateen.compiler.quantize.activations import open_tensors
+from sateen.compiler.quantize.activations import open_tensors, plan_activations
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
-from sateen.compiler.quantize.fuse import Pass, fuse
-from sateen.compiler.quantize.given import activation_format, conform, sign_of, weight_format
-from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.network import quantize_fused
+from sateen.compiler.quantize.options import Options
+from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import DataError, FormatError, ModelError, SateenError
 from sateen.formats import parse_format
+from sateen.ir.fused import sources
 from sateen.ir.graph import Graph
 
 __all__ = ["Finding", "check_model"]
@@ -65,23 +68,24 @@ def _trial(graph: Graph) -> Iterator[Finding]:
     for that, and here it lies in [-1, 1]."""
     try:
         weights, activations = weight_format(graph) or DEFAULT, activation_format(graph) or DEFAULT
-        graph = conform(graph, activations)
+        network = fuse(conform(graph, activations))
     except SateenError as e:
         yield _finding(graph.name, "model", e)
         return
     signs = []
-    for step in fuse(graph):
+    for node in network.nodes:
         try:
-            sign_of(step, graph)
+            sign_of(node, network)
         except DataError as e:
-            name = step.source[-1] if isinstance(step, Pass) else step.name
+            name = sources(node)[-1]
             found = _finding(name.removesuffix(".sign"), "BipolarQuant", e)
             signs.append(replace(found, reason="it " + found.reason.partition("' ")[2]))
     yield from signs
     if signs:
         return
+    graph = network.graph
     writers, ports = {n.output: n.name for n in graph.nodes}, {p.name: p.source for p in graph.inputs}
-    for tensor in open_tensors(graph):
+    for tensor in open_tensors(network):
         name = ports.get(tensor, tensor)
         why = f"the file does not round '{name}': compile needs --calibration"
         kind = PORTS[0] if tensor in ports else "tensor"
@@ -91,15 +95,10 @@ def _trial(graph: Graph) -> Iterator[Finding]:
         name: TensorStatistics(-1.0, 1.0, values, np.zeros(shape[2]), np.ones(shape[2]))
         for name, shape in graph.shapes.items()
     }
+    statistics, options = Statistics(open_, 1), Options(weights, activations, "minmax")
     try:
         with _quiet():
-            quantize(
-                graph,
-                Statistics(open_, 1),
-                weight_format=weights,
-                activation_format=activations,
-                scale_method="minmax",
-            )
+            quantize_fused(network, statistics, plan_activations(network, statistics, options), options)
     except (FormatError, ModelError) as e:
         yield _finding(graph.name, "model", e)
     except DataError:  # of samples, which there are none of

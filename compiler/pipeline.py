@@ -18,7 +18,9 @@ from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, import_model
 from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
-from sateen.compiler.quantize.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import accumulator_bits
 from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
 from sateen.compiler.schedule.summary import schedule
@@ -28,6 +30,7 @@ from sateen.files import shown
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.chip.verilog import emit_verilog
+from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Graph, Port
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
@@ -131,7 +134,8 @@ def quantize_graph(
     """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
-    graph, config = _conformed(graph, config, fixed_formats)
+    network, config = _conformed(graph, config, fixed_formats)
+    graph = network.graph
     if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
         raise DataError(
             f"{source}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
@@ -142,7 +146,7 @@ def quantize_graph(
             _logger.warning("%s", remark)
         graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
         quantized, record = run_recipe(
-            graph,
+            network.with_graph(graph),
             calibration,
             recipe,
             weight_format=config.weight_format,
@@ -194,14 +198,16 @@ def write_program(
 
 def _conformed(
     graph: Graph, config: AcceleratorConfig, fixed: tuple[bool, bool]
-) -> tuple[Graph, AcceleratorConfig]:
-    """The file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
+) -> tuple[FusedGraph, AcceleratorConfig]:
+    """Fused, the file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
     weights = None if fixed[0] else weight_format(graph)
-    weights = weights and room_for_biases(graph, weights)
     activations = None if fixed[1] else activation_format(graph)
-    formats = {"weight_format": weights, "activation_format": activations}
-    config = config.replace(**{k: f.name for k, f in formats.items() if f is not None})
-    return conform(graph, config.activation) if graph.quantizers else graph, config
+    if activations is not None:
+        config = config.replace(activation_format=activations.name)
+    network = fuse(conform(graph, config.activation) if graph.quantizers else graph)
+    if weights is not None:
+        config = config.replace(weight_format=room_for_biases(network, weights).name)
+    return network, config
 
 
 def _sparse(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sateen.compiler.quantize.fuse import Pass, Step, fuse
+from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode, sources
 from sateen.ir.graph import Activation, Conv, Graph, Node
 
 UNITS = ("layer", "block", "network")
@@ -35,17 +35,17 @@ class Block:
 
 
 def split_blocks(
-    graph: Graph, unit: str, differentiable: Callable[[Node], bool]
+    network: FusedGraph, unit: str, differentiable: Callable[[Node], bool]
 ) -> tuple[list[Block], list[str]]:
     """The blocks in order, and the names of those that are learned layer by layer because a gradient cannot pass.
 
     What has no weights goes with the layer after it; layers whose function has no gradient end before it.
     """
-    parts = _parts(graph, unit)
+    graph, parts = network.graph, _parts(network, unit)
     found: list[list[Node]] = []
     refused = []
-    for steps in parts:
-        nodes = _ordered(graph, steps)
+    for part in parts:
+        nodes = _ordered(graph, part)
         learned = False  # whether something before the node in this block is
         passes = True
         for node in nodes:
@@ -56,41 +56,44 @@ def split_blocks(
             continue
         if len([n for n in nodes if isinstance(n, Conv)]) > 1:
             refused.append(_block(graph, nodes).name)
-        for step in steps:
-            found += _before_function(_ordered(graph, [step]), differentiable)
+        for fused in part:
+            found += _before_function(_ordered(graph, [fused]), differentiable)
     return [_block(graph, nodes) for nodes in found], refused
 
 
-def _parts(graph: Graph, unit: str) -> list[list[Step]]:
-    steps = list(fuse(graph))
+def _parts(network: FusedGraph, unit: str) -> list[list[FusedNode]]:
     if unit == "network":
-        return [steps]
-    last = {name: i for i, step in enumerate(steps) for name in step.inputs}
-    parts: list[list[Step]] = [[]]
-    written = {p.name for p in graph.inputs}
-    for i, step in enumerate(steps):
-        parts[-1].append(step)
-        written.add(step.output)
-        weights = any(isinstance(s, Pass) and isinstance(s.main, Conv) for s in parts[-1])
+        return [list(network.nodes)]
+    last = {name: i for i, node in enumerate(network.nodes) for name in node.inputs}
+    parts: list[list[FusedNode]] = [[]]
+    written = {p.name for p in network.graph.inputs}
+    for i, node in enumerate(network.nodes):
+        parts[-1].append(node)
+        written.add(node.output)
+        weights = any(map(_has_weights, parts[-1]))
         alive = sum(last.get(t, -1) > i for t in written)
         if weights and (unit == "layer" or alive <= 1):
             parts.append([])
     if not parts[-1]:
         parts.pop()
-    elif len(parts) > 1 and not any(isinstance(s, Pass) and isinstance(s.main, Conv) for s in parts[-1]):
+    elif len(parts) > 1 and not any(map(_has_weights, parts[-1])):
         parts[-2] += parts.pop()
     return parts
 
 
+def _has_weights(node: FusedNode) -> bool:
+    return isinstance(node, FusedLayer) and isinstance(node.main, Conv)
+
+
 def _before_function(nodes: list[Node], differentiable: Callable[[Node], bool]) -> list[list[Node]]:
-    """The nodes of a step, parted before the function if it has no gradient."""
+    """The nodes of a fused one, parted before the function if it has no gradient."""
     if isinstance(nodes[-1], Activation) and not differentiable(nodes[-1]) and len(nodes) > 1:
         return [nodes[:-1], nodes[-1:]]
     return [nodes]
 
 
-def _ordered(graph: Graph, steps: Iterable[Step]) -> list[Node]:
-    names = {name for s in steps for name in (s.source if isinstance(s, Pass) else (s.name,))}
+def _ordered(graph: Graph, fused: Iterable[FusedNode]) -> list[Node]:
+    names = {name for n in fused for name in sources(n)}
     return [n for n in graph.nodes if n.name in names]
 
 

@@ -20,8 +20,8 @@ from sateen.compiler.ptq.hessian import BLOCK, DAMPING, Project, compensate, inv
 from sateen.compiler.ptq.layerwise import Moments, moments, output_error, rewrite_quantized
 from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
-from sateen.compiler.quantize.network import check_weights
 from sateen.compiler.quantize.scales import weight_scales
+from sateen.compiler.quantize.weights import check_weights
 from sateen.errors import ConfigError
 from sateen.formats import Format
 from sateen.ir.graph import Conv, Graph

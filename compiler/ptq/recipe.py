@@ -27,12 +27,15 @@ from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize.activations import plan_activations
 from sateen.compiler.quantize.branches import scale_branches
 from sateen.compiler.quantize.calibrate import Progress, Statistics, calibrate
+from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.input_terms import MOST_TERMS
-from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.network import quantize_fused
+from sateen.compiler.quantize.options import Options, as_format
 from sateen.compiler.quantize.scales import METHODS
 from sateen.errors import ConfigError, DataError
 from sateen.files import read_toml, shown
 from sateen.formats import Format
+from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 
@@ -148,7 +151,7 @@ def _pass(path: Path, entry: Any) -> PassOptions:
 
 
 def run_recipe(
-    graph: Graph,
+    graph: Graph | FusedGraph,
     samples: Mapping[str, np.ndarray] | None,
     recipe: Recipe,
     *,
@@ -170,6 +173,8 @@ def run_recipe(
     FormatError
         A format that cannot hold what the network needs of it.
     """
+    network = graph if isinstance(graph, FusedGraph) else fuse(graph)
+    graph = network.graph
     given = {
         "tensors": len(graph.quantizers),
         "weights": sum(isinstance(n, Conv) and n.given is not None for n in graph.nodes),
@@ -209,6 +214,8 @@ def run_recipe(
     for options in recipe.passes:
         if isinstance(options, MergePool):
             graph, merged = merge_pools(graph, options)
+            if merged:
+                network = fuse(graph)
             done("mergepool")
         elif isinstance(options, Equalize):
             graph = equalize(graph, options)
@@ -216,39 +223,30 @@ def run_recipe(
         elif isinstance(options, Smooth):
             graph = smooth(graph, calibrate(graph, samples), options)
             done("smooth")
+    formats = as_format(weight_format), as_format(activation_format)
     statistics: Statistics | None = None
     branches: dict[str, float] = {}
     if calibrated:
         statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
         done("calibrate")
         graph, branches = scale_branches(
-            graph,
-            statistics,
-            _format(weight_format),
-            _format(activation_format),
-            scale_method=recipe.scales,
-            power_of_two=recipe.power_of_two,
+            graph, statistics, *formats, scale_method=recipe.scales, power_of_two=recipe.power_of_two
         )
         if branches:
             statistics = calibrate(graph, samples)
             done("branches")
-    common: dict[str, Any] = {
-        "activation_format": activation_format,
-        "scale_method": recipe.scales,
-        "power_of_two": recipe.power_of_two,
-        "input_terms": recipe.input_terms,
-    }
-    plan = plan_activations(graph, statistics, **common)
+    settings = Options(*formats, recipe.scales, recipe.power_of_two, recipe.input_terms)
+    network = network.with_graph(graph)
+    plan = plan_activations(network, statistics, settings)
     done("scales")
     scales = None
-    target = graph
     chosen = next((p for p in recipe.passes if isinstance(p, Gptq)), None)
     if chosen:
         graph, scales = gptq(
             graph,
             samples,
             plan,
-            _format(weight_format),
+            formats[0],
             chosen,
             learned=next((p for p in recipe.passes if isinstance(p, AdaRound)), None),
             power_of_two=recipe.power_of_two,
@@ -262,10 +260,10 @@ def run_recipe(
             report(fit + (1 - fit) * (k + i / n) / len(learning))
 
         graph, scales, plan, statement = reconstruct(
-            target,
+            network,
             samples,
             plan,
-            _format(weight_format),
+            formats[0],
             unit,
             start=None if scales is None else (graph, scales),
             power_of_two=recipe.power_of_two,
@@ -273,9 +271,7 @@ def run_recipe(
         )
         statements.append(statement)
         done("reconstruct")
-    result = quantize(
-        graph, statistics, weight_format=weight_format, plan=plan, weight_scales=scales, **common
-    )
+    result = quantize_fused(network.with_graph(graph), statistics, plan, settings, scales)
     done("bias correction and rounding" if not fitted else "rounding")
     report(1.0)
     record = {
@@ -308,9 +304,3 @@ def _check_given(recipe: Recipe) -> None:
             f"recipe '{recipe.name}': {', '.join(does)} would change weights or scales, but the model is quantized "
             "already and keeps its own; use --ptq fast, or give the model before it was quantized"
         )
-
-
-def _format(f: str | Format) -> Format:
-    from sateen.formats import parse_format
-
-    return f if isinstance(f, Format) else parse_format(f)

@@ -27,14 +27,14 @@ import numpy as np
 from sateen.arrays import read_npz, write_npz
 from sateen.compiler.ptq.blocks import UNITS, Block, split_blocks
 from sateen.compiler.ptq.hessian import choose_samples
-from sateen.compiler.quantize.activations import ActivationPlan, raw_outputs, rescaled, scale_groups
+from sateen.compiler.quantize.activations import ActivationPlan, rescaled
 from sateen.compiler.quantize.calibrate import Progress
-from sateen.compiler.quantize.fuse import fuse
-from sateen.compiler.quantize.network import check_weights
 from sateen.compiler.quantize.scales import weight_scales
+from sateen.compiler.quantize.weights import check_weights
 from sateen.errors import ConfigError
 from sateen.files import cache_dir, load_entry, store_entry
 from sateen.formats import Format
+from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Graph
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def require_torch() -> None:
 
 
 def reconstruct(
-    graph: Graph,
+    network: FusedGraph,
     samples: Mapping[str, np.ndarray],
     plan: ActivationPlan,
     weight_format: Format,
@@ -126,7 +126,7 @@ def reconstruct(
 
     Parameters
     ----------
-    graph : the float network, which is the target
+    network : the float one, which is the target
     start : where learning begins, what `gptq` gives; by default weights are rounded to nearest
 
     Raises
@@ -145,7 +145,8 @@ def reconstruct(
 
     if power_of_two:
         options = replace(options, scales=False)
-    blocks, by_layer = split_blocks(graph, options.unit, differentiable)
+    graph = network.graph
+    blocks, by_layer = split_blocks(network, options.unit, differentiable)
     if by_layer:
         _logger.warning("reconstruct: no gradient through all of %s; learned by layers", "; ".join(by_layer))
     convs = [n for n in graph.nodes if isinstance(n, Conv)]
@@ -159,18 +160,18 @@ def reconstruct(
             scale = weight_scales(weight, weight_format, power_of_two=power_of_two)
         first[conv.name] = nearest(weight, scale, given[conv.name].bias, weight_format)
     arrays = choose_samples(graph, samples)
-    groups = _groups(graph, plan)
+    groups = _groups(network, plan)
     cache = Cache.of(graph, arrays, first, plan, groups, blocks, weight_format, options)
     with threads(options.threads):
         found, quants, errors = learn_network(
-            graph, blocks, arrays, plan, groups, weight_format, first, options, cache, progress
+            network, blocks, arrays, plan, groups, weight_format, first, options, cache, progress
         )
     nodes = tuple(
         replace(n, weight=found[n.name].weight, bias=found[n.name].bias) if isinstance(n, Conv) else n
         for n in graph.nodes
     )
     learned = {t: q.scale for t, q in quants.items() if q.scale != plan.quants[t].scale}
-    plan = rescaled(graph, plan, learned) if learned else plan
+    plan = rescaled(network, plan, learned) if learned else plan
     statement = {"blocks": errors, "by_layer": by_layer, "scales": options.scales}
     return (
         replace(graph, nodes=nodes),
@@ -180,14 +181,14 @@ def reconstruct(
     )
 
 
-def _groups(graph: Graph, plan: ActivationPlan) -> dict[str, str]:
+def _groups(network: FusedGraph, plan: ActivationPlan) -> dict[str, str]:
     """Tensors that are rounded where a node writes them: which of them share a scale. Inputs keep theirs."""
-    steps = fuse(graph)
-    raw = raw_outputs(graph, steps)
-    groups = scale_groups(graph, steps)
+    graph, groups = network.graph, network.scale_groups
     written = {n.output for n in graph.nodes}
     fixed = {groups[p.name] for p in graph.inputs if p.name in groups}
-    return {t: g for t, g in groups.items() if t in written - raw and g not in fixed and t in plan.quants}
+    return {
+        t: g for t, g in groups.items() if t in written - network.raw and g not in fixed and t in plan.quants
+    }
 
 
 class Cache:

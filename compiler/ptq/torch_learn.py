@@ -20,9 +20,9 @@ from sateen.compiler.ptq.torch_graph import as_tensor, channels_second, run_node
 from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown, rounded
 from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
-from sateen.compiler.quantize.fuse import Pass, fuse
 from sateen.formats import Format
-from sateen.ir.graph import Conv, Graph, Node
+from sateen.ir.fused import FusedGraph
+from sateen.ir.graph import Conv, Node
 from sateen.ir.quantized import Quant
 
 Tensors = dict[str, torch.Tensor]
@@ -118,12 +118,12 @@ def constants(start: Mapping[str, Rounded], fmt: Format, folded: Folded) -> dict
     }
 
 
-def folded_zeros(graph: Graph) -> Folded:
+def folded_zeros(network: FusedGraph) -> Folded:
     found = {}
-    for step in fuse(graph):
-        if isinstance(step, Pass) and isinstance(step.main, Conv):
-            residual = ((step.residual, -1),) if step.residual else ()
-            found[step.main.name] = ((step.requantized, 1), *residual)
+    for layer in network.layers:
+        if isinstance(layer.main, Conv):
+            residual = ((layer.residual, -1),) if layer.residual else ()
+            found[layer.main.name] = ((layer.requantized, 1), *residual)
     return found
 
 
@@ -303,7 +303,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def learn_network(
-    graph: Graph,
+    network: FusedGraph,
     blocks: list[Block],
     arrays: Mapping[str, np.ndarray],
     plan: ActivationPlan,
@@ -318,12 +318,12 @@ def learn_network(
 
     groups : of the tensors whose scale may be learned, which of them share it
     """
-    quants, results = dict(plan.quants), dict(start)
+    graph, quants, results = network.graph, dict(plan.quants), dict(start)
     real = {p.name: channels_second(p.to_hwc(arrays[p.name])) for p in graph.inputs}
     coarse = {p.name: channels_second(plan.rounded(p.name, p.to_hwc(arrays[p.name]))) for p in graph.inputs}
     rounded_tensors = set(groups)
     settled: set[str] = set()
-    folded = folded_zeros(graph)
+    folded = folded_zeros(network)
     statements: list[dict[str, float | str]] = []
     predicted: Tensors = {}
     if options.loss == "prediction":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.quantize.fuse import Pass, Step
 from sateen.compiler.quantize.scales import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, normalised
 from sateen.errors import DataError
+from sateen.ir.fused import FusedGraph
 from sateen.ir.quantized import Linear, Op, Quant, QuantizedGraph, Residual
 
 _SNAP_BITS = 13
@@ -20,24 +20,23 @@ _SNAP_BITS = 13
 
 
 def snap_scales(
-    steps: tuple[Step, ...],
-    quants: dict[str, Quant],
-    shared: dict[str, str],
+    network: FusedGraph,
+    quants: Mapping[str, Quant],
     given: Iterable[str] = (),
 ) -> dict[str, Quant]:
     """Move scales by at most 2**-10, so that Adds rescale by short, exact multipliers.
 
     Then the integers state what the real numbers state, and rounding does not differ between the two. `quants`
-    has a Quant for each group of tensors, `shared` says which group a tensor is in; the scales of the groups `given`
-    stay.
+    has a Quant for each scale group; those of the groups `given` stay.
     """
     scale = {group: q.scale for group, q in quants.items()}
     fixed = set(given)
-    for step in steps:
-        if not isinstance(step, Pass) or step.residual is None:
+    shared = network.scale_groups
+    for layer in network.layers:
+        if layer.residual is None:
             continue
-        out = shared[step.requantized]
-        sources = [shared[step.residual]] + ([shared[step.input]] if step.main is None else [])
+        out = shared[layer.requantized]
+        sources = [shared[layer.residual]] + ([shared[layer.input]] if layer.main is None else [])
         known = next((s for s in sources if s in fixed), None)
         if out not in fixed and known:
             scale[out] = float(np.float32(scale[known] / _short(scale[known] / scale[out])))

@@ -12,7 +12,9 @@ from test_import_quantized import Brevitas, Qdq, in_qonnx
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize.calibrate import calibrate
-from sateen.compiler.quantize.given import activation_format, conform, room_for_biases, weight_format
+from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import quantize
 from sateen.formats import parse_format
 from sateen.ir.serialize import from_bytes, to_bytes
@@ -35,7 +37,7 @@ def mlp(seed, bits=3, sizes=(40, 32, 32, 12)):
 def quantized(model, weights=None):
     graph = import_model(model)
     fmt = activation_format(graph)
-    weights = weights or room_for_biases(graph, weight_format(graph))
+    weights = weights or room_for_biases(fuse(graph), weight_format(graph))
     return quantize(conform(graph, fmt), None, weight_format=weights, activation_format=fmt)
 
 
@@ -67,7 +69,7 @@ def test_biases_that_are_whole_steps_need_no_room():
     weight = net.quant(net.random(8, 4), 2**-2, 3)
     y = net.quant(net("Add", net("MatMul", x, weight), net.constant(np.arange(4) / 32, np.float32)), 0.25, 4)
     graph = import_model(net.output(y).model())
-    assert room_for_biases(graph, weight_format(graph)).name == "int3"
+    assert room_for_biases(fuse(graph), weight_format(graph)).name == "int3"
 
 
 def test_what_a_bias_loses_is_added_to_outputs_that_the_host_reads():

@@ -20,7 +20,9 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize.activations import plan_activations
 from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.input_terms import split_input
+from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant, most, weight_scales
 from sateen.errors import DataError, ModelError, SateenError
 from sateen.formats import parse_format, parse_sparsity
@@ -124,7 +126,7 @@ def test_constant_inputs_are_rounded_to_nearest():
     graph = network("normal")
     samples = given(graph, "zero")
     fmt = parse_format("int4")
-    plan = plan_activations(graph, calibrate(graph, samples), activation_format="int8")
+    plan = plan_activations(fuse(graph), calibrate(graph, samples), Options(fmt, parse_format("int8")))
     found, scales = gptq(graph, samples, plan, fmt, Gptq(), learned=AdaRound(10))
     conv = next(n for n in graph.nodes if isinstance(n, Conv))
     new = next(n for n in found.nodes if isinstance(n, Conv))

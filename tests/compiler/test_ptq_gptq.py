@@ -14,7 +14,9 @@ from sateen.compiler.ptq.gptq import Gptq, descend, gptq, round_layer
 from sateen.compiler.ptq.layerwise import Moments, moments, output_error
 from sateen.compiler.quantize.activations import plan_activations
 from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import grid, weight_scales
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
 from sateen.formats import parse_format
@@ -135,7 +137,8 @@ def test_moments_are_those_of_the_columns():
 
 def apply(graph, x, weights, activations, options=None, learned=None):
     statistics = calibrate(graph, x)
-    plan = plan_activations(graph, statistics, activation_format=activations)
+    settings = Options(parse_format(weights), parse_format(activations))
+    plan = plan_activations(fuse(graph), statistics, settings)
     new, scales = gptq(graph, x, plan, parse_format(weights), options or Gptq(), learned=learned)
     common = {"weight_format": weights, "activation_format": activations, "plan": plan}
     return (
@@ -201,15 +204,12 @@ def test_refusals():
     with pytest.raises(DataError, match="holds NaN or infinity"):
         apply(graph, {"x": np.full_like(x["x"], np.nan)}, "int4", "int8")
     graph.nodes[0].weight[0] = np.inf
-    plan = plan_activations(
-        graph,
-        calibrate(
-            Builder.graph(b, "conv0"),
-            x,
-            run=lambda *_: {"x": np.ones((1, 3, 3, 2)), "conv0": np.ones((1, 3, 3, 4))},
-        ),
-        activation_format="int8",
+    statistics = calibrate(
+        Builder.graph(b, "conv0"),
+        x,
+        run=lambda *_: {"x": np.ones((1, 3, 3, 2)), "conv0": np.ones((1, 3, 3, 4))},
     )
+    plan = plan_activations(fuse(graph), statistics, Options(parse_format("int4"), parse_format("int8")))
     with pytest.raises(ModelError, match="weights or bias hold NaN or infinity"):
         gptq(graph, x, plan, parse_format("int4"))
     with pytest.raises(ConfigError, match=r"gptq: damping = 0; it must be from 1e-06 to 1"):

@@ -18,7 +18,9 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe, load_recipe, run_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.given import activation_format, weight_format
+from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant
 from sateen.errors import ConfigError, DataError
 from sateen.formats import parse_format
@@ -148,7 +150,8 @@ def test_a_model_that_is_quantized_keeps_its_scales(terms):
     assert record["given"]["tensors"] == len(graph.quantizers) and record["given"]["weights"] > 0
     third, record = run_recipe(graph, b.samples(4, seed=3), RECIPES["fast"], **formats)
     assert record["samples"] == 4
-    plan = plan_activations(graph, None, activation_format="int4", input_terms=terms)
+    int4 = parse_format("int4")
+    plan = plan_activations(fuse(graph), None, Options(int4, int4, input_terms=terms))
     assert not plan.terms
     for op, again, calibrated in zip(first.ops, second.ops, third.ops, strict=True):
         if isinstance(op, Linear):

@@ -15,7 +15,9 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct
 from sateen.compiler.quantize.activations import plan_activations, rescaled
 from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.network import quantize
+from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import grid
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
@@ -33,9 +35,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "reconstruct"
 
 
-def planned(graph, x, activations="int4", **options):
-    statistics = calibrate(graph, x)
-    return statistics, plan_activations(graph, statistics, activation_format=activations, **options)
+def planned(graph, x, activations="int4"):
+    statistics, fmt = calibrate(graph, x), parse_format(activations)
+    return statistics, plan_activations(fuse(graph), statistics, Options(fmt, fmt))
 
 
 def convs(graph):
@@ -48,7 +50,7 @@ def fast(**options):
 
 def apply(graph, x, weights, activations, options):
     statistics, plan = planned(graph, x, activations)
-    new, scales, plan, said = reconstruct(graph, x, plan, parse_format(weights), options)
+    new, scales, plan, said = reconstruct(fuse(graph), x, plan, parse_format(weights), options)
     qgraph = quantize(
         new,
         statistics,
@@ -69,7 +71,7 @@ def names(blocks):
 
 def test_blocks_end_where_the_network_is_one_tensor():
     graph, _ = residual()
-    blocks, by_layer = split_blocks(graph, "block", lambda node: True)
+    blocks, by_layer = split_blocks(fuse(graph), "block", lambda node: True)
     assert names(blocks) == [
         ["conv0", "clip1"],
         ["conv2", "conv3", "add4", "clip5"],
@@ -81,11 +83,11 @@ def test_blocks_end_where_the_network_is_one_tensor():
         (("clip5",), ("conv7",)),
     ]
     assert blocks[1].name == "conv2 to conv3" and not by_layer
-    layers, _ = split_blocks(graph, "layer", lambda node: True)
+    layers, _ = split_blocks(fuse(graph), "layer", lambda node: True)
     assert [[c.name for c in b.convs] for b in layers] == [["conv0"], ["conv2"], ["conv3"], ["conv7"]] or [
         [c.name for c in b.convs] for b in layers
     ] == [["conv0"], ["conv3"], ["conv2"], ["conv7"]]
-    whole, _ = split_blocks(graph, "network", lambda node: True)
+    whole, _ = split_blocks(fuse(graph), "network", lambda node: True)
     assert len(whole) == 1 and len(whole[0].nodes) == len(graph.nodes)
 
 
@@ -98,9 +100,9 @@ def test_a_function_without_gradient_parts_its_block():
     def smooth(node):
         return not (isinstance(node, Activation) and node.function == "floor")
 
-    blocks, by_layer = split_blocks(graph, "block", smooth)
+    blocks, by_layer = split_blocks(fuse(graph), "block", smooth)
     assert names(blocks)[:2] == [["conv0"], ["floor1"]] and not by_layer
-    blocks, by_layer = split_blocks(graph, "network", smooth)
+    blocks, by_layer = split_blocks(fuse(graph), "network", smooth)
     assert by_layer == ["conv0 to conv6"]
     assert names(blocks) == [["conv0"], ["floor1"], ["conv2", "clip3"], ["add4", "clip5"], ["conv6"]]
     assert [n for part in names(blocks) for n in part] == [n.name for n in graph.nodes]
@@ -157,7 +159,7 @@ def test_what_cannot_get_better_stays():
     statistics, plan = planned(graph, x, "int8")
     rounded = quantize(graph, statistics, weight_format="int8", activation_format="int8", plan=plan)
     new, scales, kept, said = reconstruct(
-        graph, x, plan, parse_format("int8"), fast(iterations=2, rate=1e3, scale_rate=1e3)
+        fuse(graph), x, plan, parse_format("int8"), fast(iterations=2, rate=1e3, scale_rate=1e3)
     )
     assert all(e["left"] == 1 for e in said["blocks"]) and kept == plan
     ops = [op for op in rounded.ops if isinstance(op, Linear) and op.macs is None]
@@ -204,7 +206,9 @@ def test_the_simulation_foretells_the_integers(network, formats):
     raw = {op.output for op in qgraph.ops if isinstance(op, Linear) and op.raw}
     rules = fixed_rules(plan.quants, [t for t in plan.quants if t not in raw])
     assert all(t in written or t in inputs for t in rules)
-    found = run(graph.nodes, inputs, constants(weights, parse_format(formats[0]), folded_zeros(graph)), rules)
+    found = run(
+        graph.nodes, inputs, constants(weights, parse_format(formats[0]), folded_zeros(fuse(graph))), rules
+    )
     for op in qgraph.ops:
         y = found[op.output].numpy().transpose(0, 2, 3, 1)
         if op.output in raw:
@@ -232,7 +236,7 @@ def test_learned_scales_reach_the_integers():
     for op in qgraph.ops:
         if op.name in scales:
             np.testing.assert_allclose(op.weight_scale, scales[op.name], rtol=1e-3)
-    again = rescaled(graph, plan, {t: q.scale for t, q in plan.quants.items()})
+    again = rescaled(fuse(graph), plan, {t: q.scale for t, q in plan.quants.items()})
     for t, q in again.quants.items():
         assert q.scale == pytest.approx(plan.quants[t].scale, rel=2**-10)
 
@@ -275,14 +279,14 @@ def test_an_interrupted_run_goes_on(cache):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reconstruct(graph, x, plan, parse_format("int4"), fast(), progress=interrupt)
+        reconstruct(fuse(graph), x, plan, parse_format("int4"), fast(), progress=interrupt)
     kept = {p: p.stat().st_mtime_ns for p in cache.glob("*.npz")}
     assert len(kept) == 1
-    resumed = reconstruct(graph, x, plan, parse_format("int4"), fast())
+    resumed = reconstruct(fuse(graph), x, plan, parse_format("int4"), fast())
     assert all(p.stat().st_mtime_ns == t for p, t in kept.items()) and len(list(cache.glob("*.npz"))) == 3
     for path in cache.glob("*.npz"):
         path.unlink()
-    fresh = reconstruct(graph, x, plan, parse_format("int4"), fast())
+    fresh = reconstruct(fuse(graph), x, plan, parse_format("int4"), fast())
     for p, q in zip(convs(resumed[0]), convs(fresh[0]), strict=True):
         np.testing.assert_array_equal(p.weight, q.weight)
     assert resumed[2:] == fresh[2:]
