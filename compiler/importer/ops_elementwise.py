@@ -8,10 +8,10 @@ import numpy as np
 
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims
+from sateen.compiler.importer.layout import axis_dims, channel_order, described
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
-from sateen.compiler.importer.pointwise import affine, aligned, raised
+from sateen.compiler.importer.pointwise import affine, aligned, raised, selection
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Activation, Add, Expression
 
@@ -111,7 +111,7 @@ def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
     same_function = compose(walk, node, "add", a, b)
     if same_function is not None:
         return same_function
-    same_layout(walk, a, b)
+    b = matched(walk, node, a, b)
     if walk.is_open(a) or walk.is_open(b):
         walk.unsure = True
         return a if walk.is_open(a) else b
@@ -120,8 +120,11 @@ def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
     return Value(out, a.layout)
 
 
-def same_layout(walk: Walk, a: Value, b: Value) -> None:
-    """Raise Unsupported unless equal positions of a and b are equal positions of their IR tensors."""
+def matched(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
+    """b so that equal positions of a and b are equal positions of their IR tensors: its channels in another order.
+
+    Raises Unsupported where more than that differs.
+    """
     if a.shape != b.shape:
         raise Unsupported(
             f"it combines computed tensors of shapes {a.shape} and {b.shape}",
@@ -137,11 +140,17 @@ def same_layout(walk: Walk, a: Value, b: Value) -> None:
             h, w, c = (loose.layout[firm.layout.index(d)] if d else () for d in own)
             walk.decide(loose, (h, w), c, strength=2)
     elif a.layout != b.layout or walk.hwc(a) != walk.hwc(b):
-        raise Unsupported(
-            f"its operands of shape {a.shape} lie differently in memory ({walk.hwc(a)} and {walk.hwc(b)} as "
-            f"height, width, channels)",
-            "remove the Reshape or Transpose before one of them",
-        )
+        order = channel_order(a.layout, b.layout, walk.hwc(a)) if walk.hwc(a) == walk.hwc(b) else None
+        if order is None:
+            ways = " and as ".join(described(v.layout, walk.hwc(v)) for v in (a, b))
+            raise Unsupported(
+                f"its operands of shape {a.shape} lie differently in memory, as {ways} (height x width x channels)",
+                "remove the Reshape or Transpose before one of them",
+            )
+        out = walk.fresh(f"{b.tensor}.ordered")
+        walk.emit(selection(f"{node.name}.order", b.tensor, out, order), walk.hwc(b))
+        return Value(out, a.layout)
+    return b
 
 
 def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value | None:

@@ -10,7 +10,7 @@ import onnx
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.domains import QUANTIZERS
-from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
+from sateen.compiler.importer.layout import Dim, axis_dims, described, remap, reshape
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.pointwise import raised, settle
@@ -173,8 +173,12 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
                 "only Concat along channels of equal height and width is supported",
             )
         layouts.append(tuple(() if d == axis else remap(x, hwc, out_shape) for d, x in enumerate(p.layout)))
-    if any(other != layouts[0] for other in layouts):
-        raise Unsupported("its inputs lie differently in memory", "remove the Reshape or Transpose before it")
+    if other := next((k for k, layout in enumerate(layouts) if layout != layouts[0]), 0):
+        ways = " and as ".join(described(p.layout, walk.hwc(p)) for p in (parts[0], parts[other]))
+        raise Unsupported(
+            f"its inputs lie differently in memory, as {ways} (height x width x channels)",
+            "remove the Reshape or Transpose before one of them",
+        )
     out = walk.fresh(node.proto.output[0])
     walk.emit(Concat(node.name, tuple(p.tensor for p in parts), out), out_shape)
     layout = tuple(axis_dims(out_shape)[2] if d == axis else x for d, x in enumerate(layouts[0]))

@@ -146,3 +146,43 @@ def test_planes_of_width_1(build, size):
     net.output(build(net, *size))
     compare(net)
     assert all(f.supported for f in check_model(net.model()))
+
+
+def turned(net: Net, x: str, how: str) -> str:
+    """The tensor (1, 6, 6, 6) in another order of its elements."""
+    match how:
+        case "shuffled":
+            y = net("Reshape", x, net.constant([1, 2, 3, 6, 6], np.int64))
+            y = net("Transpose", y, perm=[0, 2, 1, 3, 4])
+        case "channels split":  # twice: 3 of 2 of 6
+            y = net("Transpose", net("Reshape", x, net.constant([1, 3, 2, 36], np.int64)), perm=[0, 2, 1, 3])
+        case _:
+            return net(
+                "Transpose",
+                x,
+                perm={"rows and columns": [0, 1, 3, 2], "rows and channels": [0, 2, 1, 3]}[how],
+            )
+    return net("Reshape", y, net.constant([1, 6, 6, 6], np.int64))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("how", ["shuffled", "channels split"])
+def test_an_add_of_channels_in_another_order(how, flat):
+    """A selection of channels puts one operand right, whatever shape both have been given since."""
+    net = Net()
+    x = net.conv(net.input(1, 3, 6, 6), 3, 6, 1, 1)
+    a, b = x, turned(net, net("Tanh", x), how)
+    a, b = (net("Flatten", t) for t in (a, b)) if flat else (a, b)
+    compare(net.output(net("Add", a, b), net("Mul", net("Add", b, a), net.constant(np.float32(2)))))
+
+
+@pytest.mark.parametrize("how", ["rows and columns", "rows and channels"])
+def test_an_add_that_would_have_to_turn_a_plane_says_how(how):
+    net = Net()
+    x = net.conv(net.input(1, 3, 6, 6), 3, 6, 1, 1)
+    second = {"rows and columns": "channels, width, height", "rows and channels": "height, channels, width"}[
+        how
+    ]
+    with pytest.raises(ModelError) as e:
+        import_model(net.output(net("Add", x, turned(net, net("Tanh", x), how))).model())
+    assert f"as (channels, height, width) of 6 x 6 x 6 and as ({second}) of 6 x 6 x 6" in str(e.value)
