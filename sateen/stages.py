@@ -11,6 +11,7 @@ Only `write` makes Verilog and files. What `sateen.compile` writes for the same 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -123,12 +124,10 @@ class Network:
         >>> logits = network.run({"input": images})["logits"]
         >>> logits.argmax(axis=1)
         """
-        from sateen.arrays import check_ports
         from sateen.compiler.float_executor import float_outputs, run_float
 
         graph = self._graph()
-        ports = {p.source: list(p.shape) for p in graph.inputs}
-        checked = check_ports(arrays(inputs, "inputs"), ports, "inputs")
+        checked = _fitting(graph, inputs, graph.unused)
         return float_outputs(graph, run_float(graph, checked))
 
     def quantize(
@@ -254,11 +253,9 @@ class QuantizedNetwork:
         >>> logits = quantized.run({"input": images})["logits"]
         >>> logits.argmax(axis=1)
         """
-        from sateen.arrays import check_ports
         from sateen.sim.reference import run_reference
 
-        ports = {p.source: list(p.shape) for p in self.graph.inputs}
-        return run_reference(self.graph, check_ports(arrays(inputs, "inputs"), ports, "inputs"))
+        return run_reference(self.graph, _fitting(self.graph, inputs, self.network._graph().unused))
 
     def map(
         self, machine: Machine = DEFAULT_PRESET, *, sparsity: str | None = None, dataflow: str = "auto"
@@ -335,3 +332,12 @@ class QuantizedNetwork:
             "sparsity": self.sparsity.name,
             "ptq": self.options.recipe.name,
         }
+
+
+def _fitting(graph: Graph | QuantizedGraph, inputs: Arrays, unused: Container[str]) -> dict[str, np.ndarray]:
+    """One array for each of the graph's inputs, without those that the file declares and nothing uses, or DataError."""
+    from sateen.arrays import check_ports
+
+    ports = {p.source: list(p.shape) for p in graph.inputs}
+    given = {name: a for name, a in arrays(inputs, "inputs").items() if name not in unused}
+    return check_ports(given, ports, "inputs")

@@ -27,3 +27,6 @@ def test_declared_and_never_read(tmp_path):
     want = sateen.run(tmp_path / "b", {"x": x}).outputs[y]
     for engine in ("reference", "program"):
         assert (sateen.run(tmp_path / "b", both, engine).outputs[y] == want).all()
+    network = sateen.load(tmp_path / "m.onnx")
+    assert (network.run(both)[y] == network.run({"x": x})[y]).all()
+    assert (network.quantize(calibration=both).run(both)[y] == want).all()
