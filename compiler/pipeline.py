@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import sateen
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, import_model
@@ -37,6 +36,7 @@ from sateen.ir.serialize import to_bytes
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.manifest import OWN, VERSION, own_hash
 from sateen.sim.memory_timing import NOMINAL
+from sateen.version import __version__
 
 _logger = logging.getLogger("sateen")
 
@@ -282,7 +282,7 @@ def _manifest(
     predicted = json.loads(files["schedule.json"])
     return {
         "version": VERSION,
-        "sateen": sateen.__version__,
+        "sateen": __version__,
         "model": shown(model),
         "name": quantized.name,
         "config": program.config.to_dict(),

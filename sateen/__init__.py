@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sateen.version import __version__
+
 if TYPE_CHECKING:
     from sateen.api import bitstream, check, compile, cost, estimate, report, run
     from sateen.errors import SateenError
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from sateen.mapped import Build, MappedNetwork, open
     from sateen.sim.engines import RunResult
     from sateen.stages import Network, QuantizedNetwork, load
-
-__version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",

@@ -13,7 +13,7 @@ PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compile
     "models": "sateen.models",
     "fpga": "sateen.fpga",
 }
-NOUNS = {"formats", "ir", "machine", "errors", "files", "arrays", "build_folder", "manifest"}
+NOUNS = {"formats", "ir", "machine", "errors", "files", "arrays", "build_folder", "manifest", "version"}
 ALLOWED = {
     "nouns": {"nouns"},
     "hw": {"nouns", "hw"},
@@ -44,13 +44,17 @@ def sources():
             yield pytest.param(path, name, id=name)
 
 
-def imports(path: Path, name: str):
-    """Absolute names of what a module imports, and the line; not what only type checkers see."""
+def imports(path: Path, name: str, *, lazy: bool = True, names: bool = False):
+    """Absolute names of what a module imports, and the line; not what only type checkers see.
+
+    `lazy`: also inside functions. `names`: of what is imported from a package, modules stand for themselves.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {
         id(n)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        or (not lazy and isinstance(node, ast.FunctionDef))
         for n in ast.walk(node)
     }
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
@@ -64,15 +68,20 @@ def imports(path: Path, name: str):
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join((*above, base)).rstrip(".")
-            yield base, node.lineno
-            if base == "sateen":  # from sateen import formats
-                yield from (
-                    (f"sateen.{alias.name}", node.lineno) for alias in node.names if is_module(alias.name)
-                )
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                apart = (names or base == "sateen") and is_module(inner)  # from sateen import formats
+                yield inner if apart else base, node.lineno
 
 
 def is_module(name: str) -> bool:
-    return name in ALLOWED or (ROOT / "sateen" / name).is_dir() or (ROOT / "sateen" / f"{name}.py").is_file()
+    folder, *rest = name.removeprefix("sateen.").split(".")
+    path = (ROOT if folder in PACKAGES else ROOT / "sateen").joinpath(folder, *rest)
+    return library(name) == "sateen" and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def library(module: str) -> str:
+    return module.split(".")[0]
 
 
 @pytest.mark.parametrize(("path", "name"), list(sources()))
@@ -80,9 +89,45 @@ def test_a_module_imports_only_from_its_layer_and_below(path, name):
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name} imports {module}"
         for module, line in imports(path, name)
-        if module.startswith("sateen.") and layer(module) not in ALLOWED[layer(name)]
+        if library(module) == "sateen" and layer(module) not in ALLOWED[layer(name)]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "caught"),
+    [
+        ("import sateen", ["sateen"]),
+        ("from sateen import run", ["sateen"]),
+        ("from .. import load", ["sateen"]),
+        ("def f():\n    import sateen.api", ["sateen.api"]),
+        ("from sateen import api, formats", ["sateen.api"]),
+        ("from ..compiler import pipeline", ["sateen.compiler"]),
+        ("from sateen import formats, ir", []),
+        ("import sateen.formats.base", []),
+    ],
+)
+def test_what_is_above_is_caught_from_below(text, caught, tmp_path):
+    (tmp_path / "block.py").write_text(text)
+    found = [module for module, _ in imports(tmp_path / "block.py", "sateen.hw.block")]
+    assert [m for m in found if layer(m) not in ALLOWED["hw"]] == caught
+
+
+def test_no_module_needs_itself():
+    """What is imported as a module is loaded, rather than when a function is called, makes no circle."""
+    modules = {name: path for path, name in (source.values for source in sources())}
+    needs = {
+        name: {m for m, _ in imports(path, name, lazy=False, names=True) if m in modules} - {name}
+        for name, path in modules.items()
+    }
+    while True:  # those that need none of the others, or that none of them needs, are in no circle
+        needed = set().union(*needs.values())
+        circle = {name: others & needs.keys() for name, others in needs.items() if name in needed}
+        circle = {name: others for name, others in circle.items() if others}
+        if circle == needs:
+            break
+        needs = circle
+    assert not needs, "\n".join(f"{name} imports {sorted(others)}" for name, others in needs.items())
 
 
 def test_the_package_lists_every_folder():
@@ -114,8 +159,8 @@ def test_every_library_is_declared_and_few_import_torch(path, name):
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name} imports {module}"
         for module, line in imports(path, name)
-        if (library := module.split(".")[0]) not in declared and library not in sys.stdlib_module_names
+        if library(module) not in declared and library(module) not in sys.stdlib_module_names
     ]
     assert not wrong, "\n".join(wrong)
     if layer(name) != "models" and not name.startswith(TORCH):
-        assert "torch" not in {module.split(".")[0] for module, _ in imports(path, name)}
+        assert "torch" not in {library(module) for module, _ in imports(path, name)}

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from sateen import __version__
+from sateen.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
 

@@ -1,0 +1,3 @@
+"""The version of Sateen, which builds are marked with."""
+
+__version__ = "0.1.0"
