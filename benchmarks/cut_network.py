@@ -20,7 +20,7 @@ from onnx.utils import Extractor
 import sateen
 from sateen.compiler.importer import load_model, prepare
 from sateen.compiler.ptq import Recipe
-from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.ir.quantized import QuantizedGraph
 from sateen.sim import run_reference
 
 Engine = Callable[[QuantizedGraph, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -89,7 +89,7 @@ class CutNetwork:
             for s in self.stages
             if s.network is not None
         }
-        count = sum(op.weight.size for q in quantized.values() for op in q.ops if isinstance(op, Linear))
+        count = sum(c.codes.size for q in quantized.values() for op in q.ops for c in op.constants)
         return lambda x, engine: self.run(x, quantized, engine)[self.output], count
 
 

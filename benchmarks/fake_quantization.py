@@ -35,9 +35,9 @@ def _linear(qgraph: QuantizedGraph, op: Linear, tensors: dict[str, np.ndarray]) 
     unit = op.multiplier * np.exp2(-op.shift.astype(float)) * target.scale * 2.0**target.format.lsb_exponent
     if op.raw:
         unit = op.raw_scale
-    to_unit = op.weight_format.lsb_exponent + source.format.lsb_exponent
+    to_unit = op.weight.format.lsb_exponent + source.format.lsb_exponent
     scale = unit / (source.scale * 2.0**to_unit)  # of weights
-    weight = (op.weight_format.decode(op.weight) * scale[:, None, None, None]).astype(np.float32)
+    weight = (op.weight.format.decode(op.weight.codes) * scale[:, None, None, None]).astype(np.float32)
     bias = (op.bias.astype(float) * unit).astype(np.float32)
     top, left, bottom, right = op.pads
     x = np.pad(tensors[op.input], ((0, 0), (top, bottom), (left, right), (0, 0)),

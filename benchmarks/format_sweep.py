@@ -35,7 +35,6 @@ from sateen.compiler.ptq import RECIPES, Recipe
 from sateen.formats import parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.library.mac_units import swept_formats
-from sateen.ir.quantized import Linear
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.models.images import centred, load
 from sateen.reporting.sweeps import front, luts
@@ -77,7 +76,7 @@ class Whole:
         quantized = self.network.quantize(
             weights=weights, activations=activations, calibration={port: samples}, ptq=recipe
         ).graph
-        count = sum(op.weight.size for op in quantized.ops if isinstance(op, Linear))
+        count = sum(c.codes.size for op in quantized.ops for c in op.constants)
         return lambda images, engine: engine(quantized, {port: images})[output], count
 
 

@@ -6,8 +6,9 @@ Every engine shares `quantize_inputs` and `finish_outputs`; between them there a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -109,14 +110,7 @@ def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> di
     """Graph outputs (N, *ONNX shape) from codes, or from the exact accumulators of raw outputs."""
     results = {}
     for output in qgraph.outputs:
-        values = tensors[output.tensor]
-        op = qgraph.producer(output.tensor)
-        if isinstance(op, Linear) and op.raw and op.raw_scale is not None:
-            real = values.astype(np.float64) * op.raw_scale
-            if op.raw_offset is not None:
-                real = real + op.raw_offset
-        else:
-            real = qgraph.tensors[output.tensor].quant.dequantize(values)
+        real = qgraph.real(output.tensor, tensors[output.tensor])
         results[output.port.name] = output.port.stated(output.present(real))
     return results
 
@@ -128,9 +122,9 @@ def _run(
     qgraph: QuantizedGraph, codes: dict[str, np.ndarray], keep: set[str] | None
 ) -> dict[str, np.ndarray]:
     """Run in chunks of images, on all cores; `keep` names the tensors to return (None: all)."""
-    steps = [_prepare(qgraph, op) for op in qgraph.ops]
+    steps = [REFERENCE[type(op)](qgraph, op) for op in qgraph.ops]
     total = len(next(iter(codes.values())))
-    size = max(1, _CHUNK_ELEMENTS // max((_columns(qgraph, op) for op in qgraph.ops), default=1))
+    size = max(1, _CHUNK_ELEMENTS // max((step.columns for step in steps), default=1))
     parts = [{k: v[i : i + size] for k, v in codes.items()} for i in range(0, total, size)]
     free = _last_uses(qgraph, keep)
 
@@ -161,31 +155,23 @@ def _last_uses(qgraph: QuantizedGraph, keep: set[str] | None) -> list[tuple[str,
     ]
 
 
-def _columns(qgraph: QuantizedGraph, op: Op) -> int:
-    """Elements of the op's im2col matrix, or of its output, for one image."""
-    h, w, c = qgraph.tensors[op.output].shape
-    if isinstance(op, Linear) and op.groups == 1:
-        return h * w * max(c, int(np.prod(op.weight.shape[1:])))
-    return h * w * c
+class Step(Protocol):
+    """An op as a function of the tensors so far; `columns` are the elements of the largest array that it makes of an
+    image, but for copies that padding needs."""
 
+    columns: int
 
-def _prepare(qgraph: QuantizedGraph, op: Op) -> Any:
-    """The op as a function of the tensors so far."""
-    match op:
-        case Linear():
-            return _Linear(qgraph, op)
-        case MaxPool():
-            return _MaxPool(qgraph, op)
-        case Concat():
-            return lambda tensors: np.concatenate([tensors[p] for p in op.parts], axis=-1)
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray: ...
 
 
 class _Linear:
     def __init__(self, qgraph: QuantizedGraph, op: Linear) -> None:
         self.op = op
+        h, w, c = qgraph.tensors[op.output].shape
+        self.columns = h * w * (max(c, int(np.prod(op.weight.shape[1:]))) if op.groups == 1 else c)
         quant = qgraph.tensors[op.input].quant
         fixed = quant.format.fixed(np.arange(1 << quant.format.bits))
-        weight = op.weight_format.fixed(op.weight)
+        weight = op.weight.fixed
         self.convolution = Convolution(
             weight,
             int(np.abs(fixed).max()),
@@ -221,6 +207,7 @@ class _MaxPool:
 
     def __init__(self, qgraph: QuantizedGraph, op: MaxPool) -> None:
         self.op = op
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
         self.rank, self.code = value_order(qgraph.tensors[op.input].quant.format)
 
     def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
@@ -234,6 +221,22 @@ class _MaxPool:
             for j in range(op.kernel[1]):
                 np.maximum(best, view[:, :, :, i, j], out=best)
         return np.take(self.code, best)
+
+
+class _Concat:
+    def __init__(self, qgraph: QuantizedGraph, op: Concat) -> None:
+        self.op = op
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([tensors[p] for p in self.op.parts], axis=-1)
+
+
+REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
+    Linear: _Linear,
+    MaxPool: _MaxPool,
+    Concat: _Concat,
+}
 
 
 def value_order(fmt: Format) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ def test_from_the_file_to_the_quantized_graph(mapped, page):
     assert folded / in_file[O, C, KY, KX] == pytest.approx(
         (conv.weight[O] / in_file[O].transpose(1, 2, 0)).mean()
     )
-    code, scale = int(op.weight[O, KY, KX, C]), op.weight_scale[O]
+    code, scale = int(op.weight.codes[O, KY, KX, C]), op.weight.scale[O]
     assert code == round(folded / scale) and f"code {code} at a scale of {scale:.7f}" in page
 
 
@@ -61,11 +61,11 @@ def test_from_the_quantized_graph_to_the_multiplier(mapped, page):
     _, rows, columns, channels = op.weight.shape
     index = ((KY * channels // config.elements + word) * columns + KX) * config.rows + row
     byte = loads[tile]["source"] + index * config.weight_word_bytes + column * config.lanes + lane
-    assert program.constants[byte] == op.weight[O, KY, KX, C]
+    assert program.constants[byte] == op.weight.codes[O, KY, KX, C]
     tile_words = np.frombuffer(program.constants, np.uint8)[loads[tile]["source"] :][
         : loads[tile]["words"] * 4
     ]
-    assert tile_words.sum() == op.weight[tile * 2 : tile * 2 + 2].sum(dtype=int) and rows == 3
+    assert tile_words.sum() == op.weight.codes[tile * 2 : tile * 2 + 2].sum(dtype=int) and rows == 3
     assert f"byte {byte}: tile {tile} begins at {loads[tile]['source']}" in page
     assert f"this is word {index}, byte {column * config.lanes + lane}" in page
     destination = loads[tile]["destination"]

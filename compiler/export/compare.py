@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.export.model import Exporter, uses_standard_types
-from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.ir.quantized import QuantizedGraph
 from sateen.sim.reference import reference_codes, value_order
 
 
@@ -61,7 +61,7 @@ class _Session:
             raise _Unavailable("onnxruntime is not installed") from None
         self.exporter = Exporter(qgraph, None, apart=apart)
         model = self.exporter.model()
-        raw = {op.output for op in qgraph.ops if isinstance(op, Linear) and op.raw}
+        raw = {op.output for op in qgraph.ops if op.raw}
         self.names = {t: v for t, v in self.exporter.value.items() if t not in raw}
         shown = {o.name for o in model.graph.output}
         values = self.exporter.writer.values

@@ -7,8 +7,10 @@ as the integers do; what is left between the two is float32 rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,7 +49,7 @@ def uses_standard_types(qgraph: QuantizedGraph) -> bool:
 
 
 def _formats(qgraph: QuantizedGraph) -> set:
-    weights = {op.weight_format for op in qgraph.ops if isinstance(op, Linear)}
+    weights = {c.format for op in qgraph.ops for c in op.constants}
     return weights | {t.quant.format for t in qgraph.tensors.values()}
 
 
@@ -78,7 +80,7 @@ class Exporter:
                 self.given[name] = self.writer.unique(f"{name}_given")
                 self.inputs.append(self.writer.input(self.given[name], self._shape(name)))
         for op in qgraph.ops:
-            self.value[op.output] = self._op(op)
+            self.value[op.output] = EXPORT[type(op)](self, op)
         self.outputs = [self._output(o) for o in qgraph.outputs]
 
     def model(self) -> onnx.ModelProto:
@@ -214,25 +216,22 @@ class Exporter:
         h, w, c = self.qgraph.tensors[tensor].shape
         return (self.batch, c, h, w)
 
-    def _op(self, op: Op) -> str:
-        w = self.writer
-        match op:
-            case Linear():
-                return self._linear(op)
-            case MaxPool():
-                x = w.node(
-                    "MaxPool",
-                    [self._operand(op.input)],
-                    op.name,
-                    self._shape(op.output),
-                    kernel_shape=op.kernel,
-                    strides=op.stride,
-                    dilations=op.dilation,
-                    pads=op.pads,
-                )
-            case Concat():
-                parts = [self._operand(p) for p in op.parts]
-                x = w.node("Concat", parts, op.name, self._shape(op.output), axis=1)
+    def max_pool(self, op: MaxPool) -> str:
+        x = self.writer.node(
+            "MaxPool",
+            [self._operand(op.input)],
+            op.name,
+            self._shape(op.output),
+            kernel_shape=op.kernel,
+            strides=op.stride,
+            dilations=op.dilation,
+            pads=op.pads,
+        )
+        return self._activation(x, self._quant(op.output), op.output)
+
+    def concat(self, op: Concat) -> str:
+        parts = [self._operand(p) for p in op.parts]
+        x = self.writer.node("Concat", parts, op.name, self._shape(op.output), axis=1)
         return self._activation(x, self._quant(op.output), op.output)
 
     def _activation(self, x: str, quant: Quant, tensor: str, *, shifted: bool = False) -> str:
@@ -246,7 +245,7 @@ class Exporter:
         x = self.dialect.activation(x, replace(quant, zero_point=0), tensor)
         return w.node("Sub", [x, offset], f"{tensor}_centered", shape)
 
-    def _linear(self, op: Linear) -> str:
+    def linear(self, op: Linear) -> str:
         w = self.writer
         source = self._quant(op.input)
         plain = is_identity(op, source) and not any(folded_zero_points(op, self.qgraph))
@@ -263,21 +262,19 @@ class Exporter:
 
     def _conv(self, op: Linear) -> str:
         source = self._quant(op.input)
-        if op.weight_scale is None:
+        if op.weight.scale is None:
             raise FormatError(f"'{op.name}': no weight scale, so it cannot be written as ONNX")
         weight = self.dialect.weight(
-            np.ascontiguousarray(op.weight.transpose(0, 3, 1, 2)),
-            op.weight_format,
-            op.weight_scale,
+            np.ascontiguousarray(op.weight.codes.transpose(0, 3, 1, 2)),
+            op.weight.format,
+            op.weight.scale,
             f"{op.name}_weight",
         )
         inputs = [self._selected(op), weight]
-        sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
-        bias = np.array(
-            [int(b) + source.zero_point * int(s) for b, s in zip(op.bias, sums, strict=True)], object
-        )
-        lsb = source.format.lsb_exponent + op.weight_format.lsb_exponent
-        unit = source.scale * op.weight_scale * 2.0**lsb
+        sums = zip(op.bias, op.weight.sums, strict=True)
+        bias = np.array([int(b) + source.zero_point * int(s) for b, s in sums], object)
+        lsb = source.format.lsb_exponent + op.weight.format.lsb_exponent
+        unit = source.scale * op.weight.scale * 2.0**lsb
         if op.residual and (other := self._quant(op.residual.input)).zero_before:
             # the residual's value lacks the zero point that the bias takes off
             real = np.array([int(b) for b in bias], np.float64) * unit + other.scale * other.offset
@@ -371,10 +368,18 @@ def _kind(port: Port) -> int:
     return int(oh.np_dtype_to_tensor_dtype(np.dtype(port.kind)))
 
 
+EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
+    Linear: Exporter.linear,
+    MaxPool: Exporter.max_pool,
+    Concat: Exporter.concat,
+}
+"""Writes an op's nodes and gives the name of its value."""
+
+
 def is_identity(op: Linear, source: Quant) -> bool:
     """Whether the op carries its input through the array unchanged, for an Add or an activation."""
-    pointwise = op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.weight)
+    pointwise = op.weight.shape[1:] == (1, 1, 1) and op.groups == len(op.bias)
     if op.macs != 0 or not pointwise or op.stride != (1, 1) or any(op.pads) or op.channels is not None:
         return False
-    weight = op.weight_format.fixed(op.weight).ravel()
+    weight = op.weight.fixed.ravel()
     return bool((weight != 0).all() and (op.bias == -source.zero_point * weight).all())

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from sateen.ir.quantized import Concat, Linear, Op, QuantizedGraph
-
-Range = tuple[int, int]
+from sateen.ir.quantized import QuantizedGraph
 
 MINIMUM_BITS = 8
 """The narrowest accumulator that a configuration may have."""
@@ -20,7 +16,7 @@ def accumulator_bits(qgraph: QuantizedGraph) -> int:
     """
     bits = MINIMUM_BITS
     for op in qgraph.ops:
-        for low, high in accumulator_ranges(qgraph, op):
+        for low, high in op.sums(qgraph.reach):
             bits = max(bits, signed_bits(low, high))
     return bits
 
@@ -28,31 +24,3 @@ def accumulator_bits(qgraph: QuantizedGraph) -> int:
 def signed_bits(low: int, high: int) -> int:
     """Bits of the narrowest two's complement number that holds low to high."""
     return max((v if v >= 0 else ~v).bit_length() for v in (low, high)) + 1
-
-
-def accumulator_ranges(qgraph: QuantizedGraph, op: Op) -> list[Range]:
-    """The ranges of partial sums, biases and accumulators of every output channel, all together."""
-    if isinstance(op, Concat):
-        # the machine copies the parts through the array, with a weight of fixed-point value 1
-        return [format_range(qgraph, part) for part in op.parts]
-    if not isinstance(op, Linear):
-        return []
-    low, high = format_range(qgraph, op.input)
-    low, high = min(low, 0), max(high, 0)
-    weight = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1)
-    positive = np.where(weight > 0, weight, 0).sum(axis=1)
-    negative = np.where(weight < 0, weight, 0).sum(axis=1)
-    ranges = []
-    for p, n, b in zip(positive, negative, op.bias, strict=True):
-        p, n, b = int(p), int(n), int(b)
-        least, most = p * low + n * high, p * high + n * low
-        ranges += [(least, most), (min(b, 0), max(b, 0)), (least + b, most + b)]
-    return ranges
-
-
-def format_range(qgraph: QuantizedGraph, tensor: str) -> Range:
-    """Fixed-point values that the tensor's format can hold."""
-    fixed = qgraph.tensors[tensor].quant.format.fixed(
-        np.arange(1 << qgraph.tensors[tensor].quant.format.bits)
-    )
-    return int(fixed.min()), int(fixed.max())

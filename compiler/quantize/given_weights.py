@@ -129,11 +129,11 @@ def warn_of_biases(network: FusedGraph, ops: tuple[Op, ...], quants: Mapping[str
     worst, where = COARSE, ""
     for node, op in zip(network.nodes, ops, strict=True):
         conv = node.main if isinstance(node, FusedLayer) else None
-        known = isinstance(op, Linear) and not op.raw and op.weight_scale is not None
+        known = isinstance(op, Linear) and not op.raw and op.weight.scale is not None
         if not (isinstance(conv, Conv) and conv.given and known) or sign_of(node, network):
             continue
-        assert isinstance(op, Linear) and op.weight_scale is not None
-        lost = _lost(conv, op.weight_scale, quants[node.inputs[0]], op.requantized, op.weight_format)
+        assert isinstance(op, Linear) and op.weight.scale is not None
+        lost = _lost(conv, op.weight.scale, quants[node.inputs[0]], op.requantized, op.weight.format)
         if lost > worst:
             worst, where = lost, conv.name
     if where:

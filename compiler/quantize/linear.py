@@ -17,9 +17,10 @@ from sateen.compiler.quantize.signs import sign_of
 from sateen.compiler.quantize.weights import conv_weight, corrected_bias, dyadic, uniform_weight
 from sateen.errors import DataError
 from sateen.formats import Format
+from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
 from sateen.ir.graph import Conv, Pool
-from sateen.ir.quantized import Linear, Quant
+from sateen.ir.quantized import Constant, Linear, Quant
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
     source, requantized = basis.plan.quants[layer.input], basis.plan.quants[layer.requantized]
     geometry: dict[str, Any] = {}
     macs: int | None = 0
+    sparsity = DENSE
     match layer.main:
         case Conv() as conv:
             bias = conv.bias
@@ -58,7 +60,7 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
                 if basis.statistics is not None:
                     change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
                     bias = corrected_bias(conv, change, basis.statistics.tensors[conv.input].mean)
-            macs = 0 if conv.selects else None
+            macs, sparsity = 0 if conv.selects else None, conv.sparsity
             if conv.given is not None and conv.given.again:
                 (h, w, _), columns = basis.network.graph.shapes[conv.output], weight.shape[3]
                 macs = h * w * weight.size // columns * (columns - conv.given.again)
@@ -67,7 +69,6 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
                 "dilation": conv.dilation,
                 "pads": conv.pads,
                 "groups": conv.groups,
-                "sparsity": conv.sparsity,
                 "channels": conv.channels,
             }
         case Pool() as pool:
@@ -91,8 +92,7 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
         name=layer.name,
         input=layer.input,
         output=layer.output,
-        weight=weight,
-        weight_format=fmt,
+        weight=Constant(weight, fmt, scale, sparsity),
         bias=_bias(weight, bias, unit, source, fmt),
         multiplier=multiplier,
         shift=shift,
@@ -104,7 +104,6 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
         raw_offset=_rest(layer.main, unit) if raw else None,
         macs=macs,
         source=layer.source,
-        weight_scale=scale,
         **geometry,
     )
 

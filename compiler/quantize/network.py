@@ -99,15 +99,14 @@ def _repeated(graph: Graph, op: Op, plan: ActivationPlan) -> Op:
     """An op that reads terms has its weights once for each; the network needs no more multiplications for it."""
     if not isinstance(op, Linear) or op.input not in plan.terms:
         return op
-    terms, (h, w, _) = plan.terms[op.input], graph.shapes[op.output]
-    sums = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).sum(axis=1)
+    terms = plan.terms[op.input]
     zero = plan.quants[op.input].zero_point
-    bias = [int(b) - (terms - 1) * zero * int(s) for b, s in zip(op.bias, sums, strict=True)]
-    macs = h * w * op.weight.size if op.macs is None else op.macs
+    bias = [int(b) - (terms - 1) * zero * int(s) for b, s in zip(op.bias, op.weight.sums, strict=True)]
+    macs = op.dense_macs(graph.shapes[op.output])
     channels = op.channels
     if channels is not None:
         channels = np.concatenate([channels + k * graph.shapes[op.input][2] for k in range(terms)], axis=1)
-    weight = np.tile(op.weight, (1, 1, 1, terms))
+    weight = replace(op.weight, codes=np.tile(op.weight.codes, (1, 1, 1, terms)))
     return replace(op, weight=weight, channels=channels, bias=integers(bias), macs=macs)
 
 

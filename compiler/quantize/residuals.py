@@ -97,12 +97,13 @@ def _aligned(op: Linear, source: Quant, limit: int) -> Linear:
     common = min(min(_trailing_zeros(m), s) for m, s in zip(multipliers, shifts, strict=True))
     # what rounding did to a multiplier is taken back into the scale of the weights
     changed = np.ldexp(multiplier / op.multiplier, op.shift - shift)
+    scale = None if op.weight.scale is None else op.weight.scale * changed
     return replace(
         op,
         multiplier=multiplier >> common,
         shift=shift - common,
         residual=Residual(op.residual.input, m0 >> common, s0 - common),
-        weight_scale=None if op.weight_scale is None else op.weight_scale * changed,
+        weight=replace(op.weight, scale=scale),
     )
 
 
@@ -133,7 +134,7 @@ def fold_zero_points(qgraph: QuantizedGraph) -> QuantizedGraph:
 def folded_zero_points(op: Linear, qgraph: QuantizedGraph) -> list[int]:
     """What `fold_zero_points` adds to the bias of each output channel, in units of the accumulator."""
     if op.raw:
-        return [0] * len(op.weight)
+        return [0] * len(op.bias)
     added = Fraction(op.requantized.zero_before)
     if op.residual:
         source = qgraph.tensors[op.residual.input].quant

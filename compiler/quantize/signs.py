@@ -40,14 +40,13 @@ def signs(linear: Linear, layer: FusedLayer, source: Quant) -> Linear:
     """
     assert linear.raw_scale is not None
     fmt = linear.requantized.format
-    bias = layer.main.bias if isinstance(layer.main, Conv) else np.zeros(len(linear.weight))
-    sums = linear.weight_format.fixed(linear.weight).reshape(len(linear.weight), -1).sum(axis=1)
+    bias = layer.main.bias if isinstance(layer.main, Conv) else np.zeros(len(linear.bias))
     exact = [
         (Fraction(float(b)) / Fraction(float(u))).__floor__() - source.zero_point * int(s)
-        for b, u, s in zip(bias, linear.raw_scale, sums, strict=True)
+        for b, u, s in zip(bias, linear.raw_scale, linear.weight.sums, strict=True)
     ]
     wide = any(abs(b) >= 1 << 62 for b in exact)
-    lsb = fmt.lsb_exponent - source.format.lsb_exponent - linear.weight_format.lsb_exponent
+    lsb = fmt.lsb_exponent - source.format.lsb_exponent - linear.weight.format.lsb_exponent
     zero = 0 if fmt.min_fixed < 0 else 1
     return dataclasses.replace(
         linear,
@@ -58,5 +57,5 @@ def signs(linear: Linear, layer: FusedLayer, source: Quant) -> Linear:
         raw=False,
         raw_scale=None,
         raw_offset=None,
-        weight_scale=np.full(len(bias), 2.0**lsb / source.scale),
+        weight=dataclasses.replace(linear.weight, scale=np.full(len(bias), 2.0**lsb / source.scale)),
     )

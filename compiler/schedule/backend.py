@@ -14,7 +14,7 @@ from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, Opcode, Target
@@ -58,7 +58,7 @@ class Program:
 
 def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) -> AcceleratorConfig:
     """The machine for one model, or, where the configuration is to stay as it is, a check that it suffices."""
-    table = any(isinstance(op, Linear) and op.table is not None for op in graph.ops)
+    table = any(op.table is not None for op in graph.ops)
     if config.specialize:
         widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
         multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sateen.compiler.schedule.place import Placement, planes_of
-from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
@@ -117,7 +117,7 @@ class Emitter:
     def _region(self, tensor: str, fold: Fold | None = None) -> Region:
         shape = self.graph.tensors[tensor].shape
         op = self.graph.producer(tensor)
-        planes = planes_of(op, self.config) if isinstance(op, Linear) and op.raw else 0
+        planes = planes_of(op, self.config) if op is not None and op.raw else 0
         words = shape[0] * self._row(tensor) * max(1, planes)
         size = words * self.config.act_word_bytes
         region = Region(tensor, self.data_size, size, shape, planes, fold)

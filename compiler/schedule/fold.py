@@ -66,7 +66,7 @@ def _candidates(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig):  
         words = -(-(kw * c) // config.elements)
         changed = replace(
             op,
-            weight=op.weight.reshape(o, kh, 1, kw * c),
+            weight=replace(op.weight, codes=op.weight.codes.reshape(o, kh, 1, kw * c)),
             stride=(op.stride[0], 1),
             dilation=(op.dilation[0], 1),
             pads=(pt, 0, pb, 0),
@@ -77,7 +77,7 @@ def _candidates(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig):  
         words = -(-(kh * kw * c) // config.elements)
         changed = replace(
             op,
-            weight=np.ascontiguousarray(op.weight).reshape(o, 1, 1, kh * kw * c),
+            weight=replace(op.weight, codes=np.ascontiguousarray(op.weight.codes).reshape(o, 1, 1, -1)),
             stride=(1, 1),
             dilation=(1, 1),
             pads=(0, 0, 0, 0),

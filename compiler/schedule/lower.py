@@ -7,23 +7,17 @@ into tokens. Nothing here thinks about time except the choice of tile sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from sateen.compiler.schedule.dataflow import Plan, Source, plan
 from sateen.compiler.schedule.emitter import Access, Emitter, Lowered, View
-from sateen.compiler.schedule.place import planes_of, rows_needed
-from sateen.compiler.schedule.tiles import (
-    Chunk,
-    Packed,
-    concat_tile,
-    gathered_tile,
-    identity_code,
-    linear_tile,
-    output_tiles,
-    pack_tile,
-)
-from sateen.ir.quantized import Concat, Linear, MaxPool, Op
+from sateen.compiler.schedule.place import planes_of
+from sateen.compiler.schedule.products import Product, concat_product, linear_product
+from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
+from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Window
 from sateen.machine.isa import Opcode, Target
 from sateen.machine.packing import index_words, pack_parameters
 
@@ -34,10 +28,7 @@ class Lowering(Emitter):
     def result(self) -> Lowered:
         for layer, op in enumerate(self.graph.ops):
             self.layer = layer
-            if isinstance(op, MaxPool):
-                self._pool(op)
-            else:
-                self._matrix_op(op)
+            LOWERING[type(op)].lower(self, op)
             for t in op.inputs:  # rows that this op skipped and a later one reads
                 if t in self.placement.on_chip and any(
                     t in o.inputs for o in self.graph.ops[self.layer + 1 :]
@@ -58,24 +49,14 @@ class Lowering(Emitter):
             r1 = min(r0 + rows, height)
             views = {}
             for t in dict.fromkeys(op.inputs):
-                low, high = self._input_rows(op, t, r0, r1)
+                low, high = op.rows(t, r0, r1, self.graph.tensors[t].shape[0])
                 views[t] = self.view(t, n, low, high - low)
                 if t not in self.placement.on_chip:
                     self.bring(t, views[t], high, low)
             views[op.output] = self.view(op.output, n, r0, rows)
             yield r0, r1, views
 
-    def _input_rows(self, op: Op, tensor: str, low: int, high: int) -> tuple[int, int]:
-        """Rows of operand `tensor` that output rows [low, high) need, as the window and as the residual."""
-        height = self.graph.tensors[tensor].shape[0]
-        spans = []
-        if isinstance(op, Linear) and op.residual and op.residual.input == tensor:
-            spans.append((low, high))
-        if not isinstance(op, Linear) or op.input == tensor:
-            spans.append(rows_needed(op, low, high, height))
-        return min(s[0] for s in spans), max(s[1] for s in spans)
-
-    def _pool(self, op: MaxPool) -> None:
+    def pool(self, op: MaxPool) -> None:
         h_in, w_in, _ = self.graph.tensors[op.input].shape
         _, w_out, _ = self.graph.tensors[op.output].shape
         depth = self.config.act_depth
@@ -84,13 +65,12 @@ class Lowering(Emitter):
             step = -(-(r1 - r0) // 4)  # so that the next op can start on the first rows
             for y0 in range(r0, r1, step):
                 y1 = min(y0 + step, r1)
-                low, high = rows_needed(op, y0, y1, h_in)
+                low, high = op.rows(op.input, y0, y1, h_in)
                 if op.input in self.placement.on_chip:
                     self.bring(op.input, source, high)
-                top, left = y0 * op.stride[0] - op.pads[0], -op.pads[1]
                 self.emit(
                     Opcode.POOL, [source.rows(low, high)], [target.rows(y0, y1)],
-                    **self._window(source, top, left, w_in, h_in, op.stride, op.dilation),
+                    **self._window(op.window, source, y0, 0, w_in, h_in),
                     kernel_w=op.kernel[1], kernel_h=op.kernel[0], channel_words=source.cw, out_w=w_out, out_h=y1 - y0,
                     out_base=(target.base + y0 * target.row) % depth,
                     out_step_x=target.cw % depth, out_step_y=target.row % depth,
@@ -98,10 +78,10 @@ class Lowering(Emitter):
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
-    def _window(
-        self, v: View, top: int, left: int, w: int, h: int, stride: tuple[int, int], dilation: tuple[int, int]
-    ) -> dict[str, int]:
-        depth, row = self.config.act_depth, v.row
+    def _window(self, window: Window, v: View, y: int, x: int, w: int, h: int) -> dict[str, int]:
+        """Fields of a walk that begins at row y and column x of the output, less what padding puts before it."""
+        depth, row, stride, dilation = self.config.act_depth, v.row, window.stride, window.dilation
+        top, left = y * stride[0] - window.pads[0], x * stride[1] - window.pads[1]
         return {
             "base": (v.base + top * row + left * v.cw) % depth,
             "step_x": stride[1] * v.cw % depth,
@@ -118,35 +98,28 @@ class Lowering(Emitter):
             "dilation_y": dilation[0],
         }
 
-    def _sources(self, op: Linear | Concat, tile: int) -> list[Source]:
-        if isinstance(op, Linear):
-            h, w, _ = self.graph.tensors[op.output].shape
-            plain = op.channels is None
-            parts = (
-                [linear_tile(op, tile, self.config)] if plain else gathered_tile(op, tile, h * w, self.config)
-            )
-            return [Source.of(op.input, dense, word0, self.config) for dense, word0 in parts]
-        return [
-            Source.of(t, d, w0, self.config) for t, d, w0 in concat_tile(op, self.graph, tile, self.config)
-        ]
+    def linear(self, op: Linear) -> None:
+        self._compute(linear_product(op, self.graph, self.config))
 
-    def _plan(self, op: Linear | Concat, sources: list[list[Source]]) -> Plan:
+    def concat(self, op: Concat) -> None:
+        self._compute(concat_product(op, self.graph, self.config))
+
+    def _plan(self, product: Product, sources: list[list[Source]]) -> Plan:
         """In the faster dataflow of those that the machine has; the first of equals, weight-stationary."""
-        height, width, _ = self.graph.tensors[op.output].shape
+        height, width, _ = self.graph.tensors[product.op.output].shape
         rows = self.placement.stripes[self.layer].rows
         stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
-        slide = isinstance(op, Concat) or op.stride[1] == op.dilation[1]
-        plans = [plan(sources, stripes, width, self.config, d, slide) for d in self.dataflows]
+        plans = [plan(sources, stripes, width, self.config, d, product.slides) for d in self.dataflows]
         chosen = min(plans, key=lambda p: (p.time, p.cycles))
         self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
         return chosen
 
-    def _matrix_op(self, op: Linear | Concat) -> None:
-        config = self.config
+    def _compute(self, product: Product) -> None:
+        config, op = self.config, product.op
         _, w_out, channels = self.graph.tensors[op.output].shape
         tiles = output_tiles(channels, config)
-        origin = [self._sources(op, j) for j in range(tiles)]
-        layer = self._plan(op, origin)
+        origin = [product.sources(j) for j in range(tiles)]
+        layer = self._plan(product, origin)
         mode, parts = layer.mode, layer.chunks
         packed = [[pack_tile(s.dense, s.shape, config, layer.dataflow) for s in per] for per in origin]
         sources = [[self._weights(c, packed[j][c.source]) for c in per] for j, per in enumerate(parts)]
@@ -173,7 +146,7 @@ class Lowering(Emitter):
                     resident.add((j, k))
             return bases[j, k]
 
-        parameter_base = self._parameters(op, tiles)
+        parameter_base = self._parameters(product, tiles)
         self._load_table(op)
 
         def compute(j: int, views: dict[str, View], y0: int, y1: int, x0: int, x1: int) -> None:
@@ -181,8 +154,8 @@ class Lowering(Emitter):
             bank: Access = ("acc", self.acc_bank, self.acc_bank + 1)
             self.acc_bank ^= 1
             for k, c in enumerate(parts[j]):
-                self._matrix(op, c, views[c.input], weight_base(j, k), acc, bank, k > 0, y0, y1, x0, x1)
-            self._drain(op, j, views, parameter_base(j), acc, bank, y0, y1, x0, x1)
+                self._matrix(product, c, views[c.input], weight_base(j, k), acc, bank, k > 0, y0, y1, x0, x1)
+            self._drain(product, j, views, parameter_base(j), acc, bank, y0, y1, x0, x1)
 
         for r0, r1, views in self._stripe_views(op):
             if mode == "tile":
@@ -211,20 +184,17 @@ class Lowering(Emitter):
         return weights, self.constant(planes.tobytes())
 
     def _matrix(
-        self, op: Linear | Concat, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
+        self, product: Product, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
         y0: int, y1: int, x0: int, x1: int,
     ) -> None:  # fmt: skip
         h_in, w_in, _ = self.graph.tensors[c.input].shape
-        if isinstance(op, Linear):
-            stride, dilation, pads = op.stride, op.dilation, op.pads
-        else:
-            stride, dilation, pads = (1, 1), (1, 1), (0, 0, 0, 0)
-        low, high = self._chunk_rows(op, c, y0, y1, h_in)
+        low, high = _chunk_rows(product.window, c, y0, y1, h_in)
         if c.input in self.placement.on_chip:
             self.bring(c.input, v, high)
-        top = y0 * stride[0] - pads[0] + c.ky0 * dilation[0]
-        left = x0 * stride[1] - pads[1] + c.kx0 * dilation[1]
-        window = self._window(v, top, left, w_in, h_in, stride, dilation)
+        top, left = (-at * d for at, d in zip((c.ky0, c.kx0), product.window.dilation, strict=True))
+        pads = product.window.pads
+        moved = replace(product.window, pads=(pads[0] + top, pads[1] + left, *pads[2:]))
+        window = self._window(moved, v, y0, x0, w_in, h_in)
         window["base"] = (window["base"] + c.c0) % self.config.act_depth
         packing = c.shape.packing
         tiles: list[Access] = [("weight", weight_base, weight_base + c.size)]
@@ -235,25 +205,16 @@ class Lowering(Emitter):
             [v.rows(low, high), *tiles],
             [bank],
             **window,
-            **c.fields(y1 - y0, x1 - x0, stride[1] == dilation[1]),
+            **c.fields(y1 - y0, x1 - x0, product.slides),
             weight_base=weight_base, index_bits=packing.index_bits, index_shift=packing.index_shift,
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
         )  # fmt: skip
 
-    def _chunk_rows(self, op: Linear | Concat, c: Chunk, y0: int, y1: int, height: int) -> tuple[int, int]:
-        if isinstance(op, Concat):
-            return y0, y1
-        stride, dilation, top = op.stride[0], op.dilation[0], op.pads[0]
-        low = y0 * stride - top + c.ky0 * dilation
-        high = (y1 - 1) * stride - top + (c.ky1 - 1) * dilation + 1
-        low = min(max(0, low), height - 1)
-        return low, max(low + 1, min(height, high))
-
     def _drain(
-        self, op: Linear | Concat, j: int, views: dict[str, View], parameter_base: int, acc: int, bank: Access,
+        self, product: Product, j: int, views: dict[str, View], parameter_base: int, acc: int, bank: Access,
         y0: int, y1: int, x0: int, x1: int,
     ) -> None:  # fmt: skip
-        config, depth = self.config, self.config.act_depth
+        config, depth, op = self.config, self.config.act_depth, product.op
         out = views[op.output]
         word = j // config.slices
         lanes = config.cols // config.vector_lanes
@@ -261,50 +222,38 @@ class Lowering(Emitter):
         fields = {
             "acc_base": acc, "out_w": x1 - x0, "out_h": y1 - y0, "parameter_base": parameter_base,
             "step_x": out.cw % depth, "step_y": out.row % depth, "slice": j % config.slices,
+            "low": product.low, "high": product.high, "zero_point": product.zero_point,
         }  # fmt: skip
-        if isinstance(op, Linear):
-            fields |= {"low": op.low, "high": op.high, "zero_point": op.requantized.zero_after}
-            if op.residual:
-                r = op.residual
-                v = views[r.input]
-                if r.input in self.placement.on_chip:
-                    self.bring(r.input, v, y1)
-                reads.append(v.rows(y0, y1))
-                fields |= {
-                    "residual": 1,
-                    "residual_base": (v.base + y0 * v.row + x0 * v.cw + word) % depth,
-                    "residual_step_x": v.cw % depth,
-                    "residual_step_y": v.row % depth,
-                    "residual_multiplier": r.multiplier,
-                    "residual_shift": r.shift,
-                    "residual_zero": self.graph.tensors[r.input].quant.zero_after,
-                }
-            if op.table is not None:
-                reads.append(("table", 0, 1))
-                fields["table"] = 1
-        else:
-            fields |= {"low": config.activation.min_fixed, "high": config.activation.max_fixed}
-        raw = isinstance(op, Linear) and op.raw
+        if r := product.residual:
+            v = views[r.input]
+            if r.input in self.placement.on_chip:
+                self.bring(r.input, v, y1)
+            reads.append(v.rows(y0, y1))
+            fields |= {
+                "residual": 1,
+                "residual_base": (v.base + y0 * v.row + x0 * v.cw + word) % depth,
+                "residual_step_x": v.cw % depth,
+                "residual_step_y": v.row % depth,
+                "residual_multiplier": r.multiplier,
+                "residual_shift": r.shift,
+                "residual_zero": self.graph.tensors[r.input].quant.zero_after,
+            }
+        if op.table is not None:
+            reads.append(("table", 0, 1))
+            fields["table"] = 1
         for plane in range(planes_of(op, config)):
             base = out.base + plane * out.plane_words + y0 * out.row + x0 * out.cw + word
-            if raw:
+            if op.raw:
                 fields |= {"raw": 1, "raw_shift": plane * config.activation.bits}
             shifted = View(out.base + plane * out.plane_words, out.row, out.cw)
             self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, y1)], **fields, base=base % depth)
 
-    def _parameters(self, op: Linear | Concat, tiles: int) -> Callable[[int], int]:
+    def _parameters(self, product: Product, tiles: int) -> Callable[[int], int]:
         """Gives tile j's first parameter word, loaded: all tiles at once where they fit, else one by one."""
         config = self.config
         words = config.cols // config.vector_lanes
         n = tiles * config.cols
-        if isinstance(op, Linear) and not op.raw:
-            bias, multiplier, shift = op.bias, op.multiplier, op.shift
-        elif isinstance(op, Linear):
-            bias, multiplier, shift = op.bias, np.ones(len(op.bias), int), np.zeros(len(op.bias), int)
-        else:
-            identity_code(config)
-            channels = self.graph.tensors[op.output].shape[2]
-            bias, multiplier, shift = np.zeros(channels, int), np.ones(channels, int), np.zeros(channels, int)
+        bias, multiplier, shift = product.bias, product.multiplier, product.shift
         # columns beyond the last channel compute zeros; their shift must still exceed the residual's
         fill = int(np.min(shift)) if len(shift) else 0
         biases, multipliers, shifts = (
@@ -328,11 +277,36 @@ class Lowering(Emitter):
 
         return load
 
-    def _load_table(self, op: Linear | Concat) -> None:
-        if not isinstance(op, Linear) or op.table is None:
+    def _load_table(self, op: Op) -> None:
+        if op.table is None:
             return
         table = op.table.astype(np.uint8).tobytes()
         if table != self.table:
             self.load_constant(Target.TABLE, "table", 0, len(table), self.constant(table))
             self.steps[-1].writes = [("table", 0, 1)]
             self.table = table
+
+
+def _chunk_rows(window: Window, c: Chunk, y0: int, y1: int, height: int) -> tuple[int, int]:
+    """Input rows that a chunk reads for output rows [y0, y1), at least one."""
+    stride, dilation, top = window.stride[0], window.dilation[0], window.pads[0]
+    low = y0 * stride - top + c.ky0 * dilation
+    high = (y1 - 1) * stride - top + (c.ky1 - 1) * dilation + 1
+    low = min(max(0, low), height - 1)
+    return low, max(low + 1, min(height, high))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an op becomes instructions."""
+
+    opcode: Opcode
+    """Of the instruction that computes a tile of it, which names the unit (machine/isa.py)."""
+    lower: Callable[[Lowering, Any], None]
+
+
+LOWERING: dict[type[Op], Way] = {
+    Linear: Way(Opcode.MATRIX, Lowering.linear),
+    MaxPool: Way(Opcode.POOL, Lowering.pool),
+    Concat: Way(Opcode.MATRIX, Lowering.concat),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sateen.errors import ConfigError
-from sateen.ir.quantized import Linear, MaxPool, Op, QuantizedGraph
+from sateen.ir.quantized import Op, QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.packing import row_words
 
@@ -47,22 +47,9 @@ def tensor_words(graph: QuantizedGraph, name: str, config: AcceleratorConfig, pl
 
 def planes_of(op: Op | None, config: AcceleratorConfig) -> int:
     """Digits in which a raw output is written; 1 for codes."""
-    if isinstance(op, Linear) and op.raw:
+    if op is not None and op.raw:
         return -(-config.acc_bits // config.activation.bits)
     return 1
-
-
-def rows_needed(op: Op, low: int, high: int, height: int) -> tuple[int, int]:
-    """Input rows that output rows [low, high) read, clipped to [0, height)."""
-    if isinstance(op, Linear):
-        kernel, stride, dilation, top = op.weight.shape[1], op.stride[0], op.dilation[0], op.pads[0]
-    elif isinstance(op, MaxPool):
-        kernel, stride, dilation, top = op.kernel[0], op.stride[0], op.dilation[0], op.pads[0]
-    else:
-        return low, high
-    first = low * stride - top
-    last = (high - 1) * stride - top + (kernel - 1) * dilation + 1
-    return min(max(0, first), height), max(0, min(height, last))
 
 
 def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
@@ -199,9 +186,7 @@ def _stripe_words(
     h = graph.tensors[t].shape[0]
     row = sizes[t] // h  # all planes of a raw output
     height = graph.tensors[op.output].shape[0]
-    if t == op.output or (
-        isinstance(op, Linear) and op.residual and t == op.residual.input and t != op.input
-    ):
+    if t == op.output:
         return rows * row
-    spans = (rows_needed(op, low, min(low + rows, height), h) for low in range(0, height, rows))
+    spans = (op.rows(t, low, min(low + rows, height), h) for low in range(0, height, rows))
     return max(max(1, hi - lo) for lo, hi in spans) * row

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from sateen.compiler.schedule.backend import Program
+from sateen.compiler.schedule.lower import LOWERING
 from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, WRITTEN, added, moved, stored, weight_counts
-from sateen.ir.quantized import Linear, Op, QuantizedGraph
-from sateen.machine.isa import UNITS, Opcode, Unit
+from sateen.formats.sparsity import DENSE
+from sateen.ir.quantized import QuantizedGraph
+from sateen.machine.isa import UNITS, Unit
 from sateen.sim.critical_path import PROGRAM, Span, critical_path
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Event, Timeline
@@ -45,25 +45,6 @@ ABOUT = {
 """What the keys of schedule.json mean, for whoever reads one. The file calls the machine's units engines."""
 
 
-def dense_macs(op: Op, graph: QuantizedGraph) -> int:
-    """Multiplications that the network needs for one sample, zeros in the weights included."""
-    if not isinstance(op, Linear):
-        return 0
-    if op.macs is not None:
-        return op.macs
-    h, w, _ = graph.tensors[op.output].shape
-    return h * w * int(np.prod(op.weight.shape))
-
-
-def needed_macs(op: Op, graph: QuantizedGraph) -> int:
-    """As `dense_macs`, without the zeros that the layer's N:M pattern promises."""
-    total = dense_macs(op, graph)
-    if not isinstance(op, Linear) or op.sparsity.dense:
-        return total
-    inputs, (n, m) = op.weight.shape[3], (op.sparsity.n, op.sparsity.m)
-    return total // inputs * (inputs // m * n + min(n, inputs % m))
-
-
 def schedule(
     program: Program, memory: MemoryTiming, graph: QuantizedGraph, dense: Program | None
 ) -> dict[str, Any]:
@@ -74,7 +55,9 @@ def schedule(
     graph : the network as it was quantized, with inputs not folded; it says how many multiplications there are
     dense : the program of `backend.without_indices`; None leaves the comparison out
     """
-    needed, every = [[count(op, graph) for op in graph.ops] for count in (needed_macs, dense_macs)]
+    shapes = [graph.tensors[op.output].shape for op in graph.ops]
+    needed = [op.needed_macs(shape) for op, shape in zip(graph.ops, shapes, strict=True)]
+    every = [op.dense_macs(shape) for op, shape in zip(graph.ops, shapes, strict=True)]
     timeline = program.predict(memory)
     layers, total = _figures(program, timeline, needed)
     if dense is program:
@@ -127,15 +110,17 @@ def _figures(
     program: Program, timeline: Timeline, macs: list[int]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What is measured on a program: of each layer, and of the whole."""
-    path = critical_path(timeline)
+    path, ops = critical_path(timeline), program.graph.ops
     layers: list[dict[str, Any]] = []
     end = 0
     for index, needed in enumerate(macs):
         events = [e for e in timeline.events if e.instruction.layer == index]
         last = index == len(macs) - 1
         until = max([end, *(e.done + 1 for e in events)]) if not last else timeline.cycles
+        computes = LOWERING[type(ops[index])].opcode
+        tiles = sum(e.instruction.opcode == computes for e in events)
         layers.append(
-            {"start": min((e.start for e in events), default=end), "end": until, "tiles": _tiles(events)}
+            {"start": min((e.start for e in events), default=end), "end": until, "tiles": tiles}
             | _measured(program, events, needed, until - end, _limits(path, end, until))
         )
         end = until
@@ -177,10 +162,6 @@ def _limits(path: list[Span], start: int, end: int) -> dict[str, int]:
     return found
 
 
-def _tiles(events: list[Event]) -> int:
-    return sum(e.instruction.opcode in (Opcode.MATRIX, Opcode.POOL) for e in events)
-
-
 def _description(program: Program, index: int) -> dict[str, Any]:
     op, tensors, placement = program.graph.ops[index], program.graph.tensors, program.placement
     dataflow, cycles = program.choices.get(index, (None, {}))
@@ -190,9 +171,9 @@ def _description(program: Program, index: int) -> dict[str, Any]:
         "sources": list(op.source),
         "input_shape": list(tensors[op.inputs[0]].shape),
         "output_shape": list(tensors[op.output].shape),
-        "weight_format": op.weight_format.name if isinstance(op, Linear) else None,
+        "weight_format": next((c.format.name for c in op.constants), None),
         "activation_format": tensors[op.output].quant.format.name,
-        "sparsity": op.sparsity.name if isinstance(op, Linear) else "dense",
+        "sparsity": next((c.sparsity.name for c in op.constants), DENSE.name),
         "dataflow": dataflow,
         "dataflow_cycles": cycles,
         "tensors": {t: ("on chip" if t in placement.on_chip else "memory") for t in (*op.inputs, op.output)},

@@ -144,11 +144,11 @@ def linear_tile(op: Linear, tile: int, config: AcceleratorConfig) -> tuple[np.nd
         (kh, kw, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8
     )
     if op.groups == 1:
-        dense[:, :, :per_group, : high - low] = op.weight[low:high].transpose(1, 2, 3, 0)
+        dense[:, :, :per_group, : high - low] = op.weight.codes[low:high].transpose(1, 2, 3, 0)
         return dense, word0
     for out in range(low, high):
         start = out // out_per_group * per_group - word0 * config.elements
-        dense[:, :, start : start + per_group, out - low] = op.weight[out]
+        dense[:, :, start : start + per_group, out - low] = op.weight.codes[out]
     return dense, word0
 
 
@@ -160,7 +160,7 @@ def gathered_tile(
     Words between are read too, for nothing, where that takes less than a MATRIX of its own does beside its passes.
     """
     assert op.channels is not None
-    weight = op.weight[tile * config.cols : (tile + 1) * config.cols]
+    weight = op.weight.codes[tile * config.cols : (tile + 1) * config.cols]
     channels = op.channels[tile * config.cols : (tile + 1) * config.cols]
     read = (config.weight.fixed(weight) != 0).any(axis=(1, 2))  # (cols, I / groups)
     words = channels // config.elements

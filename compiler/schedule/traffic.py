@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from sateen.hw.memory.load import word_bytes
-from sateen.ir.quantized import Linear, Op
+from sateen.ir.quantized import Op
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
@@ -49,10 +47,11 @@ def stored(instructions: Iterable[Instruction], config: AcceleratorConfig) -> di
 
 def weight_counts(op: Op) -> dict[str, int]:
     """Weights of an op, those that are not zero, and the bytes of all without the machine's filling up of words."""
-    if not isinstance(op, Linear):
-        return {"count": 0, "nonzero": 0, "packed_bytes": 0}
-    count, nonzero = int(op.weight.size), int(np.count_nonzero(op.weight_format.fixed(op.weight)))
-    return {"count": count, "nonzero": nonzero, "packed_bytes": -(-count * op.weight_format.bits // 8)}
+    return {
+        "count": sum(int(c.codes.size) for c in op.constants),
+        "nonzero": sum(c.nonzero for c in op.constants),
+        "packed_bytes": sum(c.packed_bytes for c in op.constants),
+    }
 
 
 def added(parts: Iterable[dict[str, int]]) -> dict[str, int]:

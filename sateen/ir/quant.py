@@ -98,6 +98,12 @@ class Quant:
         return self.zero_point - self.zero_after
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """The least and the greatest fixed-point value of any code."""
+        fixed = self.format.fixed(np.arange(1 << self.format.bits))
+        return int(fixed.min()), int(fixed.max())
+
+    @property
     def zero_code(self) -> int:
         """The code of real zero: what padding pads with."""
         return int(self.format.encode(np.array([self.offset]))[0])

@@ -6,6 +6,8 @@ ONNX states it in standard operators. All arrays of codes are uint8 and hold a c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +17,12 @@ from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.quant import Quant
 
-__all__ = ["Concat", "Linear", "MaxPool", "Op", "Quant", "QuantizedGraph", "Residual", "Tensor"]
+__all__ = [
+    *("Concat", "Constant", "Linear", "MaxPool", "Op", "Operand", "Quant", "QuantizedGraph", "QuantizedOp"),
+    *("Range", "Residual", "Tensor", "Window"),
+]
+
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,147 @@ class Tensor:
     name: str
     shape: Shape
     quant: Quant
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """An operand whose codes are known: real = scale_o * value of the code."""
+
+    codes: np.ndarray  # (O, KH, KW, I / groups)
+    format: Format
+    scale: np.ndarray | None = None  # float64 (O,), what the export writes
+    sparsity: SparsityPattern = DENSE  # what the codes obey along their last axis
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def fixed(self) -> np.ndarray:
+        """In units of 2**lsb_exponent of the format, int64."""
+        return self.format.fixed(self.codes)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Of the fixed-point values of each output channel, (O,)."""
+        return np.asarray(self.fixed.reshape(len(self.codes), -1).sum(axis=1))
+
+    @property
+    def nonzero(self) -> int:
+        return int(np.count_nonzero(self.fixed))
+
+    @property
+    def packed_bytes(self) -> int:
+        """All codes without the filling up of the machine's words."""
+        return -(-self.codes.size * self.format.bits // 8)
+
+
+Operand = str | Constant
+"""A tensor by name, computed before, or a constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which pixels of an operand an output pixel reads."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (
+        0,
+        0,
+        0,
+        0,
+    )  # top, left, bottom, right; negative: left out of the plane
+
+    def rows(self, low: int, high: int, height: int) -> Range:
+        """Input rows that output rows [low, high) read, clipped to [0, height)."""
+        top = self.pads[0]
+        first = low * self.stride[0] - top
+        last = (high - 1) * self.stride[0] - top + (self.kernel[0] - 1) * self.dilation[0] + 1
+        return min(max(0, first), height), max(0, min(height, last))
+
+    def plane(self, height: int, width: int) -> tuple[int, int]:
+        """Output rows and columns; 0 or less where the window does not fit."""
+        sizes = []
+        for axis, size in enumerate((height, width)):
+            room = size + self.pads[axis] + self.pads[axis + 2]
+            span = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+            sizes.append((room - span) // self.stride[axis] + 1)
+        return sizes[0], sizes[1]
+
+
+class QuantizedOp(ABC):
+    """What an op answers about itself; what is made of it (program, reference, ONNX) has a table of its own.
+
+    tests/ir/test_tables.py says which tables, and fails where one lacks an op.
+    """
+
+    __slots__ = ()
+    name: str
+    output: str
+    source: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def operands(self) -> tuple[Operand, ...]:
+        """All that it reads, in order."""
+
+    @property
+    @abstractmethod
+    def window(self) -> Window:
+        """Over its first operand."""
+
+    @abstractmethod
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        """Of the output, given those of the tensors that it reads."""
+
+    @property
+    @abstractmethod
+    def keeps_codes(self) -> bool:
+        """Whether its results are codes of its inputs, so that all have one Quant."""
+
+    @property
+    @abstractmethod
+    def raw(self) -> bool:
+        """Whether its results are no codes but exact sums, which only the network's outputs may be."""
+
+    @property
+    @abstractmethod
+    def table(self) -> np.ndarray | None:
+        """Codes (2**bits,) that its results are looked up in."""
+
+    @abstractmethod
+    def dense_macs(self, shape: Shape) -> int:
+        """Multiplications that the network needs for one sample, zeros included; `shape` is the output's."""
+
+    @abstractmethod
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        """Ranges that hold every number that the array's accumulators take for it, all channels together.
+
+        `reach` gives the fixed-point values that a tensor's format can hold.
+        """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The operands that are computed."""
+        return tuple(o for o in self.operands if isinstance(o, str))
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        return tuple(o for o in self.operands if isinstance(o, Constant))
+
+    def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
+        """Rows of operand `tensor`, which has `height`, that output rows [low, high) read."""
+        return self.window.rows(low, high, height)
+
+    def needed_macs(self, shape: Shape) -> int:
+        """As `dense_macs`, without the zeros that the patterns of its constants promise."""
+        return self.dense_macs(shape)
+
+    def real(self, values: np.ndarray, quant: Quant) -> np.ndarray:
+        """What its results (..., C) stand for; `quant` is the output's."""
+        return quant.dequantize(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +183,7 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Linear:
+class Linear(QuantizedOp):
     """Convolution, Gemm, average pooling, add, rescale: everything that goes through the array.
 
     With fixed-point operands, per output channel c:
@@ -52,8 +200,7 @@ class Linear:
     name: str
     input: str
     output: str
-    weight: np.ndarray  # codes (O, KH, KW, I / groups)
-    weight_format: Format
+    weight: Constant  # a computed one would be a tensor's name
     bias: np.ndarray  # int64 or object (O,), zero point folded in
     multiplier: np.ndarray  # int64 (O,), 1 to 65535
     shift: np.ndarray  # int64 (O,), 0 to 127
@@ -73,8 +220,6 @@ class Linear:
     """Multiplications that the network needs here, for one sample; None: those of the convolution. Add, rescale, copy
     and selection, which are no multiplications of the network, say 0."""
     source: tuple[str, ...] = ()  # ONNX nodes fused here
-    weight_scale: np.ndarray | None = None  # float64 (O,), what the export writes
-    sparsity: SparsityPattern = DENSE  # what the weight obeys along its last axis
     channels: np.ndarray | None = None  # int64 (O, I / groups), as in ir.graph.Conv: groups = O then
 
     @property
@@ -83,12 +228,83 @@ class Linear:
         return self.groups == 1 and self.channels is None
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input,) + ((self.residual.input,) if self.residual else ())
+    def operands(self) -> tuple[Operand, ...]:
+        return (self.input, self.weight) + ((self.residual.input,) if self.residual else ())
+
+    @property
+    def window(self) -> Window:
+        _, height, width, _ = self.weight.shape
+        return Window((height, width), self.stride, self.dilation, self.pads)
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        h, w, _ = shapes[self.input]
+        return (*self.window.plane(h, w), self.weight.shape[0])
+
+    @property
+    def keeps_codes(self) -> bool:
+        return False
+
+    def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
+        """As the window reads them, and as the residual."""
+        spans = [self.window.rows(low, high, height)] if tensor == self.input else []
+        if self.residual and tensor == self.residual.input:
+            spans.append((low, high))
+        return min(s[0] for s in spans), max(s[1] for s in spans)
+
+    def dense_macs(self, shape: Shape) -> int:
+        return shape[0] * shape[1] * int(np.prod(self.weight.shape)) if self.macs is None else self.macs
+
+    def needed_macs(self, shape: Shape) -> int:
+        total, pattern = self.dense_macs(shape), self.weight.sparsity
+        if pattern.dense:
+            return total
+        inputs, n, m = self.weight.shape[3], pattern.n, pattern.m
+        return total // inputs * (inputs // m * n + min(n, inputs % m))
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        """Partial sums, biases and accumulators of every channel."""
+        low, high = reach(self.input)
+        low, high = min(low, 0), max(high, 0)
+        weight = self.weight.fixed.reshape(len(self.weight.codes), -1)
+        positive = np.where(weight > 0, weight, 0).sum(axis=1)
+        negative = np.where(weight < 0, weight, 0).sum(axis=1)
+        ranges = []
+        for p, n, b in zip(positive, negative, self.bias, strict=True):
+            p, n, b = int(p), int(n), int(b)
+            least, most = p * low + n * high, p * high + n * low
+            ranges += [(least, most), (min(b, 0), max(b, 0)), (least + b, most + b)]
+        return ranges
+
+    def real(self, values: np.ndarray, quant: Quant) -> np.ndarray:
+        if not self.raw or self.raw_scale is None:
+            return quant.dequantize(values)
+        real = values.astype(np.float64) * self.raw_scale
+        return real if self.raw_offset is None else real + self.raw_offset
+
+
+class _Copying(QuantizedOp):
+    """An op whose results are codes of its inputs."""
+
+    __slots__ = ()
+
+    @property
+    def keeps_codes(self) -> bool:
+        return True
+
+    @property
+    def raw(self) -> bool:
+        return False
+
+    @property
+    def table(self) -> None:
+        return None
+
+    def dense_macs(self, shape: Shape) -> int:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool:
+class MaxPool(_Copying):
     """Compares values; padding never wins. Input and output have the same Quant."""
 
     name: str
@@ -101,12 +317,23 @@ class MaxPool:
     source: tuple[str, ...] = ()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def operands(self) -> tuple[Operand, ...]:
         return (self.input,)
+
+    @property
+    def window(self) -> Window:
+        return Window(self.kernel, self.stride, self.dilation, self.pads)
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        h, w, c = shapes[self.input]
+        return (*self.window.plane(h, w), c)
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(_Copying):
     """Along channels. All parts and the output have the same Quant."""
 
     name: str
@@ -115,11 +342,23 @@ class Concat:
     source: tuple[str, ...] = ()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def operands(self) -> tuple[Operand, ...]:
         return self.parts
+
+    @property
+    def window(self) -> Window:
+        return Window()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        h, w, _ = shapes[self.parts[0]]
+        return h, w, sum(shapes[p][2] for p in self.parts)
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return [reach(part) for part in self.parts]  # which the array copies, with a weight of 1
 
 
 Op = Linear | MaxPool | Concat
+"""Every op there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +381,15 @@ class QuantizedGraph:
 
     def producer(self, tensor: str) -> Op | None:
         return next((op for op in self.ops if op.output == tensor), None)
+
+    def real(self, tensor: str, values: np.ndarray) -> np.ndarray:
+        """What the integers (..., C) of a tensor stand for."""
+        op, quant = self.producer(tensor), self.tensors[tensor].quant
+        return quant.dequantize(values) if op is None else op.real(values, quant)
+
+    def reach(self, tensor: str) -> Range:
+        """Fixed-point values that the tensor's format can hold."""
+        return self.tensors[tensor].quant.reach
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
         return tuple(op for op in self.ops if tensor in op.inputs)

@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,15 +20,15 @@ from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, InputOp, Output, Port
 from sateen.ir.quant import Quantizer
-from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Constant, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
 
 VERSION = 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
-        *(QuantizedGraph, Tensor, Quant, Linear, Residual, MaxPool, Concat, SparsityPattern),
-        *(Port, InputOp, Output, HostOp, Quantizer),
+        *(QuantizedGraph, Tensor, Quant, Quantizer, Residual, SparsityPattern, Port, InputOp, Output, HostOp),
+        *get_args(Op),
     )
 }
 
@@ -126,8 +126,13 @@ def _encode(x: Any, arrays: list[np.ndarray]) -> Any:
         case dict():
             return {"$dict": [[k, _encode(v, arrays)] for k, v in x.items()]}
         case _ if type(x).__name__ in _CLASSES:
-            fields = {f.name: _encode(getattr(x, f.name), arrays) for f in dataclasses.fields(x)}
-            return {"$class": type(x).__name__, "fields": fields}
+            fields = {f.name: getattr(x, f.name) for f in dataclasses.fields(x)}
+            if isinstance(x, Linear):
+                fields = _flat(fields)
+            return {
+                "$class": type(x).__name__,
+                "fields": {k: _encode(v, arrays) for k, v in fields.items()},
+            }
     raise BuildError(f"a quantized graph cannot hold a {type(x).__name__}: {x!r}")
 
 
@@ -149,4 +154,22 @@ def _decode(x: Any, array: Any) -> Any:
     if "$dict" in x:
         return {k: _decode(v, array) for k, v in x["$dict"]}
     cls = _CLASSES[x["$class"]]
-    return cls(**{k: _decode(v, array) for k, v in x["fields"].items()})
+    fields = {k: _decode(v, array) for k, v in x["fields"].items()}
+    return cls(**(_deep(fields) if cls is Linear else fields))
+
+
+_WEIGHT = {"weight": "codes", "weight_format": "format", "weight_scale": "scale", "sparsity": "sparsity"}
+"""Fields of a Linear in the file, which knows no constants, and of its weight here."""
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """A Linear's fields as they are in the file, in its order."""
+    own = {f: getattr(fields["weight"], own) for f, own in _WEIGHT.items()}
+    channels = fields.pop("channels")
+    return {**fields, "weight": own.pop("weight"), **own, "channels": channels}
+
+
+def _deep(fields: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    weight = {own: fields.pop(f) for f, own in _WEIGHT.items()}
+    return {**fields, "weight": Constant(**weight)}

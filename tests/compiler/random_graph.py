@@ -4,7 +4,7 @@ import numpy as np
 
 from sateen.formats import Format
 from sateen.ir.graph import Output, Port
-from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
 
 
 class Builder:
@@ -41,7 +41,7 @@ class Builder:
         shift = max(1, largest.bit_length() - high.bit_length() + 12)
         name = f"t{len(self.ops)}"
         op = Linear(
-            name, x, name, weight, self.weight,
+            name, x, name, Constant(weight, self.weight),
             bias=self.rng.integers(-50, 50, out), multiplier=self.rng.integers(1 << 14, 1 << 16, out),
             shift=np.full(out, shift) + self.rng.integers(0, 2, out), requantized=self.quant,
             low=low if self.rng.random() < 0.5 else min(0, high), high=high,

@@ -135,7 +135,9 @@ def test_sparse_weights_take_fewer_passes_and_change_no_bit(group, pattern, lane
             o, kh, kw, c = op.weight.shape
             rank = rng.random((o, kh, kw, -(-c // m), m)).argsort(-1).argsort(-1)
             keep = rank.reshape(o, kh, kw, -1)[..., :c] < n
-            op = replace(op, weight=np.where(keep, op.weight, 0).astype(np.uint8))
+            op = replace(
+                op, weight=replace(op.weight, codes=np.where(keep, op.weight.codes, 0).astype(np.uint8))
+            )
         ops.append(op)
     program, found, wanted = run_program(replace(graph, ops=tuple(ops)), config)
     assert all(np.array_equal(found[t].astype(object), wanted[t].astype(object)) for t in found)

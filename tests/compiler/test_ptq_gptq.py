@@ -167,7 +167,7 @@ def test_the_integers_come_nearer_to_the_float_network(network, formats):
         [o for o in better.ops if isinstance(o, Linear) and o.macs is None],
         strict=True,
     ):
-        used = op.weight_format.decode(op.weight) * op.weight_scale[:, None, None, None]
+        used = op.weight.format.decode(op.weight.codes) * op.weight.scale[:, None, None, None]
         np.testing.assert_allclose(used, node.weight, rtol=1e-3, atol=1e-9)  # nothing is rounded twice
 
 

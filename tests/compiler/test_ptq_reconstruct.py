@@ -164,7 +164,7 @@ def test_what_cannot_get_better_stays():
     assert all(e["left"] == 1 for e in said["blocks"]) and kept == plan
     ops = [op for op in rounded.ops if isinstance(op, Linear) and op.macs is None]
     for conv, op in zip(convs(new), ops, strict=True):
-        used = op.weight_format.decode(op.weight) * scales[conv.name][:, None, None, None]
+        used = op.weight.format.decode(op.weight.codes) * scales[conv.name][:, None, None, None]
         np.testing.assert_array_equal(used, conv.weight)
 
 
@@ -182,7 +182,7 @@ def test_zeros_stay():
         found = convs(new)
         assert not found[1].weight[..., 1::2].any() and found[1].weight[..., ::2].any()
         assert not found[0].weight[3].any()
-        assert qgraph.ops[-1].sparsity == parse_sparsity("1:2")
+        assert qgraph.ops[-1].weight.sparsity == parse_sparsity("1:2")
 
 
 @needs_torch
@@ -235,7 +235,7 @@ def test_learned_scales_reach_the_integers():
         assert tensor.quant == plan.quants[name]
     for op in qgraph.ops:
         if op.name in scales:
-            np.testing.assert_allclose(op.weight_scale, scales[op.name], rtol=1e-3)
+            np.testing.assert_allclose(op.weight.scale, scales[op.name], rtol=1e-3)
     again = rescaled(fuse(graph), plan, {t: q.scale for t, q in plan.quants.items()})
     for t, q in again.quants.items():
         assert q.scale == pytest.approx(plan.quants[t].scale, rel=2**-10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import NETWORKS, Builder, everything, mlp, residual, run_slowly
 
-from sateen.compiler.quantize.bounds import accumulator_ranges, signed_bits
+from sateen.compiler.quantize.bounds import signed_bits
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics, calibrate
 from sateen.compiler.quantize.network import accumulator_bits, quantize, residual_shifts_fit
 from sateen.errors import DataError, FormatError, ModelError
@@ -70,8 +70,8 @@ def test_what_the_machine_needs(name, formats, power_of_two):
             assert len(set(quants)) == 1
             continue
         fmt = op.requantized.format
-        assert op.weight.dtype == np.uint8
-        assert int(op.weight.max()) < 1 << op.weight_format.bits
+        assert op.weight.codes.dtype == np.uint8
+        assert int(op.weight.codes.max()) < 1 << op.weight.format.bits
         assert ((op.multiplier >= 1) & (op.multiplier < 1 << 16)).all()
         assert ((op.shift >= 0) & (op.shift <= 127)).all()
         assert fmt.min_fixed <= op.low <= op.high <= fmt.max_fixed
@@ -106,7 +106,7 @@ def test_the_accumulator_bound_is_reached(weights, activations):
     graph, b = mlp()
     qgraph = quantized(graph, b, weights, activations)
     op = qgraph.ops[0]
-    w = op.weight_format.fixed(op.weight).reshape(len(op.weight), -1).astype(object)
+    w = op.weight.fixed.reshape(len(op.weight.codes), -1).astype(object)
     fixed = qgraph.tensors["x"].quant.format.fixed(np.arange(1 << parse_format(activations).bits))
     least, most = int(fixed.min()), int(fixed.max())
     low = high = 0
@@ -114,7 +114,7 @@ def test_the_accumulator_bound_is_reached(weights, activations):
         up = sum(v * (most if v > 0 else least) for v in row)  # the input that drives this channel highest
         down = sum(v * (least if v > 0 else most) for v in row)
         low, high = min(low, down, down + int(bias)), max(high, up, up + int(bias))
-    ranges = accumulator_ranges(qgraph, op)
+    ranges = op.sums(qgraph.reach)
     assert min(r[0] for r in ranges) == min(low, *map(int, op.bias))
     assert max(r[1] for r in ranges) == max(high, *map(int, op.bias))
     assert accumulator_bits(qgraph) >= signed_bits(low, high)
@@ -206,7 +206,7 @@ def test_is_deterministic():
     one, two = quantized(graph, b), quantized(graph, b)
     for p, q in zip(one.ops, two.ops, strict=True):
         if isinstance(p, Linear):
-            assert p.weight.tobytes() == q.weight.tobytes()
+            assert p.weight.codes.tobytes() == q.weight.codes.tobytes()
             assert (p.bias == q.bias).all() and (p.multiplier == q.multiplier).all()
     assert one.tensors == two.tensors
 
@@ -274,7 +274,7 @@ def test_the_bias_makes_up_for_coarse_weights():
     real, found = run_slowly(graph, x)[graph.outputs[0].tensor], reference_codes(qgraph, x)
     op = qgraph.ops[-1]
     values = qgraph.tensors[op.input].quant.dequantize(found[op.input])
-    weight = op.weight_format.decode(op.weight) * op.weight_scale[:, None, None, None]
+    weight = op.weight.format.decode(op.weight.codes) * op.weight.scale[:, None, None, None]
     change = (values.mean(axis=(0, 1, 2)) * (weight - graph.nodes[-1].weight)).sum(axis=(1, 2, 3))
     error = (found[op.output] * op.raw_scale - real).mean(axis=(0, 1, 2))
     assert np.abs(error).max() < 0.5 * np.abs(change).max()

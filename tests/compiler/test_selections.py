@@ -15,7 +15,7 @@ from sateen.errors import ConfigError, ModelError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.graph import Conv
 from sateen.ir.quant import Quant
-from sateen.ir.quantized import Linear
+from sateen.ir.quantized import Constant, Linear
 from sateen.machine.presets import preset
 
 
@@ -113,7 +113,7 @@ def linear(channels: np.ndarray, weight: np.ndarray) -> Linear:
     ones = np.ones(len(weight), np.int64)
     quant = Quant(parse_format("int8"), 1.0)
     return Linear(
-        "s", "x", "y", weight, quant.format, 0 * ones, ones, 0 * ones, quant, -128, 127, groups=len(weight),
+        "s", "x", "y", Constant(weight, quant.format), 0 * ones, ones, 0 * ones, quant, -128, 127, groups=len(weight),
         channels=channels,
     )  # fmt: skip
 

@@ -381,13 +381,13 @@ def test_zeros_stay_zero(fmt):
     linears = {op.name: op for op in qgraph.ops if isinstance(op, Linear)}
     for conv in convs(graph):
         op = linears[conv.name]
-        assert op.sparsity == conv.sparsity
-        fixed = op.weight_format.fixed(op.weight)
+        assert op.weight.sparsity == conv.sparsity
+        fixed = op.weight.fixed
         assert (fixed[conv.weight == 0] == 0).all()
-        assert check_pattern(fixed, op.sparsity) is None
+        assert check_pattern(fixed, op.weight.sparsity) is None
     again = from_bytes(to_bytes(qgraph))
-    assert [op.sparsity for op in again.ops if isinstance(op, Linear)] == [
-        op.sparsity for op in linears.values()
+    assert [op.weight.sparsity for op in again.ops if isinstance(op, Linear)] == [
+        op.weight.sparsity for op in linears.values()
     ]
 
 

@@ -36,7 +36,12 @@ def pruned(graph, pattern, layers=lambda index: True):
             *rest, c = op.weight.shape
             rank = rng.random((*rest, -(-c // found.m), found.m)).argsort(-1).argsort(-1)
             keep = rank.reshape(*rest, -1)[..., :c] < found.n
-            op = replace(op, weight=np.where(keep, op.weight, 0).astype(np.uint8), sparsity=found)
+            op = replace(
+                op,
+                weight=replace(
+                    op.weight, codes=np.where(keep, op.weight.codes, 0).astype(np.uint8), sparsity=found
+                ),
+            )
         ops.append(op)
     return replace(graph, ops=tuple(ops))
 
@@ -105,7 +110,7 @@ def test_weights_take_what_their_shapes_say(pattern, index_bits):
     b = Builder(np.random.default_rng(1), INT8, INT8, (8, 8, 32))
     y = b.conv("x", 8, (3, 3), pads=(1, 1, 1, 1))
     full = np.random.default_rng(2).integers(1, 128, (8, 3, 3, 32)).astype(np.uint8)
-    b.ops[0] = replace(b.ops[0], weight=full)
+    b.ops[0] = replace(b.ops[0], weight=replace(b.ops[0].weight, codes=full))
     graph = pruned(b.graph(y), pattern)
     program = generate(graph, SPARSE)
     s = schedule(program, MEMORIES[1], graph, without_indices(graph, program))

@@ -126,9 +126,7 @@ def kept(name: str, golden: Golden) -> Quantized:
         path = Path(folder) / "quantized.bin"
         path.write_bytes(lzma.decompress(stored(name).read_bytes()))
         graph = load(path)
-    weights = next(
-        (op.weight_format.name for op in graph.ops if hasattr(op, "weight_format")), golden.weights
-    )
+    weights = next((c.format.name for op in graph.ops for c in op.constants), golden.weights)
     activations = next(iter(graph.tensors.values())).quant.format.name
     config = golden.config.replace(weight_format=weights, activation_format=activations)
     return Quantized(graph, config, {}, {})

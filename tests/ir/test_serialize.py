@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from sateen.errors import BuildError
 from sateen.formats import parse_format
 from sateen.ir.graph import HostOp, Output, Port
-from sateen.ir.quantized import Concat, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.serialize import from_bytes, load, save, to_bytes
 
 
@@ -25,8 +28,11 @@ def example() -> QuantizedGraph:
         "conv/ä",
         "x",
         "y",
-        rng.integers(0, 256, (3, 1, 1, 3)).astype(np.uint8),
-        parse_format("int8n"),
+        Constant(
+            rng.integers(0, 256, (3, 1, 1, 3)).astype(np.uint8),
+            parse_format("int8n"),
+            np.array([0.1, 1e-30, np.pi]),
+        ),
         np.array([1 << 90, -(1 << 70), 3], object),
         np.array([1, 2, 65535]),
         np.array([0, 127, 5]),
@@ -35,7 +41,6 @@ def example() -> QuantizedGraph:
         1 << 40,
         residual=Residual("x", 7, 3),
         table=np.arange(256, dtype=np.uint8),
-        weight_scale=np.array([0.1, 1e-30, np.pi]),
         source=("a", "b"),
     )
     pool = MaxPool("pool", "y", "p", (2, 2), (2, 2))
@@ -66,7 +71,20 @@ def test_round_trip_is_exact():
     assert same(graph, found)
     assert not same(graph, dataclasses.replace(found, name="other"))
     assert all(type(b) is int for b in found.ops[0].bias)
-    assert found.ops[0].weight_format is graph.ops[0].weight_format
+    assert found.ops[0].weight.format is graph.ops[0].weight.format
+
+
+def test_weights_lie_flat_in_the_file():
+    """As version 1 has them, and arrays in their order there."""
+    with zipfile.ZipFile(io.BytesIO(to_bytes(example()))) as z:
+        text = z.read("graph.json").decode()
+        fields = json.loads(text)["graph"]["fields"]["ops"]["$tuple"][0]["fields"]
+    arrays = ("weight", "multiplier", "shift", "table", "weight_scale")
+    assert [fields[name]["$array"] for name in arrays] == [0, 1, 2, 3, 4]
+    assert (
+        fields["weight_format"] == {"$format": "int8n"} and fields["sparsity"]["$class"] == "SparsityPattern"
+    )
+    assert "Constant" not in text
 
 
 def test_files_are_the_same_byte_for_byte(tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import typing
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
-from sateen.ir import graph
+from sateen.formats import Integer
+from sateen.ir import graph, quantized
 
 
 def members(union: object) -> set[type]:
@@ -16,10 +19,14 @@ def members(union: object) -> set[type]:
 
 
 NODES = members(graph.Node)
+OPS = members(quantized.Op)
 
 TABLES: dict[str, Iterable[object]] = {
     "sateen.compiler.float_executor.FLOAT": NODES,
     "sateen.compiler.ptq.torch_graph.TORCH": NODES,
+    "sateen.sim.reference.REFERENCE": OPS,
+    "sateen.compiler.schedule.lower.LOWERING": OPS,
+    "sateen.compiler.export.model.EXPORT": OPS,
 }
 """What a table must have rows for, by where it is."""
 
@@ -35,16 +42,31 @@ def test_a_table_lacks_nothing(where):
     assert not unknown, f"{where} has rows for what is not there: {', '.join(unknown)}"
 
 
-def test_a_union_has_every_class():
+@pytest.mark.parametrize(
+    ("module", "base", "union"), [(graph, graph.FloatOp, NODES), (quantized, quantized.QuantizedOp, OPS)]
+)
+def test_a_union_has_every_class(module, base, union):
     """A new class that is not in its union would be in no table either."""
-    assert {c for c in vars(graph).values() if _op(c, graph.FloatOp)} == NODES
+    classes = {c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)}
+    assert {c for c in classes if dataclasses.is_dataclass(c)} == union
 
 
-def _op(c: object, base: type) -> bool:
-    return isinstance(c, type) and issubclass(c, base) and c is not base
-
-
-def test_an_unknown_node_is_no_node():
-    """What a node has to answer it cannot leave out."""
+@pytest.mark.parametrize("base", [graph.FloatOp, quantized.QuantizedOp])
+def test_what_an_op_has_to_answer_it_cannot_leave_out(base):
     with pytest.raises(TypeError, match="abstract"):
-        type("Mystery", (graph.FloatOp,), {})()
+        type("Mystery", (base,), {})()
+
+
+def test_a_table_refuses_what_it_has_no_row_for():
+    """An op that was forgotten ends in an error that names it, not in another op's row."""
+
+    class Mystery:
+        output = "y"
+
+    from sateen.sim.reference import reference_codes
+
+    port = graph.Port("x", (1, 1, 1), (1, 1, 1))
+    tensors = {n: quantized.Tensor(n, (1, 1, 1), quantized.Quant(Integer(8), 1.0)) for n in ("x", "y")}
+    network = quantized.QuantizedGraph("g", (port,), (), (Mystery(),), tensors)
+    with pytest.raises(KeyError, match="Mystery"):
+        reference_codes(network, {"x": np.zeros((1, 1, 1, 1))})

@@ -70,15 +70,15 @@ def _element(qgraph: QuantizedGraph, op, tensors, y: int, x: int, c: int) -> int
     if isinstance(op, MaxPool):
         values = [int(source[iy, ix, c]) for _, _, iy, ix, inside in taps() if inside]
         return max(values, key=lambda code: fixed[code])
-    weights = fixed_values(op.weight_format)
+    weights = fixed_values(op.weight.format)
     per_group = op.weight.shape[3]
-    first = c // (len(op.weight) // op.groups) * per_group
+    first = c // (len(op.weight.codes) // op.groups) * per_group
     acc = int(op.bias[c])
     for i, j, iy, ix, inside in taps():
         for k in range(per_group):
             channel = first + k if op.channels is None else int(op.channels[c, k])
             a = int(source[iy, ix, channel]) if inside else quant.zero_code
-            acc += fixed[a] * weights[int(op.weight[c, i, j, k])]
+            acc += fixed[a] * weights[int(op.weight.codes[c, i, j, k])]
     if op.raw:
         return acc
     t = Fraction(acc * int(op.multiplier[c]), 1 << int(op.shift[c]))

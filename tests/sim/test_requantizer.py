@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sateen.formats import Integer, parse_format
-from sateen.ir.quantized import Linear, Quant, Residual
+from sateen.ir.quantized import Constant, Linear, Quant, Residual
 from sateen.sim.requantizer import Requantizer
 
 PATHS = {"float": 30, "int": 58, "exact": 76}
@@ -48,8 +48,7 @@ def test_equals_the_definition(path, name, data):
         "op",
         "x",
         "y",
-        np.zeros((channels, 1, 1, 1), np.uint8),
-        parse_format("int8"),
+        Constant(np.zeros((channels, 1, 1, 1), np.uint8), parse_format("int8")),
         np.array(bias, np.int64 if path != "exact" else object),
         multiplier,
         shift,
