@@ -48,8 +48,10 @@ class Interpreter:
         self.program, self.program_offset = program, program_offset
         self.data, self.data_offset = data, data_offset
         n = len(data)
-        self.act = np.zeros((n, config.act_depth, config.elements), np.uint8)
-        self.weight_codes = np.zeros((config.weight_depth, config.cols, config.lanes), np.uint8)
+        self.act = np.zeros((n, config.act_depth, config.elements), config.activation.code_dtype)
+        self.weight_codes = np.zeros(
+            (config.weight_depth, config.cols, config.lanes), config.weight.code_dtype
+        )
         self.index_bits = np.zeros(
             (config.weight_depth, config.index_planes, config.cols, config.lanes), np.uint8
         )
@@ -57,12 +59,12 @@ class Interpreter:
         self.bias = np.zeros((config.parameter_depth, v), object)
         self.multiplier = np.zeros((config.parameter_depth, v), np.int64)
         self.shift = np.zeros((config.parameter_depth, v), np.int64)
-        self.table = np.zeros(1 << config.activation.bits, np.uint8)
+        self.table = np.zeros(1 << config.activation.bits, config.activation.code_dtype)
         self.wide = config.acc_bits > 62
         self.acc = np.zeros((n, 2 * config.acc_depth, config.cols), object if self.wide else np.int64)
-        codes = np.arange(1 << config.activation.bits)
+        codes = config.activation.codes
         self.act_fixed = config.activation.fixed(codes)
-        self.weight_fixed = config.weight.fixed(np.arange(1 << config.weight.bits))
+        self.weight_fixed = config.weight.fixed(config.weight.codes)
 
     def run(self, progress: Callable[[float], None] | None = None) -> None:
         """Execute in program order, to END; BuildError for a program that is not proved to end well."""
@@ -195,7 +197,7 @@ class Interpreter:
         part = slice(i.slice * c.cols, (i.slice + 1) * c.cols)
         oy, ox = np.arange(i.out_h)[:, None], np.arange(i.out_w)
         if i.raw:
-            out = (acc >> i.raw_shift & (1 << c.activation.bits) - 1).astype(np.uint8)
+            out = (acc >> i.raw_shift & (1 << c.activation.bits) - 1).astype(c.activation.code_dtype)
         else:
             addend: np.ndarray | int = 0
             if i.residual:

@@ -35,7 +35,7 @@ def run_reference(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict
 
 
 def reference_codes(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every tensor (N, H, W, C) by name: uint8 codes, or integer accumulators of a raw output."""
+    """Every tensor (N, H, W, C) by name: codes, or integer accumulators of a raw output."""
     return _run(qgraph, quantize_inputs(qgraph, inputs), None)
 
 
@@ -170,7 +170,7 @@ class _Linear:
         h, w, c = qgraph.tensors[op.output].shape
         self.columns = h * w * (max(c, int(np.prod(op.weight.shape[1:]))) if op.groups == 1 else c)
         quant = qgraph.tensors[op.input].quant
-        fixed = quant.format.fixed(np.arange(1 << quant.format.bits))
+        fixed = quant.format.fixed(quant.format.codes)
         weight = op.weight.fixed
         self.convolution = Convolution(
             weight,
@@ -186,7 +186,7 @@ class _Linear:
         residual_range = 0
         if op.residual:
             r = qgraph.tensors[op.residual.input].quant
-            self.residual = r.format.fixed(np.arange(1 << r.format.bits)) - r.zero_after
+            self.residual = r.format.fixed(r.format.codes) - r.zero_after
             residual_range = int(np.abs(self.residual).max())
         self.requantizer = Requantizer(op, self.convolution.bound, residual_range)
 
@@ -241,6 +241,6 @@ REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
 
 def value_order(fmt: Format) -> tuple[np.ndarray, np.ndarray]:
     """(rank of each code by value, code of each rank); -0 has the rank of +0, which is its code."""
-    fixed = fmt.fixed(np.arange(1 << fmt.bits))
+    fixed = fmt.fixed(fmt.codes)
     values, rank = np.unique(fixed, return_inverse=True)
-    return rank.astype(np.uint8), fmt.from_fixed(values)
+    return rank.astype(fmt.code_dtype), fmt.from_fixed(values)

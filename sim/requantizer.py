@@ -47,7 +47,7 @@ class Requantizer:
             elif terms < INT64_EXACT // 4:
                 self._path = "int"
         if self._path != "exact":
-            fixed = np.clip(fmt.fixed(np.arange(1 << fmt.bits)), op.low, op.high)
+            fixed = np.clip(fmt.fixed(fmt.codes), op.low, op.high)
             last = fmt.from_fixed(fixed) if op.table is None else op.table[fmt.from_fixed(fixed)]
             self._table = np.take(last, _rounded(fmt, op.requantized.zero_after))
             self._first = 4 * (fmt.min_fixed - op.requantized.zero_after)

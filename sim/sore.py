@@ -9,7 +9,7 @@ from sateen.formats import Format, SparsityPattern
 
 
 def select(codes: np.ndarray, pattern: SparsityPattern, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (..., K) to the codes and the indices of the selected elements, both uint8 (..., K/m, n).
+    """Codes (..., K) to the codes and the indices of the selected elements, (..., K/m, n).
 
     In each group of m the n first in descending |fixed(code)|, ties to the lower index, and of those the
     indices ascending. Zeros are selected, lowest index first, just where fewer than n elements are nonzero.
@@ -26,7 +26,7 @@ def select(codes: np.ndarray, pattern: SparsityPattern, fmt: Format) -> tuple[np
     groups = codes.reshape(*codes.shape[:-1], -1, m)
     order = np.argsort(-np.abs(fmt.fixed(groups)), axis=-1, kind="stable")[..., :n]
     indices = np.sort(order, axis=-1)
-    return np.take_along_axis(groups, indices, -1).astype(np.uint8), indices.astype(np.uint8)
+    return np.take_along_axis(groups, indices, -1).astype(fmt.code_dtype), indices.astype(np.uint8)
 
 
 def entries(codes: np.ndarray, indices: np.ndarray, fmt: Format) -> np.ndarray:

@@ -42,7 +42,7 @@ def split_wide(graph: Graph) -> Graph:
 
 def _parts(node: Conv, mixed: bool) -> list[np.ndarray]:
     """Integers (O, KH, KW, I / groups) whose sum the weights are, each in the range of int8; one where they fit."""
-    if node.given is None or not isinstance(node.given.format, Integer) or node.given.format.bits < 8:
+    if node.given is None or not node.given.format.uniform or node.given.format.bits < 8:
         return []
     fmt = EIGHT if mixed else node.given.format
     scale = np.where(node.given.scale == 0, 1.0, node.given.scale)

@@ -217,7 +217,7 @@ ROUNDINGS: dict[str, type[FlexRound] | type[AdaRound]] = {"flexround": FlexRound
 
 def _cell(grid: np.ndarray, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
     """The interval around each grid value that rounds to it, a little narrowed; beyond the range as wide as inside."""
-    values = np.unique(fmt.fixed(np.arange(1 << fmt.bits)))
+    values = np.unique(fmt.fixed(fmt.codes))
     values = values[(values >= fmt.min_fixed) & (values <= fmt.max_fixed)] * 2.0**fmt.lsb_exponent
     at = np.searchsorted(values, grid)
     steps = np.diff(values) if len(values) > 1 else np.ones(1)

@@ -121,7 +121,7 @@ def _warn_of_ranges(network: FusedGraph, statistics: Statistics, quants: dict[st
         if not isinstance(node, Concat) or node.output not in quants:
             continue
         quant = quants[node.output]
-        values = quant.format.fixed(np.arange(1 << quant.format.bits)) * 2.0**quant.format.lsb_exponent
+        values = quant.format.fixed(quant.format.codes) * 2.0**quant.format.lsb_exponent
         seen = {p: statistics.tensors[p] for p in node.parts if p in statistics.tensors}
         peaks = {p: max(abs(s.minimum), abs(s.maximum)) for p, s in seen.items()}
         largest = max(peaks, key=lambda p: peaks[p], default="")

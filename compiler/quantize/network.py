@@ -160,6 +160,6 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear:
 def _table(layer: FusedLayer, before: Quant, after: Quant) -> np.ndarray:
     """The code of f(x) for every code of x, (2**bits,); NaN and infinity read as the largest values."""
     fmt = before.format
-    fixed = fmt.fixed(np.arange(1 << fmt.bits))  # unlike decode's values, always finite
+    fixed = fmt.fixed(fmt.codes)  # unlike decode's values, always finite
     x = before.real(fixed * 2.0**fmt.lsb_exponent)
     return after.quantize(table_function(layer)(x))

@@ -132,6 +132,11 @@ def output_tiles(channels: int, config: AcceleratorConfig) -> int:
     return -(-channels // config.cols)
 
 
+def zero_weights(shape: tuple[int, ...], config: AcceleratorConfig) -> np.ndarray:
+    """Codes of weights that are 0."""
+    return np.full(shape, config.weight.zero_code, config.weight.code_dtype)
+
+
 def linear_tile(op: Linear, tile: int, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
     """Output tile `tile` as (KH, KW, words * elements, cols) codes, and the first channel word it reads."""
     o, kh, kw, per_group = op.weight.shape
@@ -140,9 +145,7 @@ def linear_tile(op: Linear, tile: int, config: AcceleratorConfig) -> tuple[np.nd
     first = low // out_per_group * per_group
     last = ((high - 1) // out_per_group + 1) * per_group
     word0, word1 = first // config.elements, -(-last // config.elements)
-    dense = np.full(
-        (kh, kw, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8
-    )
+    dense = zero_weights((kh, kw, (word1 - word0) * config.elements, config.cols), config)
     if op.groups == 1:
         dense[:, :, :per_group, : high - low] = op.weight.codes[low:high].transpose(1, 2, 3, 0)
         return dense, word0
@@ -170,7 +173,7 @@ def gathered_tile(
     for run in np.split(needed, np.flatnonzero(np.diff(needed) > 1 + spare) + 1):
         word0, word1 = int(run[0]), int(run[-1]) + 1
         shape = (*weight.shape[1:3], (word1 - word0) * config.elements, config.cols)
-        dense = np.full(shape, config.weight.zero_code, np.uint8)
+        dense = zero_weights(shape, config)
         column, k = np.nonzero(read & (words >= word0) & (words < word1))
         dense[:, :, channels[column, k] - word0 * config.elements, column] = weight[
             column, :, :, k
@@ -192,9 +195,7 @@ def concat_tile(
         high = min((tile + 1) * config.cols, offset + channels)
         if low < high:
             word0, word1 = (low - offset) // config.elements, -(-(high - offset) // config.elements)
-            dense = np.full(
-                (1, 1, (word1 - word0) * config.elements, config.cols), config.weight.zero_code, np.uint8
-            )
+            dense = zero_weights((1, 1, (word1 - word0) * config.elements, config.cols), config)
             c = np.arange(low, high)
             dense[0, 0, c - offset - word0 * config.elements, c - tile * config.cols] = one
             out.append((part, dense, word0))

@@ -100,7 +100,7 @@ class Quant:
     @property
     def reach(self) -> tuple[int, int]:
         """The least and the greatest fixed-point value of any code."""
-        fixed = self.format.fixed(np.arange(1 << self.format.bits))
+        fixed = self.format.fixed(self.format.codes)
         return int(fixed.min()), int(fixed.max())
 
     @property

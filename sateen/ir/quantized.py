@@ -1,7 +1,7 @@
 """The quantized network: integer codes, exact accumulation, one rounding per output (docs/architecture.md).
 
 This graph is the definition of right: `sateen.sim.reference` runs it, the compiler lowers it, and the exported
-ONNX states it in standard operators. All arrays of codes are uint8 and hold a code in their low bits.
+ONNX states it in standard operators. Arrays of codes have the format's `code_dtype` and hold a code in its low bits.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 
+from sateen.formats.base import code_dtype
 from sateen.machine.config import AcceleratorConfig
 
 
 def pack(fields: np.ndarray, bits: int, word_bytes: int) -> np.ndarray:
     """(..., n) unsigned fields of `bits` bits to (..., word_bytes) bytes, field 0 lowest, zeros above."""
-    fields = np.ascontiguousarray(fields, np.uint32 if bits > 8 else np.uint8)
+    fields = np.ascontiguousarray(fields, code_dtype(bits))
     if bits == 8:
         packed = fields
     else:
@@ -28,7 +29,7 @@ def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
     flat = np.unpackbits(words, axis=-1, bitorder="little")[..., : count * bits]
     fields = flat.reshape(*words.shape[:-1], count, bits)
     weight = (1 << np.arange(bits)).astype(np.uint32)
-    return (fields * weight).sum(-1, dtype=np.uint32).astype(np.uint32 if bits > 8 else np.uint8)
+    return (fields * weight).sum(-1, dtype=np.uint32).astype(code_dtype(bits))
 
 
 def row_words(width: int, channels: int, config: AcceleratorConfig) -> int:
@@ -43,7 +44,7 @@ def pack_activations(codes: np.ndarray, config: AcceleratorConfig) -> np.ndarray
     n, h, w, c = codes.shape
     cw = -(-c // config.elements)
     row = row_words(w, c, config)
-    padded = np.zeros((n, h, row * config.elements), np.uint8)
+    padded = np.zeros((n, h, row * config.elements), config.activation.code_dtype)
     padded[:, :, : w * cw * config.elements].reshape(n, h, w, -1)[..., :c] = codes
     words = pack(padded.reshape(n, h * row, config.elements), config.activation.bits, config.act_word_bytes)
     return words.reshape(n, -1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from sateen.formats import Minifloat, parse_format
+from sateen.formats import parse_format
 from sateen.formats.requantize import requantize
 from sateen.hw.vector.requantize import Requantizer, residual_shift_limit
 from sateen.machine.config import AcceleratorConfig
@@ -23,10 +23,10 @@ def config_of(name: str, acc_bits: int) -> AcceleratorConfig:
 
 def bound(fixed: int, fmt) -> int:
     """A clamp bound as `control` takes it."""
-    if not isinstance(fmt, Minifloat):
+    if fmt.uniform:
         return fixed
-    code = int(fmt.from_fixed(fixed))
-    return ~(code & ~fmt.sign_mask) if code & fmt.sign_mask else code
+    code, sign = int(fmt.from_fixed(fixed)), 1 << fmt.bits - 1
+    return ~(code & ~sign) if code & sign else code
 
 
 def integer(rng: random.Random, bits: int) -> int:
@@ -50,14 +50,13 @@ def cases(config: AcceleratorConfig, controls: int, channels: int):
         if i % 2 == 0:
             low, high = fmt.min_fixed, fmt.max_fixed
         low, high = max(low, fmt.min_fixed), min(high, fmt.max_fixed)
-        float_ = isinstance(fmt, Minifloat)
         raw = i % 5 == 4
         control = {
             "residual": int(i % 3 == 1 and not raw),
             "residual_multiplier": rng.choice([1, 0, 65535, rng.getrandbits(16)]),
             "residual_shift": rng.randint(0, 127 - limit),
-            "residual_zero": 0 if float_ else rng.randint(-512, 511) if i % 4 else 0,
-            "zero_point": 0 if float_ or raw else rng.randint(-512, 511) if i % 4 > 1 else 0,
+            "residual_zero": rng.randint(-512, 511) if fmt.uniform and i % 4 else 0,
+            "zero_point": rng.randint(-512, 511) if fmt.uniform and not raw and i % 4 > 1 else 0,
             "low": low,
             "high": high,
             "raw": int(raw),
@@ -83,7 +82,7 @@ def reference(config: AcceleratorConfig, control: dict, rows: list[tuple]) -> li
         return [int(x) >> c["raw_shift"] & (1 << fmt.bits) - 1 for x in v]
     addend = 0
     if c["residual"]:
-        difference = fmt.fixed(residual.astype(np.uint8)).astype(object) - c["residual_zero"]
+        difference = fmt.fixed(residual.astype(fmt.code_dtype)).astype(object) - c["residual_zero"]
         distance = np.array([int(s) - c["residual_shift"] for s in shift], object)
         addend = difference * c["residual_multiplier"] * 2**distance
     return requantize(v, multiplier, shift, fmt, c["zero_point"], c["low"], c["high"], addend).tolist()

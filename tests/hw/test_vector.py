@@ -8,7 +8,6 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from sateen.formats import Minifloat
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer
 from sateen.hw.vector.drain import drain_latency
 from sateen.hw.vector.requantize import residual_shift_limit
@@ -39,7 +38,7 @@ HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the
 def some_codes(rng, fmt, shape) -> np.ndarray:
     """Every code but NaN and infinity."""
     codes = np.arange(1 << fmt.bits)
-    return rng.choice(codes[np.isfinite(fmt.decode(codes))], shape).astype(np.uint8)
+    return rng.choice(codes[np.isfinite(fmt.decode(codes))], shape).astype(fmt.code_dtype)
 
 
 def state(config: AcceleratorConfig, seed: int) -> Interpreter:
@@ -66,7 +65,7 @@ def state(config: AcceleratorConfig, seed: int) -> Interpreter:
 
 
 def drains(config: AcceleratorConfig, rng: random.Random):
-    fmt, minifloat = config.activation, isinstance(config.activation, Minifloat)
+    fmt = config.activation
     yield Instruction(
         Opcode.DRAIN,
         {"out_w": 1, "out_h": 1, "base": HALF, "low": fmt.min_fixed, "high": fmt.max_fixed, "raw": 1},
@@ -86,7 +85,7 @@ def drains(config: AcceleratorConfig, rng: random.Random):
             "slice": rng.randrange(config.slices),
             "low": fmt.min_fixed if i < 6 else low,
             "high": fmt.max_fixed if i < 6 else high,
-            "zero_point": 0 if minifloat else rng.randint(-20, 20),
+            "zero_point": rng.randint(-20, 20) if fmt.uniform else 0,
             "table": rng.randrange(2) if config.table else 0,
             "raw": raw,
             "raw_shift": rng.randint(0, config.acc_bits),
@@ -99,7 +98,7 @@ def drains(config: AcceleratorConfig, rng: random.Random):
                 "residual_step_y": rng.choice([7, 18]),
                 "residual_multiplier": rng.getrandbits(16),
                 "residual_shift": 30 - residual_shift_limit(config) // 2,
-                "residual_zero": 0 if minifloat else rng.randint(-20, 20),
+                "residual_zero": rng.randint(-20, 20) if fmt.uniform else 0,
             }
             if i == 3:  # in place
                 fields |= {f"residual_{k}": fields[k] for k in ("base", "step_x", "step_y")}

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from sateen.formats import Format, Minifloat
+from sateen.formats import Format
 from sateen.ir.quantized import Concat, Linear, MaxPool, QuantizedGraph
 
 
@@ -34,7 +34,7 @@ def nearest_code(t: Fraction, fmt: Format) -> int:
 def requantize(t: Fraction, op: Linear) -> int:
     fmt, zero = op.requantized.format, op.requantized.zero_after
     # Python rounds a half to even
-    y = fixed_values(fmt)[nearest_code(t, fmt)] if isinstance(fmt, Minifloat) else round(t) + zero
+    y = fixed_values(fmt)[nearest_code(t, fmt)] if not fmt.uniform else round(t) + zero
     code = nearest_code(Fraction(min(max(y, op.low), op.high)), fmt)
     return code if op.table is None else int(op.table[code])
 

@@ -10,7 +10,7 @@ import slow_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sateen.formats import Integer, parse_format
+from sateen.formats import parse_format
 from sateen.ir.quantized import Constant, Linear, Quant, Residual
 from sateen.sim.requantizer import Requantizer
 
@@ -26,7 +26,7 @@ def test_equals_the_definition(path, name, data):
     fmt = parse_format(name)
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     bits, channels = PATHS[path] - 16, 4
-    zero = int(rng.integers(fmt.min_fixed, fmt.max_fixed + 1)) if isinstance(fmt, Integer) else 0
+    zero = int(rng.integers(fmt.min_fixed, fmt.max_fixed + 1)) if fmt.uniform else 0
     bounds = fmt.fixed(np.arange(1 << fmt.bits))
     bounds = np.clip(np.sort(rng.choice(bounds, 2)), fmt.min_fixed, fmt.max_fixed)
     low, high = (int(b) for b in bounds) if rng.integers(2) else (fmt.min_fixed, fmt.max_fixed)
