@@ -30,11 +30,10 @@ lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 
-# mypy knows no package-dir mapping: it gets the layout that is installed. Without hw/, whose attributes Amaranth makes
-# from signatures at run time.
+# mypy knows no package-dir mapping: it gets the layout that is installed.
 types: setup
 	@rm -rf build/types
-	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types && rm -r build/types/sateen/hw
+	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p sateen
 
 unit: setup

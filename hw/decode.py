@@ -36,7 +36,7 @@ class Decoder(wiring.Component):
         self.multiplier = multiplier
         super().__init__({"i": In(fmt.bits), "o": Out(self.circuits.operand_shape(multiplier))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.d.comb += Value.cast(self.o).eq(self.circuits.decode(self.multiplier, self.i))
         return m

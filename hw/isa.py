@@ -13,14 +13,15 @@ __all__ = ["CHUNK", "INSTRUCTION_BITS", "INSTRUCTION_BYTES", "Opcode", "Target",
 
 def _shape(field: isa.Field) -> ShapeLike:
     """An enumeration's names are kept: they are what waveforms show."""
-    if field.enum is None:
+    choices = field.enum
+    if choices is None:
         return Shape(field.bits, field.signed)
 
     def members(namespace: dict[str, int]) -> None:
-        for member in field.enum:
+        for member in choices:
             namespace[member.name] = member.value
 
-    return new_class(field.enum.__name__, (enum.IntEnum,), {"shape": unsigned(field.bits)}, members)
+    return new_class(choices.__name__, (enum.IntEnum,), {"shape": unsigned(field.bits)}, members)
 
 
 def _layout(fields: tuple[isa.Field, ...]) -> data.StructLayout:

@@ -37,7 +37,7 @@ class Walk(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         row, pixel, addr, step_x, step_y = (
             Signal(len(self.addr), name=name, reset_less=True)

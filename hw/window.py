@@ -151,7 +151,7 @@ class NestedCounter(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         restarts = self._counters(m)
         for name in self.sums:
@@ -349,7 +349,7 @@ class Window(wiring.Component):
             nest.limit.x.eq(view.in_w),
         ]
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.nest = nest = NestedCounter(levels=self.levels, sums=self.sums)
         m.d.comb += [

@@ -223,7 +223,7 @@ def _load(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
     if i.target not in targets(c):
         yield f"the machine has no target {i.target}"
         return
-    yield from _transfer(i.source, i.words * word_bytes(i.target, c), 0, c, memory)
+    yield from _transfer(i.source, i.words * word_bytes(Target(i.target), c), 0, c, memory)
     if i.target == Target.INSTRUCTION:
         # Only then has the instruction buffer, of two chunks, room for it.
         if position % CHUNK or i.words != CHUNK:

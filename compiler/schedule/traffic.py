@@ -30,7 +30,7 @@ def moved(instructions: Iterable[Instruction], config: AcceleratorConfig) -> dic
     found = dict.fromkeys(KINDS, 0)
     for i in instructions:
         if i.opcode == Opcode.LOAD:
-            found[LOADED[Target(i.target)]] += i.words * word_bytes(i.target, config)
+            found[LOADED[Target(i.target)]] += i.words * word_bytes(Target(i.target), config)
         elif i.opcode == Opcode.STORE:
             found[WRITTEN] += i.words * config.act_word_bytes
     return found | {"total": sum(found.values())}
@@ -41,7 +41,7 @@ def stored(instructions: Iterable[Instruction], config: AcceleratorConfig) -> di
     places: dict[str, dict[int, int]] = {"weights": {}, "indices": {}}
     for i in instructions:
         if i.opcode == Opcode.LOAD and (kind := LOADED[Target(i.target)]) in places:
-            places[kind][i.source] = i.words * word_bytes(i.target, config)
+            places[kind][i.source] = i.words * word_bytes(Target(i.target), config)
     return {kind: sum(sizes.values()) for kind, sizes in places.items()}
 
 

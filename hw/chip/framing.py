@@ -1,5 +1,7 @@
 """Frames from and to a serial line, with their CRC (docs/link.md). What they mean is in hw/chip/link.py."""
 
+from contextlib import AbstractContextManager
+
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
@@ -43,7 +45,7 @@ class SerialCrc(wiring.Component):
     crc: Out(32)
     match: Out(1)
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         # Ref: the catalogue's CRC-32/ISO-HDLC, which is that of Ethernet and zlib; reflected: lowest bit first
         crc = CRC32_ISO_HDLC(data_width=1).create()
@@ -112,7 +114,7 @@ class FrameReceiver(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.uart = uart = Receiver(divisor=self.divisor)
         m.submodules.crc = crc = SerialCrc()
@@ -142,7 +144,7 @@ class FrameReceiver(wiring.Component):
             m.d.sync += self.fault.eq(fault)
             m.next = "QUIET"
 
-        def received():
+        def received() -> AbstractContextManager[None]:
             """The next byte of the frame; a frame that ends before it is dropped."""
             m.d.comb += crc.valid.eq(uart.valid)
             with m.If(uart.error):
@@ -245,7 +247,7 @@ class FrameSender(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.uart = uart = Transmitter(divisor=self.divisor)
         m.submodules.crc = crc = SerialCrc()

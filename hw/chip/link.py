@@ -82,7 +82,7 @@ class Link(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         memory, control, identity = self.memory, self.control, self.identity.encode()
         m.submodules.receiver = frame = FrameReceiver(divisor=self.divisor, silence=self.silence)

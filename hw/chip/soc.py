@@ -64,7 +64,7 @@ class Soc(wiring.Component):
         )
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1)})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.accelerator = accelerator = Accelerator(config=self.config)
         m.submodules.memory = self.memory

@@ -99,7 +99,7 @@ class SocMemory(wiring.Component):
         self.contents = memory.MemoryData(shape=data_bits, depth=size // beat_bytes, init=words)
         super().__init__({"bus": In(AXI4(data_bits)), "host": In(BytePort(address_bits(size)))})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         # Yosys takes the largest RAM of the part, SPRAM, where it is told to and both ports have one address.
         style = {"ram_style": "huge"} if self.single_port else {}

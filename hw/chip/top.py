@@ -48,7 +48,7 @@ class Accelerator(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
         load, matrix = LoadUnit(config=config), MatrixUnit(config=config)
@@ -65,7 +65,12 @@ class Accelerator(wiring.Component):
             depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
         )
 
-        units = {Unit.LOAD: load, Unit.MATRIX: matrix, Unit.VECTOR: vector, Unit.STORE: store}
+        units: dict[Unit, wiring.Component] = {
+            Unit.LOAD: load,
+            Unit.MATRIX: matrix,
+            Unit.VECTOR: vector,
+            Unit.STORE: store,
+        }
         for kind in Unit:
             unit, name = units[kind], kind.label
             # What an error left half done must not reach the next run.

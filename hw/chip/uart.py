@@ -51,7 +51,7 @@ class Transmitter(wiring.Component):
         self.divisor = divisor
         super().__init__({"i": In(stream.Signature(8)), "tx": Out(1, init=1)})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         timer = Signal(range(self.divisor))
         bits = Signal(9)  # those after the one on the line; the highest 1 is the stop bit
@@ -109,7 +109,7 @@ class Receiver(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         first = Signal(init=1)  # may be metastable
         m.d.sync += [first.eq(self.rx), self.line.eq(first), self.valid.eq(0), self.error.eq(0)]

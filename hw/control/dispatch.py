@@ -9,7 +9,7 @@ from sateen.hw import isa
 from sateen.hw.control.legality import counted, is_illegal
 from sateen.hw.memory.buffers import memory_of
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import EXECUTED, Opcode, Unit, instructions_of
+from sateen.machine.isa import Opcode, Unit, instructions_of
 
 
 def instruction_bits(unit: Unit) -> int:
@@ -88,7 +88,7 @@ class Dispatcher(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         # `fetched` reaches `written` only when empty, so no beat is read in the cycle in which it is written.
         m.submodules.buffer = buffer = memory_of(shape=self.bus_bits, depth=self.depth)
@@ -147,9 +147,10 @@ class Dispatcher(wiring.Component):
         m.submodules.kinds = kinds = memory_of(shape=len(Unit) + 1, depth=2 * isa.CHUNK)
         write, read = kinds.write_port(), kinds.read_port()
         with m.Switch(header.opcode):
-            for layout in EXECUTED:
-                with m.Case(layout.opcode):
-                    m.d.comb += write.data.eq(1 << layout.unit)
+            for unit in Unit:
+                for layout in instructions_of(unit):
+                    with m.Case(layout.opcode):
+                        m.d.comb += write.data.eq(1 << unit)
             with m.Case(Opcode.END):
                 m.d.comb += write.data.eq(1 << len(Unit))
         m.d.comb += [
@@ -213,7 +214,7 @@ class Sequencer(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         # Beats that hold no needed bit are dropped; an entry is whole beats, so that each can be written.
         kept = min(self.beats, -(-self.width // self.bus_bits))

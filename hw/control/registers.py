@@ -1,6 +1,8 @@
 """The control registers on AXI4-Lite, with the counters and the watchdog. The map is in docs/isa.md."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from collections.abc import Callable
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -68,7 +70,7 @@ class Registers(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         interrupt_enable, interrupt_pending = Signal(), Signal()
         # Bits that no address has cannot be set.
@@ -110,19 +112,19 @@ class Registers(wiring.Component):
         # Registers, as they reset all units. No write can come in between: the next takes two cycles.
         m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
 
-        def ctrl(bits):
+        def ctrl(bits: Value) -> None:
             m.d.sync += [self.start.eq(bits[0]), self.soft_reset.eq(bits[1])]
 
-        def interrupt(bits, mask):
+        def interrupt(bits: Value, mask: Value) -> None:
             with m.If(mask[0]):
                 m.d.sync += interrupt_enable.eq(bits[0])
             with m.If(bits[1]):
                 m.d.sync += interrupt_pending.eq(0)
 
-        def store(target):
+        def store(target: Signal) -> Callable[[Value, Value], None]:
             return lambda bits, mask: m.d.sync.__iadd__(target.eq((target & ~mask) | bits))
 
-        def aligned(bits, size):
+        def aligned(bits: Value, size: int) -> Value:
             return self.ready & ~bits[: (size - 1).bit_length()].any()
 
         self._write(
@@ -147,7 +149,7 @@ class Registers(wiring.Component):
         What happens in a cycle is counted in the next, and `_read` looks a cycle after it was asked.
         """
         cycles = Signal(64 if self.config.counters else 32)
-        events = {}
+        events: dict[int, Value] = {}
         for unit in Unit:
             executing, pending = self.executing[unit], self.pending[unit]
             happens = {

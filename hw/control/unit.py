@@ -7,7 +7,7 @@ same recurrences.
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal, unsigned
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value, unsigned
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -19,7 +19,7 @@ from sateen.machine.instruction_use import TOKEN_MASKS, instruction_mask
 from sateen.machine.isa import BUS, CHUNK, Unit
 
 
-class Error(enum.IntEnum, shape=unsigned(8)):
+class Error(enum.IntEnum, shape=unsigned(8)):  # type: ignore[call-arg]
     """Why a run ended; what STATUS shows."""
 
     NONE = 0
@@ -29,6 +29,9 @@ class Error(enum.IntEnum, shape=unsigned(8)):
     BANK_CONFLICT = 4
     TOKEN_OVERFLOW = 5
     TIMEOUT = 6
+
+
+Errors = tuple[tuple[int, Value], ...]
 
 
 class Tokens(wiring.Component):
@@ -59,7 +62,7 @@ class Tokens(wiring.Component):
         n = len(Unit) ** 2
         super().__init__({"give": In(n), "take": In(n), "available": Out(n), "overflow": Out(1)})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         n = len(Unit)
         overflows = []
@@ -136,7 +139,7 @@ class Control(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         n = len(Unit)
         dispatcher, tokens = (
@@ -185,7 +188,7 @@ class Control(wiring.Component):
         self._run(m, run, boot, dispatcher.end & idle, bus_idle, self._errors(dispatcher, sequencers, tokens))
         return m
 
-    def _errors(self, dispatcher: Dispatcher, sequencers: list[Sequencer], tokens: Tokens):
+    def _errors(self, dispatcher: Dispatcher, sequencers: list[Sequencer], tokens: Tokens) -> Errors:
         """(code, condition), most telling first: a wrong instruction may follow from an error of the bus."""
         illegal = dispatcher.illegal | Cat(s.illegal for s in sequencers).any()
         return (
@@ -197,7 +200,9 @@ class Control(wiring.Component):
             (Error.TIMEOUT, self.timeout),
         )
 
-    def _run(self, m: Module, run: Signal, boot: Signal, ended, bus_idle: Signal, errors) -> None:
+    def _run(
+        self, m: Module, run: Signal, boot: Signal, ended: Value, bus_idle: Signal, errors: Errors
+    ) -> None:
         def finish(next_state: str) -> None:
             m.d.comb += self.finish.eq(1)
             m.d.sync += [self.done.eq(1), run.eq(0)]

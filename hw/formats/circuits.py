@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal, Value, ValueLike, signed, unsigned
 from amaranth.lib import data
 
 from sateen.formats import Format
@@ -25,7 +25,7 @@ class Operand:
     def exponent_bits(self) -> int:
         return self.max_exponent.bit_length()
 
-    def parts(self, value) -> tuple[Value, Value]:
+    def parts(self, value: ValueLike) -> tuple[Value, Value]:
         """Significand and exponent of an operand of this shape."""
         value = Value.cast(value)
         return value[: self.significand_bits].as_signed(), value[self.significand_bits :]
@@ -44,10 +44,10 @@ class Lane:
     then skips all work of a stage that holds no channel.
     """
 
-    def __init__(self, m: Module, k: int, control, enable: list[Value]):
+    def __init__(self, m: Module, k: int, control: data.View, enable: list[Value]):
         self.m, self.k, self.control, self.enable = m, k, control, enable
 
-    def new(self, stage: int, name: str, shape) -> Signal:
+    def new(self, stage: int, name: str, shape: ShapeLike) -> Signal:
         """A register that pipeline stage `stage` (from 1) ends in."""
         return Signal(shape, name=f"{name}_{stage}_{self.k}", reset_less=True)
 

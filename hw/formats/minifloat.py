@@ -141,7 +141,8 @@ def normalise(m: Module, magnitude: Value, bits: int, name: str) -> tuple[Value,
     significand, exponent, lost
         The shifted number; by how much it was shifted; whether a bit was lost.
     """
-    exponent, lost = [], []
+    exponent: list[Value] = []
+    lost: list[Value] = []
     spare = max(0, len(magnitude) - bits)  # the largest shift
     for bit in reversed(range(bits_for(spare) if spare else 0)):
         shift = 1 << bit

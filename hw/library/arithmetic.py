@@ -1,5 +1,7 @@
 """Adders and multipliers as FPGAs have them cheapest: carry chains and LUTs of six inputs."""
 
+from collections.abc import Callable, Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 LUT_INPUTS = 6
@@ -35,7 +37,7 @@ def extend(x: Value, bits: int) -> Value:
     return Cat(x, top.replicate(max(bits - len(x), 0)))[:bits]
 
 
-def tree(values: list[Value], combine) -> Value:
+def tree(values: list[Value], combine: Callable[[Value, Value], Value]) -> Value:
     """Sum of signed values in a balanced tree."""
     while len(values) > 1:
         values = [
@@ -48,7 +50,9 @@ def tree(values: list[Value], combine) -> Value:
 # -- multipliers -------------------------------------------------------------------------------------------
 
 
-def booth(m: Module, pairs, limit: int, signed_bits: int) -> Value:
+def booth(
+    m: Module, pairs: Sequence[tuple[Value, Value, Value | None]], limit: int, signed_bits: int
+) -> Value:
     """Sum of ±a·w over pairs (a, w, flip), from the lowest digits of w up.
 
     A digit of -2 to 2 stands for two bits of w; its row is a LUT of six inputs for each bit, the adder included:
@@ -58,7 +62,8 @@ def booth(m: Module, pairs, limit: int, signed_bits: int) -> Value:
     """
     y = pairs[0][1]
     bits = len(y) + (not y.shape().signed)
-    low, total, bound = [], None, 0
+    low: list[Value] = []
+    total, bound = Const(0, signed(1)), 0
     for k in range(0, bits, 2):
         bound >>= 2
         for a, w, flip in pairs:
@@ -72,7 +77,7 @@ def booth(m: Module, pairs, limit: int, signed_bits: int) -> Value:
             wide = extend(a, width)
             row = Cat((one & wide[j]) | (two & (wide[j - 1] if j else 0)) for j in range(width))
             row = row ^ negative.replicate(width)
-            total = add(m, Const(0, signed(1)) if total is None else total, row, width, negative)
+            total = add(m, total, row, width, negative)
         low += [total[0], total[1]]
         total = total[min(2, len(total) - 1) :].as_signed()  # the sign, at least
     return Cat(*low, total)[:signed_bits].as_signed()

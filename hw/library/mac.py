@@ -90,7 +90,7 @@ class MAC(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         a, w = self.formats
         datapath = DATAPATHS[type(a)](m, a, w, self.enable, self.i_psum)

@@ -1,6 +1,8 @@
 """What multiply-accumulate units of both families of formats have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from amaranth.hdl import Module, Signal, Value, signed
@@ -38,23 +40,29 @@ def packs(a: Format, w: Format) -> bool:
     return max(a.fixed_bits, w.fixed_bits) + pack_stride(a, w) <= MULTIPLIER_BITS
 
 
-class Datapath(ABC):
+Codes = Sequence[tuple[Value, Value]]
+"""Of an activation and of a weight, for each lane."""
+
+F = TypeVar("F", bound=Format)
+
+
+class Datapath(ABC, Generic[F]):
     """The implementations for two formats of one family: methods from pairs of codes to the next psum."""
 
-    def __init__(self, m: Module, a: Format, w: Format, enable: Value, i_psum: Value):
+    def __init__(self, m: Module, a: F, w: F, enable: Value, i_psum: Value):
         self.m, self.a, self.w, self.enable, self.i_psum = m, a, w, enable, i_psum
         self.acc_bits = len(i_psum)
 
     @staticmethod
     @abstractmethod
-    def why_not(implementation: str, a: Format, w: Format) -> str | None:
+    def why_not(implementation: str, a: F, w: F) -> str | None:
         """Why the family has no such unit, or None."""
 
     @abstractmethod
-    def fixed(self, fmt: Format, code: Value) -> Value:
+    def fixed(self, fmt: F, code: Value) -> Value:
         """The fixed-point value, signed."""
 
-    def packed(self, codes) -> Value:
+    def packed(self, codes: Codes) -> Value:
         """(a0 + a1 2**s)(w1 + w0 2**s) has a0 w0 + a1 w1 at 2**s; what is below borrows one from it if negative.
 
         Ref: packing as in AMD WP486, with a convolution's middle term in place of a shared operand.

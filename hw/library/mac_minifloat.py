@@ -12,17 +12,14 @@ from amaranth.hdl import Cat, Const, Mux, Value
 from sateen.formats import Minifloat
 from sateen.hw.formats.minifloat import MinifloatCircuits
 from sateen.hw.library.arithmetic import LUT_INPUTS, add, add_signed, booth, lookup, multiply
-from sateen.hw.library.mac_datapath import MULTIPLIER_BITS, Datapath, exact_bits, magnitude_limit
+from sateen.hw.library.mac_datapath import MULTIPLIER_BITS, Codes, Datapath, exact_bits, magnitude_limit
 
 LUT_OPERAND_BITS = 8
 """For rows of LUTs: beyond it significands and a shifter take a fraction of the LUTs."""
 
 
-class MinifloatDatapath(Datapath):
+class MinifloatDatapath(Datapath[Minifloat]):
     """Signs apart from magnitudes."""
-
-    a: Minifloat
-    w: Minifloat
 
     @staticmethod
     def why_not(implementation: str, a: Minifloat, w: Minifloat) -> str | None:
@@ -39,7 +36,7 @@ class MinifloatDatapath(Datapath):
         sign, magnitude = sign_magnitude(fmt, code)
         return Mux(sign, -magnitude, magnitude)[: fmt.fixed_bits].as_signed()
 
-    def dsp(self, codes) -> Value:
+    def dsp(self, codes: Codes) -> Value:
         fine = [fine_bits_of_operand(f) for f in (self.a, self.w)]
         terms = []
         for x, y in codes:
@@ -53,14 +50,14 @@ class MinifloatDatapath(Datapath):
                 terms.append((sign, aligned(product, coarse, min(fine))[2:]))
         return self._accumulate(terms)
 
-    def lut(self, codes) -> Value:
+    def lut(self, codes: Codes) -> Value:
         parts = [(sign_magnitude(self.a, x), sign_magnitude(self.w, y)) for x, y in codes]
         pairs = [(p, q, s ^ t) for (s, p), (t, q) in parts]
         bits = exact_bits(self.a, self.w, len(codes))
         total = self.keep(booth(self.m, pairs, magnitude_limit(self.a), signed_bits=bits))
         return add(self.m, self.i_psum, total, self.acc_bits)
 
-    def late(self, codes) -> Value:
+    def late(self, codes: Codes) -> Value:
         """The last step has two sources for a bit, one select and the sign: a LUT of four inputs."""
         exponent_bits = exponent_sum_bits(self.a, self.w)
         terms = []
@@ -73,7 +70,7 @@ class MinifloatDatapath(Datapath):
             terms.append((self.keep(p.sign ^ q.sign), magnitude[2 : 2 + self._width]))
         return self._accumulate(terms)
 
-    def shift(self, codes) -> Value:
+    def shift(self, codes: Codes) -> Value:
         exponent_bits = exponent_sum_bits(self.a, self.w)
         fine = fine_bits(exponent_bits)
         terms = []
@@ -86,7 +83,7 @@ class MinifloatDatapath(Datapath):
             terms.append((self.keep(p.sign ^ q.sign), aligned(shifted, coarse, fine)[2 : 2 + self._width]))
         return self._accumulate(terms)
 
-    def table(self, codes) -> Value:
+    def table(self, codes: Codes) -> Value:
         a, w = (f.fixed(f.codes[: f.sign_mask]).tolist() for f in (self.a, self.w))
         entries = [x * y for y in w for x in a]
         terms = []
@@ -100,7 +97,7 @@ class MinifloatDatapath(Datapath):
         """Bits of the magnitude of a product."""
         return (magnitude_limit(self.a) * magnitude_limit(self.w)).bit_length()
 
-    def _accumulate(self, terms) -> Value:
+    def _accumulate(self, terms: list[tuple[Value, Value]]) -> Value:
         """i_psum + the sum of signed magnitudes, an adder for each."""
         (sign, total), *others = terms
         relative = [(sign ^ s, t) for s, t in others]

@@ -9,7 +9,7 @@ later; the only magnitudes compared are those of the n slots with the new elemen
 # Ref: Fang et al., "Efficient N:M Sparse DNN Training Using Algorithm, Architecture, and Dataflow Co-Design"
 # (arXiv 2309.13015), the SORE unit: streaming top-n selection, m cycles for a group.
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
@@ -116,7 +116,7 @@ class SORE(wiring.Component):
             for lane in range(lanes)
         ]
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         index, last, full, move, take = self.index, Signal(), Signal(), Signal(), Signal()
         pattern = Signal.like(self.held)  # of the element that comes next
@@ -127,8 +127,16 @@ class SORE(wiring.Component):
         lengths = sorted({p.m for p in self.patterns})
         sizes = sorted({p.n for p in self.patterns if p.n < p.m})  # with n = m nothing is displaced
         m.d.comb += [
-            last.eq(any_of((index == x - 1) & self._has(pattern, lambda p, x=x: p.m == x) for x in lengths)),
-            full.eq(any_of((index >= x) & self._has(pattern, lambda p, x=x: p.n == x < p.m) for x in sizes)),
+            last.eq(
+                any_of(
+                    (index == x - 1) & self._has(pattern, (p.m == x for p in self.patterns)) for x in lengths
+                )
+            ),
+            full.eq(
+                any_of(
+                    (index >= x) & self._has(pattern, (p.n == x < p.m for p in self.patterns)) for x in sizes
+                )
+            ),
             move.eq(self.finished & (~self.o.valid | self.o.ready)),
             self.i.ready.eq(~self.finished | move),
             take.eq(self.i.valid & self.i.ready),
@@ -141,15 +149,15 @@ class SORE(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         with m.If(move):
             m.d.sync += self.o.valid.eq(1)
-        used = [self._has(pattern, lambda p, k=k: k >= self.n - p.n) for k in range(self.n)]
+        used = [self._has(pattern, (k >= self.n - p.n for p in self.patterns)) for k in range(self.n)]
         for lane in range(self.lanes):
             self._select(m, lane, used, take, full)
             self._give(m, lane, move)
         return m
 
-    def _has(self, pattern: Signal, condition: Callable[[SparsityPattern], bool]) -> Value:
-        """The pattern, given by its number, fulfils the condition."""
-        matching = [k for k, p in enumerate(self.patterns) if condition(p)]
+    def _has(self, pattern: Signal, condition: Iterable[bool]) -> Value:
+        """The pattern, given by its number, fulfils a condition, which is given for each."""
+        matching = [k for k, holds in enumerate(condition) if holds]
         if len(matching) in (0, len(self.patterns)):
             return Const(len(matching) > 0)
         return pattern.matches(*matching)
@@ -188,8 +196,8 @@ class SORE(wiring.Component):
             m.d.comb += output.eq(entry)
             with m.If(move):
                 for n in sorted({p.n for p in self.patterns if p.n > k}):
-                    with m.If(self._has(self.held, lambda p, n=n: p.n >= n)):
+                    with m.If(self._has(self.held, (p.n >= n for p in self.patterns))):
                         m.d.sync += entry.eq(Value.cast(self.slots[lane][k + self.n - n].entry))
                 # Last, and without a reset beside it: so it is the flip-flops' reset, not a LUT for each bit.
-                with m.If(self._has(self.held, lambda p, k=k: p.n <= k)):
+                with m.If(self._has(self.held, (p.n <= k for p in self.patterns))):
                     m.d.sync += entry.eq(0)

@@ -57,7 +57,7 @@ class Accumulator(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         depth = self.config.acc_depth
         offset_bits = self.addr_bits - 1

@@ -98,11 +98,11 @@ class SystolicArray(wiring.Component):
     def initiation_interval(self) -> int:
         return 1
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         rows, cols, lanes = self.config.rows, self.config.cols, self.config.lanes
         valid, load = self._waves(m)
-        switch = {}
+        switch: dict[str, Value] = {}
         if self.config.output_stationary:
             switch, stepping = self._switch(m)
             # all rows step at once

@@ -105,7 +105,7 @@ class PE(wiring.Component):
         """Cycles from the activations to `psum`."""
         return pe_latency(self.lanes)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         products = [self._product(m, lane) for lane in range(self.lanes)]
         total = products[0]

@@ -33,7 +33,7 @@ class Run(wiring.Component):
         self.rows = rows
         super().__init__({"load": In(1), "width": In(12), "step": In(1), "pixels": Out(range(rows + 1))})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         width = Signal(12, reset_less=True)
         left = Signal(12)
@@ -93,7 +93,7 @@ class Steps(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         rows = self.config.rows
         last_pass = Signal(6, reset_less=True)
@@ -176,7 +176,7 @@ class Results(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.run = run = Run(rows=self.rows)
         base = Signal.like(self.addr, reset_less=True)

@@ -41,7 +41,7 @@ def pass_interval(words: int, config: AcceleratorConfig) -> int:
     return max(words, config.rows, Accumulator.min_interval)
 
 
-def matrix_cycles(fields, config: AcceleratorConfig) -> int:
+def matrix_cycles(fields: object, config: AcceleratorConfig) -> int:
     """D of a MATRIX instruction: cycles from start to done.
 
     Parameters
@@ -136,7 +136,7 @@ class MatrixUnit(wiring.Component):
         """Cycles from `start` to `done` of the smallest instruction, one pass of one word."""
         return 1 + _drain(self.config)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])
         self._idle = is_idle(m, self.start, self.done)

@@ -15,13 +15,13 @@ BOUNDARY = 4096
 """A burst never crosses a multiple of so many bytes (A3.4.1)."""
 
 
-class Burst(enum.IntEnum, shape=unsigned(2)):
+class Burst(enum.IntEnum, shape=unsigned(2)):  # type: ignore[call-arg]
     FIXED = 0
     INCR = 1
     WRAP = 2
 
 
-class Response(enum.IntEnum, shape=unsigned(2)):
+class Response(enum.IntEnum, shape=unsigned(2)):  # type: ignore[call-arg]
     OKAY = 0
     EXOKAY = 1
     SLVERR = 2

@@ -6,7 +6,7 @@ cycle in which it is written. A read in the next cycle sees the new value.
 
 from collections.abc import Callable
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2, exact_log2
@@ -16,7 +16,7 @@ from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
 
-def memory_of(*, shape, depth: int) -> memory.Memory:
+def memory_of(*, shape: ShapeLike, depth: int) -> memory.Memory:
     """A memory whose word is not read in the cycle in which it is written, so that block RAM does without bypass.
 
     Synthesis may return anything in that case; a simulation returns the old word.
@@ -50,7 +50,7 @@ class Buffer(wiring.Component):
         self.width = width
         super().__init__({"read": In(ReadPort(addr_bits, width)), "write": In(WritePort(addr_bits, width))})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = mem = memory_of(shape=self.width, depth=self.depth)
         write, read = mem.write_port(), mem.read_port()
@@ -92,7 +92,7 @@ class IndexBuffer(wiring.Component):
         read = ReadPort(exact_log2(config.weight_depth), config.index_row_bits)
         super().__init__({"read": In(read), "write": In(index_write_port(config))})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config, row_bits = self.config, self.config.cols * self.config.lanes
         place_bits = exact_log2(config.index_rows)
@@ -151,7 +151,7 @@ class ActivationBuffer(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
         offset_bits = exact_log2(config.act_bank_depth)
@@ -210,7 +210,7 @@ class ActivationBuffer(wiring.Component):
         return m
 
 
-def _any(signals):
+def _any(signals: list[Value]) -> Value:
     result = signals[0]
     for s in signals[1:]:
         result = result | s

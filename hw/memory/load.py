@@ -89,7 +89,7 @@ class LoadUnit(wiring.Component):
             members["index"] = Out(index_write_port(config))
         super().__init__(members)
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config, axi = self.config, self.axi
         load = data.View(isa.LOAD, self.instruction[: isa.LOAD.size])
@@ -182,14 +182,16 @@ class LoadUnit(wiring.Component):
             ]
 
         # -- to the target ----------------------------------------------------------------------------
-        def word(n: int) -> Value:
+        def next_word(n: int) -> Value:
             """The word of n bytes that is being written."""
             least = math.gcd(n, config.beat_bytes)
             return below(
                 stream, over[log2(least // grain) : log2(config.beat_bytes // grain)], 8 * least, 8 * n
             )
 
-        words_of = {n: word(n) for n in set(size.values())}  # one selection for all targets of the same size
+        words_of = {
+            n: next_word(n) for n in set(size.values())
+        }  # one selection for all targets of the same size
         for t, port in (
             (isa.Target.ACTIVATION, self.activation),
             (isa.Target.WEIGHT, self.weight),

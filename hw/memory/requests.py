@@ -59,7 +59,7 @@ class BurstRequests(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
         burst_bits = log2(config.burst_beats)

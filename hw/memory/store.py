@@ -62,7 +62,7 @@ class StoreUnit(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config, axi = self.config, self.axi
         store = data.View(isa.STORE, self.instruction[: isa.STORE.size])

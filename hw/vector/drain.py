@@ -7,7 +7,7 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -73,7 +73,7 @@ class Drain(wiring.Component):
             members["table"] = In(WritePort(config.activation.bits, 8))
         super().__init__(members)
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         self._idle = is_idle(m, self.start, self.done)
         m.submodules.requantizer = requantizer = Requantizer(
@@ -90,7 +90,7 @@ class Drain(wiring.Component):
         self._write(m, codes_valid, codes, last, part)
         return m
 
-    def _control(self, m: Module):
+    def _control(self, m: Module) -> data.View:
         """The fields that do not change during the instruction."""
         config, i = self.config, self.instruction
         control = Signal(control_layout(config), reset_less=True)
@@ -115,7 +115,7 @@ class Drain(wiring.Component):
         ]
         return control
 
-    def _issue(self, m: Module, control) -> tuple[Value, list[Value], Value]:
+    def _issue(self, m: Module, control: data.View) -> tuple[Value, list[Value], Value]:
         """Read addresses. Returns whether there is a step, 1 to READ_LATENCY cycles after its addresses, and which
         of its pixel, 0 to READ_LATENCY cycles after; with them: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction

@@ -49,7 +49,7 @@ class Pool(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config, i = self.config, self.instruction
         fmt, compare = config.activation, circuits(config.activation)

@@ -92,7 +92,7 @@ class Requantizer(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         valid = Signal(self.latency)  # bit k: stage k + 1 holds channels
         m.d.sync += valid.eq(Cat(self.i_valid, valid))
@@ -108,16 +108,16 @@ class Requantizer(wiring.Component):
 class _Channel(Lane):
     """Builds all stages of a lane."""
 
-    def __init__(self, m: Module, k: int, config: AcceleratorConfig, control, enable: list[Value]):
+    def __init__(self, m: Module, k: int, config: AcceleratorConfig, control: data.View, enable: list[Value]):
         super().__init__(m, k, control, enable)
         self.config, self.format = config, config.activation
         self.circuits = circuits(self.format)
 
-    def run(self, acc: Value, parameter, residual: Value) -> Value:
+    def run(self, acc: Value, parameter: data.View, residual: Value) -> Value:
         t, shift = self._scale(acc, parameter, residual)
         return self.circuits.finish(self, *self._shift(t, shift))
 
-    def _scale(self, acc: Value, parameter, residual: Value):
+    def _scale(self, acc: Value, parameter: data.View, residual: Value) -> tuple[Value, Value]:
         """Stages 1 to 3: t and the shift that it still needs."""
         control, reg = self.control, self.register
         limit = residual_shift_limit(self.config)
@@ -147,7 +147,7 @@ class _Channel(Lane):
         addend = addend[: width + 16 + limit].as_signed()
         return reg(3, "t", p + addend), reg(3, "shift", shift)
 
-    def _shift(self, t: Value, shift: Value):
+    def _shift(self, t: Value, shift: Value) -> tuple[Value, Value, Value, Value]:
         """Stages 4 and 5: floor(t * 2**-shift).
 
         Returns, still to be registered by stage 5, the number with its guard bit lowest, whether bits below

@@ -1,6 +1,6 @@
 """The vector unit executes DRAIN (hw/vector/drain.py) and POOL (hw/vector/pool.py), one at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -19,7 +19,7 @@ from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
 
 
-def drain_cycles(fields, config: AcceleratorConfig) -> int:
+def drain_cycles(fields: object, config: AcceleratorConfig) -> int:
     """D of a DRAIN instruction: cycles from start to done.
 
     Parameters
@@ -31,7 +31,7 @@ def drain_cycles(fields, config: AcceleratorConfig) -> int:
     return get("out_h") * get("out_w") * steps_per_pixel(config) + drain_latency(config)
 
 
-def pool_cycles(fields, config: AcceleratorConfig) -> int:
+def pool_cycles(fields: object, config: AcceleratorConfig) -> int:
     """D of a POOL instruction: cycles from start to done; a tap takes a cycle, inside the plane or not.
 
     Parameters
@@ -44,7 +44,7 @@ def pool_cycles(fields, config: AcceleratorConfig) -> int:
     return words * get("kernel_h") * get("kernel_w") + Pool.latency
 
 
-def _getter(fields):
+def _getter(fields: object) -> Callable[[str], int]:
     if isinstance(fields, Mapping):
         return lambda name: int(fields[name])
     return lambda name: int(getattr(fields, name))
@@ -80,7 +80,7 @@ class VectorUnit(wiring.Component):
             members["table"] = ports["table"]
         super().__init__({"start": In(1), "instruction": In(isa.INSTRUCTION_BITS), "done": Out(1)} | members)
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.drain = drain = self.drain
         m.submodules.pool = pool = self.pool

@@ -38,7 +38,16 @@ BUS = (Unit.LOAD, Unit.STORE)
 """Units on the bus: they may wait for memory, and a run that ends early ends with their bursts."""
 
 
-class Opcode(enum.IntEnum):
+class Choice(enum.IntEnum):
+    """The values of a field that have names."""
+
+    @property
+    def only(self) -> str:
+        """Property of the configuration without which a machine lacks it."""
+        return ""
+
+
+class Opcode(Choice):
     LOAD = 1
     MATRIX = 4
     DRAIN = 8
@@ -47,7 +56,7 @@ class Opcode(enum.IntEnum):
     END = 15
 
 
-class Target(enum.IntEnum):
+class Target(Choice):
     """Where a LOAD writes."""
 
     ACTIVATION = 0
@@ -59,7 +68,6 @@ class Target(enum.IntEnum):
 
     @property
     def only(self) -> str:
-        """Property of the configuration without which a machine lacks it."""
         return {Target.TABLE: "table", Target.INDEX: "indexed"}.get(self, "")
 
 
@@ -71,7 +79,7 @@ class Field:
     bits: int
     about: str = ""
     signed: bool = False
-    enum: type[enum.IntEnum] | None = None
+    enum: type[Choice] | None = None
     count: bool = False
     """0 is not defined: the assembler's `decode` refuses it."""
     checked: bool = False
