@@ -8,6 +8,7 @@ import random
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -268,6 +269,25 @@ def registered(monkeypatch):
     yield
     parse_format.cache_clear()
     all_formats.cache_clear()
+
+
+TOLD_APART = {"hw/formats/__init__.py", "hw/library/mac.py", "fpga/library/mac_units.py"}
+"""Tables by family, and a paper's formula for each."""
+
+
+def test_formats_are_asked_and_not_told_apart():
+    """Another family would take the wrong way at a test of the class."""
+    root = Path(__file__).resolve().parents[2]
+    test = re.compile(
+        r"isinstance\([^)]*\b(Integer|Minifloat)\b|case (Integer|Minifloat)\b|\{(Integer|Minifloat):"
+    )
+    found = {
+        str(path.relative_to(root))
+        for folder in ("sateen", "hw", "sim", "compiler", "fpga")
+        for path in (root / folder).rglob("*.py")
+        if test.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == TOLD_APART
 
 
 def test_names():
