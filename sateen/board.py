@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sateen.errors import LinkError
-from sateen.fpga.boards.link import Board
+from sateen.fpga.boards.link import Connection
 from sateen.hw.chip.frame import Identity
 from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register, config_word
@@ -40,7 +40,7 @@ def run_on_board(
         if progress:
             progress("board", fraction)
 
-    with Board.open(port, baud=baud) as board:
+    with Connection.open(port, baud=baud) as board:
         identity = board.identify()
         check_identity(identity, b, port)
         loading = 0.0
@@ -84,7 +84,7 @@ def check_identity(identity: Identity, b: Build, port: str) -> None:
         )
 
 
-def read_counters(board: Board) -> Counters:
+def read_counters(board: Connection) -> Counters:
     """The registers after a run."""
     (status,) = board.registers(Register.STATUS, 1)
     first = Register.CYCLES_LOW

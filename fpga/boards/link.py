@@ -1,6 +1,6 @@
 """The host's side of docs/link.md: a board on a serial port, with its faults found and mended.
 
-with Board.open("/dev/ttyUSB0", baud=115200) as board:
+with Connection.open("/dev/ttyUSB0", baud=115200) as board:
     identity = board.identify()
     board.write(0, image)
     board.run(base=0, program=offset)
@@ -54,8 +54,8 @@ BUSY, DONE, READY = 1, 2, 4
 """In STATUS."""
 
 
-class Board:
-    """A board on an open serial port: one exchange at a time.
+class Connection:
+    """A board at the other end of an open serial port: one exchange at a time.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Board:
         self._max_data = MAX_DATA
 
     @classmethod
-    def open(cls, port: str, *, baud: int = 115200, timeout: float = 1.0, retries: int = 5) -> Board:
+    def open(cls, port: str, *, baud: int = 115200, timeout: float = 1.0, retries: int = 5) -> Connection:
         """Open a device such as /dev/ttyUSB0 or COM3. Raises LinkError."""
         import serial
 
@@ -104,7 +104,7 @@ class Board:
     def close(self) -> None:
         self.port.close()
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Connection:
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ import sateen
 from sateen.board import check_identity, run_on_board
 from sateen.cli.main import main
 from sateen.errors import LinkError
-from sateen.fpga.boards.link import Board
+from sateen.fpga.boards.link import Connection
 from sateen.hw.chip.frame import Identity
 from sateen.machine.presets import preset
 from sateen.machine.registers import ID, Register, config_word
@@ -48,8 +48,8 @@ def board(build):
         yield board
 
 
-def open_board(board) -> Board:
-    return Board.open(board.port, baud=board.baud, timeout=2.0)
+def open_board(board) -> Connection:
+    return Connection.open(board.port, baud=board.baud, timeout=2.0)
 
 
 def test_four_engines_and_the_board_agree(build, board, data):
@@ -204,7 +204,7 @@ def test_no_board(tmp_path):
     with pytest.raises(
         LinkError, match=r"port /dev/nothing: cannot be opened at 115200 baud \(.*No such file"
     ):
-        Board.open("/dev/nothing")
+        Connection.open("/dev/nothing")
 
 
 def test_nobody_answers():
@@ -217,7 +217,7 @@ def test_nobody_answers():
     with (
         contextlib.closing(os.fdopen(ours, "rb")),
         contextlib.closing(os.fdopen(terminal, "rb")),
-        Board.open(os.ttyname(terminal), timeout=0.1, retries=1) as link,
+        Connection.open(os.ttyname(terminal), timeout=0.1, retries=1) as link,
         pytest.raises(
             LinkError, match="IDENTIFY failed 2 times, at last with no answer, or a damaged one; check"
         ),
