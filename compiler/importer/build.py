@@ -121,12 +121,19 @@ def build_graph(walk: Walk, codes: Mapping[str, str]) -> tuple[Graph | None, lis
 
 
 def with_codes(walk: Walk, port: Port, codes: Mapping[str, str]) -> Port:
-    """The port as the file has it: of codes, of whole sums, or of real numbers."""
+    """The port as the file has it: of codes, of whole sums, or of real numbers.
+
+    Raises Unsupported for codes of floating-point types, which NumPy does not have.
+    """
     if port.name not in codes:
         return port
     quant = walk.quants.get(codes[port.name])
     if quant is None:
         return dataclasses.replace(port, kind="int32")
+    if not quant.format.uniform:
+        raise Unsupported(
+            f"it gives codes of {quant.format.name}, not values", "put a DequantizeLinear at the model's end"
+        )
     signed = quant.format.min_fixed < 0
     return dataclasses.replace(port, codes=quant, kind="int8" if signed else "uint8")
 

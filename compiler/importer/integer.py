@@ -29,6 +29,8 @@ from sateen.compiler.importer.integer_forms import (
     Operand,
     domain_of,
     form_of,
+    given,
+    scale_of,
 )
 from sateen.compiler.importer.loading import graph_inputs
 
@@ -143,7 +145,7 @@ class _Rewriter:
 
     def _input(self, info: onnx.ValueInfoProto, nodes: Sequence[onnx.NodeProto]) -> str:
         """A QuantizeLinear behind an input of codes, of the scale by which the file reads them; "" if it says none."""
-        found = _scale_of(info.name, nodes)
+        found = scale_of(info.name, nodes)
         if found is None:
             return ""
         self.owner = info.name
@@ -179,9 +181,10 @@ class _Rewriter:
 
     def _node(self, node: onnx.NodeProto, results: set[str]) -> None:
         domain, op = domain_of(node.domain), node.op_type
-        if op == DYNAMIC and not domain and not results.intersection(node.output):
+        if op == DYNAMIC and not domain and len(node.output) == 3 and not results.intersection(node.output):
             return self._dynamic(node)
-        if domain in ("", MICROSOFT) and op in ("QuantizeLinear", "DequantizeLinear"):
+        quantizer = domain in ("", MICROSOFT) and op in ("QuantizeLinear", "DequantizeLinear")
+        if quantizer and len(node.input) > 1:
             return self._quantizer(node)
         form = form_of(domain, op, len(node.input)) if domain in ("", MICROSOFT) else None
         if form is not None:
@@ -199,8 +202,7 @@ class _Rewriter:
             if op in WRAPPED and node.input[0] in self.codes and self._alike(node, read):
                 return self._wrapped(node, read)
             if op == "Relu":
-                zero = self.typed_zero(self.codes[node.input[0]])
-                return self._clip(node, zero)
+                return self._relu(node)
             if op == "Cast":
                 return self._numbers(node)
         self.nodes.append(node)
@@ -237,15 +239,17 @@ class _Rewriter:
         for operand in form.operands:
             scale = self._scale(node, operand)
             scales.append(scale)
-            x = self.real(node.input[operand.codes], scale, _at(node, operand.zero), axis)
-            inputs.append(self._channels_first(x) if last and operand is form.operands[0] else x)
-        bias = _at(node, form.bias)
+            x = self.real(node.input[operand.codes], scale, given(node, operand.zero), axis)
+            if last and operand is form.operands[0]:
+                x = self.node("Transpose", [x], f"{x}_first", perm=[0, 3, 1, 2])
+            inputs.append(x)
+        bias = given(node, form.bias)
         added = bias if form.op == "MatMul" else ""
         if bias and not added:
             inputs.append(self._bias(bias, scales, attributes.get("alpha", 1.0)))
         if form.op == "ReduceMean" and self.opset >= 18 and "axes" in attributes:
             inputs.append(self.constant(np.array(attributes.pop("axes"), np.int64), f"{node.name}_axes"))
-        result = form.result and (_at(node, form.result[0]), _at(node, form.result[1]))
+        result = form.result and (given(node, form.result[0]), given(node, form.result[1]))
         coded = result is not None and result[0] != ""
         sums = node.op_type in ACCUMULATORS
         other = coded or added or last or sums
@@ -284,9 +288,6 @@ class _Rewriter:
 
     def _double(self, name: str) -> str:
         return self.node("Cast", [name], f"{name}_double", to=TensorProto.DOUBLE)
-
-    def _channels_first(self, x: str) -> str:
-        return self.node("Transpose", [x], f"{x}_first", perm=[0, 3, 1, 2])
 
     def _alike(self, node: onnx.NodeProto, read: Sequence[str]) -> bool:
         """Whether all operands have one scale and one zero point: codes joined must mean the same."""
@@ -329,10 +330,11 @@ class _Rewriter:
                 self.node("QuantizeLinear", [y, codes.scale, zero], "", output=name)
                 self.codes[name] = _Codes(codes.scale, zero, name)
 
-    def _clip(self, node: onnx.NodeProto, low: str) -> None:
-        """Relu of codes."""
+    def _relu(self, node: onnx.NodeProto) -> None:
+        """Codes of at least 0, whatever that stands for."""
         codes = self.codes[node.input[0]]
-        self.nodes.append(helper.make_node("Clip", [node.input[0], low], node.output, name=node.name))
+        inputs = [node.input[0], self.typed_zero(codes)]
+        self.nodes.append(helper.make_node("Clip", inputs, node.output, name=node.name))
         self.codes[node.output[0]] = codes
 
     def _numbers(self, node: onnx.NodeProto) -> None:
@@ -381,26 +383,3 @@ class _Rewriter:
             found = f"{name}_{n}"
         self.taken.add(found)
         return found
-
-
-def _at(node: onnx.NodeProto, i: int) -> str:
-    return node.input[i] if 0 <= i < len(node.input) else ""
-
-
-def _scale_of(name: str, nodes: Sequence[onnx.NodeProto]) -> tuple[str, str] | None:
-    """Scale and zero point, "" where there is none, by which the first node that says so reads codes."""
-    names = {name}
-    for node in nodes:
-        read = [i for i, tensor in enumerate(node.input) if tensor in names]
-        if not read:
-            continue
-        if node.op_type == "DequantizeLinear" and node.domain in (*DEFAULT, MICROSOFT):
-            return _at(node, 1), _at(node, 2)
-        form = form_of(node.domain, node.op_type, len(node.input))
-        operands = form.operands if form is not None else ()
-        found = next((o for o in operands if o.codes in read), None)
-        if found is not None:
-            return _at(node, found.scale), _at(node, found.zero)
-        if node.domain in DEFAULT and node.op_type in MOVES | WRAPPED:
-            names.update(node.output)
-    return None

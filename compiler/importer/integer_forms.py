@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import onnx
 
 from sateen.compiler.importer.domains import DEFAULT
 
@@ -116,3 +119,27 @@ def form_of(domain: str, op_type: str, inputs: int) -> Form | None:
     needed = [i for o in form.operands for i in (o.codes, o.scale)] + list(form.plain)
     needed += [] if form.result is None or key[1] == "QGemm" else [form.result[0]]
     return form if max(needed) < inputs else None
+
+
+def given(node: onnx.NodeProto, i: int) -> str:
+    """Input i; "" where it is left out."""
+    return node.input[i] if 0 <= i < len(node.input) else ""
+
+
+def scale_of(name: str, nodes: Sequence[onnx.NodeProto]) -> tuple[str, str] | None:
+    """Scale and zero point, "" where there is none, by which the first node that says so reads codes."""
+    names = {name}
+    for node in nodes:
+        read = [i for i, tensor in enumerate(node.input) if tensor in names]
+        if not read:
+            continue
+        if node.op_type == "DequantizeLinear" and node.domain in (*DEFAULT, MICROSOFT):
+            return given(node, 1), given(node, 2)
+        form = form_of(node.domain, node.op_type, len(node.input))
+        operands = form.operands if form is not None else ()
+        found = next((o for o in operands if o.codes in read), None)
+        if found is not None:
+            return given(node, found.scale), given(node, found.zero)
+        if node.domain in DEFAULT and node.op_type in MOVES | WRAPPED:
+            names.update(node.output)
+    return None

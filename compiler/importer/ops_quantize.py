@@ -128,6 +128,7 @@ def quantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
     x = walk.values[node.input(0)]
     if isinstance(x, np.ndarray):
         return walk.fold(node, {i: walk.values[i] for i in node.inputs if i})
+    walk.codes.add(node.proto.output[0])  # codes, though they be refused
     dtype, zero = _zero(walk, node)
     fmt = onnx_format(dtype)
     scale = positive(one(walk, node, 1, "scale"))
@@ -138,7 +139,6 @@ def quantize_linear(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
             "its zero point is not 0" if zero.any() else "saturate = 0 gives NaN or infinity",
             "use zero point 0 and saturate = 1 with floating-point types",
         )
-    walk.codes.add(node.proto.output[0])
     quant = Quant(fmt, scale, int(zero.flat[0]), _precision(walk, node))
     walk.quants[node.proto.output[0]] = quant
     return [emit(walk, node, walk.value(node), Quantizer.whole(quant))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import onnx
 import pytest
 from integer_nets import MICROSOFT, IntegerNet, both, coded, feeds_of, low, middle, quantized, same
 from onnx import TensorProto, numpy_helper
 from onnx_nets import Net, runtime
+from onnxruntime import quantization
 
 from sateen.compiler.check import check_model
 from sateen.compiler.export.model import export_onnx
@@ -322,6 +324,74 @@ def test_integers_whose_scale_nobody_says_are_refused():
     x = net.input("N", 4, kind=TensorProto.INT8)
     model = net.output(net("Add", x, net.constant([1], np.int8))).model()
     assert "its type is int8" in " ".join(str(f) for f in check_model(model))
+
+
+def test_codes_of_floating_point_types_are_no_output():
+    net = Net(opset=19)
+    zero = net.constant(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)))
+    y = net("QuantizeLinear", net.input("N", 4), net.constant(0.5, np.float32), zero)
+    net.outputs += [onnx.helper.make_tensor_value_info(y, TensorProto.FLOAT8E4M3FN, None)]
+    [finding] = [f for f in check_model(net.model()) if f.supported is False]
+    assert finding.op_type == "graph output" and "codes of e4m3fn" in finding.reason
+
+
+# -- files of ONNX Runtime's quantizer ----------------------------------------------------------------------
+
+
+class Samples(quantization.CalibrationDataReader):
+    def __init__(self) -> None:
+        rng = np.random.default_rng(2)
+        self.left = [{"x": rng.normal(size=(1, 3, 12, 12)).astype(np.float32)} for _ in range(6)]
+
+    def get_next(self):
+        return self.left.pop() if self.left else None
+
+
+def floating(path) -> None:
+    net = Net(seed=23)
+    x = net("Relu", net.conv(net.input("N", 3, 12, 12), 3, 8, 3, 3, pads=[1] * 4))
+    y = net("LeakyRelu", net.conv(x, 8, 8, 3, 3, group=8, pads=[1] * 4), alpha=0.1)
+    y = net("Add", x, y)
+    pooled = net("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    other = net("Sigmoid", net.conv(y, 8, 8, 2, 2, strides=[2, 2]))
+    y = net("Relu", net.conv(net("Concat", pooled, other, axis=1), 16, 8, 3, 3))
+    y = net("Flatten", net("GlobalAveragePool", y))
+    y = net("Gemm", y, net.random(8, 6), net.random(6))
+    onnx.save(net.output(net("Softmax", y, axis=-1)).model(), path)
+
+
+@pytest.mark.parametrize("form", [quantization.QuantFormat.QOperator, quantization.QuantFormat.QDQ])
+@pytest.mark.parametrize(
+    ("activations", "weights"), [("QUInt8", "QUInt8"), ("QUInt8", "QInt8"), ("QInt8", "QInt8")]
+)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_files_quantized_by_onnxruntime(form, activations, weights, per_channel, tmp_path):
+    """Of any scales: a step next to a tie, that later layers read."""
+    floating(tmp_path / "float.onnx")
+    quantization.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "integer.onnx",
+        Samples(),
+        quant_format=form,
+        activation_type=quantization.QuantType[activations],
+        weight_type=quantization.QuantType[weights],
+        per_channel=per_channel,
+        extra_options={"WeightSymmetric": weights == "QInt8"},
+    )
+    model = onnx.load(tmp_path / "integer.onnx")
+    assert all(f.supported for f in check_model(model))
+    [(want, got)] = both(model, 16)
+    steps = np.abs(got - want) * 256
+    assert steps.max() < 6 and np.mean(steps > 0.5) < 0.2
+
+
+@pytest.mark.parametrize("weights", ["QUInt8", "QInt8"])
+def test_files_quantized_dynamically_by_onnxruntime(weights, tmp_path):
+    floating(tmp_path / "float.onnx")
+    kind = quantization.QuantType[weights]
+    quantization.quantize_dynamic(tmp_path / "float.onnx", tmp_path / "integer.onnx", weight_type=kind)
+    [(want, got)] = both(onnx.load(tmp_path / "integer.onnx"), 16, calibrate=True)
+    assert np.corrcoef(want.ravel(), got.ravel())[0, 1] > 0.99
 
 
 # -- dynamic scales ------------------------------------------------------------------------------------------
