@@ -13,7 +13,7 @@ from onnx_nets import Net, runtime
 from onnxruntime import quantization
 
 from sateen.compiler.check import check_model
-from sateen.compiler.export.model import export_onnx
+from sateen.compiler.export import compare_with_file, export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.importer.integer_forms import OPERATORS, REFUSED
 from sateen.errors import DataError, ModelError
@@ -383,6 +383,10 @@ def test_files_quantized_by_onnxruntime(form, activations, weights, per_channel,
     [(want, got)] = both(model, 16)
     steps = np.abs(got - want) * 256
     assert steps.max() < 6 and np.mean(steps > 0.5) < 0.2
+    found = compare_with_file(model, import_model(model), quantized(model).graph, feeds_of(model, 16))
+    assert found.codes > 40_000 and found.differ < 2e-3 * found.codes
+    assert found.steps <= 3  # of a table's result, where it is steep
+    assert found.ties + found.float32 + found.constants == found.differ
 
 
 @pytest.mark.parametrize("weights", ["QUInt8", "QInt8"])
