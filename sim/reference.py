@@ -39,12 +39,6 @@ def reference_codes(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> di
     return _run(qgraph, quantize_inputs(qgraph, inputs), None)
 
 
-def run_op(qgraph: QuantizedGraph, op: Op, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """What one op makes of the codes (N, H, W, C) of its inputs."""
-    found: np.ndarray = _prepare(qgraph, op)(tensors)
-    return found
-
-
 def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The codes (N, H, W, terms * C) of every input tensor.
 

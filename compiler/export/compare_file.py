@@ -15,7 +15,7 @@ from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Linear, QuantizedGraph, Tensor
-from sateen.sim.reference import quantize_inputs, reference_codes, run_op
+from sateen.sim.reference import REFERENCE, quantize_inputs, reference_codes
 
 Codes = dict[str, np.ndarray]
 """By tensor, (N, H, W, C)."""
@@ -155,7 +155,7 @@ def _alone(qgraph: QuantizedGraph, known: Codes) -> Codes:
     for op in qgraph.ops:
         if isinstance(op, Linear) and op.raw:
             continue
-        y = run_op(qgraph, op, tensors)
+        y = REFERENCE[type(op)](qgraph, op)(tensors)
         if op.output in known:
             found[op.output] = y
         else:
