@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.graph import Port
-from sateen.ir.quantized import Concat, Linear, MaxPool, Op, QuantizedGraph
+from sateen.ir.pieces import moved
+from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, QuantizedGraph
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -232,10 +233,20 @@ class _Concat:
         return np.concatenate([tensors[p] for p in self.op.parts], axis=-1)
 
 
+class _Arrange:
+    def __init__(self, qgraph: QuantizedGraph, op: Arrange) -> None:
+        self.op = op
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        return moved([tensors[p] for p in self.op.parts], self.op.pieces)
+
+
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
     MaxPool: _MaxPool,
     Concat: _Concat,
+    Arrange: _Arrange,
 }
 
 

@@ -24,7 +24,7 @@ from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
-from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
 _LOOKUP_RANGE = 1 << 16
@@ -234,6 +234,28 @@ class Exporter:
         x = self.writer.node("Concat", parts, op.name, self._shape(op.output), axis=1)
         return self._activation(x, self._quant(op.output), op.output)
 
+    def arrange(self, op: Arrange) -> str:
+        """The pixels of all parts side by side, of which each output pixel takes one."""
+        w, (h, width, c) = self.writer, self.qgraph.tensors[op.output].shape
+        planes = [self.qgraph.tensors[p].shape[:2] for p in op.parts]
+        begin = np.cumsum([0, *(a * b for a, b in planes)])
+        index = np.zeros((h, width), np.int64)
+        for piece in op.pieces:
+            y, x = piece.source.pixels(piece.counts)
+            index[piece.target.pixels(piece.counts)] = begin[piece.part] + y * planes[piece.part][1] + x
+        rows = [
+            self._reshape(self._operand(p), (c, a * b), f"{op.name}_pixels{k}")
+            for k, (p, (a, b)) in enumerate(zip(op.parts, planes, strict=True))
+        ]
+        pixels = rows[0]
+        if len(rows) > 1:
+            pixels = w.node("Concat", rows, f"{op.name}_pixels", (self.batch, c, int(begin[-1])), axis=2)
+        places = w.constant(index.ravel(), f"{op.name}_index")
+        taken = w.node("Gather", [pixels, places], f"{op.name}_taken", (self.batch, c, h * width), axis=2)
+        return self._activation(
+            self._reshape(taken, (c, h, width), op.name), self._quant(op.output), op.output
+        )
+
     def _activation(self, x: str, quant: Quant, tensor: str, *, shifted: bool = False) -> str:
         """The value, rounded. `shifted`: the zero point that a minifloat adds before rounding is in x already."""
         if not quant.zero_before:
@@ -372,6 +394,7 @@ EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
     Linear: Exporter.linear,
     MaxPool: Exporter.max_pool,
     Concat: Exporter.concat,
+    Arrange: Exporter.arrange,
 }
 """Writes an op's nodes and gives the name of its value."""
 

@@ -8,30 +8,46 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 
 from sateen.compiler.importer.constants import Light
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.layout import normal, split_axes
 from sateen.compiler.importer.loading import graph_inputs
+from sateen.compiler.importer.moves import rebuilt
 from sateen.compiler.importer.nouns import Finding, Unsupported, Value, View
 from sateen.compiler.importer.pointwise import depthwise, settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 from sateen.ir.quant import Quantizer
 
+Found = tuple[Graph | None, list[Finding], list[Finding]]
+"""The graph, not yet tidied, or None and the problems; and what was found of each node."""
 
-def walk_model(
-    light: Light, any_batch: bool, codes: Mapping[str, str]
-) -> tuple[Graph | None, list[Finding], list[Finding]]:
-    """Walk once to learn the layouts of the graph's inputs, and again with them decided. `codes` as in
-    `integer.Rewritten`.
 
-    Returns the graph, not yet tidied, or None and the problems; and what was found of each node.
+def walk_model(light: Light, any_batch: bool, codes: Mapping[str, str]) -> Found:
+    """The graph as it is with a batch as dimension 0; where that will not do and the file fixes it, with all inputs
+    being one sample. `codes` as in `integer.Rewritten`."""
+    found = _walked(light, any_batch, codes, whole=False)
+    batch = max((_sizes(i)[0] for i in graph_inputs(light.model.graph) if _sizes(i)), default=1)
+    if found[0] is None and not any_batch and batch > 1:
+        again = _walked(light, any_batch, codes, whole=True)
+        if again[0] is not None:
+            return again
+    return found
+
+
+def _sizes(info: onnx.ValueInfoProto) -> list[int]:
+    return [d.dim_value for d in info.type.tensor_type.shape.dim]
+
+
+def _walked(light: Light, any_batch: bool, codes: Mapping[str, str], whole: bool) -> Found:
+    """Walk once to learn the layouts of the graph's inputs, and again with them decided.
 
     A plane of width 1 may be a row or a column: where the decisions do not go together, all are made the one, then
     the other.
     """
-    first = Walk(light, HANDLERS, any_batch=any_batch)
+    first = Walk(light, HANDLERS, any_batch=any_batch, whole=whole)
     first.run()
     decided = dict(first.open)
     for _ in range(len(first.links) + 1):
@@ -42,8 +58,7 @@ def walk_model(
     del first  # its weights
     for info in graph_inputs(light.model.graph):
         _, view = decided.get(info.name, (-1, None))
-        shape = [d.dim_value for d in info.type.tensor_type.shape.dim][1:]
-        view = view or default_view(shape)
+        view = view or default_view(_sizes(info) if whole else _sizes(info)[1:])
         if view is not None:
             views[info.name] = view
     tries = [views]
@@ -52,7 +67,7 @@ def walk_model(
     found = []
     for k, chosen in enumerate(tries):
         if chosen not in tries[:k]:
-            walk = Walk(light, HANDLERS, chosen, any_batch)
+            walk = Walk(light, HANDLERS, chosen, any_batch, whole)
             walk.run()
             found.append((*build_graph(walk, codes), walk.findings))
             if found[-1][0] is not None:
@@ -104,7 +119,7 @@ def build_graph(walk: Walk, codes: Mapping[str, str]) -> tuple[Graph | None, lis
     for info in graph_inputs(walk.model.graph):
         if info.name in used:
             view = walk.views[info.name]
-            shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)[1:]
+            shape = tuple(_sizes(info) if walk.whole else _sizes(info)[1:])
             ports.append(with_codes(walk, Port(info.name, shape, view.view, view.axes), codes))
     names = {p.name for p in ports}
     # A machine that computes nothing is no use to anyone, but it must be right: an input given out is copied.
@@ -139,12 +154,15 @@ def with_codes(walk: Walk, port: Port, codes: Mapping[str, str]) -> Port:
 
 
 def output(walk: Walk, name: str, value: Value) -> Output:
-    """Raises Unsupported if the output's elements are in an order that three dimensions cannot give, or codes."""
+    """Raises Unsupported for codes, and for elements in an order in which pixels and channels cannot be moved."""
     if name in walk.codes:
         raise Unsupported("it gives codes, not values", "put a DequantizeLinear at the model's end")
-    walk.batch_first(value)
+    if walk.batch > 1 or walk.any_batch or value.rank == 0:
+        walk.batch_first(value)
+    # a sample's output that has no batch gets one in front of its dimensions
+    begin = 0 if value.layout[0] and walk.batch == 1 else 1
     hwc = walk.hwc(value)
-    pieces = split_axes(normal(f for d in value.layout[1:] for f in d), hwc)
+    pieces = split_axes(normal(f for d in value.layout[begin:] for f in d), hwc)
     order = [axis for _, _, axis in pieces]
     groups = [axis for axis, _ in itertools.groupby(order)]
     if groups.count(2) == 1 and order.count(2) > 1:  # channels in another order, side by side
@@ -152,20 +170,19 @@ def output(walk: Walk, name: str, value: Value) -> Output:
         moved = settle(
             walk,
             name,
-            Value(value.tensor, (value.layout[0], *dims)),
+            Value(value.tensor, ((), *dims)),
             1 + list(dict.fromkeys(groups)).index(2),
         )
         value = Value(moved.tensor, value.layout, value.host)
         order = [axis for _, _, axis in split_axes(normal(f for d in moved.layout[1:] for f in d), hwc)]
     if len(set(order)) != len(order):
-        raise Unsupported(
-            f"its elements are in another order than those of the tensor {hwc} (height, width, channels)",
-            "remove the Reshape or Transpose before it",
-        )
+        own = range(begin, value.rank)
+        value = rebuilt(walk, name, value, (tuple(own[:-2]), tuple(own[-2:-1]), tuple(own[-1:])))
+        hwc, order = walk.hwc(value), [0, 1, 2]
     order = [axis for axis in range(3) if axis not in order] + order
     port = Port(
         name,
-        value.shape[1:],
+        value.shape[begin:],
         (hwc[order[0]], hwc[order[1]], hwc[order[2]]),
         (order.index(0), order.index(1), order.index(2)),
     )
@@ -174,11 +191,11 @@ def output(walk: Walk, name: str, value: Value) -> Output:
         if isinstance(dim, Quantizer):
             host.append(HostOp(kind, quantizer=dim))
             continue
-        if dim not in value.layout[1:]:
+        if dim not in value.layout[begin:]:
             raise Unsupported(
                 f"the dimension of its {kind} is reshaped afterwards", "put the Reshape before it"
             )
-        host.append(HostOp(kind, value.layout.index(dim, 1) - value.rank))
+        host.append(HostOp(kind, value.layout.index(dim, begin) - value.rank))
     return Output(port, value.tensor, tuple(host))
 
 

@@ -6,6 +6,7 @@ from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
 from sateen.compiler.importer import ops_quantize as quantize
+from sateen.compiler.importer import ops_resize as resize
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer import ops_trunc as trunc
@@ -20,6 +21,8 @@ _CLAMP = "clamp in the vector unit"
 _TABLE = "activation table"
 _POOL = "pooling"
 _QUANTIZER = "quantizer, kept as the file has it"
+_PHASES = "a convolution for each phase, or pixels moved, in the buffer"
+_MOVED = "pixels and channels moved by what reads it"
 _LAYOUT = "layout only, nothing to compute"
 
 _TABLES: dict[str, Handler] = {
@@ -56,7 +59,12 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "ReduceMean": (pool.reduction("average"), _POOL),
     "ReduceSum": (pool.reduction("sum"), _POOL),
     "ReduceMax": (pool.reduction("max"), _POOL),
-    "Pad": (pool.pad, "zero padding, merged into the next window where it can be"),
+    "Pad": (pool.pad, "padding, zeros merged into the next window where they can be"),
+    "Resize": (resize.resize, _PHASES),
+    "Upsample": (resize.resize, _PHASES),
+    "ConvTranspose": (resize.conv_transpose, _PHASES),
+    "DepthToSpace": (resize.depth_to_space, _MOVED),
+    "SpaceToDepth": (resize.space_to_depth, _MOVED),
     "Flatten": (shape.flatten, _LAYOUT),
     "Reshape": (shape.reshape_to, _LAYOUT),
     "Transpose": (shape.transpose, _LAYOUT),
@@ -71,7 +79,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Slice": (select.slice_of, "selection, folded into a convolution where it can be"),
     "Split": (select.split, "selection, folded into a convolution where it can be"),
     "Gather": (select.gather, "selection, folded into a convolution where it can be"),
-    "Concat": (shape.concat, "concatenation along channels"),
+    "Concat": (shape.concat, "concatenation"),
     "QuantizeLinear": (quantize.quantize_linear, _QUANTIZER),
     "DequantizeLinear": (quantize.dequantize_linear, _QUANTIZER),
     "Quant": (quantize.int_quant, _QUANTIZER),

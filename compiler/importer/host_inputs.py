@@ -13,7 +13,6 @@ import onnx
 
 from sateen.compiler.importer.nouns import FLOAT_TYPES
 from sateen.compiler.importer.passes import is_affine
-from sateen.compiler.importer.quantizers import rename
 from sateen.ir.functions import FUNCTIONS
 from sateen.ir.graph import Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
 from sateen.ir.quant import Quantizer
@@ -35,7 +34,7 @@ def on_host(graph: Graph, model: onnx.ModelProto) -> Graph:
             graph = replace(
                 graph,
                 inputs=tuple(port if p.name == port.name else p for p in graph.inputs),
-                nodes=tuple(rename(n, names) for n in graph.nodes if n is not node),
+                nodes=tuple(n.reading(names) for n in graph.nodes if n is not node),
             )
     return graph
 

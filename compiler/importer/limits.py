@@ -11,12 +11,10 @@ CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
 NUMBER = "a constant operand is one number"
 EQUAL_SHAPES = "computed operands of equal shapes"
 ONE_TENSOR = "between functions of one tensor"
-COUNTED_PADDING = "padding counted"
-NO_CEIL = "no windows added by ceil_mode"
 NO_INDICES = "without Indices"
-ZEROS = "zeros"
+COORDINATES = "nearest, linear and cubic, without antialias"
 LAST = "as the last node"
-EVEN = "constant indices, evenly spaced along rows and columns"
+CONSTANT_INDICES = "constant indices"
 NO_EFFECT = "without effect"
 TO_FLOAT = "to floating point"
 WHOLE_DIMENSIONS = "whole dimensions split or merged"
@@ -41,10 +39,12 @@ LIMITS: dict[str, tuple[str, ...]] = {
     **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Max", "Min", *_COMPARISONS)},
     "Where": (ONE_TENSOR,),
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
-    "AveragePool": (ONE_OR_TWO_D, COUNTED_PADDING, NO_CEIL),
-    "Pad": (ZEROS,),
+    "AveragePool": (ONE_OR_TWO_D,),
+    "Resize": (COORDINATES,),
+    "Upsample": (COORDINATES,),
+    "ConvTranspose": (ONE_OR_TWO_D,),
     **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
-    "Gather": (EVEN,),
+    "Gather": (CONSTANT_INDICES,),
     "Expand": (NO_EFFECT,),
     "Cast": (TO_FLOAT,),
     "CastLike": (TO_FLOAT,),

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from sateen.compiler.importer import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
+from sateen.compiler.importer.control import has_control, unrolled
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS
 from sateen.compiler.importer.external import load_external
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
@@ -193,7 +194,17 @@ def complete(model: onnx.ModelProto) -> Light:
             without_inputs(copy, light.arrays)
     name_nodes(copy)
     _fix_batch(copy.graph)
-    return rewrite(Light(copy, light.arrays))
+    return rewrite(straightened(Light(copy, light.arrays)))
+
+
+def straightened(light: Light) -> Light:
+    """Without control flow, as far as that is known."""
+    if not has_control(light):
+        return light
+    inferred = infer_shapes(light)
+    infos = (*inferred.input, *inferred.value_info)
+    shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
+    return unrolled(light, shapes)
 
 
 def infer_shapes(light: Light) -> onnx.GraphProto:

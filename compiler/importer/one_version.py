@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from sateen.compiler.importer.host_inputs import way_to_quantizers
 from sateen.compiler.importer.passes import drop_dead, is_affine
-from sateen.compiler.importer.quantizers import rename
 from sateen.ir.graph import Conv, Graph, Node, Pool, Quantize
 
 
@@ -43,7 +42,7 @@ def _repeated(graph: Graph, node: Node) -> Graph:
         nodes, shapes = list(graph.nodes), dict(graph.shapes)
         copy = _copied(graph, node.output, nodes, shapes)
         names = {node.output: copy}
-        nodes = [rename(n, names) if n in readers else n for n in nodes]
+        nodes = [n.reading(names) if n in readers else n for n in nodes]
         outputs = graph.outputs
         if not any(isinstance(r, Quantize) for r in readers):
             outputs = tuple(replace(o, tensor=names.get(o.tensor, o.tensor)) for o in outputs)
@@ -67,7 +66,7 @@ def _copied(graph: Graph, tensor: str, nodes: list[Node], shapes: dict[str, tupl
     shapes[name] = shapes[tensor]
     at = nodes.index(node) + 1
     nodes.insert(
-        at, replace(rename(node, names), name=free_name(node.name, {n.name for n in nodes}), output=name)
+        at, replace(node.reading(names), name=free_name(node.name, {n.name for n in nodes}), output=name)
     )
     return name
 
@@ -92,7 +91,7 @@ def _apart(graph: Graph) -> Graph:
             continue
         for readers in list(versions.values())[1:]:
             name = free_name(port.name, graph.shapes)
-            nodes = tuple(rename(n, {port.name: name}) if n in readers else n for n in graph.nodes)
+            nodes = tuple(n.reading({port.name: name}) if n in readers else n for n in graph.nodes)
             more = replace(port, name=name, shared=port.source)
             shapes = graph.shapes | {name: graph.shapes[port.name]}
             graph = replace(graph, inputs=(*graph.inputs, more), nodes=nodes, shapes=shapes)

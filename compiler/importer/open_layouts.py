@@ -25,6 +25,8 @@ class Layouts:
 
     def __init__(self) -> None:
         self.batch = 1
+        self.any_batch = False
+        """Whether the file leaves the batch open; it is 1 here, but no dimension of size 1."""
         self.names: set[str] = set()
         self.shapes: dict[str, Shape] = {}
         self.open: dict[str, tuple[int, View | None]] = {}  # strength of the decision and the decision
@@ -87,7 +89,7 @@ class Layouts:
     def derive(self, name: str, shape: Sequence[int], bases: Sequence[Value]) -> Value:
         """An open tensor with the dimensions of `bases` in other sizes; what is decided for it holds for them."""
         first = bases[0].layout[0]
-        if first == batch_dim(self.batch):
+        if first == batch_dim(self.batch) and shape[0] == self.batch:
             layout = (first, *row_major(shape[1:]))
         elif self.batch == 1:
             layout = row_major(shape)
@@ -124,7 +126,10 @@ class Layouts:
         )
 
     def is_batch(self, value: Value, *dims: int) -> bool:
-        """Whether the batch is among these dimensions. One of a single sample is sought where ONNX has it: first."""
+        """Whether the batch is among these dimensions. One of a single sample is sought where ONNX has it: first; where
+        the file fixes it, it is a dimension like any other."""
+        if self.batch == 1 and not self.any_batch:
+            return False
         return (0 in dims and value.layout[0] == batch_dim(self.batch)) or any(
             without_batch(value.layout[d]) != value.layout[d] for d in dims
         )

@@ -8,10 +8,12 @@ import numpy as np
 
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, channel_order, described
+from sateen.compiler.importer.affine import affine
+from sateen.compiler.importer.layout import axis_dims
+from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
-from sateen.compiler.importer.pointwise import affine, aligned, raised, selection
+from sateen.compiler.importer.pointwise import aligned, raised
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Activation, Add, Expression
 
@@ -111,7 +113,7 @@ def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
     same_function = compose(walk, node, "add", a, b)
     if same_function is not None:
         return same_function
-    b = matched(walk, node, a, b)
+    a, b = same_layout(walk, node, a, b)
     if walk.is_open(a) or walk.is_open(b):
         walk.unsure = True
         return a if walk.is_open(a) else b
@@ -120,10 +122,10 @@ def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
     return Value(out, a.layout)
 
 
-def matched(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
-    """b so that equal positions of a and b are equal positions of their IR tensors: its channels in another order.
+def same_layout(walk: Walk, node: OnnxNode, a: Value, b: Value) -> tuple[Value, Value]:
+    """Equal positions of a and b at equal positions of their IR tensors: moved there where they are not.
 
-    Raises Unsupported where more than that differs.
+    Raises Unsupported for other shapes, and what cannot be moved.
     """
     if a.shape != b.shape:
         raise Unsupported(
@@ -140,17 +142,9 @@ def matched(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
             h, w, c = (loose.layout[firm.layout.index(d)] if d else () for d in own)
             walk.decide(loose, (h, w), c, strength=2)
     elif a.layout != b.layout or walk.hwc(a) != walk.hwc(b):
-        order = channel_order(a.layout, b.layout, walk.hwc(a)) if walk.hwc(a) == walk.hwc(b) else None
-        if order is None:
-            ways = " and as ".join(described(v.layout, walk.hwc(v)) for v in (a, b))
-            raise Unsupported(
-                f"its operands of shape {a.shape} lie differently in memory, as {ways} (height x width x channels)",
-                "remove the Reshape or Transpose before one of them",
-            )
-        out = walk.fresh(f"{b.tensor}.ordered")
-        walk.emit(selection(f"{node.name}.order", b.tensor, out, order), walk.hwc(b))
-        return Value(out, a.layout)
-    return b
+        roles = roles_of(walk, a)
+        a, b = (rebuilt(walk, f"{node.name}.operand{k}", v, roles) for k, v in enumerate((a, b)))
+    return a, b
 
 
 def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value | None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
+from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
+from sateen.compiler.importer.moves import place_channels, rebuilt
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import given_weights
-from sateen.compiler.importer.pointwise import affine, place_channels, raised
+from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import pads, pair, window_of
 from sateen.ir.graph import Conv, Shape
@@ -145,7 +147,8 @@ def contract(
     """Sum over whole dimensions `dims` of x with weight (K, O); the result has O in place of the last of
     them.
 
-    The dimensions must cover whole axes of (H, W, C), all of C among them: the kernel spans those axes.
+    The kernel spans the axes of (H, W, C) that the dimensions cover whole, all of C among them; other dimensions become
+    the channels first.
     Without `keep` the dimensions are dropped (O must be 1).
     """
     if walk.is_batch(x, *dims):
@@ -166,11 +169,15 @@ def contract(
     spans = [math.prod(size for size, _, axis in split_axes(joined, hwc) if axis == k) for k in range(3)]
     whole = [spans[k] == hwc[k] for k in range(3)]
     if not whole[2] or not all(w or s == 1 for w, s in zip(whole, spans, strict=True)):
-        raise Unsupported(
-            f"it sums over a part of its input ({hwc} as height, width, channels, seen as {x.shape}) "
-            f"that is not all channels of whole rows or columns",
-            "remove the Reshape or Transpose before it, or flatten the whole tensor",
-        )
+        if walk.is_open(x) or x.host:
+            raise Unsupported(
+                f"it sums over a part of its input ({hwc} as height, width, channels, seen as {x.shape}) "
+                f"that is not all channels of whole rows or columns",
+                "remove the Reshape or Transpose before it, or flatten the whole tensor",
+            )
+        x = rebuilt(walk, node.name, x, (tuple(others[:-1]), tuple(others[-1:]), tuple(dims)))
+        hwc, joined = walk.hwc(x), normal(f for d in dims for f in x.layout[d])
+        spans = [1, 1, hwc[2]]
     kh, kw = (hwc[k] if spans[k] > 1 else 1 for k in (0, 1))
     # from the order of the features to that of the tensor: the dimension's factors by falling stride
     sizes = [size for size, _ in joined]

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
+from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, remap, split_axes, without_batch
+from sateen.compiler.importer.moves import place_channels, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
-from sateen.compiler.importer.pointwise import depthwise, place_channels, selection, settle
+from sateen.compiler.importer.ops_select import select
+from sateen.compiler.importer.phases import SAME, Phase, borders, emit_phases
+from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
 from sateen.ir.graph import Pool, Shape
@@ -52,19 +56,39 @@ def max_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 def average_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = spatial_input(walk, node)
     window = window_of(node, x.shape[2:], node.integers("kernel_shape", ()))
-    if window.ceiled:
-        raise Unsupported(
-            "ceil_mode = 1 adds windows that reach past the input",
-            "pad the input so that they fit, or use ceil_mode = 0",
-            limits.NO_CEIL,
-        )
-    if window.padded and not node.integer("count_include_pad", 0):
-        raise Unsupported(
-            f"count_include_pad = 0 with pads {[*window.begin, *window.end]} divides by less at the border",
-            "use count_include_pad = 1, or no padding",
-            limits.COUNTED_PADDING,
-        )
+    if window.ceiled or (window.padded and not node.integer("count_include_pad", 0)):
+        return [uncounted(walk, node, x, window)]
     return [pool(walk, node, x, "average", window)]
+
+
+def uncounted(walk: Walk, node: OnnxNode, x: Value, window: Window) -> Value:
+    """An average that divides by what of the window counts: a phase for each number of counted rows and columns."""
+    if walk.is_open(x):
+        walk.place(x, 1, range(2, x.rank))
+        return walk.derive(node.proto.output[0], (*x.shape[:2], *window.out), [x])
+    counted = bool(node.integer("count_include_pad", 0))
+    sizes = x.shape[2:]
+    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+    c = walk.hwc(x)[2]
+    parts = [[SAME], [SAME]]
+    for k, axis in enumerate(axes):
+        # what ceil_mode adds at the end is in no file's pads, and never counts
+        given = node.integers("pads", [0] * 2 * len(axes))[len(axes) + k] if window.ceiled else window.end[k]
+        end = sizes[k] + (given if counted else 0)
+        first = -window.begin[k] if counted else 0
+        at = window.stride[k] * np.arange(window.out[k])[:, None] - window.begin[k]
+        taps = at + window.dilation[k] * np.arange(window.kernel[k])
+        weights = ((taps >= first) & (taps < end)).astype(np.float64)
+        parts[axis] = borders(taps, weights / weights.sum(axis=1, keepdims=True), window.dilation[k])
+
+    def kernel(y: Phase, x: Phase) -> tuple[np.ndarray, int]:
+        return np.repeat(np.outer(y.weights, x.weights)[None, :, :, None], c, axis=0), c
+
+    shape: Shape = (*pair(axes, window.out, 1), c)
+    out = emit_phases(
+        walk, node.name, x.tensor, node.proto.output[0], shape, parts[0], parts[1], kernel, np.zeros(c)
+    )
+    return replaced(x, out, axes, shape)
 
 
 def global_pool(kind: str) -> Handler:
@@ -155,8 +179,8 @@ def _by_contraction(
 def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     mode = node.text("mode", "constant")
-    if mode != "constant":
-        raise Unsupported(f"mode = {mode}", "only zeros can be padded: use mode = constant", limits.ZEROS)
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        raise Unsupported(f"mode = {mode}", "use constant, edge, reflect or wrap")
     if node.opset < 11:
         amounts, value = node.integers("pads", ()), node.number("value", 0.0)
     else:
@@ -175,16 +199,38 @@ def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         return [x]
     if min(*begin, *end) < 0:
         raise Unsupported(f"pads {list(amounts)} cut away a part of the input", "use pads of at least 0")
-    if begin[0] or end[0]:
+    if (begin[0] or end[0]) and walk.is_batch(x, 0):
         raise Unsupported("it pads the batch", "pad the other dimensions only")
-    if value != 0:
-        raise Unsupported(f"it pads with {value:g}", "only zeros can be padded", limits.ZEROS)
+    if mode != "constant":
+        for d in range(x.rank):
+            if begin[d] or end[d]:
+                indices = _repeated(mode, x.shape[d], begin[d], end[d])
+                x = select(walk, node, x, d, indices, node.proto.output[0])
+        return [x]
+    if not np.isfinite(value):
+        raise Unsupported(f"it pads with {value:g}", "pad with a finite number")
+    if value:  # as zeros of what it is shifted by
+        x = zero_pad(walk, node, affine(walk, node, x, 1.0, -value), begin, end)
+        return [affine(walk, node, x, 1.0, value)]
     return [zero_pad(walk, node, x, begin, end)]
+
+
+def _repeated(mode: str, size: int, begin: int, end: int) -> np.ndarray:
+    at = np.arange(-begin, size + end)
+    if mode == "edge":
+        return np.clip(at, 0, size - 1)
+    if mode == "wrap":
+        return at % size
+    if max(begin, end) >= size:
+        raise Unsupported(f"it reflects {max(begin, end)} of {size}", f"reflect at most {size - 1}")
+    at = np.abs(at)
+    return np.where(at >= size, 2 * (size - 1) - at, at)
 
 
 def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Sequence[int]) -> Value:
     """A 1×1 Conv with padding, which a pass merges into the next window if it can."""
-    walk.batch_first(x)
+    if walk.is_batch(x, 0):
+        walk.batch_first(x)
     padded = [d for d in range(x.rank) if begin[d] or end[d]]
     if walk.is_open(x):
         shape = [s + begin[d] + end[d] for d, s in enumerate(x.shape)]

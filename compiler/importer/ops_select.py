@@ -1,4 +1,4 @@
-"""Slice, Gather and Split: channels by their indices, rows and columns by a window of one pixel."""
+"""Slice, Gather and Split: channels by their indices, rows and columns by a window of one pixel, all else by moving."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
+from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Walk
@@ -19,7 +19,7 @@ Indices = range | np.ndarray
 
 
 def select(walk: Walk, node: OnnxNode, x: Value, dim: int, indices: Indices, out: str) -> Value:
-    """`indices` of dimension `dim`, in their order; tensor `out`. The dimension must be a whole axis."""
+    """`indices` of dimension `dim`, in their order; tensor `out` where the dimension is a whole axis."""
     count = len(indices)
     if count == x.shape[dim] and (np.asarray(indices) == np.arange(count)).all():
         return x
@@ -31,18 +31,18 @@ def select(walk: Walk, node: OnnxNode, x: Value, dim: int, indices: Indices, out
     hwc = walk.hwc(x)
     own = axis_dims(hwc)
     axes = [axis for axis in (2, 1, 0) if own[axis] == x.layout[dim]]
-    if not axes:
-        raise Unsupported(
-            f"it takes a part of dimension {dim} of {x.shape}, which is not a row, column or channel of {hwc}",
-            "remove the Reshape before it",
-        )
+    if not axes or (axes[0] != 2 and not _even(indices)):
+        roles = roles_of(walk, x)
+        if all(dim not in role for role in roles):  # of size 1, and taken more often
+            roles = ((dim, *roles[0]), *roles[1:])
+        return rebuilt(walk, node.name, x, roles, {dim: np.asarray(indices)})
     axis = axes[0]
     shape: Shape = tuple(count if k == axis else s for k, s in enumerate(hwc))  # type: ignore[assignment]
     out = walk.fresh(out)
     if axis == 2:
         walk.emit(selection(node.name, x.tensor, out, np.asarray(indices)), shape)
     else:
-        walk.emit(_pixels(node.name, x.tensor, out, hwc, axis, _even(indices, dim)), shape)
+        walk.emit(_pixels(node.name, x.tensor, out, hwc, axis, _range(indices)), shape)
     layout = (axis_dims(shape)[axis] if d == dim else remap(v, hwc, shape) for d, v in enumerate(x.layout))
     return Value(out, tuple(layout))
 
@@ -59,15 +59,15 @@ def _pixels(name: str, source: str, out: str, hwc: Shape, axis: int, indices: ra
     return dataclasses.replace(copy, stride=stride, pads=(crop[0], crop[1], crop[2], crop[3]))
 
 
-def _even(indices: Indices, dim: int) -> range:
+def _even(indices: Indices) -> bool:
+    """Whether they ascend in equal steps."""
     steps = {int(s) for s in np.diff(indices)} or {1}
-    if len(steps) > 1 or min(steps) < 1:
-        raise Unsupported(
-            f"it picks {[int(i) for i in indices[:8]]} of dimension {dim}, which is rows or columns",
-            "pick evenly spaced indices, in order",
-            limits.EVEN,
-        )
-    return range(int(indices[0]), int(indices[-1]) + 1, steps.pop())
+    return len(steps) == 1 and min(steps) >= 1
+
+
+def _range(indices: Indices) -> range:
+    step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
+    return range(int(indices[0]), int(indices[-1]) + 1, step)
 
 
 def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:

@@ -10,7 +10,8 @@ import onnx
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.domains import QUANTIZERS
-from sateen.compiler.importer.layout import Dim, axis_dims, described, remap, reshape
+from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
+from sateen.compiler.importer.moves import joined
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.pointwise import raised, settle
@@ -160,6 +161,13 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         total = sum(p.shape[axis] for p in parts)
         sizes = [total if d == axis else s for d, s in enumerate(parts[0].shape)]
         return [walk.derive(node.proto.output[0], sizes, parts)]
+    return [
+        side_by_side(walk, node, parts, axis) or joined(walk, node.name, node.proto.output[0], parts, axis)
+    ]
+
+
+def side_by_side(walk: Walk, node: OnnxNode, parts: Sequence[Value], axis: int) -> Value | None:
+    """The parts' channels, where `axis` is all their channels and all else lies alike; None where it is not."""
     parts = [settle(walk, node.name, p, axis) for p in parts]
     first = walk.hwc(parts[0])
     out_shape: Shape = (first[0], first[1], sum(p.shape[axis] for p in parts))
@@ -168,21 +176,14 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         hwc = walk.hwc(p)
         own = axis_dims(hwc)[2]
         if p.layout[axis] != own or hwc[:2] != first[:2]:
-            raise Unsupported(
-                f"it joins shapes {[q.shape for q in parts]} along axis {axis}, which is not the channels",
-                "only Concat along channels of equal height and width is supported",
-            )
+            return None
         layouts.append(tuple(() if d == axis else remap(x, hwc, out_shape) for d, x in enumerate(p.layout)))
-    if other := next((k for k, layout in enumerate(layouts) if layout != layouts[0]), 0):
-        ways = " and as ".join(described(p.layout, walk.hwc(p)) for p in (parts[0], parts[other]))
-        raise Unsupported(
-            f"its inputs lie differently in memory, as {ways} (height x width x channels)",
-            "remove the Reshape or Transpose before one of them",
-        )
+    if any(other != layouts[0] for other in layouts):
+        return None
     out = walk.fresh(node.proto.output[0])
     walk.emit(Concat(node.name, tuple(p.tensor for p in parts), out), out_shape)
     layout = tuple(axis_dims(out_shape)[2] if d == axis else x for d, x in enumerate(layouts[0]))
-    return [Value(out, layout)]
+    return Value(out, layout)
 
 
 def beside(walk: Walk, x: Value, channel: int, firm: Value | None) -> list[Dim]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
-from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Graph, Node, Pool
+from sateen.ir.graph import Activation, Conv, Expression, Graph, Node, Pool
 from sateen.ir.quant import GivenWeights
 
 
@@ -84,15 +84,6 @@ def _replace(graph: Graph, old: dict[str, Node | None]) -> Graph:
     """Nodes by name replaced, or dropped where None."""
     nodes = (old.get(n.name, n) for n in graph.nodes)
     return dataclasses.replace(graph, nodes=tuple(n for n in nodes if n is not None))
-
-
-def _read_instead(node: Node, old: str, new: str) -> Node:
-    if isinstance(node, Add):
-        a, b = (new if i == old else i for i in node.inputs)
-        return dataclasses.replace(node, input_a=a, input_b=b)
-    if isinstance(node, Concat):
-        return dataclasses.replace(node, parts=tuple(new if i == old else i for i in node.parts))
-    return dataclasses.replace(node, input=new)
 
 
 # -- passes -----------------------------------------------------------------------------------------
@@ -241,7 +232,7 @@ def drop_identity(graph: Graph) -> Graph | None:
             continue
         source = node.inputs[0]
         changes: dict[str, Node | None] = {
-            user.name: _read_instead(user, node.output, source) for user in graph.consumers(node.output)
+            user.name: user.reading({node.output: source}) for user in graph.consumers(node.output)
         }
         return _replace(graph, changes | {node.name: None})
     return None

@@ -14,7 +14,7 @@ from sateen.compiler.functions import X, as_expression
 from sateen.compiler.importer.nouns import Refused
 from sateen.compiler.importer.passes import as_function, drop_dead, is_affine
 from sateen.compiler.importer.pointwise import depthwise
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool, Quantize
 from sateen.ir.quant import Quantizer
 
 Changes = dict[str, tuple[Node, ...]]
@@ -119,18 +119,6 @@ def translation(name: str, source: str, output: str) -> Activation:
     return Activation(name, source, output, "composed", expression=X)
 
 
-def rename(node: Node, names: dict[str, str]) -> Node:
-    """The node with other inputs."""
-    changes = {
-        field: names[getattr(node, field)]
-        for field in ("input", "input_a", "input_b")
-        if getattr(node, field, None) in names
-    }
-    if isinstance(node, Concat):
-        return replace(node, parts=tuple(names.get(p, p) for p in node.parts))
-    return replace(node, **changes) if changes else node  # type: ignore[arg-type]
-
-
 def _signs_before_pools(graph: Graph) -> Graph:
     """The sign of a maximum is the maximum of signs, and only a sum's sign is exact."""
     nodes = list(graph.nodes)
@@ -185,7 +173,7 @@ def _attached(graph: Graph) -> Graph:
     results = {o.tensor for o in graph.outputs}
     for node in graph.nodes:
         if not isinstance(node, Quantize):
-            nodes.append(rename(node, names))
+            nodes.append(node.reading(names))
             continue
         source = names.get(node.input, node.input)
         found.setdefault(source, node.quantizer)
@@ -226,7 +214,7 @@ def _moves(node: Node) -> bool:
     """Whether every element of the result is one of the inputs, or zero."""
     if isinstance(node, Conv):
         return node.selects and not node.bias.any()
-    return isinstance(node, Concat) or (isinstance(node, Pool) and node.kind == "max")
+    return isinstance(node, Concat | Arrange) or (isinstance(node, Pool) and node.kind == "max")
 
 
 def _keeps_values(node: Node, found: dict[str, Quantizer]) -> bool:
@@ -258,13 +246,13 @@ def _joined(graph: Graph) -> Graph:
             pooled = tensor(f"{node.output}.pooled", node.output, found[node.input])
             nodes.append(replace(node, output=pooled))
             nodes.append(translation(f"{node.name}.rescale", pooled, node.output))
-        elif isinstance(node, Concat):
+        elif isinstance(node, Concat | Arrange):
             given = {p: found[p] for p in node.parts if p in found}
             if out is None and len(set(given.values())) > 1:
                 listed = ", ".join(f"'{p}': {q}" for p, q in given.items())
                 raise Refused(
                     node.name,
-                    "Concat",
+                    type(node).__name__,
                     f"it joins tensors of different quantizers ({listed}) and none follows",
                     "put a quantizer after it, or the same one before it",
                 )

@@ -17,7 +17,7 @@ _NORMALIZE = (
     "it normalizes by statistics of the sample, which needs a division that the machine does not have",
     "use BatchNormalization",
 )
-_UPSAMPLE = ("the machine does not enlarge images", "compute it on the host, or end the model before it")
+_UPSAMPLE = ("it reads pixels at computed places", "compute it on the host, or end the model before it")
 _RANDOM = ("it gives random numbers", "export the model for inference, without noise")
 _SELECT = ("it chooses by computed values", "end the model before it and compute it on the host")
 
@@ -33,15 +33,11 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
         "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LRN "
         "MeanVarianceNormalization LpNormalization",
     ),
-    (_UPSAMPLE, "Resize Upsample GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
+    (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,
         "ArgMax ArgMin TopK NonMaxSuppression NonZero Hardmax OneHot GatherND GatherElements ScatterND "
         "ScatterElements",
-    ),
-    (
-        ("transposed convolution is not supported yet", "use a strided or plain convolution"),
-        "ConvTranspose",
     ),
     (("deformable convolution is not supported", "use a plain convolution"), "DeformConv"),
 )

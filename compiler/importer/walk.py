@@ -20,6 +20,7 @@ from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
 from sateen.compiler.importer.integer_forms import MICROSOFT, MOVES
 from sateen.compiler.importer.integer_forms import REFUSED as REFUSED_INTEGER
 from sateen.compiler.importer.layout import (
+    Layout,
     batch_dim,
     row_major,
 )
@@ -51,6 +52,7 @@ class Walk(Layouts):
         handlers: by operator, each with how it runs, for the report.
         views: the decided layouts of graph inputs; None in the first walk, where all are open.
         any_batch: whether the file leaves the batch open; it is 1 here, but no dimension of size 1.
+        whole: what the file calls its inputs is one sample, whose dimension 0 is no batch.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Walk(Layouts):
         handlers: dict[str, tuple[Handler, str]],
         views: dict[str, View] | None = None,
         any_batch: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.light = light
@@ -78,6 +81,7 @@ class Walk(Layouts):
         self.quants: dict[str, Quant] = {}  # ONNX tensor of codes that a quantizer wrote: what they stand for
         self.findings: list[Finding] = []
         self.any_batch = any_batch
+        self.whole = whole
         self._uses = Counter(i for n in model.graph.node for i in n.input)
         self._uses.update(o.name for o in model.graph.output)
         self._inferred: dict[str, tuple[int, ...]] | None = None
@@ -238,31 +242,33 @@ class Walk(Layouts):
                     f"only the batch, dimension 0, may be dynamic: give its sizes with --shape {info.name}={sizes}",
                 )
             shape.append(d.dim_value)
-        if self.names and shape[0] != self.batch:
+        if not self.whole and self.names and shape[0] != self.batch:
             self.open[info.name] = (-1, None)  # a stand-in
             self.values[info.name] = Value(info.name, row_major(shape))
             raise Unsupported(
                 f"its dimension 0 is {shape[0]}, and that of the input before it {self.batch}: not one batch",
                 "export the model with the same batch first in all inputs",
             )
-        self.batch = shape[0]
+        self.batch = 1 if self.whole else shape[0]
+        first: Layout = () if self.whole else (batch_dim(shape[0]),)
+        shape = shape if self.whole else shape[1:]
         self.names.add(info.name)
         view = self.views.get(info.name)
         if view is None and self.final:
-            reason = f"its shape {tuple(shape)} has more than three dimensions besides the batch"
+            reason = f"its shape {tuple(shape)} without the batch has more than three dimensions"
             remedy = "export the model for inputs of at most (batch, channels, height, width)"
             self.findings.append(Finding(info.name, "graph input", False, reason, remedy))
         if view is None:
             self.open[info.name] = (-1, None)
-            return Value(info.name, (batch_dim(shape[0]), *row_major(shape[1:])))
-        layout = view.layout(shape[1:])
+            return Value(info.name, (*first, *row_major(shape)))
+        layout = view.layout(shape)
         if layout is None:
             raise Unsupported(
                 f"its shape {tuple(shape)} is not split along whole dimensions into {view.hwc}",
                 "export the model without the Reshape after it",
             )
         self.shapes[info.name] = view.hwc
-        return Value(info.name, (batch_dim(shape[0]), *layout))
+        return Value(info.name, (*first, *layout))
 
     # -- what handlers read -------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from sateen.compiler.functions import as_expression, evaluate
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Node, Pool, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Node, Pool, Quantize
+from sateen.ir.pieces import plane_of
 
 
 def differentiable(node: Node) -> bool:
@@ -111,12 +112,25 @@ def _pool(node: Pool, x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x, weight, None, node.stride, pads, node.dilation, channels)
 
 
+def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
+    n, c = parts[0].shape[:2]
+    out = parts[0].new_zeros((n, c, *plane_of(node.pieces)))
+    for p in node.pieces:
+        y, x = (torch.from_numpy(np.broadcast_to(v, p.counts).copy()) for v in p.source.pixels(p.counts))
+        to_y, to_x = (
+            torch.from_numpy(np.broadcast_to(v, p.counts).copy()) for v in p.target.pixels(p.counts)
+        )
+        out[:, :, to_y, to_x] = parts[p.part][:, :, y, x]
+    return out
+
+
 TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
     Add: lambda node, x: x[0] + x[1],
     Activation: _activation,
     Pool: lambda node, x: _pool(node, x[0]),
     Concat: lambda node, x: torch.cat(x, dim=1),
+    Arrange: _arrange,
     Quantize: _quantize,
 }
 """Of each kind of node its value, for it and its inputs (N, C, H, W)."""

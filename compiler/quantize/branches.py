@@ -19,7 +19,7 @@ from sateen.compiler.functions import X, as_expression, substitute
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
 from sateen.compiler.quantize.scales import Observed, activation_quant, weight_scales
 from sateen.formats import Format
-from sateen.ir.graph import Activation, Add, Concat, Conv, Expression, Graph, InputOp, Node
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Graph, InputOp, Node
 
 FAR_APART = 8
 """Times that the largest branch reaches further than one that is worth scaling, or a warning."""
@@ -85,6 +85,10 @@ def split_branches(graph: Graph) -> Branches:
                 of[node.output] = new(node.output)
             case Add():
                 join((int(a), int(b)) for a, b in zip(*given, strict=True))
+                of[node.output] = given[0]
+            case Arrange():
+                for other in given[1:]:
+                    join((int(a), int(b)) for a, b in zip(given[0], other, strict=True))
                 of[node.output] = given[0]
             case Concat():
                 of[node.output] = np.concatenate(given)

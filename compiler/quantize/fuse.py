@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool
 
 
 def fuse(graph: Graph) -> FusedGraph:
@@ -79,7 +79,7 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                         before=node.input,
                         source=(node.name,),
                     )
-            case Pool() | Concat():
+            case Pool() | Concat() | Arrange():
                 nodes.append(node)
                 continue
             case _:
@@ -104,7 +104,7 @@ def _scale_groups(graph: Graph, nodes: Iterable[FusedNode]) -> dict[str, str]:
         return t
 
     for node in nodes:
-        if isinstance(node, Pool | Concat):
+        if isinstance(node, Pool | Concat | Arrange):
             for i in node.inputs:
                 parent[find(i)] = find(node.output)
     groups = {t: find(t) for t in parent}

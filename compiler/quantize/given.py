@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 
 from sateen.compiler.functions import as_expression, substitute
-from sateen.compiler.importer.quantizers import rename
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer
 from sateen.formats.base import MAX_BITS
@@ -128,7 +127,7 @@ def conform(graph: Graph, fmt: Format) -> Graph:
             shapes[limited], found[limited] = shapes[port.name], found[port.name]
             names[port.name] = limited
     for node in graph.nodes:
-        node, clip = rename(node, names), clips.get(node.output)
+        node, clip = node.reading(names), clips.get(node.output)
         pools = isinstance(node, Pool) and node.kind == "max"  # which saturate no value
         if clip is None or pools or not isinstance(node, Conv | Add | Pool | Activation):
             nodes.append(node)

@@ -19,7 +19,8 @@ from sateen.compiler.quantize.residuals import align_residuals, fold_zero_points
 from sateen.compiler.quantize.signs import sign_of, signs
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Concat, Graph, Pool
+from sateen.ir.graph import Arrange, Concat, Graph, Pool
+from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
 
@@ -128,6 +129,8 @@ def _quantized(basis: Basis, node: FusedNode) -> Op:
             )
         case Concat():
             return QuantizedConcat(node.name, node.parts, node.output, (node.name,))
+        case Arrange():
+            return QuantizedArrange(node.name, node.parts, node.pieces, node.output, (node.name,))
         case FusedLayer():
             return _layer(basis, node)
         case _:

@@ -17,8 +17,9 @@ from sateen.compiler.schedule.emitter import Access, Emitter, Lowered, View
 from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
-from sateen.ir.quantized import Concat, Linear, MaxPool, Op, Window
-from sateen.machine.isa import Opcode, Target
+from sateen.ir.pieces import Pair
+from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, Window
+from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import index_words, pack_parameters
 
 
@@ -74,6 +75,34 @@ class Lowering(Emitter):
                     kernel_w=op.kernel[1], kernel_h=op.kernel[0], channel_words=source.cw, out_w=w_out, out_h=y1 - y0,
                     out_base=(target.base + y0 * target.row) % depth,
                     out_step_x=target.cw % depth, out_step_y=target.row % depth,
+                )  # fmt: skip
+            if self._must_store(op.output):
+                self.transfer(Opcode.STORE, op.output, target, r0, r1)
+
+    def arrange(self, op: Arrange) -> None:
+        """Each piece is a POOL of single pixels: it reads and writes wherever its steps say."""
+        depth, most = self.config.act_depth, (1 << bits_of("out_w", Opcode.POOL)) - 1
+        for r0, r1, views in self._stripe_views(op):
+            target = views[op.output]
+            inside = (p.within(r0, r1) for p in op.pieces)
+            for piece in (q for p in inside if p is not None for q in p.cut(most)):
+                source = views[op.parts[piece.part]]
+                low, high = piece.source.rows(piece.counts)
+                if op.parts[piece.part] in self.placement.on_chip:
+                    self.bring(op.parts[piece.part], source, high)
+
+                def words(view: View, pixels: Pair) -> int:
+                    return (pixels[0] * view.row + pixels[1] * view.cw) % depth
+
+                rows, columns = piece.counts
+                self.emit(
+                    Opcode.POOL, [source.rows(low, high)], [target.rows(*piece.target.rows(piece.counts))],
+                    base=(source.base + words(source, piece.source.origin)) % depth,
+                    step_x=words(source, piece.source.inner), step_y=words(source, piece.source.outer),
+                    in_w=columns, in_h=rows, stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1,
+                    channel_words=source.cw, out_w=columns, out_h=rows,
+                    out_base=(target.base + words(target, piece.target.origin)) % depth,
+                    out_step_x=words(target, piece.target.inner), out_step_y=words(target, piece.target.outer),
                 )  # fmt: skip
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
@@ -309,4 +338,5 @@ LOWERING: dict[type[Op], Way] = {
     Linear: Way(Opcode.MATRIX, Lowering.linear),
     MaxPool: Way(Opcode.POOL, Lowering.pool),
     Concat: Way(Opcode.MATRIX, Lowering.concat),
+    Arrange: Way(Opcode.POOL, Lowering.arrange),
 }

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sateen.errors import ModelError
-from sateen.ir.graph import Activation, Concat, Conv, Graph, Node, Pool
+from sateen.ir.graph import Activation, Arrange, Concat, Conv, Graph, Node, Pool
 
-T = TypeVar("T", bound=Conv | Pool | Concat | Activation)
+T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class FusedLayer:
         return self.before if self.table and self.before else self.output
 
 
-FusedNode = FusedLayer | Pool | Concat
+FusedNode = FusedLayer | Pool | Concat | Arrange
 """A Pool here is a max Pool."""
 
 

@@ -7,13 +7,16 @@ inputs and outputs. The compiler's passes map one Graph to another; `verify` hol
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
+from sateen.ir.pieces import Piece
 from sateen.ir.quant import GivenWeights, Quant, Quantizer, rounded_to
 
 Shape = tuple[int, int, int]
@@ -126,6 +129,17 @@ class FloatOp(ABC):
     def non_negative(self) -> bool:
         """Known: no input gives less than 0."""
         return False
+
+    def reading(self, names: Mapping[str, str]) -> Self:
+        """The same of other tensors: of `names` those that it reads, replaced."""
+        changes: dict[str, Any] = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            if f.name in ("input", "input_a", "input_b"):
+                value = getattr(self, f.name)
+                changes[f.name] = names.get(value, value)
+            elif f.name == "parts":
+                changes[f.name] = tuple(names.get(p, p) for p in getattr(self, f.name))
+        return replace(self, **changes) if any(i in names for i in self.inputs) else self  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,6 +302,24 @@ class Concat(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
+class Arrange(FloatOp):
+    """Pixels put elsewhere: every pixel of the output is one of some part, with all its channels."""
+
+    name: str
+    parts: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.parts
+
+    @property
+    def homogeneous(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Quantize(FloatOp):
     """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
 
@@ -305,7 +337,7 @@ class Quantize(FloatOp):
         return False
 
 
-Node = Conv | Add | Activation | Pool | Concat | Quantize
+Node = Conv | Add | Activation | Pool | Concat | Arrange | Quantize
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,22 @@ import numpy as np
 from sateen.formats import Format, SparsityPattern
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port, Shape
+from sateen.ir.pieces import Piece, plane_of
 from sateen.ir.quant import Quant
 
 __all__ = [
-    *("Concat", "Constant", "Linear", "MaxPool", "Op", "Operand", "Quant", "QuantizedGraph", "QuantizedOp"),
+    *(
+        "Arrange",
+        "Concat",
+        "Constant",
+        "Linear",
+        "MaxPool",
+        "Op",
+        "Operand",
+        "Quant",
+        "QuantizedGraph",
+        "QuantizedOp",
+    ),
     *("Range", "Residual", "Tensor", "Window"),
 ]
 
@@ -357,7 +369,37 @@ class Concat(_Copying):
         return [reach(part) for part in self.parts]  # which the array copies, with a weight of 1
 
 
-Op = Linear | MaxPool | Concat
+@dataclass(frozen=True, slots=True)
+class Arrange(_Copying):
+    """Pixels put elsewhere, see `ir.graph.Arrange`. All parts and the output have the same Quant."""
+
+    name: str
+    parts: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    output: str
+    source: tuple[str, ...] = ()
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return self.parts
+
+    @property
+    def window(self) -> Window:
+        return Window()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        return (*plane_of(self.pieces), shapes[self.parts[0]][2])
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return []
+
+    def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
+        inside = (p.within(low, high) for p in self.pieces if self.parts[p.part] == tensor)
+        spans = [p.source.rows(p.counts) for p in inside if p is not None]
+        return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else (0, 0)
+
+
+Op = Linear | MaxPool | Concat | Arrange
 """Every op there is."""
 
 

@@ -19,6 +19,7 @@ from sateen.arrays import read_npy
 from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, InputOp, Output, Port
+from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quant import Quantizer
 from sateen.ir.quantized import Constant, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
 
@@ -28,6 +29,7 @@ _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
         *(QuantizedGraph, Tensor, Quant, Quantizer, Residual, SparsityPattern, Port, InputOp, Output, HostOp),
+        *(Piece, Lattice),
         *get_args(Op),
     )
 }

@@ -106,7 +106,7 @@ def test_an_axis_named_twice(op):
 
 @pytest.mark.parametrize(
     ("axis", "start", "end", "step", "words"),
-    [(1, 0, 2, 0, "use a positive step"), (1, 0, 2, -1, "take at least one"), (2, 2, 0, -1, "evenly spaced")],
+    [(1, 0, 2, 0, "use a positive step"), (1, 0, 2, -1, "take at least one")],
 )
 def test_slice_steps(axis, start, end, step, words):
     net = Net()

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from sateen.formats import Format
-from sateen.ir.quantized import Concat, Linear, MaxPool, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, QuantizedGraph
 
 
 @cache
@@ -55,6 +55,15 @@ def differences(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray], samples:
 def _element(qgraph: QuantizedGraph, op, tensors, y: int, x: int, c: int) -> int:
     if isinstance(op, Concat):
         return int(np.concatenate([tensors[p] for p in op.parts], axis=-1)[y, x, c])
+    if isinstance(op, Arrange):
+        for p in op.pieces:
+            for i, j in np.ndindex(*p.counts):
+                (ty, tx), (sy, sx) = (
+                    tuple(o + i * a + j * b for o, a, b in zip(at.origin, at.outer, at.inner, strict=True))
+                    for at in (p.target, p.source)
+                )
+                if (ty, tx) == (y, x):
+                    return int(tensors[op.parts[p.part]][sy, sx, c])
     source = tensors[op.input]
     quant = qgraph.tensors[op.input].quant
     fixed = fixed_values(quant.format)
