@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from sateen.errors import BuildError
 from sateen.hw.matrix.unit import matrix_cycles
-from sateen.hw.vector.unit import drain_cycles, pool_cycles
+from sateen.hw.vector.unit import PARTS as VECTOR_PARTS
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, Opcode, Target, Unit
@@ -164,11 +164,18 @@ def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
                 )
 
 
-DURATION: dict[Opcode, Callable[[Instruction, int, AcceleratorConfig, MemoryTiming], int]] = {
+Duration = Callable[[Instruction, int, AcceleratorConfig, MemoryTiming], int]
+
+
+def _of_fields(cycles: Callable[[Instruction, AcceleratorConfig], int]) -> Duration:
+    """Of an instruction whose time depends on nothing else."""
+    return lambda i, start, c, m: cycles(i, c)
+
+
+DURATION: dict[Opcode, Duration] = {
     Opcode.LOAD: lambda i, start, c, m: load_timing(start, i.source, i.words, i.target, c, m).done - start,
     Opcode.MATRIX: lambda i, start, c, m: matrix_cycles(i, c),
-    Opcode.DRAIN: lambda i, start, c, m: drain_cycles(i, c),
-    Opcode.POOL: lambda i, start, c, m: pool_cycles(i, c),
+    **{opcode: _of_fields(part.cycles) for opcode, part in VECTOR_PARTS.items()},
     Opcode.STORE: lambda i, start, c, m: store_timing(start, i.destination, i.words, c, m) - start,
 }
 """Cycles from the start of an instruction to its end."""

@@ -18,7 +18,7 @@ from sateen.hw.matrix.steps import STEP_BITS
 from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Opcode, Target, Unit
+from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Layout, Opcode, Target, Unit
 
 Pair = tuple[Unit, Unit]
 """Giver and taker of tokens."""
@@ -283,11 +283,27 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
             yield f"uses a {name}, which the machine lacks"
 
 
-CHECKS: dict[Opcode, Check] = {
+BOUNDED: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,
     Opcode.DRAIN: _drain,
-    Opcode.POOL: _nothing,
-    Opcode.END: _nothing,
 }
+ENDS = {
+    f"{name}_bits"
+    for name in ("memory", "load_address", "weight_address", "parameter_address", "acc_address")
+}
+"""Of addresses that end, where those of the activation buffer wrap."""
+
+
+def _check(layout: Layout) -> Check:
+    """Its row, or none where there is nothing to prove: none of its addresses ends."""
+    if layout.opcode in BOUNDED:
+        return BOUNDED[layout.opcode]
+    ends = [f.name for f in layout.fields if f.reach in ENDS]
+    if ends:
+        raise NotImplementedError(f"{layout.opcode.name}: add to BOUNDED how far '{ends[0]}' may go")
+    return _nothing
+
+
+CHECKS: dict[Opcode, Check] = {opcode: _check(layout) for opcode, layout in LAYOUTS.items()}

@@ -1,8 +1,12 @@
-"""The vector unit executes DRAIN (hw/vector/drain.py) and POOL (hw/vector/pool.py), one at a time."""
+"""The vector unit executes the instructions of `PARTS`, one at a time: a block each, such as hw/vector/drain.py."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -50,14 +54,31 @@ def _getter(fields: object) -> Callable[[str], int]:
     return lambda name: int(getattr(fields, name))
 
 
+@dataclass(frozen=True)
+class Part:
+    """What executes one of the unit's instructions: a block with ports `start`, `instruction`, `done`, and at least a
+    `write` that is 0 while it is not at work; the cycles from start to done, of fields and configuration."""
+
+    name: str
+    block: Callable[..., Any]
+    """Takes `config`."""
+    cycles: Callable[[Any, AcceleratorConfig], int]
+
+
+PARTS = {
+    Opcode.DRAIN: Part("drain", Drain, drain_cycles),
+    Opcode.POOL: Part("pool", Pool, pool_cycles),
+}
+
+
 class VectorUnit(wiring.Component):
     """The unit.
 
     Members
     -------
     start, instruction, done
-        The unit protocol: `instruction` is an isa.DRAIN or isa.POOL in its low bits. `done` comes
-        drain_cycles() or pool_cycles() after `start`, with the last write.
+        The unit protocol: `instruction` is one of those of `PARTS` in its low bits. `done` comes the part's `cycles`
+        after `start`, with the last write.
     acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
         Accumulator words, latency 1.
     parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
@@ -72,9 +93,8 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        self.drain = Drain(config=config)
-        self.pool = Pool(config=config)
-        ports = self.drain.signature.members
+        self.parts: dict[Opcode, Any] = {opcode: part.block(config=config) for opcode, part in PARTS.items()}
+        ports = self.parts[Opcode.DRAIN].signature.members
         members = {name: ports[name] for name in ("acc", "parameter", "read", "write")}
         if config.table:
             members["table"] = ports["table"]
@@ -82,33 +102,42 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.drain = drain = self.drain
-        m.submodules.pool = pool = self.pool
         opcode = data.View(isa.HEADER, self.instruction[: isa.HEADER.size]).opcode
-        pooling = Signal()  # the last start was a POOL; settled before any access
+        first, *others = self.parts
+        # the last start was this part's; settled before any access
+        started = {kind: Signal(name=f"{PARTS[kind].name}_started") for kind in others}
         with m.If(self.start):
-            m.d.sync += pooling.eq(opcode == Opcode.POOL)
-        m.d.comb += [
-            drain.instruction.eq(self.instruction[: isa.DRAIN.size]),
-            drain.start.eq(self.start & (opcode == Opcode.DRAIN)),
-            pool.instruction.eq(self.instruction[: isa.POOL.size]),
-            pool.start.eq(self.start & (opcode == Opcode.POOL)),
-            self.done.eq(drain.done | pool.done),
-            drain.read.data.eq(self.read.data),
-            pool.read.data.eq(self.read.data),
-            self.read.en.eq(drain.read.en | pool.read.en),
-            self.read.addr.eq(Mux(pooling, pool.read.addr, drain.read.addr)),
-            self.write.en.eq(drain.write.en | pool.write.en),
-            self.write.addr.eq(Mux(pooling, pool.write.addr, drain.write.addr)),
-            self.write.data.eq(Mux(pooling, pool.write.data, drain.write.data)),
-        ]
-        if self.config.slices > 1:
-            m.d.comb += self.write.mask.eq(Mux(pooling, pool.write.mask, drain.write.mask))
+            m.d.sync += [signal.eq(opcode == kind) for kind, signal in started.items()]
+        for kind, part in self.parts.items():
+            m.submodules[PARTS[kind].name] = part
+            m.d.comb += [
+                part.instruction.eq(self.instruction[: isa.LAYOUT[kind].size]),
+                part.start.eq(self.start & (opcode == kind)),
+            ]
+        m.d.comb += self.done.eq(_any(part.done for part in self.parts.values()))
+        mask = ("mask",) if self.config.slices > 1 else ()
+        for name, signals in (("read", ("addr",)), ("write", ("addr", "data", *mask))):
+            mine = getattr(self, name)
+            ports = {k: getattr(p, name) for k, p in self.parts.items() if name in p.signature.members}
+            m.d.comb += mine.en.eq(_any(port.en for port in ports.values()))
+            for signal in signals:
+                value = getattr(ports[first], signal)
+                for kind in others:
+                    if kind in ports:
+                        value = Mux(started[kind], getattr(ports[kind], signal), value)
+                m.d.comb += getattr(mine, signal).eq(value)
+            if name == "read":
+                m.d.comb += [port.data.eq(mine.data) for port in ports.values()]
+        drain = self.parts[Opcode.DRAIN]
         wiring.connect(m, wiring.flipped(self.acc), drain.acc)
         wiring.connect(m, wiring.flipped(self.parameter), drain.parameter)
         if self.config.table:
             wiring.connect(m, wiring.flipped(self.table), drain.table)
         return m
+
+
+def _any(values: Iterable[Value]) -> Value:
+    return reduce(or_, values)
 
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
