@@ -12,7 +12,7 @@ from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Statistics
 from sateen.compiler.quantize.given_weights import bias_rest, given_codes, refined
 from sateen.compiler.quantize.options import Options
-from sateen.compiler.quantize.scales import MULTIPLIER_MAX, normalised
+from sateen.compiler.quantize.scales import normalised
 from sateen.compiler.quantize.signs import sign_of
 from sateen.compiler.quantize.weights import conv_weight, corrected_bias, dyadic, uniform_weight
 from sateen.errors import DataError
@@ -20,7 +20,7 @@ from sateen.formats import Format
 from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
 from sateen.ir.graph import Conv, Pool
-from sateen.ir.quantized import Constant, Linear, Quant
+from sateen.ir.quantized import MULTIPLIER_MAX, Constant, Linear, Quant
 
 
 @dataclass(frozen=True, slots=True)

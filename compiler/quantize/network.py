@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -23,8 +23,15 @@ from sateen.ir.graph import Arrange, Concat, Graph, Pool
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.verify import verify
 
 __all__ = ["accumulator_bits", "quantize", "quantize_fused", "residual_shifts_fit"]
+
+REWRITES: tuple[Callable[[QuantizedGraph], QuantizedGraph], ...] = (
+    align_residuals,  # sets multipliers, which zero points are counted in
+    fold_zero_points,
+)
+"""Of the quantized graph, in this order."""
 
 
 def quantize(
@@ -85,7 +92,10 @@ def quantize_fused(
         "calibration_samples": statistics.samples if statistics else 0,
     }
     qgraph = QuantizedGraph(graph.name, graph.inputs, graph.outputs, ops, tensors, metadata)
-    return fold_zero_points(align_residuals(qgraph))
+    verify(qgraph, after="quantize")
+    for rewrite in REWRITES:
+        qgraph = verify(rewrite(qgraph), after=rewrite.__name__)
+    return qgraph
 
 
 # -- tensors -----------------------------------------------------------------------------------------------

@@ -10,10 +10,19 @@ from fractions import Fraction
 import numpy as np
 
 from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.quantize.scales import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, normalised
+from sateen.compiler.quantize.scales import normalised
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph
-from sateen.ir.quantized import Linear, Op, Quant, QuantizedGraph, Residual
+from sateen.ir.quantized import (
+    MULTIPLIER_BITS,
+    MULTIPLIER_MAX,
+    SHIFT_MAX,
+    Linear,
+    Op,
+    Quant,
+    QuantizedGraph,
+    Residual,
+)
 
 _SNAP_BITS = 13
 """Of the ratio of two scales that an Add brings together: short enough to survive the loss of some low bits."""

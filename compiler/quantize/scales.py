@@ -15,16 +15,11 @@ import numpy as np
 from sateen.compiler.quantize.calibrate import LARGEST
 from sateen.errors import DataError
 from sateen.formats import Format
-from sateen.ir.quantized import Quant
+from sateen.ir.quantized import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, Quant
 
 METHODS = ("mse", "minmax", "percentile", "entropy")
 PERCENTILE = 99.95
 """Of the samples that the method "percentile" keeps, at either end half of the rest is cut."""
-
-MULTIPLIER_BITS = 16
-MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
-SHIFT_MAX = 127
-"""Of a requantization, as the machine has them."""
 
 _TINY, _HUGE = 2.0**-100, 2.0**120
 """Of a scale, which files hold as float32."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sateen.ir.quantized import Linear, QuantizedGraph, Tensor
+from sateen.ir.verify import verify
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim.host import Fold
 
@@ -32,7 +33,10 @@ def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[Quant
         ops[ops.index(op)] = changed
         shape = _folded_shape(tensors[port.name].shape, fold)
         tensors[port.name] = Tensor(port.name, shape, tensors[port.name].quant)
-    return replace(graph, ops=tuple(ops), tensors=tensors), folds
+    if not folds:
+        return graph, folds
+    changed = replace(graph, ops=tuple(ops), tensors=tensors)
+    return verify(changed, after="fold_inputs", folded=folds), folds
 
 
 def _folded_shape(shape: tuple[int, int, int], f: Fold) -> tuple[int, int, int]:

@@ -36,6 +36,11 @@ __all__ = [
 
 Range = tuple[int, int]
 
+MULTIPLIER_BITS = 16
+MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
+SHIFT_MAX = 127
+"""Of what an accumulator is rescaled by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -190,7 +195,7 @@ class Residual:
     """A second operand, added before the rounding: fixed-point units of its format, times multiplier * 2**-shift."""
 
     input: str
-    multiplier: int  # 1 to 65535
+    multiplier: int  # 1 to MULTIPLIER_MAX
     shift: int  # s0 <= min(shift) of the channels
 
 
@@ -214,8 +219,8 @@ class Linear(QuantizedOp):
     output: str
     weight: Constant  # a computed one would be a tensor's name
     bias: np.ndarray  # int64 or object (O,), zero point folded in
-    multiplier: np.ndarray  # int64 (O,), 1 to 65535
-    shift: np.ndarray  # int64 (O,), 0 to 127
+    multiplier: np.ndarray  # int64 (O,), 1 to MULTIPLIER_MAX
+    shift: np.ndarray  # int64 (O,), 0 to SHIFT_MAX
     requantized: Quant  # before the table
     low: int  # clamp, fixed-point units
     high: int

@@ -22,6 +22,7 @@ from sateen.ir.graph import HostOp, InputOp, Output, Port
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quant import Quantizer
 from sateen.ir.quantized import Constant, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.verify import broken
 
 VERSION = 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
@@ -89,14 +90,16 @@ def from_bytes(data: bytes) -> QuantizedGraph:
                 return read_npy(z.read(f"{i}.npy"))
 
             graph = _decode(header["graph"], array)
+        if not isinstance(graph, QuantizedGraph):
+            raise BuildError("not a quantized graph; compile the model again")
+        if (found := broken(graph)) is not None:
+            raise BuildError(f"not a quantized graph: {found[1]}; compile the model again")
     except BuildError:
         raise
     except Exception as e:  # a damaged file can fail in any of the layers below
         raise BuildError(
             f"not a quantized graph ({type(e).__name__}: {e}); compile the model again"
         ) from None
-    if not isinstance(graph, QuantizedGraph):
-        raise BuildError("not a quantized graph; compile the model again")
     return graph
 
 

@@ -20,6 +20,7 @@ from sateen.ir.serialize import from_bytes, load, save, to_bytes
 
 
 def example() -> QuantizedGraph:
+    """Every class of the file, and integers and reals at their limits."""
     fmt = parse_format("e5m2")
     quant = Quant(fmt, 0.1)
     port = Port("x", (3, 4, 4), (3, 4, 4), (1, 2, 0))
@@ -35,18 +36,19 @@ def example() -> QuantizedGraph:
         ),
         np.array([1 << 90, -(1 << 70), 3], object),
         np.array([1, 2, 65535]),
-        np.array([0, 127, 5]),
+        np.array([3, 127, 5]),
         quant,
-        -(1 << 40),
-        1 << 40,
+        fmt.min_fixed,
+        fmt.max_fixed,
         residual=Residual("x", 7, 3),
-        table=np.arange(256, dtype=np.uint8),
+        table=fmt.encode(np.linspace(-2, 2, 256)),
         source=("a", "b"),
     )
     pool = MaxPool("pool", "y", "p", (2, 2), (2, 2))
     concat = Concat("cat", ("p", "p"), "z")
-    tensors = {n: Tensor(n, (4, 4, 3), quant) for n in ("y", "x", "p", "z")}
-    out = Output(dataclasses.replace(port, name="out"), "z", (HostOp("softmax", -1),))
+    shapes = {"y": (4, 4, 3), "x": (4, 4, 3), "p": (2, 2, 3), "z": (2, 2, 6)}
+    tensors = {n: Tensor(n, shape, quant) for n, shape in shapes.items()}
+    out = Output(Port("out", (6, 2, 2), (6, 2, 2), (1, 2, 0)), "z", (HostOp("softmax", -1),))
     metadata = {"formats": ["e5m2"], "none": None, "flag": True, "scale": 0.1, "count": 3}
     return QuantizedGraph("net", (port,), (out,), (linear, pool, concat), tensors, metadata)
 

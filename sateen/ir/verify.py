@@ -1,0 +1,324 @@
+"""What a quantized graph keeps, rule by rule: what tests, engines and the compiler take for granted.
+
+The rules are checked after every pass and on loading, so that a pass that breaks one, or a damaged file, ends in one
+line. Those that come first make the others safe to ask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sateen.errors import ModelError
+from sateen.formats import Format
+from sateen.ir.quant import Quant
+from sateen.ir.quantized import (
+    MULTIPLIER_MAX,
+    SHIFT_MAX,
+    Concat,
+    Constant,
+    Linear,
+    QuantizedGraph,
+    QuantizedOp,
+    Tensor,
+)
+
+
+def verify(graph: QuantizedGraph, *, after: str, folded: Collection[str] = ()) -> QuantizedGraph:
+    """The graph itself; ModelError with the first rule that it breaks, and the op or tensor that breaks it.
+
+    Parameters
+    ----------
+    after : the pass that made the graph, for the error
+    folded : inputs whose kernel taps the host brings as channels: they have not the port's shape, and the weights
+        that read them obey a pattern along the channels of each tap
+    """
+    found = broken(graph, folded)
+    if found is not None:
+        raise ModelError(
+            f"the quantized graph is wrong after {after}: {found[1]}; this is an error of the compiler"
+        )
+    return graph
+
+
+def broken(graph: QuantizedGraph, folded: Collection[str] = ()) -> tuple[Rule, str] | None:
+    """The first rule that the graph breaks, and how; None if it keeps all."""
+    for rule in RULES:
+        for subject, where in _subjects(graph, rule, folded):
+            if (found := rule.found(graph, subject)) is not None:
+                return rule, f"{where}{rule.says}; found {found}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    name: str
+    kind: type
+    """What it is about: the graph, a tensor, an op, a kind of op, or a constant."""
+    says: str
+    found: Callable[[QuantizedGraph, Any], str | None]
+    """What is there instead; None where the rule is kept."""
+
+
+def _subjects(graph: QuantizedGraph, rule: Rule, folded: Collection[str]) -> Iterable[tuple[Any, str]]:
+    """All that a rule is about, and how a message begins."""
+    if rule.kind is QuantizedGraph:
+        return [(graph, "")]
+    if rule.kind is Tensor:
+        return [(t, f"tensor '{name}': ") for name, t in graph.tensors.items()]
+    if rule.kind is _Port:
+        ports = [*((p, p.name) for p in graph.inputs if p.name not in folded)]
+        ports += [(o.port, o.tensor) for o in graph.outputs]
+        return [(_Port(p.hwc, tensor), f"port '{p.name}': ") for p, tensor in ports]
+    ops = [(op, f"{type(op).__name__} '{op.name}': ") for op in graph.ops]
+    if rule.kind is Constant:
+        kept = [
+            (op, where) for op, where in ops if rule.name != "pattern" or not set(op.inputs) & set(folded)
+        ]
+        return [(c, where) for op, where in kept for c in op.constants]
+    return [(op, where) for op, where in ops if isinstance(op, rule.kind)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    shape: tuple[int, int, int]
+    tensor: str
+
+
+# -- the graph ---------------------------------------------------------------------------------------------
+
+
+def _strangers(graph: QuantizedGraph, _: object) -> str | None:
+    return next((type(op).__name__ for op in graph.ops if not isinstance(op, QuantizedOp)), None)
+
+
+def _order(graph: QuantizedGraph, _: object) -> str | None:
+    written = {p.name for p in graph.inputs}
+    for op in graph.ops:
+        for name in op.inputs:
+            if name not in written:
+                return f"'{name}', which '{op.name}' reads and nothing before it writes"
+        if op.output in written:
+            return f"'{op.output}', which '{op.name}' writes again"
+        written.add(op.output)
+    missing = (o for o in graph.outputs if o.tensor not in written)
+    return next((f"'{o.tensor}', the output '{o.port.name}', which nothing writes" for o in missing), None)
+
+
+def _listed(graph: QuantizedGraph, _: object) -> str | None:
+    names = {p.name for p in graph.inputs} | {t for op in graph.ops for t in (*op.inputs, op.output)}
+    return next((f"'{name}', which is not" for name in sorted(names - set(graph.tensors))), None)
+
+
+def _raw_read(graph: QuantizedGraph, _: object) -> str | None:
+    raw = {op.output for op in graph.ops if op.raw}
+    reads = ((op, t) for op in graph.ops for t in op.inputs if t in raw)
+    return next((f"'{t}', which '{op.name}' reads" for op, t in reads), None)
+
+
+def _one_format(graph: QuantizedGraph, _: object) -> str | None:
+    activations = sorted({t.quant.format.name for t in graph.tensors.values()})
+    weights = sorted({c.format.name for op in graph.ops for c in op.constants})
+    several = (names for names in (activations, weights) if len(names) > 1)
+    return next((", ".join(names) for names in several), None)
+
+
+def _ports(graph: QuantizedGraph, port: _Port) -> str | None:
+    shape, (h, w, c) = graph.tensors[port.tensor].shape, port.shape
+    terms = any(p.name == port.tensor for p in graph.inputs) and shape[2] % c == 0
+    return None if shape[:2] == (h, w) and (shape[2] == c or terms) else f"{port.shape} for {shape}"
+
+
+# -- tensors -----------------------------------------------------------------------------------------------
+
+
+def _shape_of_tensor(graph: QuantizedGraph, tensor: Tensor) -> str | None:
+    good = len(tensor.shape) == 3 and all(type(n) is int and n >= 1 for n in tensor.shape)
+    return None if good else repr(tensor.shape)
+
+
+def _quant_of_tensor(graph: QuantizedGraph, tensor: Tensor) -> str | None:
+    return _quant(tensor.quant)
+
+
+def _quant(quant: Quant) -> str | None:
+    fmt = quant.format
+    if not (math.isfinite(quant.scale) and quant.scale > 0):
+        return f"a scale of {quant.scale}"
+    if not fmt.min_fixed <= quant.zero_point <= fmt.max_fixed:
+        return f"a zero point of {quant.zero_point} in {fmt.name}"
+    return None
+
+
+# -- ops ---------------------------------------------------------------------------------------------------
+
+
+def _window(graph: QuantizedGraph, op: QuantizedOp) -> str | None:
+    w = op.window
+    good = min(*w.kernel, *w.stride, *w.dilation) >= 1
+    return None if good else f"kernel {w.kernel}, stride {w.stride}, dilation {w.dilation}"
+
+
+def _shape(graph: QuantizedGraph, op: QuantizedOp) -> str | None:
+    made = op.shape({t: graph.tensors[t].shape for t in op.inputs})
+    stated = graph.tensors[op.output].shape
+    return None if made == stated else f"{made}, and '{op.output}' of {stated}"
+
+
+def _kept_codes(graph: QuantizedGraph, op: QuantizedOp) -> str | None:
+    quant = graph.tensors[op.output].quant
+    other = (t for t in op.inputs if graph.tensors[t].quant != quant)
+    return next((f"'{t}' with another" for t in other), None) if op.keeps_codes else None
+
+
+def _planes(graph: QuantizedGraph, op: Concat) -> str | None:
+    planes = {graph.tensors[t].shape[:2] for t in op.parts}
+    return None if len(planes) == 1 else ", ".join(map(str, sorted(planes)))
+
+
+def _weight_shape(graph: QuantizedGraph, op: Linear) -> str | None:
+    if op.weight.codes.ndim != 4 or 0 in op.weight.shape:
+        return f"a weight of {op.weight.shape}"
+    outputs, _, _, inputs = op.weight.shape
+    channels = graph.tensors[op.input].shape[2]
+    if op.channels is None:
+        good = op.groups >= 1 and outputs % op.groups == 0 and inputs * op.groups == channels
+    else:
+        good = op.groups == outputs and op.channels.shape == (outputs, inputs)
+        good = good and int(op.channels.min()) >= 0 and int(op.channels.max()) < channels
+    return None if good else f"a weight of {op.weight.shape} in {op.groups} groups for {channels} channels"
+
+
+def _per_channel(graph: QuantizedGraph, op: Linear) -> str | None:
+    wanted = (op.weight.shape[0],)
+    names = ("bias", "multiplier", "shift", "raw_scale", "raw_offset")
+    fields = {name: getattr(op, name) for name in names} | {"weight's scale": op.weight.scale}
+    wrong = (f"{name} of {a.shape}" for name, a in fields.items() if a is not None and a.shape != wanted)
+    return next(wrong, None)
+
+
+def _multipliers(graph: QuantizedGraph, op: Linear) -> str | None:
+    return None if op.raw else _outside(op.multiplier, 1, MULTIPLIER_MAX)
+
+
+def _shifts(graph: QuantizedGraph, op: Linear) -> str | None:
+    return None if op.raw else _outside(op.shift, 0, SHIFT_MAX)
+
+
+def _outside(values: np.ndarray, low: int, high: int) -> str | None:
+    wrong = np.flatnonzero((values < low) | (values > high))
+    return f"{values[wrong[0]]} for channel {wrong[0]}" if len(wrong) else None
+
+
+def _requantized(graph: QuantizedGraph, op: Linear) -> str | None:
+    fmt = graph.tensors[op.output].quant.format
+    if op.requantized.format != fmt:
+        return f"{op.requantized.format.name} for {fmt.name}"
+    return _quant(op.requantized)
+
+
+def _clamp(graph: QuantizedGraph, op: Linear) -> str | None:
+    fmt = op.requantized.format
+    good = fmt.min_fixed <= op.low <= op.high <= fmt.max_fixed
+    return None if good else f"{op.low} to {op.high} in {fmt.name}"
+
+
+def _table(graph: QuantizedGraph, op: Linear) -> str | None:
+    if op.table is None:
+        return None
+    if op.table.shape != (1 << op.requantized.format.bits,):
+        return f"a shape of {op.table.shape} for {op.requantized.format.name}"
+    return _codes(op.table, graph.tensors[op.output].quant.format)
+
+
+def _residual(graph: QuantizedGraph, op: Linear) -> str | None:
+    if op.residual is None:
+        return None
+    r, shape = op.residual, graph.tensors[op.output].shape
+    if graph.tensors[r.input].shape != shape:
+        return f"'{r.input}' of {graph.tensors[r.input].shape} for {shape}"
+    least = int(op.shift.min())
+    good = not op.raw and 1 <= r.multiplier <= MULTIPLIER_MAX and 0 <= r.shift <= least
+    return None if good else f"multiplier {r.multiplier}, shift {r.shift} where the least shift is {least}"
+
+
+def _raw(graph: QuantizedGraph, op: Linear) -> str | None:
+    if not op.raw:
+        return None
+    if op.table is not None or op.raw_scale is None:
+        return "a table" if op.table is not None else "no scale"
+    finite = all(np.isfinite(a).all() for a in (op.raw_scale, op.raw_offset) if a is not None)
+    return None if finite else "a scale or offset that is not finite"
+
+
+# -- constants ---------------------------------------------------------------------------------------------
+
+
+def _constant(graph: QuantizedGraph, c: Constant) -> str | None:
+    return _codes(c.codes, c.format)
+
+
+def _codes(codes: np.ndarray, fmt: Format) -> str | None:
+    if codes.dtype != np.uint8:
+        return f"{codes.dtype} codes"
+    allowed = _allowed(fmt)
+    if fmt.bits == 8 and allowed.all():
+        return None
+    if int(codes.max(initial=0)) >= 1 << fmt.bits:
+        return f"a code of {codes.max()} in {fmt.name}"
+    wrong = None if allowed.all() else codes[~np.take(allowed, codes)]
+    return (
+        None if wrong is None or not len(wrong) else f"a code of {wrong[0]} in {fmt.name}, which is no number"
+    )
+
+
+@lru_cache(maxsize=64)
+def _allowed(fmt: Format) -> np.ndarray:
+    """Which codes are numbers, (2**bits,)."""
+    return np.isfinite(fmt.decode(np.arange(1 << fmt.bits)))
+
+
+def _pattern(graph: QuantizedGraph, c: Constant) -> str | None:
+    if c.sparsity.dense:
+        return None
+    n, m = c.sparsity.n, c.sparsity.m
+    nonzero = c.format.fixed(np.arange(1 << c.format.bits)) != 0
+    kept = np.take(nonzero, c.codes).reshape(-1, c.shape[-1]).view(np.uint8)
+    counts = np.add.reduceat(kept, np.arange(0, c.shape[-1], m), axis=1, dtype=np.uint16)
+    most = int(counts.max(initial=0))
+    return None if most <= n else f"{most} of {m} for {c.sparsity}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("ops", QuantizedGraph, "ops are those of ir.quantized", _strangers),
+    Rule("order", QuantizedGraph, "a tensor is written once, before it is read", _order),
+    Rule("listed", QuantizedGraph, "every tensor has an entry in `tensors`", _listed),
+    Rule("tensor", Tensor, "a tensor is (H, W, C), each at least 1", _shape_of_tensor),
+    Rule("quant", Tensor, "a scale is positive, and a zero point a number of the format", _quant_of_tensor),
+    Rule("formats", QuantizedGraph, "all tensors have one format, and all weights have one", _one_format),
+    Rule("ports", _Port, "a port has its tensor's shape, an input perhaps several terms of it", _ports),
+    Rule("raw results", QuantizedGraph, "exact sums are read by no op", _raw_read),
+    Rule("weight", Linear, "the weight is (O, KH, KW, I / groups)", _weight_shape),
+    Rule("per channel", Linear, "a number for each output channel", _per_channel),
+    Rule("window", QuantizedOp, "kernel, stride and dilation are at least 1", _window),
+    Rule("planes", Concat, "parts have equal rows and columns", _planes),
+    Rule("shape", QuantizedOp, "an output has the shape that its op makes", _shape),
+    Rule("kept codes", QuantizedOp, "an op that keeps codes reads and writes one Quant", _kept_codes),
+    Rule("codes", Constant, "codes are numbers of their format", _constant),
+    Rule("pattern", Constant, "weights obey their N:M pattern along the last axis", _pattern),
+    Rule("multiplier", Linear, f"multipliers are 1 to {MULTIPLIER_MAX}", _multipliers),
+    Rule("shift", Linear, f"shifts are 0 to {SHIFT_MAX}", _shifts),
+    Rule("requantized", Linear, "a sum is rounded to the output's format", _requantized),
+    Rule("clamp", Linear, "the clamp goes up, within the format", _clamp),
+    Rule("table", Linear, "a table has a code of the output's format for each code before it", _table),
+    Rule(
+        "residual", Linear, f"a residual has the output's shape, a multiplier of 1 to {MULTIPLIER_MAX}, and a shift "
+        "of at most the least of the channels'", _residual,
+    ),
+    Rule("raw", Linear, "exact sums have scales, and no table", _raw),
+)  # fmt: skip

@@ -1,0 +1,195 @@
+"""Every rule of the quantized graph: kept by what the compiler makes, and told in one line where it is broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sateen.compiler.quantize import network
+from sateen.errors import BuildError, ModelError
+from sateen.formats import parse_format, parse_sparsity
+from sateen.ir.graph import Output, Port
+from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.serialize import from_bytes, to_bytes
+from sateen.ir.verify import RULES, broken, verify
+
+INT8, UINT4, E5M2 = (parse_format(name) for name in ("int8", "uint4", "e5m2"))
+QUANT = Quant(INT8, 0.5)
+
+
+def linear(name: str, x: str, weight: np.ndarray, **fields) -> Linear:
+    n = len(weight)
+    made = Linear(
+        name, x, name, Constant(weight.astype(np.uint8), INT8, np.ones(n)), np.zeros(n, np.int64),
+        np.full(n, 3), np.full(n, 9), QUANT, -128, 127,
+    )  # fmt: skip
+    return replace(made, **fields)
+
+
+def graph() -> QuantizedGraph:
+    """x (4, 4, 8) -> conv -> pool; conv twice -> cat -> selection -> sum of cat, exact."""
+    ones = np.ones((8, 1, 1, 8))
+    conv = linear("conv", "x", ones, residual=Residual("x", 5, 4), table=np.arange(256, dtype=np.uint8))
+    pool = MaxPool("pool", "conv", "pool", (2, 2), (2, 2))
+    cat = Concat("cat", ("conv", "conv"), "cat")
+    pick = linear("pick", "cat", np.ones((4, 1, 1, 2)), groups=4, channels=np.arange(8).reshape(4, 2))
+    last = linear("last", "pick", np.ones((2, 4, 4, 4)), raw=True, raw_scale=np.ones(2))
+    shapes = {"x": (4, 4, 8), "conv": (4, 4, 8), "pool": (2, 2, 8), "cat": (4, 4, 16), "pick": (4, 4, 4)}
+    tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
+    outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "last"))
+    port = Port("x", (4, 4, 8), (4, 4, 8))
+    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, last), tensors)
+
+
+def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
+    """The graph with fields of an op changed; those of its weight begin with weight_."""
+
+    def change(g: QuantizedGraph) -> QuantizedGraph:
+        (old,) = (o for o in g.ops if o.name == name)
+        given = dict(fields)
+        weight = {k[7:]: given.pop(k) for k in list(given) if k.startswith("weight_")}
+        if weight:
+            given["weight"] = replace(old.weight, **weight)
+        return replace(g, ops=tuple(replace(old, **given) if o is old else o for o in g.ops))
+
+    return change
+
+
+def tensor(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
+    return lambda g: replace(g, tensors=g.tensors | {name: replace(g.tensors[name], **fields)})
+
+
+def everywhere(quant: Quant) -> Callable[[QuantizedGraph], QuantizedGraph]:
+    return lambda g: replace(g, tensors={t: replace(v, quant=quant) for t, v in g.tensors.items()})
+
+
+def without(name: str) -> Callable[[QuantizedGraph], QuantizedGraph]:
+    return lambda g: replace(g, tensors={t: v for t, v in g.tensors.items() if t != name})
+
+
+CODES = np.ones((8, 1, 1, 8), np.uint8)
+
+CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
+    ("ops", "found str", lambda g: replace(g, ops=(*g.ops, "conv"))),
+    ("order", "'nothing', which 'pool' reads", op("pool", input="nothing")),
+    ("order", "'conv', which 'pool' writes again", op("pool", output="conv")),
+    ("order", "'x', which 'conv' writes again", op("conv", output="x")),
+    ("order", "the output 'pool', which nothing writes", lambda g: replace(g, ops=g.ops[:1] + g.ops[2:])),
+    ("listed", "'cat', which is not", without("cat")),
+    ("tensor", r"tensor 'cat'.*found \(4, 16\)", tensor("cat", shape=(4, 16))),
+    ("tensor", r"found \(4, 0, 16\)", tensor("cat", shape=(4, 0, 16))),
+    ("quant", "tensor 'cat'.*a scale of nan", tensor("cat", quant=Quant(INT8, float("nan")))),
+    ("quant", "a scale of 0.0", tensor("cat", quant=Quant(INT8, 0.0))),
+    ("quant", "a zero point of 128 in int8", tensor("cat", quant=Quant(INT8, 0.5, 128))),
+    ("formats", "found int8, uint4", tensor("cat", quant=Quant(UINT4, 0.5))),
+    ("formats", "found int8, uint4", op("pick", weight_format=UINT4)),
+    ("ports", r"port 'x'.*\(4, 4, 8\) for \(4, 4, 12\)", tensor("x", shape=(4, 4, 12))),
+    ("ports", r"port 'pool'.*found \(2, 2, 8\) for \(2, 2, 16\)", tensor("pool", shape=(2, 2, 16))),
+    ("raw results", "'conv', which 'pool' reads", op("conv", raw=True, raw_scale=np.ones(8))),
+    ("window", r"MaxPool 'pool'.*stride \(0, 2\)", op("pool", stride=(0, 2))),
+    ("planes", r"Concat 'cat'.*found \(2, 2\), \(4, 4\)", op("cat", parts=("conv", "pool"))),
+    (
+        "weight",
+        r"Linear 'conv'.*found a weight of \(8, 8\)",
+        op("conv", weight_codes=np.ones((8, 8), np.uint8)),
+    ),
+    ("weight", r"\(8, 1, 1, 8\) in 2 groups for 8 channels", op("conv", groups=2)),
+    ("weight", "Linear 'pick'.*for 16 channels", op("pick", channels=np.full((4, 2), 16))),
+    ("per channel", r"found bias of \(3,\)", op("conv", bias=np.zeros(3, np.int64))),
+    ("per channel", r"found weight's scale of \(1,\)", op("conv", weight_scale=np.ones(1))),
+    ("shape", r"found \(4, 4, 16\), and 'cat' of \(4, 4, 12\)", tensor("cat", shape=(4, 4, 12))),
+    ("kept codes", "MaxPool 'pool'.*'conv' with another", tensor("pool", quant=Quant(INT8, 0.25))),
+    ("codes", "float64 codes", op("conv", weight_codes=CODES.astype(float))),
+    ("pattern", "8 of 8 for 2:8", op("conv", weight_sparsity=parse_sparsity("2:8"))),
+    ("multiplier", "found 0 for channel 2", op("conv", multiplier=np.array([3, 3, 0, 3, 3, 3, 3, 3]))),
+    ("multiplier", "found 65536 for channel 0", op("conv", multiplier=np.full(8, 65536))),
+    ("shift", "found 128 for channel 0", op("conv", shift=np.full(8, 128))),
+    ("requantized", "found uint4 for int8", op("pick", requantized=Quant(UINT4, 0.5))),
+    ("requantized", "found a scale of -1.0", op("pick", requantized=Quant(INT8, -1.0))),
+    ("clamp", "found 5 to 4 in int8", op("pick", low=5, high=4)),
+    ("clamp", "found -128 to 200 in int8", op("pick", high=200)),
+    ("table", r"found a shape of \(16,\) for int8", op("conv", table=np.zeros(16, np.uint8))),
+    ("residual", r"found 'pool' of \(2, 2, 8\) for \(4, 4, 4\)", op("pick", residual=Residual("pool", 1, 0))),
+    ("residual", "multiplier 0, shift 4", op("conv", residual=Residual("x", 0, 4))),
+    ("residual", "shift 10 where the least shift is 9", op("conv", residual=Residual("x", 5, 10))),
+    ("raw", "found no scale", op("last", raw_scale=None)),
+    ("raw", "found a table", op("last", table=np.zeros(256, np.uint8))),
+    ("raw", "that is not finite", op("last", raw_offset=np.array([0, np.inf]))),
+]
+"""A rule, what is said of the damage, and the damage."""
+
+
+def test_the_graph_keeps_all_rules():
+    made = graph()
+    assert broken(made) is None and verify(made, after="nothing") is made
+
+
+@pytest.mark.parametrize(("name", "says", "change"), CASES)
+def test_a_broken_rule_is_told(name, says, change):
+    rule, text = broken(change(graph()))
+    assert rule.name == name and re.search(says, text), text
+    assert rule.says in text and "\n" not in text
+
+
+def test_every_rule_has_a_case():
+    assert {name for name, _, _ in CASES} == {rule.name for rule in RULES}
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_codes_of_a_narrow_format():
+    """Beyond its bits, and codes that are no number."""
+    made = everywhere(Quant(UINT4, 0.5))(graph())
+    small = {"weight_format": UINT4, "requantized": Quant(UINT4, 0.5), "low": 0, "high": 15}
+    for o in made.ops:
+        if isinstance(o, Linear):
+            made = op(o.name, **small)(made)
+    made = op("conv", table=np.arange(16, dtype=np.uint8))(made)
+    assert broken(made) is None
+    assert broken(op("conv", weight_codes=16 * CODES)(made))[1].endswith("found a code of 16 in uint4")
+    wide = np.full(16, 77, np.uint8)
+    assert broken(op("conv", table=wide)(made))[1].endswith("found a code of 77 in uint4")
+    infinite = Constant(np.full((2, 1, 1, 1), 0x7C, np.uint8), E5M2)
+    (rule,) = (r for r in RULES if r.name == "codes")
+    assert "0x7c" in hex(int(re.search(r"code of (\d+)", rule.found(made, infinite))[1]))
+
+
+def test_the_pass_that_breaks_a_rule_is_named(monkeypatch):
+    """It ends there, not in what comes after."""
+    from sateen.compiler.quantize.calibrate import calibrate
+    from sateen.ir.graph import Conv, Graph
+
+    def shift_too_far(qgraph):
+        return op("c", shift=np.full(2, 200))(qgraph)
+
+    monkeypatch.setattr(network, "REWRITES", (*network.REWRITES, shift_too_far))
+    ports = [Port(t, (1, 1, 2), (1, 1, 2)) for t in ("x", "y")]
+    conv = Conv("c", "x", "y", np.eye(2).reshape(2, 1, 1, 2), np.zeros(2))
+    relu = dataclasses.replace(conv, name="d", input="y", output="z")
+    outputs = (Output(dataclasses.replace(ports[1], name="z"), "z"),)
+    net = Graph("g", (ports[0],), outputs, (conv, relu), {t: (1, 1, 2) for t in "xyz"})
+    x = {"x": np.random.default_rng(0).normal(0, 1, (8, 1, 1, 2))}
+    with pytest.raises(ModelError, match="after shift_too_far: Linear 'c': shifts are 0 to 127; found 200"):
+        network.quantize(net, calibrate(net, x), weight_format="int8", activation_format="int8")
+
+
+def test_a_file_that_breaks_a_rule_is_refused():
+    data = to_bytes(op("conv", shift=np.full(8, 300))(graph()))
+    with pytest.raises(
+        BuildError, match=r"'conv': shifts are 0 to 127; found 300.*; compile the model again$"
+    ):
+        from_bytes(data)
+    assert broken(from_bytes(to_bytes(graph()))) is None
+
+
+def test_folded_inputs():
+    """Their shape is the host's affair, and their layer's pattern lies along the channels of each tap."""
+    made = tensor("x", shape=(4, 4, 8))(graph())
+    made = replace(made, inputs=(Port("x", (8, 8, 2), (8, 8, 2)),))
+    assert broken(made)[0].name == "ports" and broken(made, folded={"x"}) is None
+    pruned = op("conv", weight_sparsity=parse_sparsity("2:8"))(made)
+    assert broken(pruned, folded={"x"}) is None
