@@ -34,7 +34,7 @@ def test_from_the_file_to_the_quantized_graph(mapped, page):
     ]
     assert in_file.shape == (16, 16, 3, 3) and f"`features.2.0.weight` {in_file.shape}" in page
     op = mapped.quantized.graph.ops[LAYER]
-    conv = next(n for n in mapped.network.graph.nodes if n.name == op.name)
+    conv = next(n for n in sateen.load(CNN).graph.nodes if n.name == op.name)
     folded = conv.weight[O, KY, KX, C]
     assert f"{folded:.5f} in the `Conv`'s weight {conv.weight.shape}" in page
     assert folded / in_file[O, C, KY, KX] == pytest.approx(
