@@ -9,10 +9,11 @@ Ref: Nagel et al., Up or Down? Adaptive Rounding for Post-Training Quantization,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sateen.compiler.ptq.layer_passes import LayerPass, Rows
 from sateen.compiler.ptq.layerwise import Moments, output_error
 from sateen.compiler.quantize.scales import grid
 from sateen.errors import ConfigError
@@ -24,13 +25,15 @@ _WARM_UP = 0.2  # of the iterations, without the regulariser
 
 
 @dataclass(frozen=True, slots=True)
-class AdaRound:
+class AdaRound(LayerPass):
     """iterations : of Adam, each on the whole Hessian; rate : its step; weight : of the regulariser, against an
     output error of 1 for rounding to nearest"""
 
     iterations: int = 600
     rate: float = 0.02
     weight: float = 0.01
+    name = "adaround"
+    starts_from = "gptq"
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.rate > 0 or not self.weight > 0:
@@ -38,6 +41,14 @@ class AdaRound:
                 f"adaround: iterations = {self.iterations}, rate = {self.rate}, weight = {self.weight}; "
                 "all must be positive"
             )
+
+    def round_rows(self, rows: Rows) -> Rows:
+        """Tries to better what the pass before has found."""
+        assert rows.rounded is not None
+        found = learn_rounding(
+            rows.rounded, rows.weight, rows.seen, rows.format, rows.scale, self, rows.damping, rows.keep
+        )
+        return replace(rows, rounded=found)
 
 
 def learn_rounding(

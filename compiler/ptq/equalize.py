@@ -5,11 +5,13 @@ Ref: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias C
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sateen.compiler.ptq.channels import channel_sets, read_range, rescale, written_range
+from sateen.compiler.ptq.passes import KNOWN, Context, Pass
+from sateen.compiler.ptq.state import State
 from sateen.errors import ConfigError
 from sateen.ir.graph import Graph
 
@@ -18,14 +20,20 @@ LARGEST_FACTOR = 2.0**8
 
 
 @dataclass(frozen=True, slots=True)
-class Equalize:
+class Equalize(Pass):
     """iterations : over all layers; it stops before when nothing changes any more"""
 
     iterations: int = 20
+    name = "equalize"
+    undoes = KNOWN
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ConfigError(f"equalize: iterations = {self.iterations}; it must be at least 1")
+
+    def run(self, state: State, context: Context) -> State:
+        graph = equalize(state.network.graph, self)
+        return replace(state, network=state.network.with_graph(graph))
 
 
 def equalize(graph: Graph, options: Equalize = Equalize()) -> Graph:

@@ -10,31 +10,23 @@ target); Behdin et al., QuantEase, arXiv 2309.01885 (coordinate descent).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.compiler.ptq.adaround import AdaRound, learn_rounding
 from sateen.compiler.ptq.hessian import BLOCK, DAMPING, Project, compensate, inverse_factor
-from sateen.compiler.ptq.layerwise import Moments, moments, output_error, rewrite_quantized
-from sateen.compiler.quantize.activations import ActivationPlan
-from sateen.compiler.quantize.calibrate import Progress
-from sateen.compiler.quantize.scales import weight_scales
-from sateen.compiler.quantize.weights import check_weights
+from sateen.compiler.ptq.layer_passes import LayerPass, Rows
+from sateen.compiler.ptq.layerwise import Moments, output_error
 from sateen.errors import ConfigError
 from sateen.formats import Format
-from sateen.ir.graph import Conv, Graph
 
 LEAST_DAMPING = 1e-6
 """Above what rounding in float64 leaves of the moments of thousands of columns that depend on one another."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gptq:
-    """Options of `gptq`.
-
-    damping : of the mean diagonal of H, added to its diagonal
+class Gptq(LayerPass):
+    """damping : of the mean diagonal of H, added to its diagonal
     block : columns per update of the rest
     order : columns of the largest diagonal of H first
     refit : fit the weights to the float network's output before they are rounded
@@ -46,6 +38,7 @@ class Gptq:
     order: bool = True
     refit: bool = True
     sweeps: int = 8
+    name = "gptq"
 
     def __post_init__(self) -> None:
         if not LEAST_DAMPING <= self.damping <= 1:
@@ -53,54 +46,9 @@ class Gptq:
         if self.block < 1 or self.sweeps < 0:
             raise ConfigError(f"gptq: block = {self.block}, sweeps = {self.sweeps}; at least 1 and 0")
 
-
-def gptq(
-    graph: Graph,
-    samples: Mapping[str, np.ndarray],
-    plan: ActivationPlan,
-    weight_format: Format,
-    options: Gptq = Gptq(),
-    *,
-    learned: AdaRound | None = None,
-    power_of_two: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Graph, dict[str, np.ndarray]]:
-    """The graph with all weights on the format's grid, and each Conv's scales (O,). Biases take the mean error.
-
-    With `learned`, AdaRound tries to better each layer before the next one is seen. Zeros of a layer with an N:M
-    pattern stay zero.
-
-    Raises
-    ------
-    DataError
-        Samples that `calibrate` would refuse.
-    ModelError, FormatError
-        Weights that are not finite, or of a sign that the format lacks.
-    """
-    scales: dict[str, np.ndarray] = {}
-
-    def rewrite(conv: Conv, x: np.ndarray, real: np.ndarray) -> Conv:
-        scale = weight_scales(check_weights(conv, weight_format), weight_format, power_of_two=power_of_two)
-        scales[conv.name] = scale
-        if conv.selects:  # each output is an input: there is nothing to round
-            return conv
-        weight, bias = np.empty_like(conv.weight), conv.bias.copy()
-        wide = len(weight) // conv.groups
-        for g in range(conv.groups):
-            rows = slice(g * wide, (g + 1) * wide)
-            seen = moments(conv, x, real, g)
-            flat = conv.weight[rows].reshape(wide, -1)
-            keep = flat != 0 if not conv.sparsity.dense else None
-            new = round_layer(flat, seen, weight_format, scale[rows], options, keep)
-            if learned:
-                new = learn_rounding(
-                    new, flat, seen, weight_format, scale[rows], learned, options.damping, keep
-                )
-            weight[rows] = new.reshape(weight[rows].shape)
-            bias[rows] += flat @ seen.float_mean - new @ seen.mean
-        return replace(conv, weight=weight, bias=bias)
-
-    return rewrite_quantized(graph, samples, plan, rewrite, progress), scales
+    def round_rows(self, rows: Rows) -> Rows:
+        found = round_layer(rows.weight, rows.seen, rows.format, rows.scale, self, rows.keep)
+        return replace(rows, rounded=found, damping=self.damping)
 
 
 def round_layer(

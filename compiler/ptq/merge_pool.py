@@ -12,19 +12,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sateen.compiler.ptq.passes import KNOWN, Context, Pass
+from sateen.compiler.ptq.state import State
+from sateen.compiler.quantize.fuse import fuse
 from sateen.errors import ConfigError
 from sateen.ir.graph import Conv, Graph, Pool
 
 
 @dataclass(frozen=True, slots=True)
-class MergePool:
+class MergePool(Pass):
     """growth : weights of a merged layer, at most, over all weights that the network has without it"""
 
     growth: float = 1.0
+    name = "mergepool"
+    undoes = KNOWN
 
     def __post_init__(self) -> None:
         if not self.growth > 0:
             raise ConfigError(f"mergepool: growth = {self.growth}; it must be positive")
+
+    def run(self, state: State, context: Context) -> State:
+        """The manifest's `merged` has the layers that have taken a pool in."""
+        graph, merged = merge_pools(state.network.graph, self)
+        if not merged:
+            return state
+        return replace(state, network=fuse(graph), said={**state.said, "merged": merged})
 
 
 def merge_pools(graph: Graph, options: MergePool = MergePool()) -> tuple[Graph, list[str]]:

@@ -19,17 +19,18 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.ptq.adaround import AdaRound
-from sateen.compiler.ptq.equalize import Equalize, equalize
-from sateen.compiler.ptq.gptq import Gptq, gptq
-from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
-from sateen.compiler.ptq.reconstruct import Reconstruct, reconstruct, require_torch
-from sateen.compiler.ptq.smooth import Smooth, smooth
-from sateen.compiler.quantize.activations import plan_activations
-from sateen.compiler.quantize.branches import scale_branches
-from sateen.compiler.quantize.calibrate import Progress, Statistics, calibrate
+from sateen.compiler.ptq.always import Branches, Calibrate, Rounding, Scales
+from sateen.compiler.ptq.equalize import Equalize
+from sateen.compiler.ptq.gptq import Gptq
+from sateen.compiler.ptq.layer_passes import together
+from sateen.compiler.ptq.merge_pool import MergePool
+from sateen.compiler.ptq.passes import Context, Pass, check_order, run_passes, silent
+from sateen.compiler.ptq.reconstruct import Reconstruct
+from sateen.compiler.ptq.smooth import Smooth
+from sateen.compiler.ptq.state import State
+from sateen.compiler.quantize.calibrate import Progress
 from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.input_terms import MOST_TERMS
-from sateen.compiler.quantize.network import quantize_fused
 from sateen.compiler.quantize.options import Options, as_format
 from sateen.compiler.quantize.scales import METHODS
 from sateen.errors import ConfigError, DataError
@@ -39,9 +40,7 @@ from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Graph
 from sateen.ir.quantized import QuantizedGraph
 
-PassOptions = MergePool | Equalize | Smooth | Gptq | AdaRound | Reconstruct
-
-PASSES: dict[str, type] = {
+PASSES: dict[str, type[Pass]] = {
     "mergepool": MergePool,  # first: it changes which layers there are
     "equalize": Equalize,  # it needs nothing but weights
     "smooth": Smooth,  # moves what equalization has left in the activations
@@ -49,10 +48,10 @@ PASSES: dict[str, type] = {
     "adaround": AdaRound,  # starts from what GPTQ found, layer by layer
     "reconstruct": Reconstruct,  # starts from what those found, and moves scales too
 }
-"""In the order in which they must come."""
+"""Those that a recipe can name, in the order in which they must come."""
 
 LEAST_SAMPLES = 8
-"""That "gptq" and "adaround" fit weights to; of fewer they learn the samples by heart."""
+"""That passes fit weights to; of fewer they learn the samples by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Recipe:
     """
 
     name: str
-    passes: tuple[PassOptions, ...] = ()
+    passes: tuple[Pass, ...] = ()
     scales: str = "mse"
     input_terms: int = 1
     power_of_two: bool = False
@@ -82,13 +81,36 @@ class Recipe:
         last = order.index(len(PASSES) - 1) if len(PASSES) - 1 in order else len(order)
         if order != sorted(order) or len(set(order[:last])) < last:
             raise ConfigError(
-                f"recipe '{self.name}': passes {', '.join(map(pass_name, self.passes))}; each may come once, in the "
+                f"recipe '{self.name}': passes {', '.join(p.name for p in self.passes)}; each may come once, in the "
                 f"order {', '.join(PASSES)}; reconstruct may come again"
             )
-        if any(isinstance(p, AdaRound) for p in self.passes) and not any(
-            isinstance(p, Gptq) for p in self.passes
-        ):
-            raise ConfigError(f"recipe '{self.name}': adaround starts from gptq; put gptq before it")
+        for i, p in enumerate(self.passes):
+            if p.starts_from and p.starts_from not in [q.name for q in self.passes[:i]]:
+                raise ConfigError(
+                    f"recipe '{self.name}': {p.name} starts from {p.starts_from}; put {p.starts_from} before it"
+                )
+        self.steps()
+
+    def steps(self, calibrated: bool = True) -> tuple[Pass, ...]:
+        """All passes that run, in order: those named, those of every recipe, and calibration where it is needed.
+
+        Without samples the file says how tensors are rounded. Raises ConfigError where a pass lacks what it needs.
+        """
+        of_weights = [p for p in self.passes if "plan" not in p.needs]
+        fitting = together([p for p in self.passes if "plan" in p.needs])
+        found: list[Pass] = []
+        for p in (*of_weights, *([Branches()] if calibrated else []), Scales(), *fitting, Rounding()):
+            if calibrated and "statistics" in p.needs and not _has(found, "statistics"):
+                found.append(Calibrate())
+            found.append(p)
+        check_order(self.name, found, () if calibrated else ("statistics",))
+        return tuple(found)
+
+
+def _has(passes: list[Pass], part: str) -> bool:
+    """Whether the state has it after the passes."""
+    last = next((p for p in reversed(passes) if part in (*p.gives, *p.undoes)), None)
+    return last is not None and part in last.gives
 
 
 RECIPES = {
@@ -111,10 +133,6 @@ RECIPES = {
 no pool before a small dense layer (docs/adr/0024-merged-pools.md)."""
 
 
-def pass_name(options: PassOptions) -> str:
-    return next(name for name, kind in PASSES.items() if isinstance(options, kind))
-
-
 def load_recipe(name: str | Path) -> Recipe:
     """A recipe by name, or from a TOML file. Raises ConfigError."""
     if str(name) in RECIPES:
@@ -133,12 +151,12 @@ def load_recipe(name: str | Path) -> Recipe:
     return Recipe(shown(path.name), passes, **content)
 
 
-def _pass(path: Path, entry: Any) -> PassOptions:
+def _pass(path: Path, entry: Any) -> Pass:
     name = entry.get("name") if isinstance(entry, dict) else None
     if name not in PASSES:
         raise ConfigError(f"recipe {path}: pass {name!r} is unknown; known are {', '.join(PASSES)}")
     kind = PASSES[name]
-    known = {f.name: type(f.default) for f in fields(kind)}
+    known = {f.name: type(f.default) for f in fields(kind)}  # type: ignore[arg-type]
     options = {k: v for k, v in entry.items() if k != "name"}
     for key, value in options.items():
         if key not in known:
@@ -174,129 +192,52 @@ def run_recipe(
         A format that cannot hold what the network needs of it.
     """
     network = graph if isinstance(graph, FusedGraph) else fuse(graph)
-    graph = network.graph
     given = {
-        "tensors": len(graph.quantizers),
-        "weights": sum(isinstance(n, Conv) and n.given is not None for n in graph.nodes),
+        "tensors": len(network.graph.quantizers),
+        "weights": sum(isinstance(n, Conv) and n.given is not None for n in network.graph.nodes),
     }
     if any(given.values()):
         _check_given(recipe)
-    if samples is None and not graph.quantizers:
+    if samples is None and not network.graph.quantizers:
         raise DataError("calibration: no samples, and the model does not say how its tensors are rounded")
-    samples, calibrated = dict(samples or {}), samples is not None
-    fitted = [p for p in recipe.passes if isinstance(p, Gptq | AdaRound | Reconstruct)]
-    learning = [p for p in recipe.passes if isinstance(p, Reconstruct)]
-    if learning:
-        require_torch()  # before anything else takes time
-    count = len(next(iter(samples.values()), ()))
-    if fitted and 0 < count < LEAST_SAMPLES:
+    steps = recipe.steps(calibrated=samples is not None)
+    for step in steps:  # before any takes time
+        step.check()
+    count = len(next(iter((samples or {}).values()), ()))
+    if any(step.fits for step in steps) and 0 < count < LEAST_SAMPLES:
         raise DataError(
             f"calibration: {count} samples, but recipe '{recipe.name}' fits weights to them and needs at least "
             f"{LEAST_SAMPLES}; give more, or use --ptq fast"
         )
+    formats = as_format(weight_format), as_format(activation_format)
+    options = Options(*formats, recipe.scales, recipe.power_of_two, recipe.input_terms)
+    context = Context(dict(samples or {}), options, progress or silent)
     began = time.perf_counter()
     seconds: dict[str, float] = {}
-    last = began
 
-    def done(name: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        seconds[name], last = seconds.get(name, 0.0) + round(now - last, 3), now
+    def ran(name: str, took: float) -> None:
+        seconds[name] = round(seconds.get(name, 0.0) + took, 3)
 
-    share = 0.05 if learning else 0.4 if fitted else 0.9  # of the time, that calibration takes
-    fit = 0.1 if learning else 1.0  # where GPTQ ends
-
-    def report(fraction: float) -> None:
-        if progress:
-            progress(round(1000 * fraction), 1000)
-
-    merged: list[str] = []
-    for options in recipe.passes:
-        if isinstance(options, MergePool):
-            graph, merged = merge_pools(graph, options)
-            if merged:
-                network = fuse(graph)
-            done("mergepool")
-        elif isinstance(options, Equalize):
-            graph = equalize(graph, options)
-            done("equalize")
-        elif isinstance(options, Smooth):
-            graph = smooth(graph, calibrate(graph, samples), options)
-            done("smooth")
-    formats = as_format(weight_format), as_format(activation_format)
-    statistics: Statistics | None = None
-    branches: dict[str, float] = {}
-    if calibrated:
-        statistics = calibrate(graph, samples, progress=lambda i, n: report(share * i / n))
-        done("calibrate")
-        graph, branches = scale_branches(
-            graph, statistics, *formats, scale_method=recipe.scales, power_of_two=recipe.power_of_two
-        )
-        if branches:
-            statistics = calibrate(graph, samples)
-            done("branches")
-    settings = Options(*formats, recipe.scales, recipe.power_of_two, recipe.input_terms)
-    network = network.with_graph(graph)
-    plan = plan_activations(network, statistics, settings)
-    done("scales")
-    scales = None
-    chosen = next((p for p in recipe.passes if isinstance(p, Gptq)), None)
-    if chosen:
-        graph, scales = gptq(
-            graph,
-            samples,
-            plan,
-            formats[0],
-            chosen,
-            learned=next((p for p in recipe.passes if isinstance(p, AdaRound)), None),
-            power_of_two=recipe.power_of_two,
-            progress=lambda i, n: report(share + (fit - share) * i / n),
-        )
-        done("gptq and adaround" if any(isinstance(p, AdaRound) for p in fitted) else "gptq")
-    statements = []
-    for k, unit in enumerate(learning):
-
-        def of_all(i: int, n: int, k: int = k) -> None:
-            report(fit + (1 - fit) * (k + i / n) / len(learning))
-
-        graph, scales, plan, statement = reconstruct(
-            network,
-            samples,
-            plan,
-            formats[0],
-            unit,
-            start=None if scales is None else (graph, scales),
-            power_of_two=recipe.power_of_two,
-            progress=of_all,
-        )
-        statements.append(statement)
-        done("reconstruct")
-    result = quantize_fused(network.with_graph(graph), statistics, plan, settings, scales)
-    done("bias correction and rounding" if not fitted else "rounding")
-    report(1.0)
+    state = run_passes(State(network), steps, context, ran)
+    assert state.quantized is not None and state.plan is not None
     record = {
         "recipe": recipe.name,
         "scales": recipe.scales,
         "power_of_two": recipe.power_of_two,
-        "input_terms": plan.terms,
-        "passes": [{"name": pass_name(p), **asdict(p)} for p in recipe.passes],
+        "input_terms": state.plan.terms,
+        "passes": [{"name": p.name, **asdict(p)} for p in recipe.passes],  # type: ignore[call-overload]
         "seed": 0,
-        "samples": statistics.samples if statistics else 0,
+        "samples": state.statistics.samples if state.statistics else 0,
         "seconds": seconds | {"all": round(time.perf_counter() - began, 3)},
+        **state.said,
     }
-    if merged:
-        record["merged"] = merged  # layers that have taken a pool in
-    if branches:
-        record["branches"] = branches  # parts of a Concat, and what they are multiplied by
-    if statements:
-        record["reconstruct"] = statements
     if any(given.values()):
         record["given"] = given  # how many keep the scales that the file has
-    return result, record
+    return state.quantized, record
 
 
 def _check_given(recipe: Recipe) -> None:
-    does = [pass_name(p) for p in recipe.passes]
+    does = [p.name for p in recipe.passes]
     if recipe.input_terms != 1:
         does.append(f"input_terms = {recipe.input_terms}")
     if does:

@@ -5,26 +5,36 @@ Ref: Xiao et al., SmoothQuant, arXiv 2211.10438, equation 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sateen.compiler.ptq.channels import channel_sets, read_range, rescale
 from sateen.compiler.ptq.equalize import bounded
+from sateen.compiler.ptq.passes import KNOWN, Context, Pass
+from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.calibrate import Statistics
 from sateen.errors import ConfigError, DataError
 from sateen.ir.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
-class Smooth:
+class Smooth(Pass):
     """alpha : how much of the difference between channels moves from the activations to the weights, 0 to 1"""
 
     alpha: float = 0.5
+    name = "smooth"
+    needs = ("statistics",)
+    undoes = KNOWN
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"smooth: alpha = {self.alpha}; it must be 0 to 1")
+
+    def run(self, state: State, context: Context) -> State:
+        assert state.statistics is not None
+        graph = smooth(state.network.graph, state.statistics, self)
+        return replace(state, network=state.network.with_graph(graph))
 
 
 def smooth(graph: Graph, statistics: Statistics, options: Smooth = Smooth()) -> Graph:

@@ -6,6 +6,7 @@ Ref: Li et al., BRECQ, arXiv 2102.05426; Wei et al., QDrop, arXiv 2203.05740; Li
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +16,21 @@ import torch
 from torch.nn import functional as F
 
 from sateen.compiler.ptq.blocks import Block
-from sateen.compiler.ptq.reconstruct import Cache, Learned, Reconstruct
-from sateen.compiler.ptq.torch_graph import as_tensor, channels_second, run_node
-from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown, rounded
+from sateen.compiler.ptq.kept import Kept
+from sateen.compiler.ptq.reconstruct import Reconstruct
+from sateen.compiler.ptq.torch_graph import channels_second
+from sateen.compiler.ptq.torch_rounding import ROUNDINGS, AdaRound, FlexRound, Rounded, grown
+from sateen.compiler.ptq.torch_simulate import (
+    Folded,
+    Layer,
+    Rule,
+    Tensors,
+    constants,
+    fixed_rules,
+    folded_zeros,
+    mixed,
+    run,
+)
 from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
 from sateen.formats import Format
@@ -25,26 +38,34 @@ from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Node
 from sateen.ir.quantized import Quant
 
-Tensors = dict[str, torch.Tensor]
-Rule = tuple[torch.Tensor, Format, float]
-"""How a tensor is rounded: scale, format, zero point as a value of the format."""
-Folded = Mapping[str, tuple[tuple[str, int], ...]]
-"""Of each Conv the tensors whose zero points are in its bias, if they are minifloats, and with what sign."""
-
 _BATCH = 64  # samples that go through at a time where nothing is learned
 _LEAST = 1e-12
 _CHECKS = 8  # of what has been learned so far, on all samples; the best stays
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A Conv as quantized: weight (O, I / groups, KH, KW) and bias (O,) in real numbers, the weight's scales (O,)."""
+class Learned:
+    """Of one block: weights by Conv, scales by group of tensors, the share of the error that is left."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    scale: torch.Tensor
-    format: Format
-    folded: tuple[tuple[str, int], ...]
+    weights: dict[str, Rounded]
+    scales: dict[str, float]
+    left: float
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        text = {"names": list(self.weights), "scales": self.scales, "left": self.left}
+        arrays = {"text": np.frombuffer(json.dumps(text).encode(), np.uint8)}
+        for i, r in enumerate(self.weights.values()):
+            arrays |= {f"{i} grid": r.grid, f"{i} scale": r.scale, f"{i} bias": r.bias}
+        return arrays
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> Learned:
+        text = json.loads(arrays["text"].tobytes())
+        weights = {
+            n: Rounded(*(arrays[f"{i} {part}"] for part in ("grid", "scale", "bias")))
+            for i, n in enumerate(text["names"])
+        }
+        return Learned(weights, text["scales"], text["left"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,78 +78,6 @@ class Task:
     targets: Tensors
     tail: tuple[Node, ...]  # from the block's outputs to the network's, for their prediction
     predictions: Tensors  # the float network's outputs; empty if only the block's own count
-
-
-def run(
-    nodes: Iterable[Node],
-    tensors: Mapping[str, torch.Tensor],
-    layers: Mapping[str, Layer],
-    rules: Mapping[str, Rule],
-    drop: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensors:
-    """All tensors after the nodes. A share `drop` of the elements is left as it is before its rounding."""
-    tensors = dict(tensors)
-    for node in nodes:
-        inputs = [tensors[i] for i in node.inputs]
-        if isinstance(node, Conv) and node.name in layers:
-            layer = layers[node.name]
-            y = run_node(node, inputs, layer.weight, whole_bias(layer, rules.get(node.input), rules))
-        else:
-            y = run_node(node, inputs)
-        if node.output in rules:
-            y = mixed(y, rounded(y, *rules[node.output]), drop, generator)
-        tensors[node.output] = y
-    return tensors
-
-
-def whole_bias(layer: Layer, source: Rule | None, rules: Mapping[str, Rule]) -> torch.Tensor:
-    """The bias as the integers have it: in units of the accumulator, and so are the zero points that it holds."""
-    if source is None:
-        return layer.bias
-    scale, fmt, _ = source
-    with torch.no_grad():
-        unit = scale * layer.scale * 2.0 ** (fmt.lsb_exponent + layer.format.lsb_exponent)
-        folded = torch.zeros(())
-        for tensor, sign in layer.folded:
-            if tensor in rules and not rules[tensor][1].uniform:
-                folded = folded + sign * rules[tensor][0] * rules[tensor][2]
-        change = torch.round(layer.bias / unit) * unit - layer.bias
-        change = change + torch.round(folded / unit) * unit - folded
-    return layer.bias + change
-
-
-def mixed(x: torch.Tensor, y: torch.Tensor, drop: float, generator: torch.Generator | None) -> torch.Tensor:
-    """Each element of x with probability `drop`, else of y."""
-    if drop == 0 or x is y:
-        return y
-    return torch.where(torch.empty_like(x).uniform_(generator=generator) < drop, x, y)
-
-
-def constants(start: Mapping[str, Rounded], fmt: Format, folded: Folded) -> dict[str, Layer]:
-    return {
-        name: Layer(
-            channels_second(r.weight),
-            as_tensor(r.bias),
-            as_tensor(r.scale),
-            fmt,
-            folded[name],
-        )
-        for name, r in start.items()
-    }
-
-
-def folded_zeros(network: FusedGraph) -> Folded:
-    found = {}
-    for layer in network.layers:
-        if isinstance(layer.main, Conv):
-            residual = ((layer.residual, -1),) if layer.residual else ()
-            found[layer.main.name] = ((layer.requantized, 1), *residual)
-    return found
-
-
-def fixed_rules(quants: Mapping[str, Quant], tensors: Iterable[str]) -> dict[str, Rule]:
-    return {t: (torch.tensor(quants[t].scale), quants[t].format, quants[t].offset) for t in tensors}
 
 
 class Objective:
@@ -189,7 +138,7 @@ def learn_block(
     options: Reconstruct,
     index: int,
     progress: Callable[[float], None],
-) -> tuple[dict[str, Rounded], dict[str, float], float]:
+) -> Learned:
     """The block's weights, the scales of its `free` groups of tensors, and how much of the error is left of 1.
 
     By their own objective they are never worse than the start.
@@ -203,7 +152,7 @@ def learn_block(
     power = {t: float(y.square().mean()) for t, y in task.targets.items()}
     objective.reference = {n: v for n, v in before.items() if v > _LEAST * power.get(n, 1.0)}
     if not objective.reference or not block.convs:
-        return dict(start), {}, 1.0
+        return Learned(dict(start), {}, 1.0)
     some = {t: x[:_BATCH] for t, x in task.real.items()}
     with torch.no_grad():
         reach = {n: float(y.std()) for n, y in run(block.nodes, some, {}, {}).items()}
@@ -280,7 +229,7 @@ def learn_block(
             score = objective.score(objective.measure(constants(candidate[0], fmt, folded), candidate[2]))
             if score < least:
                 least, best = score, candidate
-    return best[0], best[1], least / len(objective.reference)
+    return Learned(best[0], best[1], least / len(objective.reference))
 
 
 def _some(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -311,7 +260,7 @@ def learn_network(
     fmt: Format,
     start: dict[str, Rounded],
     options: Reconstruct,
-    cache: Cache,
+    kept: Kept,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Rounded], dict[str, Quant], list[dict[str, float | str]]]:
     """All blocks in order, each seeing what those before it give once they are learned.
@@ -342,24 +291,14 @@ def learn_network(
                 progress(round(1000 * (i + part)), 1000 * len(blocks))
 
         if block.convs:
-            found = cache.load(i)
-            if found is None:
+            stored = kept.load(i)
+            if stored is not None:
+                found = Learned.from_arrays(stored)
+            else:
                 task = Task(block, real, coarse, targets, tail, predicted)
-                found = Learned(
-                    *learn_block(
-                        task,
-                        block_start(block, results),
-                        quants,
-                        groups,
-                        free,
-                        fmt,
-                        folded,
-                        options,
-                        i,
-                        report,
-                    )
-                )
-                cache.store(i, found)
+                first = block_start(block, results)
+                found = learn_block(task, first, quants, groups, free, fmt, folded, options, i, report)
+                kept.store(i, found.to_arrays())
             results |= found.weights
             for t, g in groups.items():
                 if g in found.scales:

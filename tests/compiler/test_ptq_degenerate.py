@@ -12,13 +12,14 @@ from sateen.compiler.float_executor import run_float
 from sateen.compiler.prune.one_shot import sparsify
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize, equalize
-from sateen.compiler.ptq.gptq import LEAST_DAMPING, Gptq, gptq
+from sateen.compiler.ptq.gptq import LEAST_DAMPING, Gptq
 from sateen.compiler.ptq.hessian import damped, inverse_factor
 from sateen.compiler.ptq.layerwise import moments
 from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
+from sateen.compiler.ptq.passes import Context, run_passes
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.ptq.smooth import Smooth, smooth
-from sateen.compiler.quantize.activations import plan_activations
+from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.input_terms import split_input
@@ -126,11 +127,12 @@ def test_constant_inputs_are_rounded_to_nearest():
     graph = network("normal")
     samples = given(graph, "zero")
     fmt = parse_format("int4")
-    plan = plan_activations(fuse(graph), calibrate(graph, samples), Options(fmt, parse_format("int8")))
-    found, scales = gptq(graph, samples, plan, fmt, Gptq(), learned=AdaRound(10))
+    steps = Recipe("r", (Gptq(), AdaRound(10))).steps()[:-1]
+    context = Context(samples, Options(fmt, parse_format("int8")))
+    state = run_passes(State(fuse(graph)), steps, context)
     conv = next(n for n in graph.nodes if isinstance(n, Conv))
-    new = next(n for n in found.nodes if isinstance(n, Conv))
-    scale = scales[conv.name][:, None, None, None]
+    new = state.fitted[conv.name]
+    scale = new.scale[:, None, None, None]
     # the padding is constant too
     np.testing.assert_array_equal(new.weight, fmt.decode(fmt.encode(conv.weight / scale)) * scale)
 

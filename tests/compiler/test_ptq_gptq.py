@@ -10,12 +10,15 @@ import pytest
 from networks import Builder, everything, residual, run_slowly
 
 from sateen.compiler.ptq.adaround import AdaRound, learn_rounding, neighbours
-from sateen.compiler.ptq.gptq import Gptq, descend, gptq, round_layer
+from sateen.compiler.ptq.always import Rounding
+from sateen.compiler.ptq.gptq import Gptq, descend, round_layer
+from sateen.compiler.ptq.layer_passes import together
 from sateen.compiler.ptq.layerwise import Moments, moments, output_error
+from sateen.compiler.ptq.passes import Context
+from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.activations import plan_activations
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.fuse import fuse
-from sateen.compiler.quantize.network import quantize
 from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import grid, weight_scales
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
@@ -138,14 +141,13 @@ def test_moments_are_those_of_the_columns():
 def apply(graph, x, weights, activations, options=None, learned=None):
     statistics = calibrate(graph, x)
     settings = Options(parse_format(weights), parse_format(activations))
-    plan = plan_activations(fuse(graph), statistics, settings)
-    new, scales = gptq(graph, x, plan, parse_format(weights), options or Gptq(), learned=learned)
-    common = {"weight_format": weights, "activation_format": activations, "plan": plan}
-    return (
-        quantize(graph, statistics, **common),
-        quantize(new, statistics, weight_scales=scales, **common),
-        new,
-    )
+    network = fuse(graph)
+    state = State(network, statistics, plan_activations(network, statistics, settings))
+    (rounding,) = together([options or Gptq(), *([learned] if learned else [])])
+    found = rounding.run(state, Context(x, settings))
+    found.verify(settings)
+    plain, better = (Rounding().run(s, Context(x, settings)).quantized for s in (state, found))
+    return plain, better, found.rounded.graph
 
 
 @pytest.mark.parametrize("network", [residual, everything])
@@ -209,9 +211,10 @@ def test_refusals():
         x,
         run=lambda *_: {"x": np.ones((1, 3, 3, 2)), "conv0": np.ones((1, 3, 3, 4))},
     )
-    plan = plan_activations(fuse(graph), statistics, Options(parse_format("int4"), parse_format("int8")))
+    int4 = Options(parse_format("int4"), parse_format("int8"))
+    plan = plan_activations(fuse(graph), statistics, int4)
     with pytest.raises(ModelError, match="weights or bias hold NaN or infinity"):
-        gptq(graph, x, plan, parse_format("int4"))
+        Gptq().run(State(fuse(graph), statistics, plan), Context(x, int4))
     with pytest.raises(ConfigError, match=r"gptq: damping = 0; it must be from 1e-06 to 1"):
         Gptq(damping=0)
     with pytest.raises(ConfigError, match=r"adaround: iterations = 0"):

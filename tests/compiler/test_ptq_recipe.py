@@ -118,7 +118,7 @@ def test_is_deterministic():
         for _ in range(2)
     )
     for p, q in zip(one.ops, two.ops, strict=True):
-        assert p.weight.tobytes() == q.weight.tobytes() and (p.bias == q.bias).all()
+        assert p.weight.codes.tobytes() == q.weight.codes.tobytes() and (p.bias == q.bias).all()
 
 
 def test_all_passes_together():
