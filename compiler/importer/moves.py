@@ -126,10 +126,12 @@ def arrange(
     return walk.emit(Arrange(name, tuple(parts), tuple(pieces), walk.fresh(out)), shape)
 
 
-def replaced(x: Value, tensor: str, axes: Sequence[int], hwc: Shape) -> Value:
-    """(batch, channels, spatial…) in `tensor`, `axes` naming the axis of each spatial dimension."""
+def replaced(x: Value, tensor: str, channel: int, axes: Sequence[int], hwc: Shape) -> Value:
+    """(batch, spatial…) with dimension `channel` among them, in `tensor`; `axes` names the axis of each spatial one."""
     own = axis_dims(hwc)
-    return Value(tensor, (x.layout[0], own[2], *(own[a] for a in axes)))
+    dims = [own[a] for a in axes]
+    dims.insert(channel - 1, own[2])
+    return Value(tensor, (x.layout[0], *dims))
 
 
 def _index(role: Sequence[int], sizes: Mapping[int, int], only: Mapping[int, np.ndarray]) -> np.ndarray:

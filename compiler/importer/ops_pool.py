@@ -88,7 +88,7 @@ def uncounted(walk: Walk, node: OnnxNode, x: Value, window: Window) -> Value:
     out = emit_phases(
         walk, node.name, x.tensor, node.proto.output[0], shape, parts[0], parts[1], kernel, np.zeros(c)
     )
-    return replaced(x, out, axes, shape)
+    return replaced(x, out, 1, axes, shape)
 
 
 def global_pool(kind: str) -> Handler:

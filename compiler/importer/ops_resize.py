@@ -32,24 +32,26 @@ def resize(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     changed = [d for d in range(x.rank) if sizes[d] != x.shape[d]]
     mode = node.text("mode", "nearest")
     mode = {"bilinear": "linear", "trilinear": "linear"}.get(mode, mode)
-    if 0 in changed or 1 in changed or x.rank not in (3, 4):
+    channel = 1 if 1 not in changed else x.rank - 1  # as files have them whose channels are last
+    if 0 in changed or channel in changed or x.rank not in (3, 4):
         raise Unsupported(
             f"it resizes {x.shape} to {tuple(sizes)}", "resize rows and columns of a 3-D or 4-D tensor"
         )
+    spatial = [d for d in range(1, x.rank) if d != channel]
     if walk.is_open(x):
-        walk.place(x, 1, range(2, x.rank))
+        walk.place(x, channel, spatial)
         return [walk.derive(node.proto.output[0], sizes, [x])]
-    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+    x, axes = place_channels(walk, node, x, channel, spatial)
     plane = list(walk.hwc(x)[:2])
     taps = [(np.arange(n)[:, None], np.ones((n, 1))) for n in plane]
-    for d, axis in enumerate(axes, 2):
+    for d, axis in zip(spatial, axes, strict=True):
         if sizes[d] != x.shape[d]:
             taps[axis] = _taps(node, mode, x.shape[d], sizes[d], scales[d])
             plane[axis] = sizes[d]
     (row_at, row_weights), (column_at, column_weights) = taps
     if mode == "nearest":
         out = picked(walk, node.name, x, node.proto.output[0], row_at[:, 0], column_at[:, 0])
-        return [replaced(x, out, axes, walk.hwc(Value(out, x.layout)))]
+        return [replaced(x, out, channel, axes, walk.hwc(Value(out, x.layout)))]
     c = walk.hwc(x)[2]
     source, (before_y, before_x) = _edges(walk, node, x, row_at, column_at)
 
@@ -61,7 +63,7 @@ def resize(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         walk, node.name, source, node.proto.output[0], shape, phases(row_at + before_y, row_weights),
         phases(column_at + before_x, column_weights), kernel, np.zeros(c),
     )  # fmt: skip
-    return [replaced(x, out, axes, shape)]
+    return [replaced(x, out, channel, axes, shape)]
 
 
 def _edges(

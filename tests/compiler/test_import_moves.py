@@ -60,6 +60,15 @@ def test_resize_of_a_sequence_and_of_other_axes():
     compare(tail(net, y, 4, rank=3))
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_with_channels_last(mode):
+    net = Net(17)
+    x = net("Transpose", net.conv(net.input(1, 3, 4, 5), 3, 4, 1, 1), perm=[0, 2, 3, 1])
+    how = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+    y = net("Resize", x, "", net.constant([1, 2, 3, 1], np.float32), **how)
+    compare(net.output(net("MatMul", y, net.random(4, 3))))
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(
     "attributes",
