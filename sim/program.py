@@ -13,6 +13,7 @@ import numpy as np
 
 from sateen.errors import BuildError
 from sateen.formats.requantize import requantize
+from sateen.hw.memory.load import word_bytes
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
@@ -71,7 +72,7 @@ class Interpreter:
         memory = Extent(self.data_offset, self.data_offset + self.data.shape[1])
         instructions = proved(self.program, self.program_offset, self.config, memory)
         for done, i in enumerate(instructions, 1):
-            if i.opcode != Opcode.END and not (i.opcode == Opcode.LOAD and i.target == Target.INSTRUCTION):
+            if i.opcode != Opcode.END:
                 EXECUTE[i.opcode](self, i)
             if progress:
                 progress(done / len(instructions))
@@ -90,24 +91,39 @@ class Interpreter:
         return self.data[:, offset : offset + size]
 
     def load(self, i: Instruction) -> None:
-        c, n, to = self.config, i.words, i.destination
-        if i.target == Target.ACTIVATION:
-            words = self._read(i.source, n * c.act_word_bytes).reshape(-1, n, c.act_word_bytes)
-            self.act[:, to : to + n] = unpack(words, c.activation.bits, c.elements)
-        elif i.target == Target.WEIGHT:
-            words = self._read(i.source, n * c.weight_word_bytes)[0].reshape(n, -1)
-            self.weight_codes[to : to + n] = split_words(words, c)
-        elif i.target == Target.INDEX:
-            words = self._read(i.source, n * c.index_word_bytes)[0].reshape(n, -1)
-            bits = split_planes(words, i.last_plane + 1, c)
-            self.index_bits[to * c.index_rows :][: len(bits), : i.last_plane + 1] = bits
-        elif i.target == Target.PARAMETER:
-            words = self._read(i.source, n * c.parameter_word_bytes)[0].reshape(n, -1)
-            bias, multiplier, shift = unpack_parameters(words, c)
-            for field, values in ((self.bias, bias), (self.multiplier, multiplier), (self.shift, shift)):
-                field[to : to + n] = np.array(values, field.dtype).reshape(n, -1)
-        else:
-            self.table[to : to + n] = self._read(i.source, n)[0]
+        INTO[Target(i.target)](self, i)
+
+    def _words(self, i: Instruction) -> np.ndarray:
+        """What a LOAD reads, (1 or N, words, bytes)."""
+        size = word_bytes(Target(i.target), self.config)
+        return self._read(i.source, i.words * size).reshape(-1, i.words, size)
+
+    def _load_activations(self, i: Instruction) -> None:
+        c = self.config
+        self.act[:, i.destination : i.destination + i.words] = unpack(
+            self._words(i), c.activation.bits, c.elements
+        )
+
+    def _load_weights(self, i: Instruction) -> None:
+        self.weight_codes[i.destination : i.destination + i.words] = split_words(
+            self._words(i)[0], self.config
+        )
+
+    def _load_indices(self, i: Instruction) -> None:
+        bits = split_planes(self._words(i)[0], i.last_plane + 1, self.config)
+        self.index_bits[i.destination * self.config.index_rows :][: len(bits), : i.last_plane + 1] = bits
+
+    def _load_parameters(self, i: Instruction) -> None:
+        span = slice(i.destination, i.destination + i.words)
+        bias, multiplier, shift = unpack_parameters(self._words(i)[0], self.config)
+        for field, values in ((self.bias, bias), (self.multiplier, multiplier), (self.shift, shift)):
+            field[span] = np.array(values, field.dtype).reshape(i.words, -1)
+
+    def _load_table(self, i: Instruction) -> None:
+        self.table[i.destination : i.destination + i.words] = self._words(i)[0, :, 0]
+
+    def _fetch(self, i: Instruction) -> None:
+        """Done: `proved` has walked the program."""
 
     def store(self, i: Instruction) -> None:
         c = self.config
@@ -232,6 +248,16 @@ class Interpreter:
         target = i.out_base + oy * i.out_step_y + ox * i.out_step_x + word
         self.act[:, target % c.act_depth] = best
 
+
+INTO: dict[Target, Callable[[Interpreter, Instruction], None]] = {
+    Target.ACTIVATION: Interpreter._load_activations,
+    Target.WEIGHT: Interpreter._load_weights,
+    Target.PARAMETER: Interpreter._load_parameters,
+    Target.TABLE: Interpreter._load_table,
+    Target.INSTRUCTION: Interpreter._fetch,
+    Target.INDEX: Interpreter._load_indices,
+}
+"""What a LOAD does."""
 
 EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.LOAD: Interpreter.load,

@@ -17,7 +17,7 @@ from sateen.formats.sparsity import DENSE
 from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import INSTRUCTION_BYTES, Opcode, Target
+from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Timeline, predict
@@ -137,8 +137,9 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
 def _link(steps: list[Step], data_offset: int) -> None:
     for step in steps:
         if step.in_data:
-            field = "source" if step.instruction.opcode == Opcode.LOAD else "destination"
-            step.instruction.fields[field] += data_offset
+            fields = LAYOUTS[step.instruction.opcode].fields
+            (address,) = (f.name for f in fields if f.reach == "memory_bits")
+            step.instruction.fields[address] += data_offset
 
 
 def _check_proof(

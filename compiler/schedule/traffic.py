@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sateen.hw.memory.load import word_bytes
 from sateen.ir.quantized import Op
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
+from sateen.machine.isa import BUS, CHUNK, INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
 
 LOADED = {
     Target.WEIGHT: "weights",
@@ -25,14 +25,20 @@ FIRST_FETCH_BYTES = CHUNK * INSTRUCTION_BYTES
 """The first instructions, which no instruction loads."""
 
 
+MOVED: dict[Opcode, Callable[[Instruction, AcceleratorConfig], tuple[str, int]]] = {
+    Opcode.LOAD: lambda i, c: (LOADED[Target(i.target)], i.words * word_bytes(Target(i.target), c)),
+    Opcode.STORE: lambda i, c: (WRITTEN, i.words * c.act_word_bytes),
+}
+"""What an instruction of a unit on the bus moves, and how many bytes."""
+
+
 def moved(instructions: Iterable[Instruction], config: AcceleratorConfig) -> dict[str, int]:
     """Bytes over the bus by kind, and their "total"; what fills up the last beat of a transfer is not counted."""
     found = dict.fromkeys(KINDS, 0)
     for i in instructions:
-        if i.opcode == Opcode.LOAD:
-            found[LOADED[Target(i.target)]] += i.words * word_bytes(Target(i.target), config)
-        elif i.opcode == Opcode.STORE:
-            found[WRITTEN] += i.words * config.act_word_bytes
+        if LAYOUTS[i.opcode].unit in BUS:
+            kind, size = MOVED[i.opcode](i, config)
+            found[kind] += size
     return found | {"total": sum(found.values())}
 
 

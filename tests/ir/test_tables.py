@@ -12,6 +12,7 @@ import pytest
 
 from sateen.formats import Integer
 from sateen.ir import graph, quantized
+from sateen.machine import isa
 
 
 def members(union: object) -> set[type]:
@@ -20,6 +21,7 @@ def members(union: object) -> set[type]:
 
 NODES = members(graph.Node)
 OPS = members(quantized.Op)
+EXECUTED = {layout.opcode for layout in isa.EXECUTED}
 
 TABLES: dict[str, Iterable[object]] = {
     "sateen.compiler.float_executor.FLOAT": NODES,
@@ -27,6 +29,11 @@ TABLES: dict[str, Iterable[object]] = {
     "sateen.sim.reference.REFERENCE": OPS,
     "sateen.compiler.schedule.lower.LOWERING": OPS,
     "sateen.compiler.export.model.EXPORT": OPS,
+    "sateen.sim.program.EXECUTE": EXECUTED,
+    "sateen.sim.program.INTO": set(isa.Target),
+    "sateen.sim.model.DURATION": EXECUTED,
+    "sateen.compiler.schedule.traffic.LOADED": set(isa.Target),
+    "sateen.compiler.schedule.traffic.MOVED": {x.opcode for x in isa.EXECUTED if x.unit in isa.BUS},
 }
 """What a table must have rows for, by where it is."""
 
@@ -37,7 +44,10 @@ def test_a_table_lacks_nothing(where):
     if ".torch_" in module:
         pytest.importorskip("torch", reason="needs the extra learn")
     rows = set(getattr(importlib.import_module(module), name))
-    lacking, unknown = (sorted(map(str, s)) for s in (set(TABLES[where]) - rows, rows - set(TABLES[where])))
+    lacking, unknown = (
+        sorted(getattr(x, "__name__", None) or str(x) for x in s)
+        for s in (set(TABLES[where]) - rows, rows - set(TABLES[where]))
+    )
     assert not lacking, f"{where} has no row for {', '.join(lacking)}"
     assert not unknown, f"{where} has rows for what is not there: {', '.join(unknown)}"
 
