@@ -15,7 +15,7 @@ import numpy as np
 
 from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool, PoolKind, Quantize
 from sateen.ir.pieces import moved
 
 COLUMN_BYTES = 1 << 27
@@ -71,18 +71,20 @@ def conv(node: Conv, x: np.ndarray) -> np.ndarray:
 
 def pool(node: Pool, x: np.ndarray) -> np.ndarray:
     """(N, H, W, C) to (N, OH, OW, C)."""
-    fill = -np.inf if node.kind == "max" else 0.0
-    view = windows(x, node.kernel, node.stride, node.dilation, node.pads, fill)
-    out = np.zeros(view.shape[:4]) if node.kind == "average" else np.full(view.shape[:4], -np.inf)
+    first, together, last = POOLS[node.kind]
+    view = windows(x, node.kernel, node.stride, node.dilation, node.pads, first)
+    out = np.full(view.shape[:4], first)
     for ky in range(node.kernel[0]):
         for kx in range(node.kernel[1]):
-            tap = view[..., ky, kx]
-            if node.kind == "average":
-                out += tap
-            else:
-                np.maximum(out, tap, out=out)
-    return out / math.prod(node.kernel) if node.kind == "average" else out
+            together(out, view[..., ky, kx], out=out)
+    return last(out, math.prod(node.kernel))
 
+
+POOLS: dict[PoolKind, tuple[float, np.ufunc, Callable[[np.ndarray, int], np.ndarray]]] = {
+    "max": (-np.inf, np.maximum, lambda out, taps: out),
+    "average": (0.0, np.add, lambda out, taps: out / taps),
+}
+"""Of each kind what padding counts as, how taps come together, and what is made of that."""
 
 FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Conv: lambda node, x: conv(node, x[0]),

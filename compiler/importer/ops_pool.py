@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from sateen.compiler.importer.phases import SAME, Phase, borders, emit_phases
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
-from sateen.ir.graph import Pool, Shape
+from sateen.ir.graph import Pool, PoolKind, Shape
+
+Reduction = PoolKind | Literal["sum"]
 
 
-def pool(walk: Walk, node: OnnxNode, x: Value, kind: str, window: Window) -> Value:
+def pool(walk: Walk, node: OnnxNode, x: Value, kind: PoolKind, window: Window) -> Value:
     x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
     out = walk.fresh(node.proto.output[0])
     shape: Shape = (*pair(axes, window.out, 1), x.shape[1])
@@ -91,7 +94,7 @@ def uncounted(walk: Walk, node: OnnxNode, x: Value, window: Window) -> Value:
     return replaced(x, out, 1, axes, shape)
 
 
-def global_pool(kind: str) -> Handler:
+def global_pool(kind: Reduction) -> Handler:
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         x = walk.value(node)
         if x.rank < 3:
@@ -114,7 +117,7 @@ def axes_of(walk: Walk, node: OnnxNode, rank: int) -> tuple[int, ...] | None:
     return tuple(sorted(axes_in(given, rank)))
 
 
-def reduction(kind: str) -> Handler:
+def reduction(kind: Reduction) -> Handler:
     """ReduceMean, ReduceSum and ReduceMax."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -131,7 +134,7 @@ def reduction(kind: str) -> Handler:
     return handle
 
 
-def reduce(walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...], keep: bool) -> Value:
+def reduce(walk: Walk, node: OnnxNode, x: Value, kind: Reduction, dims: tuple[int, ...], keep: bool) -> Value:
     """Reduce over whole dimensions: a Pool over whole axes, or a Conv when channels are among them."""
     if walk.is_open(x):
         left = [d for d in range(x.rank) if d not in dims and without_batch(x.layout[d])]
@@ -156,14 +159,14 @@ def reduce(walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...
 
 
 def _by_contraction(
-    walk: Walk, node: OnnxNode, x: Value, kind: str, dims: tuple[int, ...], count: int, spans: list[int],
+    walk: Walk, node: OnnxNode, x: Value, kind: Reduction, dims: tuple[int, ...], count: int, spans: list[int],
     hwc: Shape, keep: bool,
 ) -> Value:  # fmt: skip
     if kind == "max":
         raise Unsupported(
             "it takes the maximum over channels", "only the maximum over height and width is supported"
         )
-    factor = 1.0 / count if kind == "mean" or kind == "average" else 1.0
+    factor = 1.0 / count if kind == "average" else 1.0
     if spans[2] == 1 and hwc[2] > 1:  # sum over space alone
         mean = reduce(walk, node, x, "average", dims, keep)
         out = walk.fresh(f"{node.proto.output[0]}.sum")

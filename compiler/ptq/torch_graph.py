@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sateen.compiler.functions import as_expression, evaluate
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Node, Pool, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Node, Pool, PoolKind, Quantize
 from sateen.ir.pieces import plane_of
 
 
@@ -97,10 +97,12 @@ def _padded(
     return (F.pad(x, (left, right, top, bottom), value=fill) if any(pads) else x), (0, 0)
 
 
-def _pool(node: Pool, x: torch.Tensor) -> torch.Tensor:
-    if node.kind == "max":
-        x, _ = _padded(x, node.pads, -math.inf)
-        return F.max_pool2d(x, node.kernel, node.stride, 0, node.dilation)
+def _max_pool(node: Pool, x: torch.Tensor) -> torch.Tensor:
+    x, _ = _padded(x, node.pads, -math.inf)
+    return F.max_pool2d(x, node.kernel, node.stride, 0, node.dilation)
+
+
+def _average_pool(node: Pool, x: torch.Tensor) -> torch.Tensor:
     x, pads = _padded(x, node.pads, 0.0)
     if node.dilation == (1, 1):
         if not any(pads):
@@ -110,6 +112,12 @@ def _pool(node: Pool, x: torch.Tensor) -> torch.Tensor:
     channels = x.shape[1]
     weight = torch.full((channels, 1, *node.kernel), 1 / math.prod(node.kernel))
     return F.conv2d(x, weight, None, node.stride, pads, node.dilation, channels)
+
+
+POOLS: dict[PoolKind, Callable[[Pool, torch.Tensor], torch.Tensor]] = {
+    "max": _max_pool,
+    "average": _average_pool,
+}
 
 
 def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -128,7 +136,7 @@ TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
     Add: lambda node, x: x[0] + x[1],
     Activation: _activation,
-    Pool: lambda node, x: _pool(node, x[0]),
+    Pool: lambda node, x: POOLS[node.kind](node, x[0]),
     Concat: lambda node, x: torch.cat(x, dim=1),
     Arrange: _arrange,
     Quantize: _quantize,

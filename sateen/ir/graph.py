@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -262,6 +262,9 @@ class Activation(FloatOp):
         return self.expression is None and FUNCTIONS[self.function].non_negative and not self.parameters
 
 
+PoolKind = Literal["max", "average"]
+
+
 @dataclass(frozen=True, slots=True)
 class Pool(FloatOp):
     """kind "max" (padding never wins) or "average" (padding counts as zero)."""
@@ -269,7 +272,7 @@ class Pool(FloatOp):
     name: str
     input: str
     output: str
-    kind: str
+    kind: PoolKind
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)

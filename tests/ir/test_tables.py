@@ -15,17 +15,20 @@ from sateen.ir import graph, quantized
 from sateen.machine import isa
 
 
-def members(union: object) -> set[type]:
+def members(union: object) -> set[object]:
     return set(typing.get_args(union))
 
 
 NODES = members(graph.Node)
+POOLS = members(graph.PoolKind)
 OPS = members(quantized.Op)
 EXECUTED = {layout.opcode for layout in isa.EXECUTED}
 
 TABLES: dict[str, Iterable[object]] = {
     "sateen.compiler.float_executor.FLOAT": NODES,
     "sateen.compiler.ptq.torch_graph.TORCH": NODES,
+    "sateen.compiler.float_executor.POOLS": POOLS,
+    "sateen.compiler.ptq.torch_graph.POOLS": POOLS,
     "sateen.sim.reference.REFERENCE": OPS,
     "sateen.compiler.schedule.lower.LOWERING": OPS,
     "sateen.compiler.export.model.EXPORT": OPS,
