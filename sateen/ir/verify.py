@@ -16,10 +16,12 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats import Format
+from sateen.ir.pieces import covered
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import (
     MULTIPLIER_MAX,
     SHIFT_MAX,
+    Arrange,
     Concat,
     Constant,
     Linear,
@@ -181,6 +183,23 @@ def _planes(graph: QuantizedGraph, op: Concat) -> str | None:
     return None if len(planes) == 1 else ", ".join(map(str, sorted(planes)))
 
 
+def _pieces(graph: QuantizedGraph, op: Arrange) -> str | None:
+    shapes, plane = [graph.tensors[t].shape for t in op.parts], graph.tensors[op.output].shape[:2]
+    if len({s[2] for s in shapes}) != 1:
+        return f"parts of {', '.join(str(s[2]) for s in shapes)} channels"
+    if not all(0 <= p.part < len(shapes) and min(p.counts) >= 1 for p in op.pieces):
+        return "a piece of no part, or of no pixels"
+    moved = sum(math.prod(p.counts) for p in op.pieces)  # before anything is made as large as that
+    if moved != math.prod(plane):
+        return f"{moved} pixels for {plane[0]} x {plane[1]}"
+    for p in op.pieces:
+        height, width, _ = shapes[p.part]
+        rows, columns = p.source.pixels(p.counts)
+        if not (rows.min() >= 0 and rows.max() < height and columns.min() >= 0 and columns.max() < width):
+            return f"pixels outside of '{op.parts[p.part]}', which is {height} x {width}"
+    return None if covered(op.pieces, plane) else f"others than each of the {plane[0]} x {plane[1]}"
+
+
 def _weight_shape(graph: QuantizedGraph, op: Linear) -> str | None:
     if op.weight.codes.ndim != 4 or 0 in op.weight.shape:
         return f"a weight of {op.weight.shape}"
@@ -264,10 +283,10 @@ def _constant(graph: QuantizedGraph, c: Constant) -> str | None:
 
 
 def _codes(codes: np.ndarray, fmt: Format) -> str | None:
-    if codes.dtype != np.uint8:
+    if codes.dtype != fmt.code_dtype:
         return f"{codes.dtype} codes"
     allowed = _allowed(fmt)
-    if fmt.bits == 8 and allowed.all():
+    if fmt.bits == 8 * codes.itemsize and allowed.all():
         return None
     if int(codes.max(initial=0)) >= 1 << fmt.bits:
         return f"a code of {codes.max()} in {fmt.name}"
@@ -305,6 +324,7 @@ RULES: tuple[Rule, ...] = (
     Rule("raw results", QuantizedGraph, "exact sums are read by no op", _raw_read),
     Rule("weight", Linear, "the weight is (O, KH, KW, I / groups)", _weight_shape),
     Rule("per channel", Linear, "a number for each output channel", _per_channel),
+    Rule("pieces", Arrange, "every pixel is written once, from pixels of its parts", _pieces),
     Rule("window", QuantizedOp, "kernel, stride and dilation are at least 1", _window),
     Rule("planes", Concat, "parts have equal rows and columns", _planes),
     Rule("shape", QuantizedOp, "an output has the shape that its op makes", _shape),

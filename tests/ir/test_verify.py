@@ -14,7 +14,18 @@ from sateen.compiler.quantize import network
 from sateen.errors import BuildError, ModelError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.ir.graph import Output, Port
-from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.pieces import Lattice, Piece
+from sateen.ir.quantized import (
+    Arrange,
+    Concat,
+    Constant,
+    Linear,
+    MaxPool,
+    Quant,
+    QuantizedGraph,
+    Residual,
+    Tensor,
+)
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.ir.verify import RULES, broken, verify
 
@@ -32,18 +43,21 @@ def linear(name: str, x: str, weight: np.ndarray, **fields) -> Linear:
 
 
 def graph() -> QuantizedGraph:
-    """x (4, 4, 8) -> conv -> pool; conv twice -> cat -> selection -> sum of cat, exact."""
+    """x (4, 4, 8) -> conv -> pool; conv -> turn; conv twice -> cat -> selection -> sum of cat, exact."""
     ones = np.ones((8, 1, 1, 8))
     conv = linear("conv", "x", ones, residual=Residual("x", 5, 4), table=np.arange(256, dtype=np.uint8))
     pool = MaxPool("pool", "conv", "pool", (2, 2), (2, 2))
     cat = Concat("cat", ("conv", "conv"), "cat")
     pick = linear("pick", "cat", np.ones((4, 1, 1, 2)), groups=4, channels=np.arange(8).reshape(4, 2))
+    turned = (Piece(0, (4, 4), Lattice((0, 3), (1, 0), (0, -1)), Lattice((0, 0), (1, 0), (0, 1))),)
+    turn = Arrange("turn", ("conv",), turned, "turn")
     last = linear("last", "pick", np.ones((2, 4, 4, 4)), raw=True, raw_scale=np.ones(2))
     shapes = {"x": (4, 4, 8), "conv": (4, 4, 8), "pool": (2, 2, 8), "cat": (4, 4, 16), "pick": (4, 4, 4)}
+    shapes |= {"turn": (4, 4, 8)}
     tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
-    outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "last"))
+    outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "last"))
     port = Port("x", (4, 4, 8), (4, 4, 8))
-    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, last), tensors)
+    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, last), tensors)
 
 
 def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
@@ -72,6 +86,14 @@ def without(name: str) -> Callable[[QuantizedGraph], QuantizedGraph]:
     return lambda g: replace(g, tensors={t: v for t, v in g.tensors.items() if t != name})
 
 
+def piece(**fields) -> tuple[Piece, ...]:
+    """That of 'turn', changed."""
+    (turn,) = (o for o in graph().ops if o.name == "turn")
+    return (replace(turn.pieces[0], **fields),)
+
+
+FAR = Lattice((0, 0), (2, 0), (0, 1))
+ONE_COLUMN = Lattice((0, 0), (1, 0), (0, 0))
 CODES = np.ones((8, 1, 1, 8), np.uint8)
 
 CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
@@ -93,6 +115,11 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("raw results", "'conv', which 'pool' reads", op("conv", raw=True, raw_scale=np.ones(8))),
     ("window", r"MaxPool 'pool'.*stride \(0, 2\)", op("pool", stride=(0, 2))),
     ("planes", r"Concat 'cat'.*found \(2, 2\), \(4, 4\)", op("cat", parts=("conv", "pool"))),
+    ("pieces", "Arrange 'turn'.*found parts of 8, 16 channels", op("turn", parts=("conv", "cat"))),
+    ("pieces", "a piece of no part", op("turn", pieces=piece(part=1))),
+    ("pieces", "8 pixels for 4 x 4", op("turn", pieces=piece(counts=(2, 4)))),
+    ("pieces", "outside of 'conv', which is 4 x 4", op("turn", pieces=piece(source=FAR))),
+    ("pieces", "others than each of the 4 x 4", op("turn", pieces=piece(target=ONE_COLUMN))),
     (
         "weight",
         r"Linear 'conv'.*found a weight of \(8, 8\)",
