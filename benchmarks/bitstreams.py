@@ -25,6 +25,7 @@ from sateen.errors import LimitError
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.models.data import CALIBRATION, digits_split
 from sateen.reporting.labels import score
+from sateen.sim import Build
 
 SIZES = Path(__file__).parents[1] / "fpga" / "flow" / "presets.json"
 COLUMNS = {
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         with as_file(files("sateen.models") / "digits_cnn.onnx") as model:
             sateen.compile(model, folder, board=name, calibration={"input": data.x_train[:CALIBRATION]})
         result = sateen.run(folder, {"input": data.x_test}, "reference")
-        scored = score(folder, result, np.asarray(data.y_test))
+        scored = score(Build(folder), result, np.asarray(data.y_test))
         right = f"{100 * scored['correct'] / scored['samples']:.1f} %"
         try:
             with progress(name) as report:

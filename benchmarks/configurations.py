@@ -27,6 +27,7 @@ from four_engines import check
 from random_config import extreme_configs, random_config, tiny_network
 
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
+from sateen.files import cache_dir
 from sateen.hw.chip.verilog import TOP, emit_verilog
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim import verilator
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="random configurations in all")
     parser.add_argument("--state", type=Path, help="by default in the cache folder")
     args = parser.parse_args()
-    state = args.state or verilator.cache_dir() / f"configurations-{args.kind}.jsonl"
+    state = args.state or cache_dir() / f"configurations-{args.kind}.jsonl"
     state.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in state.read_text().splitlines()] if state.exists() else []
     done = {entry["name"]: entry["result"] for entry in known}

@@ -17,7 +17,7 @@ from pathlib import Path
 import sateen
 from sateen.fpga.flow.gate_level import SYNTH, gate_level
 from sateen.models.data import CALIBRATION, digits_split
-from sateen.sim import run_build
+from sateen.sim import Build, run_build
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
                 begin = time.monotonic()
                 netlist = gate_level((build / "accelerator.v").read_text(encoding="utf-8"), architecture)
                 seconds = time.monotonic() - begin
-                found = run_build(build, x, "rtl", verilog=netlist)
+                found = run_build(Build(build), x, "rtl", verilog=netlist)
                 equal = found.outputs["logits"].tobytes() == reference.tobytes()
                 failed |= not equal or found.cycles != rtl.cycles
                 print(

@@ -11,7 +11,6 @@ sateen.bitstream("build", board="ulx3s-85f")
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from sateen.errors import ConfigError, DataError
 from sateen.files import check_writable
 from sateen.formats import parse_sparsity
 from sateen.machine.config import AcceleratorConfig
-from sateen.manifest import read_file, read_manifest
+from sateen.manifest import BuildFiles
 from sateen.options import (
     BOARD,
     DEFAULT_ATTEMPTS,
@@ -42,6 +41,7 @@ from sateen.options import (
 if TYPE_CHECKING:
     from sateen.compiler.check import Finding
     from sateen.compiler.ptq.recipe import Recipe
+    from sateen.sim.engines import Build as Opened
     from sateen.sim.engines import RunResult
 
 
@@ -163,7 +163,7 @@ def compile(
 
 
 def run(
-    build: str | Path,
+    build: str | Path | Opened,
     inputs: Arrays,
     engine: str = "reference",
     *,
@@ -178,7 +178,7 @@ def run(
 
     Parameters
     ----------
-    build : a folder that `compile` wrote
+    build : a folder that `compile` wrote; one that is open is not read again
     inputs : an .npz file or arrays by input, batch first
     engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (at the serial device `port`)
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
@@ -203,6 +203,7 @@ def run(
     >>> result.outputs["logits"].argmax(axis=1)
     """
     from sateen.board import run_on_board
+    from sateen.sim.engines import Build as Opened
     from sateen.sim.engines import run_build
 
     if engine not in (*ENGINES, BOARD):
@@ -222,18 +223,18 @@ def run(
         )
     if trace is not None:
         check_writable(trace, "trace")
-    folder = Path(build)
-    declared = read_manifest(folder)["inputs"]
+    b = build if isinstance(build, Opened) else Opened(build)
+    declared = b.manifest["inputs"]
     ports = {p["name"]: p["shape"] for p in declared if p.get("used", True)}
     given = arrays(inputs, "inputs")
     unused = {p["name"] for p in declared} - set(ports)
     checked = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
     if port is not None:
         if baud is None:
-            baud = _baud(folder)
-        return run_on_board(folder, checked, port, baud=baud, progress=progress)
+            baud = _baud(b)
+        return run_on_board(b, checked, port, baud=baud, progress=progress)
     return run_build(
-        folder,
+        b,
         checked,
         engine,
         latency=latency,
@@ -269,9 +270,8 @@ def cost(build: str | Path, device: str | None = None, *, progress: Progress | N
     """
     from sateen.fpga.flow.cost import cost as count
 
-    folder = Path(build)
-    read_file(folder, read_manifest(folder), "accelerator.v")
-    return count(folder, device, progress=progress)
+    files = BuildFiles(build)
+    return count(files.folder, files.read("accelerator.v").decode(), device, progress=progress)
 
 
 def estimate(
@@ -322,11 +322,9 @@ def estimate(
             else f"both {machine} and preset '{preset}' are given; choose one"
         )
     if isinstance(machine, str | Path) and not Path(machine).is_file():
-        folder = Path(machine)
-        manifest = read_manifest(folder)
-        config = AcceleratorConfig.from_dict(manifest["config"], f"build {machine}")
-        totals = json.loads(read_file(folder, manifest, "schedule.json"))["totals"]
-        return predict(config) | {"energy": energy(totals, config)}
+        files = BuildFiles(machine)
+        config = AcceleratorConfig.from_dict(files.manifest["config"], f"build {machine}")
+        return predict(config) | {"energy": energy(files.schedule["totals"], config)}
     return predict(choose_config(machine, preset, None, None))
 
 
@@ -421,9 +419,9 @@ def vivado(
     `clock` is in MHz, by default the board's. Raises ConfigError and BuildError.
     """
     from sateen.fpga.flow.vivado import export_vivado, vendor_board
-    from sateen.sim.engines import Build
+    from sateen.sim.engines import Build as Opened
 
-    b, target = Build(Path(build)), vendor_board(board)
+    b, target = Opened(build), vendor_board(board)
     if clock is not None:
         if target.system == "pcie":
             raise ConfigError(f"board '{board}': its clock is the PCIe bridge's; leave --clock out")
@@ -432,14 +430,13 @@ def vivado(
     return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image())
 
 
-def _baud(build: Path) -> int:
+def _baud(b: Opened) -> int:
     """Of the build's bitstreams, where all agree."""
     from sateen.bitstreams import bitstreams
-    from sateen.sim.engines import Build
 
-    rates = {found["baud"] for found in bitstreams(Build(build))}
+    rates = {found["baud"] for found in bitstreams(b)}
     if len(rates) > 1:
         raise DataError(
-            f"build {build}: its bitstreams have {', '.join(map(str, sorted(rates)))} baud; say which with --baud"
+            f"build {b.folder}: its bitstreams have {', '.join(map(str, sorted(rates)))} baud; say which with --baud"
         )
     return rates.pop() if rates else DEFAULT_BAUD

@@ -13,8 +13,9 @@ import resource
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -195,43 +196,106 @@ def _stem(name: str) -> str:
     return name.removesuffix(NPY)
 
 
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How it is said what is wrong with inputs: templates of `what` they are, the `name` of one and `names` of all, the
+    array `x`, its number of samples `n` and the shape `wanted`, and of the `first` input `batch` samples.
+    """
+
+    numbers: str
+    """Kinds of NumPy's types that are taken."""
+    where: str
+    unknown: str
+    missing: str
+    kind: str
+    scalar: str
+    shape: str
+    empty: str
+    batch: str
+    infinite: str
+
+
+_EMPTY = "{where} has shape {x.shape}; the first dimension is the batch, at least 1"
+GIVEN = Wording(
+    numbers="fiub",
+    where="{what}: '{name}'",
+    unknown="{where} is no input of the graph; its inputs are {quoted}",
+    missing="{what}: input '{name}' is missing; give one array for each of {quoted}",
+    kind="{where} has type {x.dtype}; real numbers are needed, such as float32",
+    scalar=_EMPTY,
+    shape="{where} has shape {x.shape}; it must be {wanted}, batch first",
+    empty=_EMPTY,
+    batch="{where} has {n} samples, other inputs {batch}; give equal batches",
+    infinite="{where} is {value} at {at}; every value must be finite",
+)
+"""To someone who gave `what`: a file, or arrays of the Python interface."""
+_SHAPE = "{where} shape {x.shape}; it must be {wanted}, batch first"
+NETWORK = Wording(
+    numbers="fiu",
+    where="input '{name}':",
+    unknown="{where} the network has no such input; it has {names}",
+    missing="{where} missing; give an array of shape {wanted}",
+    kind="{where} type {x.dtype}; it must hold real numbers, e.g. float32",
+    scalar=_SHAPE,
+    shape=_SHAPE,
+    empty="{where} no samples, shape {x.shape}; give at least one",
+    batch="{where} {n} samples, but '{first}' has {batch}; all inputs need the same batch",
+    infinite="{where} sample {at[0]} holds NaN or infinity; remove or repair it",
+)
+"""Of a network's inputs, wherever they are from."""
+
+
 def check_numeric(array: np.ndarray, where: str) -> None:
     """Raise DataError unless the array has a batch of at least 1 and holds finite real numbers."""
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{where} has type {array.dtype}; real numbers are needed, such as float32")
-    if array.ndim == 0 or array.shape[0] == 0:
-        raise DataError(f"{where} has shape {array.shape}; the first dimension is the batch, at least 1")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise DataError(f"{where} is {array[first]} at {first}; every value must be finite")
+    if array.dtype.kind not in GIVEN.numbers:
+        raise DataError(GIVEN.kind.format(where=where, x=array))
+    if array.ndim == 0 or len(array) == 0:
+        raise DataError(GIVEN.empty.format(where=where, x=array))
+    if at := _infinite(array):
+        raise DataError(GIVEN.infinite.format(where=where, value=array[at], at=at))
+
+
+def _infinite(array: np.ndarray) -> tuple[int, ...]:
+    """Where the first value is that is not finite; empty if there is none."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return ()
+    return tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
 
 
 def check_ports(
-    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]], what: str
+    arrays: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], what: str = "", *, say: Wording = GIVEN
 ) -> dict[str, np.ndarray]:
-    """The arrays in the order of `shapes` (port name to shape without batch), or DataError.
-
-    All batches must be equal.
+    """The arrays in the order of `shapes` (port name to shape without batch): finite numbers, one for each port, of its
+    shape and of one batch of at least 1. Raises DataError, in the words of `say`.
     """
-    names = ", ".join(f"'{n}'" for n in shapes)
+    known: dict[str, Any] = {
+        "what": what,
+        "names": ", ".join(shapes),
+        "quoted": ", ".join(f"'{n}'" for n in shapes),
+    }
+    found: dict[str, np.ndarray] = {}
+
+    def need(ok: bool, text: str, name: str, **more: Any) -> None:
+        if not ok:
+            where = say.where.format(what=what, name=name)
+            raise DataError(text.format(**known, where=where, name=name, **more))
+
     for name in arrays:
-        if name not in shapes:
-            raise DataError(f"{what}: '{name}' is no input of the graph; its inputs are {names}")
-    batch: int | None = None
+        need(name in shapes, say.unknown, name)
     for name, shape in shapes.items():
-        if name not in arrays:
-            raise DataError(f"{what}: input '{name}' is missing; give one array for each of {names}")
-        array = arrays[name]
-        check_numeric(array, f"{what}: '{name}'")
-        if tuple(array.shape[1:]) != tuple(shape):
-            wanted = ", ".join(map(str, ("N", *shape)))
-            raise DataError(f"{what}: '{name}' has shape {array.shape}; it must be ({wanted}), batch first")
-        if batch is not None and len(array) != batch:
-            raise DataError(
-                f"{what}: '{name}' has {len(array)} samples, other inputs {batch}; give equal batches"
-            )
-        batch = len(array)
-    return {name: arrays[name] for name in shapes}
+        wanted = f"({', '.join(map(str, ('N', *shape)))})"
+        need(name in arrays, say.missing, name, wanted=wanted)
+        x = np.asarray(arrays[name])
+        need(x.dtype.kind in say.numbers, say.kind, name, x=x)
+        need(x.ndim > 0, say.scalar, name, x=x, wanted=wanted)
+        need(tuple(x.shape[1:]) == tuple(shape), say.shape, name, x=x, wanted=wanted)
+        need(len(x) > 0, say.empty, name, x=x)
+        first, other = next(iter(found.items()), (name, x))
+        need(len(x) == len(other), say.batch, name, n=len(x), first=first, batch=len(other))
+        if at := _infinite(x):
+            need(False, say.infinite, name, at=at, value=x[at])
+        found[name] = x
+    return found
 
 
 def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,7 @@ SLACK_S = 10.0
 
 
 def run_on_board(
-    build: Path,
+    b: Build,
     inputs: dict[str, np.ndarray],
     port: str,
     *,
@@ -30,7 +29,6 @@ def run_on_board(
     progress: Callable[[str, float], None] | None = None,
 ) -> RunResult:
     """Run a build on a batch. Raises LinkError (the board, or another build in it) and BuildError."""
-    b = Build(build)
     graph = b.graph()
     codes = quantize_inputs(graph, inputs)
     batch = len(next(iter(inputs.values())))

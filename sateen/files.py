@@ -142,6 +142,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache").absolute() / "sateen"
 
 
+def cache_entry(kind: str, *key: str) -> Path:
+    """The file of an entry that depends on the texts `key`, for `load_entry` and `store_entry`."""
+    return cache_dir() / kind / f"{hashlib.sha256(chr(0).join(key).encode()).hexdigest()}.json"
+
+
 SUMS = "sha256"
 """In the folder of an entry: a line "HASH NAME" for each of its files."""
 

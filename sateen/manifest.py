@@ -1,4 +1,4 @@
-"""A build folder's manifest, and its files, read only if they are the ones that were compiled."""
+"""A build folder's files: each read and hashed once, and only if it is the one that was compiled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,34 @@ from sateen.errors import BuildError
 VERSION = 2
 OWN = "sha256"
 """The field with the hash of the others."""
+
+
+class BuildFiles:
+    """A build folder that is there, and as far as it has been read.
+
+    Raises BuildError for a folder without a manifest that this Sateen reads.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self._files: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """A file of the build. Raises BuildError if it is missing or not the one that was compiled."""
+        if name not in self._files:
+            self._files[name] = _read_file(self.folder, self.manifest, name)
+        return self._files[name]
+
+    def read_all(self) -> None:
+        """Raises BuildError naming the first file that is missing or not the one that was compiled."""
+        for name in self.manifest["files"]:
+            self.read(name)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What schedule.json holds."""
+        return dict(json.loads(self.read("schedule.json")))
 
 
 def read_manifest(build: Path) -> dict[str, Any]:
@@ -55,8 +83,7 @@ def own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:
-    """A file of the build. Raises BuildError if it is missing or not the one that was compiled."""
+def _read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:
     try:
         data = (build / name).read_bytes()
     except OSError as e:
@@ -66,9 +93,3 @@ def read_file(build: Path, manifest: dict[str, Any], name: str) -> bytes:
             f"{build / name}: not the file that was compiled (hash differs); delete it and compile again"
         )
     return data
-
-
-def verify(build: Path, manifest: dict[str, Any]) -> None:
-    """Raises BuildError naming the first file that is missing or not the one that was compiled."""
-    for name in manifest["files"]:
-        read_file(build, manifest, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sateen import api
 from sateen.machine.config import AcceleratorConfig
-from sateen.manifest import read_file
+from sateen.manifest import BuildFiles
 from sateen.options import Arrays
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class Build:
     @cached_property
     def schedule(self) -> dict[str, Any]:
         """What schedule.json holds; `schedule["about"]` says what its keys mean."""
-        return dict(json.loads(read_file(self.folder, dict(self.manifest), "schedule.json")))
+        return BuildFiles(self.folder).schedule
 
     @property
     def layers(self) -> list[dict[str, Any]]:

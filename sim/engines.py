@@ -19,7 +19,7 @@ from sateen.ir.serialize import from_bytes
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import UNITS
 from sateen.machine.registers import COUNTED
-from sateen.manifest import read_file, read_manifest, verify
+from sateen.manifest import BuildFiles
 from sateen.sim.harness import Counters
 from sateen.sim.host import Region
 from sateen.sim.memory_timing import MemoryTiming
@@ -81,13 +81,12 @@ def _described(y: np.ndarray) -> dict[str, Any]:
     }
 
 
-class Build:
+class Build(BuildFiles):
     """A build folder, opened, every file checked against its manifest's hashes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        verify(self.folder, self.manifest)
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self.read_all()
         try:
             self.config = AcceleratorConfig.from_dict(self.manifest["config"], f"{folder}/manifest.json")
             self.memory = self.manifest["memory"]
@@ -97,10 +96,6 @@ class Build:
             raise BuildError(
                 f"{folder}/manifest.json: damaged ({type(e).__name__}: {e}); compile again"
             ) from None
-
-    def read(self, name: str) -> bytes:
-        """A file of the build; BuildError if it is not the one that was compiled."""
-        return read_file(self.folder, self.manifest, name)
 
     @property
     def identity(self) -> bytes:
@@ -132,7 +127,7 @@ class Build:
 
 
 def run_build(
-    build: Path,
+    b: Build,
     inputs: dict[str, np.ndarray],
     engine: str,
     *,
@@ -142,11 +137,10 @@ def run_build(
     verilog: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run a build on a batch. Raises BuildError (folder, tools, a run that the accelerator ended) and DataError.
+    """Run a build on a batch. Raises BuildError (tools, a run that the accelerator ended) and DataError.
 
     With `verilog`, engine "rtl" runs that in the place of the build's, such as its netlist.
     """
-    b = Build(build)
     graph = b.graph()
     memory = MemoryTiming(latency=latency, interval=interval)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from sateen.arrays import NETWORK, check_ports
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.graph import Port
@@ -57,37 +58,11 @@ def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> di
 def check_inputs(ports: tuple[Port, ...], inputs: dict[str, Any]) -> dict[str, np.ndarray]:
     """`inputs`, by the file's names, as real, finite arrays (N, *port.shape) with one N of at least 1 for each port, or
     DataError."""
-    names = [p.source for p in ports]
-    for name in inputs:
-        if name not in names:
-            raise DataError(
-                f"input '{name}': the network has no such input; it has {', '.join(dict.fromkeys(names))}"
-            )
-    arrays: dict[str, np.ndarray] = {}
+    given = check_ports(inputs, {p.source: p.shape for p in ports}, say=NETWORK)
     for port in ports:
-        name = port.source
-        if name not in inputs:
-            raise DataError(f"input '{name}': missing; give an array of shape {_batched(port)}")
-        x = np.asarray(inputs[name])
-        if x.dtype.kind not in "fiu":
-            raise DataError(f"input '{name}': type {x.dtype}; it must hold real numbers, e.g. float32")
-        if x.ndim != len(port.shape) + 1 or x.shape[1:] != tuple(port.shape):
-            raise DataError(f"input '{name}': shape {x.shape}; it must be {_batched(port)}, batch first")
-        if len(x) == 0:
-            raise DataError(f"input '{name}': no samples, shape {x.shape}; give at least one")
-        first = ports[0].name
-        if arrays and len(x) != len(arrays[first]):
-            raise DataError(
-                f"input '{name}': {len(x)} samples, but '{first}' has {len(arrays[first])}; "
-                "all inputs need the same batch"
-            )
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
-            raise DataError(f"input '{name}': sample {bad} holds NaN or infinity; remove or repair it")
         if port.codes is not None:
-            _check_codes(port, x)
-        arrays[port.name] = x
-    return arrays
+            _check_codes(port, given[port.source])
+    return {p.name: given[p.source] for p in ports}
 
 
 def _check_codes(port: Port, x: np.ndarray) -> None:
@@ -101,10 +76,6 @@ def _check_codes(port: Port, x: np.ndarray) -> None:
     if x.min() < low or x.max() > high:
         worst = int(x.min() if x.min() < low else x.max())
         raise DataError(f"input '{port.name}': it holds {worst}; {what}")
-
-
-def _batched(port: Port) -> str:
-    return f"({', '.join(['N', *map(str, port.shape)])})"
 
 
 def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from sateen.errors import BuildError
 from sateen.files import cache_dir, cached, keep
 from sateen.sim.harness import Counters, Simulation, register_header, simulate
 
-__all__ = ["Counters", "Simulation", "build", "cache_dir", "simulate"]
+__all__ = ["Counters", "Simulation", "build", "simulate"]
 
 TOP = "Vtop"
 """Prefix of the generated C++ and name of the executable."""

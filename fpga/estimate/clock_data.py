@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sateen.files import cache_dir, write_file
+from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.estimate.resource_data import NARROW, as_json, from_json
 from sateen.fpga.flow.place_and_route import ARCHITECTURES, Part, Routed, few_pins, netlist, place_and_route
 from sateen.fpga.flow.place_and_route import tool_version as router_version
@@ -94,12 +94,10 @@ def measure(trial: Trial) -> Row:
     verilog = emit_verilog(trial.config)
     architecture = ARCHITECTURES[PART.architecture]
     tools = [tool_version(), router_version(architecture.package)]
-    design = _cached(*tools[:1], verilog)
-    path = _cached(*tools, verilog, PART.title, str(TARGET_MHZ), str(trial.seed), *GRADES)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # none, or damaged: made again
-        pass
+    design = cache_entry("clock", *tools[:1], verilog)
+    path = cache_entry("clock", *tools, verilog, PART.title, str(TARGET_MHZ), str(trial.seed), *GRADES)
+    if (known := load_entry(path)) is not None:
+        return dict(json.loads(known))
     with tempfile.TemporaryDirectory(prefix="sateen-clock-") as name:
         kept = Path(name) / "kept.json"
         if not design.is_file():
@@ -122,12 +120,8 @@ def measure(trial: Trial) -> Row:
         "mhz": {grade: r.fmax for grade, r in routed.items()},
         "ns": {grade: longest_by_group(r) for grade, r in routed.items()},
     }
-    write_file(path, json.dumps(row), "cache")
+    store_entry(path, json.dumps(row).encode())
     return row
-
-
-def _cached(*key: str) -> Path:
-    return cache_dir() / "clock" / f"{hashlib.sha256(chr(0).join(key).encode()).hexdigest()}.json"
 
 
 def longest_by_group(routed: Routed) -> dict[str, float]:

@@ -7,7 +7,6 @@ netlist that it gets by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sateen.errors import BuildError
-from sateen.files import cache_dir, write_file
+from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import FAMILIES, Family
 from sateen.fpga.flow.synthesis import (
     counted,
@@ -55,14 +54,13 @@ def synthesize_many(
     positions: dict[str, list[int]] = {}
     for n, design in enumerate(designs):
         positions.setdefault(design, []).append(n)
-    paths = {v: _path(script, top, v) for v in positions}
+    paths = {v: cache_entry("batch", tool_version(), script, top, v) for v in positions}
     missing = []
     for design, where in positions.items():
-        try:
-            cells = json.loads(paths[design].read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none, or damaged: made again
+        if (known := load_entry(paths[design])) is None:
             missing.append(design)
         else:
+            cells = json.loads(known)
             yield from ((n, cells) for n in where)
     batches = [missing[i : i + SIZE] for i in range(0, len(missing), SIZE)]
     with ExitStack() as stack:
@@ -70,15 +68,8 @@ def synthesize_many(
         futures = {chosen.submit(_run, batch, script, top, family.name): batch for batch in batches}
         for future in as_completed(futures):
             for design, cells in zip(futures[future], future.result(), strict=True):
-                path = paths[design]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(path, json.dumps(cells), "cache")
+                store_entry(paths[design], json.dumps(cells).encode())
                 yield from ((n, cells) for n in positions[design])
-
-
-def _path(script: str, top: str, design: str) -> Path:
-    key = hashlib.sha256("\0".join((tool_version(), script, top, design)).encode()).hexdigest()
-    return cache_dir() / "batch" / f"{key}.json"
 
 
 def side_by_side(designs: Sequence[str], top: str) -> str:

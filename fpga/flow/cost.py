@@ -24,20 +24,16 @@ from sateen.fpga.flow.synthesis import find_top, plain_name, synthesize
 Progress = Callable[[str, float], None]
 
 
-def cost(build: Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Count BUILD/accelerator.v for one family, or all, and keep the result in BUILD/cost.json.
+def cost(
+    build: Path, verilog: str, device: str | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Count a build's Verilog for one family, or all, and keep the result in BUILD/cost.json.
 
     The result is {"verilog_sha256": …, "devices": {family: {"total", "parts", "cells", "source", …}}}.
     Raises BuildError, ConfigError.
     """
     if device is not None and device not in FAMILIES:
         raise ConfigError(f"unknown device '{device}'; devices are {', '.join(FAMILIES)}")
-    path = build / "accelerator.v"
-    if not path.is_file():
-        raise BuildError(
-            f"build {build}: has no accelerator.v; make one with: sateen compile MODEL.onnx -o {build}"
-        )
-    verilog = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(verilog.encode()).hexdigest()
     known = _known(build / "cost.json", digest)
     wanted = list(FAMILIES) if device is None else [device]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sateen.errors import BuildError
-from sateen.files import cache_dir, load_entry, store_entry
+from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
 
@@ -78,8 +77,7 @@ def synthesize(
     command = family.synth_modules if hierarchy else family.synth
     synth = f"{command.format(top=top)} {options}".rstrip()
     script = f"read_verilog design.v; {synth}; {finish(family)}"
-    key = hashlib.sha256("\0".join((str(_SCHEMA), tool_version(), script, verilog)).encode()).hexdigest()
-    path = cache_dir() / "synthesis" / f"{key}.json"
+    path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog)
     if (cached := _load(path)) is not None:
         return cached
     netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))

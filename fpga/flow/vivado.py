@@ -14,6 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError
+from sateen.files import write_file
 from sateen.fpga.flow.cost import modules
 from sateen.fpga.flow.synthesis import find_top
 
@@ -124,14 +125,13 @@ def export_vivado(verilog: str, board: VendorBoard, folder: Path, image: bytes) 
         "control_bytes": str(1 << there["s_axi_araddr"][1]),
     }
     text = "".join(f"set {name} {{{value}}}\n" for name, value in settings.items())
-    (folder / "settings.tcl").write_text(f"# {board.title}\n{text}", encoding="utf-8")
-    (folder / "accelerator.xdc").write_text(
+    clock = (
         "# Out of context: in the block design the clock is that of the system around it.\n"
-        f"create_clock -name clk -period {1000 / board.clock_mhz:.3f} [get_ports clk]\n",
-        encoding="utf-8",
+        f"create_clock -name clk -period {1000 / board.clock_mhz:.3f} [get_ports clk]\n"
     )
-    (folder / "accelerator.v").write_text(verilog, encoding="utf-8")
-    (folder / "image.bin").write_bytes(image)
+    written = {"settings.tcl": f"# {board.title}\n{text}", "accelerator.xdc": clock, "accelerator.v": verilog}
+    for name, data in (written | {"image.bin": image}).items():
+        write_file(folder / name, data, "Vivado project")
     with as_file(files("sateen.fpga.flow") / "tcl") as scripts:
         shared = ("zynq.tcl",) if board.system.startswith("zynq") else ()
         for name in ("project.tcl", "package_ip.tcl", f"{board.system}.tcl", *shared):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from sateen.arrays import check_names, load_npz, save_npz
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import DataError
 from sateen.files import check_writable
-from sateen.manifest import read_manifest
 from sateen.reporting.labels import load_labels, score
+from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
 
 if TYPE_CHECKING:
@@ -32,14 +31,16 @@ def run(args: argparse.Namespace) -> int:
     outputs = args.outputs and result_path(args.outputs)
     if outputs:
         check_writable(outputs, "outputs")
-        check_names((o["name"] for o in read_manifest(Path(args.build))["outputs"]), "outputs")
+    b = Build(args.build)
+    if outputs:
+        check_names((o["name"] for o in b.manifest["outputs"]), "outputs")
     inputs = load_npz(args.inputs, "inputs")
     labels = None
     if args.labels:
         labels = load_labels(args.labels, len(next(iter(inputs.values()))))
     with progress(args.engine) as report:
         result = api.run(
-            args.build,
+            b,
             inputs,
             args.engine,
             latency=args.latency,
@@ -52,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     different: dict[str, int] | None = None
     if args.compare:
         with progress("reference") as report:
-            reference = api.run(args.build, inputs, "reference", progress=report)
+            reference = api.run(b, inputs, "reference", progress=report)
         different = differences(reference.outputs or {}, result.outputs or {})
     if outputs and result.outputs is not None:
         save_npz(outputs, result.outputs)
-    scored = None if labels is None else score(Path(args.build), result, labels)
+    scored = None if labels is None else score(b, result, labels)
     if args.json:
         emit_json(summary(args, result, different) | {"accuracy": scored})
     else:

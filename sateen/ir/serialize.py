@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, get_args
@@ -36,20 +35,8 @@ _CLASSES: dict[str, type] = {
 }
 
 
-def save(qgraph: QuantizedGraph, path: str | Path) -> None:
-    """Write the graph; the file appears whole or not at all. Raises BuildError when it cannot be written."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(to_bytes(qgraph))
-        os.replace(partial, path)
-    except OSError as e:
-        partial.unlink(missing_ok=True)
-        raise BuildError(f"{path}: cannot be written ({e.strerror or e}); give another folder") from None
-
-
 def load(path: str | Path) -> QuantizedGraph:
-    """Read what `save` wrote. Raises BuildError when the file is missing, damaged or of another version."""
+    """Read a file that holds `to_bytes`. Raises BuildError when the file is missing, damaged or of another version."""
     try:
         data = Path(path).read_bytes()
     except OSError as e:

@@ -29,7 +29,7 @@ def load_labels(path: str | Path, samples: int) -> np.ndarray:
     return labels
 
 
-def score(build: Path, result: RunResult, labels: np.ndarray) -> dict[str, Any]:
+def score(b: Build, result: RunResult, labels: np.ndarray) -> dict[str, Any]:
     """Count the samples whose largest output is their label's, and keep that. Raises BuildError, DataError."""
     if result.outputs is None or len(result.outputs) != 1:
         raise DataError(
@@ -38,12 +38,12 @@ def score(build: Path, result: RunResult, labels: np.ndarray) -> dict[str, Any]:
     (values,) = result.outputs.values()
     right = values.reshape(len(labels), -1).argmax(axis=1) == labels
     found = {
-        "build": Build(build).identity.hex(),
+        "build": b.identity.hex(),
         "engine": result.engine,
         "samples": len(labels),
         "correct": int(right.sum()),
     }
-    write_file(build / FILE, json.dumps(found, indent=1, sort_keys=True) + "\n", "accuracy")
+    write_file(b.folder / FILE, json.dumps(found, indent=1, sort_keys=True) + "\n", "accuracy")
     return found
 
 

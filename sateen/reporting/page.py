@@ -16,7 +16,6 @@ from sateen.fpga.estimate.clock_model import estimate_clock
 from sateen.fpga.estimate.energy import energy
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import UNITS
-from sateen.manifest import read_file, read_manifest, verify
 from sateen.reporting.charts import Slot, columns
 from sateen.reporting.labels import accuracy
 from sateen.reporting.sweeps import read_sweep
@@ -52,20 +51,18 @@ def write_report(build: Path, output: Path | None = None, sweep: Path | None = N
     Raises BuildError, DataError, OSError.
     """
     path = output or build / "report.html"
-    manifest = read_manifest(build)
-    check_writable(path, "report")
-    verify(build, manifest)
-    schedule = json.loads(read_file(build, manifest, "schedule.json"))
     b = Build(build)
+    check_writable(path, "report")
     formats = [] if sweep is None else read_sweep(sweep)
+    schedule = b.schedule
     page = render(
-        manifest,
+        b.manifest,
         schedule,
-        _cost(build, manifest),
+        _cost(build, b.manifest),
         bitstreams(b),
         accuracy(b),
         _seconds(build),
-        _estimated(schedule, manifest),
+        _estimated(schedule, b.manifest),
         formats,
     )
     write_file(path, page, "report")

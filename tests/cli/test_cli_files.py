@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +292,17 @@ def test_paths_of_any_characters_in_any_locale(model, tmp_path):
     assert json.loads((build / "manifest.json").read_text())["model"] == "m\ufffd.onnx"
     assert "m\ufffd" in (build / "report.html").read_text(encoding="utf-8")
     assert "größer".encode() in p.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "report", "cost --estimate"])
+def test_a_command_reads_each_file_of_a_build_once(sateen, build, data, tmp_path, monkeypatch, command):
+    read, original = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or original(path))
+    options = {
+        "run": ("--inputs", data / "inputs.npz", "--engine", "program", "--compare", "--outputs", tmp_path / "y.npz"),
+        "report": ("-o", tmp_path / "r.html"),
+    }  # fmt: skip
+    name, *more = command.split()
+    assert sateen(name, build, *more, *options.get(command, ()))[0] == 0
+    of_build = [p.name for p in read if p.parent == build]
+    assert "schedule.json" in of_build and len(of_build) == len(set(of_build)), of_build

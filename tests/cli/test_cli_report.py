@@ -326,7 +326,7 @@ def test_what_was_measured_of_a_bitstream(sateen, build, data, tmp_path):
     for part in ("24 MHz", "25.3 MHz", "187", "66.7 %", "ice40-up5k-sg48", "75.8 %", "50.0 %", "seed 3"):
         assert part in text, part
     assert "HFOSC" not in text and "which the host loads" in text
-    assert api._baud(folder) == 57_600
+    assert api._baud(Build(folder)) == 57_600
 
     record.write_text(json.dumps(BITSTREAM | {"build": "of another network"}))
     assert sateen("report", folder, "-o", page)[0] == 0 and "up5k" not in page.read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from networks import Builder, everything, lenet, run_slowly
@@ -30,7 +32,7 @@ def test_is_reproducible_and_independent_of_batches(monkeypatch):
     graph, b = lenet()
     x = b.samples(7)
     first, second = calibrate(graph, x, kept=100), calibrate(graph, x, kept=100)
-    monkeypatch.setattr("sateen.compiler.quantize.calibrate._BATCH_ELEMENTS", 1)
+    monkeypatch.setattr(sys.modules[calibrate.__module__], "_BATCH_ELEMENTS", 1)
     done = []
     third = calibrate(graph, x, kept=100, progress=lambda i, n: done.append((i, n)))
     assert done == [(i, 7) for i in range(1, 8)]

@@ -53,7 +53,7 @@ def open_board(board) -> Connection:
 
 
 def test_four_engines_and_the_board_agree(build, board, data):
-    found = run_on_board(build, data["inputs"], board.port, baud=board.baud)
+    found = run_on_board(Build(build), data["inputs"], board.port, baud=board.baud)
     reference = sateen.run(build, data["inputs"], "reference")
     assert found.outputs["logits"].tobytes() == reference.outputs["logits"].tobytes()
     predicted = sateen.run(build, data["inputs"], "model", latency=ON_CHIP.latency, interval=ON_CHIP.interval)
@@ -159,7 +159,7 @@ def test_another_build_is_refused(build, board, data, tmp_path):
     with pytest.raises(
         LinkError, match=r"is another machine, configuration \w{8}, and build .* needs \w{8}; "
     ):
-        run_on_board(other, data["inputs"], board.port, baud=board.baud)
+        run_on_board(Build(other), data["inputs"], board.port, baud=board.baud)
     b = Build(build)
     good = Identity(1, True, 512, b.memory_bytes, 1, config_word(b.config), b.identity)
     check_identity(good, b, "x")
@@ -180,7 +180,7 @@ def test_a_board_without_a_build_is_loaded(tmp_path, data):
     assert Build(first).identity != Build(second).identity
     with SimulatedBoard(first, resident=False, memory_bytes=1 << 16) as board:
         for build in (first, second, first):
-            found = run_on_board(build, data["inputs"], board.port, baud=board.baud)
+            found = run_on_board(Build(build), data["inputs"], board.port, baud=board.baud)
             reference = sateen.run(build, data["inputs"], "reference")
             assert found.outputs["logits"].tobytes() == reference.outputs["logits"].tobytes()
 
@@ -190,7 +190,7 @@ def test_a_machine_as_narrow_as_its_model(tmp_path, data):
     folder = compiled(tmp_path / "build", data, board="icebreaker")
     assert preset("icebreaker").narrow and Build(folder).config.plane_bits == 4
     with SimulatedBoard(folder, resident=False, single_port=True) as board:
-        found = run_on_board(folder, data["inputs"], board.port, baud=board.baud)
+        found = run_on_board(Build(folder), data["inputs"], board.port, baud=board.baud)
     reference = sateen.run(folder, data["inputs"], "reference")
     assert found.outputs["logits"].tobytes() == reference.outputs["logits"].tobytes()
     predicted = sateen.run(

@@ -8,7 +8,7 @@ import sateen
 from sateen.errors import ConfigError
 from sateen.fpga.flow.gate_level import gate_level
 from sateen.models.data import digits_split
-from sateen.sim.engines import run_build
+from sateen.sim.engines import Build, run_build
 
 
 @pytest.mark.rtl
@@ -28,7 +28,7 @@ def test_netlist(architecture, name, tmp_path):
     reference = sateen.run(tmp_path, x, "reference").outputs["logits"]
     predicted = sateen.run(tmp_path, x, "model").cycles
     netlist = gate_level((tmp_path / "accelerator.v").read_text(encoding="utf-8"), architecture)
-    found = run_build(tmp_path, x, "rtl", verilog=netlist)
+    found = run_build(Build(tmp_path), x, "rtl", verilog=netlist)
     assert found.outputs["logits"].tobytes() == reference.tobytes()
     assert found.cycles == predicted
 

@@ -72,13 +72,12 @@ def test_each_module_by_itself(family):
 
 
 def test_counts_are_kept_in_the_build_and_in_the_cache(tmp_path, monkeypatch):
-    (tmp_path / "accelerator.v").write_text(DESIGN)
     seen = []
-    first = cost(tmp_path, "ecp5", progress=lambda stage, fraction: seen.append(fraction))
+    first = cost(tmp_path, DESIGN, "ecp5", progress=lambda stage, fraction: seen.append(fraction))
     assert json.loads((tmp_path / "cost.json").read_text()) == first
     monkeypatch.setattr(synthesis, "_run", lambda *_: pytest.fail("synthesized again"))
-    assert cost(tmp_path, "ecp5") == first
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["accelerator.v", "cost.json"]
+    assert cost(tmp_path, DESIGN, "ecp5") == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cost.json"]
     assert seen == sorted(seen)
 
 
@@ -89,14 +88,13 @@ def test_cost_json_keeps_other_devices_of_the_same_design_only(tmp_path, monkeyp
 
     monkeypatch.setattr(synthesis, "_run", run)
     monkeypatch.setenv("SATEEN_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "accelerator.v").write_text(DESIGN)
-    assert list(cost(tmp_path, "ecp5")["devices"]) == ["ecp5"]
-    assert list(cost(tmp_path, "xcup")["devices"]) == ["xcup"]
+    assert list(cost(tmp_path, DESIGN, "ecp5")["devices"]) == ["ecp5"]
+    assert list(cost(tmp_path, DESIGN, "xcup")["devices"]) == ["xcup"]
     assert list(json.loads((tmp_path / "cost.json").read_text())["devices"]) == ["ecp5", "xcup"]
-    (tmp_path / "accelerator.v").write_text(DESIGN + "// changed\n")
-    assert list(cost(tmp_path, "xcup")["devices"]) == ["xcup"]
+    changed = DESIGN + "// changed\n"
+    assert list(cost(tmp_path, changed, "xcup")["devices"]) == ["xcup"]
     assert list(json.loads((tmp_path / "cost.json").read_text())["devices"]) == ["xcup"]
-    assert list(cost(tmp_path)["devices"]) == ["ecp5", "xcup"]
+    assert list(cost(tmp_path, changed)["devices"]) == ["ecp5", "xcup"]
 
 
 def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
@@ -124,11 +122,9 @@ def test_wrong_verilog_is_one_error():
         synthesize("module accelerator(input a); assign b[ = a; endmodule", FAMILIES["ecp5"])
 
 
-def test_no_build(tmp_path):
-    with pytest.raises(BuildError, match=r"no accelerator.v"):
-        cost(tmp_path)
+def test_an_unknown_device(tmp_path):
     with pytest.raises(ConfigError, match="devices are ecp5, xcup"):
-        cost(tmp_path, "asic")
+        cost(tmp_path, DESIGN, "asic")
 
 
 def test_every_primitive_must_be_known():

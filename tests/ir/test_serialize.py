@@ -16,7 +16,7 @@ from sateen.errors import BuildError
 from sateen.formats import parse_format
 from sateen.ir.graph import HostOp, Output, Port
 from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
-from sateen.ir.serialize import from_bytes, load, save, to_bytes
+from sateen.ir.serialize import from_bytes, load, to_bytes
 
 
 def example() -> QuantizedGraph:
@@ -90,18 +90,14 @@ def test_weights_lie_flat_in_the_file():
 
 
 def test_files_are_the_same_byte_for_byte(tmp_path):
-    for name in ("a", "b"):
-        save(example(), tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert to_bytes(example()) == to_bytes(example())
+    (tmp_path / "a").write_bytes(to_bytes(example()))
     assert same(load(tmp_path / "a"), example())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_missing_and_unwritable(tmp_path):
+def test_missing(tmp_path):
     with pytest.raises(BuildError, match=r"nothing: cannot be read \(No such file"):
         load(tmp_path / "nothing")
-    with pytest.raises(BuildError, match=r"cannot be written \("):
-        save(example(), tmp_path / "no" / "folder")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other zip", "version"])
