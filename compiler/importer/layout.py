@@ -129,38 +129,6 @@ def indices(dim: Dim) -> np.ndarray:
     return out
 
 
-def channel_order(a: Layout, b: Layout, hwc: Sequence[int]) -> np.ndarray | None:
-    """(C,) the channel of a tensor with layout `b` that belongs to each channel of one with layout `a`.
-
-    None where more than the order of channels differs. Both are of shape `hwc`, the batch first.
-    """
-    ours, theirs = (indices(tuple(f for d in layout[1:] for f in d)) for layout in (a, b))
-    if len(ours) != math.prod(hwc):
-        return None
-    at = np.empty_like(theirs)
-    at[ours] = theirs
-    at = at.reshape(-1, hwc[2]) - hwc[2] * np.arange(hwc[0] * hwc[1])[:, None]
-    return at[0] if (at == at[0]).all() and at.min() >= 0 and at.max() < hwc[2] else None
-
-
-def described(layout: Layout, hwc: Sequence[int]) -> str:
-    """What the dimensions besides the batch are, such as "channels, height, width", and of what sizes those are."""
-    units = (hwc[1] * hwc[2], hwc[2], 1)
-    dims = []
-    for dim in layout[1:]:
-        pieces = []
-        for size, stride, axis in split_axes(dim, hwc):
-            step = stride // units[axis]
-            part = (
-                ""
-                if size == hwc[axis]
-                else f" ({size} of {hwc[axis]}" + (f", {step} apart)" if step > 1 else ")")
-            )
-            pieces.append(("height", "width", "channels")[axis] + part)
-        dims.append(" and ".join(pieces) or "1")
-    return f"({', '.join(dims)}) of {' x '.join(map(str, hwc))}"
-
-
 def rebased(dim: Dim, old: Sequence[Dim], hwc: Sequence[int]) -> Dim | None:
     """The same elements where the axes H, W and C, which were the dimensions `old`, are now those of a tensor `hwc`.
 

@@ -89,26 +89,3 @@ def test_view_of_an_input(axes):
     assert view.hwc == hwc.shape
     assert (elements(view.layout((3, 4, 5))).ravel() == array).all()
     assert (elements(view.layout((12, 5))) if axes == (0, 1, 2) else array) is not None
-
-
-@given(walks())
-@settings(max_examples=200, deadline=None)
-def test_channel_order(walk):
-    """It is found for every order of channels, and for nothing else."""
-    (h, w, c), layout, _ = walk
-    layout = ((), *layout)
-    assert (L.channel_order(layout, layout, (h, w, c)) == np.arange(c)).all()
-    turned = ((), *L.axis_dims((h, w, c))[1::-1], L.axis_dims((h, w, c))[2])
-    straight = ((), *L.axis_dims((h, w, c)))
-    found = L.channel_order(straight, turned, (h, w, c))
-    assert (found is None) == (h > 1 and w > 1)
-
-
-def test_channel_order_of_a_shuffle():
-    straight = ((), ((6, 1),), ((2, 18),), ((3, 6),))
-    shuffled = ((), ((2, 1), (3, 2)), ((2, 18),), ((3, 6),))
-    assert L.channel_order(straight, shuffled, (2, 3, 6)).tolist() == [0, 2, 4, 1, 3, 5]
-    assert (
-        L.described(shuffled, (2, 3, 6))
-        == "(channels (2 of 6) and channels (3 of 6, 2 apart), height, width) of 2 x 3 x 6"
-    )
