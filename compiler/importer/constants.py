@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,27 @@ def array_of(tensor: onnx.TensorProto) -> np.ndarray:
             f"{type_name(tensor.data_type)} ({str(e).splitlines()[0] if str(e) else type(e).__name__}); "
             "the file is damaged, export or copy it again"
         ) from None
+
+
+class Constants:
+    """Values by tensor: initializers, what Constant nodes give and Identity passes on, and what is kept beside."""
+
+    def __init__(self, graph: onnx.GraphProto, arrays: Mapping[str, np.ndarray]) -> None:
+        self._arrays = arrays
+        self._tensors = {t.name: t for t in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                value = next((a.t for a in node.attribute if a.name == "value"), None)
+                if value is not None:
+                    self._tensors[node.output[0]] = value
+            elif node.op_type == "Identity" and node.input[0] in self._tensors:
+                self._tensors[node.output[0]] = self._tensors[node.input[0]]
+
+    def get(self, name: str) -> np.ndarray | None:
+        """None for what is computed. Raises ModelError for a tensor that does not hold what its shape says."""
+        if name in self._arrays:
+            return self._arrays[name]
+        return array_of(self._tensors[name]) if name in self._tensors else None
 
 
 def type_name(data_type: int) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sateen.compiler.importer.constants import Light
-from sateen.compiler.importer.domains import DEFAULT
+from sateen.compiler.importer.constants import Constants, Light
+from sateen.compiler.importer.domains import DEFAULT, opset_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 
 MOST_NODES = 1 << 16
@@ -32,7 +32,7 @@ def unrolled(light: Light, shapes: Mapping[str, tuple[int, ...]]) -> Light:
     model.CopyFrom(light.model)
     graph = model.graph
     refused, owners = dict(light.refused), dict(light.owners)
-    opset = next((o.version for o in model.opset_import if o.domain in DEFAULT), 17)
+    opset = opset_of(model)
     while True:
         known = _Known(light, graph, shapes)
         nodes: list[onnx.NodeProto] = []
@@ -53,8 +53,8 @@ def unrolled(light: Light, shapes: Mapping[str, tuple[int, ...]]) -> Light:
             nodes += made
             changed = True
             if len(nodes) > MOST_NODES:
-                raise_large = f"unrolled, it has more than {MOST_NODES} nodes"
-                refused[proto.name] = raise_large, "export the model with fewer steps"
+                reason = f"unrolled, it has more than {MOST_NODES} nodes"
+                refused[proto.name] = reason, "export the model with fewer steps"
                 return replace(light, refused=refused)
         if not changed:
             break
@@ -68,25 +68,16 @@ class _Known:
     """Constants and shapes by tensor, and constants that unrolling adds."""
 
     def __init__(self, light: Light, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.light, self.shapes = light, shapes
+        self.shapes = shapes
+        self.constants = Constants(graph, light.arrays)
         self.added: list[onnx.TensorProto] = []
-        self._tensors = {t.name: t for t in graph.initializer}
-        for node in graph.node:
-            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op_type == "Constant" and value is not None:
-                self._tensors[node.output[0]] = value
-
-    def constant(self, name: str) -> np.ndarray | None:
-        if name in self.light.arrays:
-            return self.light.arrays[name]
-        return numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
 
     def add(self, name: str, values: np.ndarray) -> str:
         self.added.append(numpy_helper.from_array(values, name))
         return name
 
     def size(self, name: str, axis: int) -> int | None:
-        array = self.constant(name)
+        array = self.constants.get(name)
         shape = array.shape if array is not None else self.shapes.get(name)
         return shape[axis] if shape and -len(shape) <= axis < len(shape) and shape[axis] > 0 else None
 
@@ -132,7 +123,7 @@ def _same(source: str, target: str) -> onnx.NodeProto:
 
 
 def _if(node: OnnxNode, known: _Known, prefix: str) -> Iterator[onnx.NodeProto]:
-    condition = known.constant(node.input(0))
+    condition = known.constants.get(node.input(0))
     if condition is None:
         raise Unsupported("its condition is computed", "export the model with the branch resolved")
     branch = node.attributes["then_branch" if condition.any() else "else_branch"]
@@ -173,8 +164,8 @@ def _steady(body: onnx.GraphProto) -> bool:
 
 
 def _loop(node: OnnxNode, known: _Known, prefix: str) -> Iterator[onnx.NodeProto]:
-    count = known.constant(node.input(0)) if node.input(0) else None
-    going = known.constant(node.input(1)) if node.input(1) else np.array(True)
+    count = known.constants.get(node.input(0)) if node.input(0) else None
+    going = known.constants.get(node.input(1)) if node.input(1) else np.array(True)
     body = node.attributes["body"]
     assert isinstance(body, onnx.GraphProto)
     remedy = "export the model with the loop unrolled"

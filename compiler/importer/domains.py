@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx
+
 DEFAULT = ("", "ai.onnx")
 OLDEST_OPSET = 9
 """Of the default domain; older ones are converted to it."""
@@ -15,6 +17,11 @@ QUANTIZERS: dict[str, tuple[str, ...]] = {
     "DequantizeLinear": DEFAULT,
     **{name: QONNX for name in ("Quant", "IntQuant", "FloatQuant", "BipolarQuant", "Trunc")},
 }
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of the default domain; 0 where the model does not say."""
+    return next((o.version for o in model.opset_import if o.domain in DEFAULT), 0)
 
 
 def known(op_type: str, domain: str) -> bool:

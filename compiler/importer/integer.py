@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sateen.compiler.importer.constants import Light
-from sateen.compiler.importer.domains import DEFAULT
+from sateen.compiler.importer.domains import opset_of
 from sateen.compiler.importer.integer_forms import (
     ACCUMULATORS,
     DYNAMIC,
@@ -33,6 +33,7 @@ from sateen.compiler.importer.integer_forms import (
     scale_of,
 )
 from sateen.compiler.importer.loading import graph_inputs
+from sateen.compiler.importer.nouns import free_name
 
 CODE_TYPES = frozenset(
     (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2)
@@ -102,7 +103,7 @@ class _Rewriter:
         self.dynamic: list[str] = []
         self.owner = ""
         self.constant_names = self._constants()
-        self.opset = next((o.version for o in self.model.opset_import if o.domain in DEFAULT), 0)
+        self.opset = opset_of(self.model)
 
     def run(self) -> Rewritten:
         constant = self.constant_names
@@ -377,9 +378,6 @@ class _Rewriter:
         return output
 
     def unique(self, name: str) -> str:
-        found, n = name, 1
-        while found in self.taken:
-            n += 1
-            found = f"{name}_{n}"
+        found = free_name(name, self.taken)
         self.taken.add(found)
         return found

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from sateen.compiler.importer import isolated
 from sateen.compiler.importer.constants import Light, as_inputs, lightened, sketch, without_inputs
 from sateen.compiler.importer.control import has_control, unrolled
-from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS
+from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, opset_of
 from sateen.compiler.importer.external import load_external
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.compiler.importer.rewrite import rewrite
@@ -121,11 +121,6 @@ def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
         if o.type.HasField("tensor_type"):
             o.type.tensor_type.shape.SetInParent()
     return copy
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Of the default domain; 0 where the model does not say."""
-    return next((o.version for o in model.opset_import if o.domain in DEFAULT), 0)
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:

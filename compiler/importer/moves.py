@@ -229,7 +229,8 @@ def _moved(walk: Walk, name: str, tensor: str, old: Shape, new: Shape, places: l
                 np.stack([ys, rows[0][ys] + dy, rows[1][ys] + dx]),
                 np.stack([xs, columns[0][xs], columns[1][xs]]),
             )
-        if len(sources) == 1 and (h, w) == old[:2] and _is_still(pieces, (h, w)):
+        still = all(p.source == p.target for p in pieces)
+        if len(sources) == 1 and (h, w) == old[:2] and still:
             done.append(sources[0])
             continue
         done.append(arrange(walk, f"{name}.move", sources, pieces, f"{tensor}.moved", (h, w, len(own))))
@@ -244,13 +245,3 @@ def _moved(walk: Walk, name: str, tensor: str, old: Shape, new: Shape, places: l
     ordered = walk.fresh(f"{tensor}.ordered")
     walk.emit(selection(f"{name}.order", out, ordered, order), new)
     return ordered
-
-
-def _is_still(pieces: Sequence[Piece], plane: tuple[int, int]) -> bool:
-    """Whether every pixel stays where it is."""
-    for p in pieces:
-        if any(
-            (a != b).any() for a, b in zip(p.source.pixels(p.counts), p.target.pixels(p.counts), strict=True)
-        ):
-            return False
-    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,15 @@ def axis_in(given: int, rank: int) -> int:
             f"axis {given} on {rank} dimensions", f"use {-rank} to {rank - 1}" if rank else "remove it"
         )
     return given % rank
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name` with the first number from 2 on that makes it new."""
+    n, found = 1, name
+    while found in taken:
+        n += 1
+        found = f"{name}_{n}"
+    return found
 
 
 class Undecided(Unsupported):

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from sateen.compiler.importer.host_inputs import way_to_quantizers
+from sateen.compiler.importer.nouns import free_name
 from sateen.compiler.importer.passes import drop_dead, is_affine
 from sateen.ir.graph import Conv, Graph, Node, Pool, Quantize
 
@@ -69,14 +70,6 @@ def _copied(graph: Graph, tensor: str, nodes: list[Node], shapes: dict[str, tupl
         at, replace(node.reading(names), name=free_name(node.name, {n.name for n in nodes}), output=name)
     )
     return name
-
-
-def free_name(name: str, taken: dict[str, tuple[int, int, int]] | set[str]) -> str:
-    """`name` with the first number from 2 on that makes it new."""
-    k = 2
-    while f"{name}_{k}" in taken:
-        k += 1
-    return f"{name}_{k}"
 
 
 def _apart(graph: Graph) -> Graph:

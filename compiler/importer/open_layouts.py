@@ -16,7 +16,7 @@ from sateen.compiler.importer.layout import (
     row_major,
     without_batch,
 )
-from sateen.compiler.importer.nouns import Undecided, Unsupported, Value, View
+from sateen.compiler.importer.nouns import Undecided, Unsupported, Value, View, free_name
 from sateen.ir.graph import Shape
 
 
@@ -36,12 +36,9 @@ class Layouts:
 
     def fresh(self, name: str) -> str:
         """`name`, or `name` with a number, so that no tensor is written twice."""
-        n, out = 1, name
-        while out in self.names:
-            n += 1
-            out = f"{name}_{n}"
-        self.names.add(out)
-        return out
+        found = free_name(name, self.names)
+        self.names.add(found)
+        return found
 
     def is_open(self, value: Value) -> bool:
         return value.tensor in self.open

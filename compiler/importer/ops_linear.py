@@ -10,7 +10,7 @@ import numpy as np
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
-from sateen.compiler.importer.moves import place_channels, rebuilt
+from sateen.compiler.importer.moves import place_channels, rebuilt, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import given_weights
 from sateen.compiler.importer.pointwise import raised
@@ -69,8 +69,7 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         ),
         shape,
     )  # fmt: skip
-    own = axis_dims(shape)
-    return [Value(out, (x.layout[0], own[2], *(own[a] for a in axes)))]
+    return [replaced(x, out, 1, axes, shape)]
 
 
 def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:

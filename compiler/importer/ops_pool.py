@@ -15,7 +15,7 @@ from sateen.compiler.importer.moves import place_channels, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.ops_select import select
-from sateen.compiler.importer.phases import SAME, Phase, borders, emit_phases
+from sateen.compiler.importer.phases import SAME, borders, depthwise_kernel, emit_phases
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
@@ -35,8 +35,7 @@ def pool(walk: Walk, node: OnnxNode, x: Value, kind: PoolKind, window: Window) -
         ),
         shape,
     )  # fmt: skip
-    own = axis_dims(shape)
-    return Value(out, (x.layout[0], own[2], *(own[a] for a in axes)))
+    return replaced(x, out, 1, axes, shape)
 
 
 def spatial_input(walk: Walk, node: OnnxNode) -> Value:
@@ -84,12 +83,17 @@ def uncounted(walk: Walk, node: OnnxNode, x: Value, window: Window) -> Value:
         weights = ((taps >= first) & (taps < end)).astype(np.float64)
         parts[axis] = borders(taps, weights / weights.sum(axis=1, keepdims=True), window.dilation[k])
 
-    def kernel(y: Phase, x: Phase) -> tuple[np.ndarray, int]:
-        return np.repeat(np.outer(y.weights, x.weights)[None, :, :, None], c, axis=0), c
-
     shape: Shape = (*pair(axes, window.out, 1), c)
     out = emit_phases(
-        walk, node.name, x.tensor, node.proto.output[0], shape, parts[0], parts[1], kernel, np.zeros(c)
+        walk,
+        node.name,
+        x.tensor,
+        node.proto.output[0],
+        shape,
+        parts[0],
+        parts[1],
+        depthwise_kernel(c),
+        np.zeros(c),
     )
     return replaced(x, out, 1, axes, shape)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, reshape
+from sateen.compiler.importer.layout import reshape
 from sateen.compiler.importer.moves import picked, place_channels, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import need
-from sateen.compiler.importer.phases import SAME, Phase, emit_phases, phases
+from sateen.compiler.importer.phases import SAME, Phase, depthwise_kernel, emit_phases, phases
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Shape
 
@@ -55,13 +55,10 @@ def resize(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     c = walk.hwc(x)[2]
     source, (before_y, before_x) = _edges(walk, node, x, row_at, column_at)
 
-    def kernel(y: Phase, x: Phase) -> tuple[np.ndarray, int]:
-        return np.repeat(np.outer(y.weights, x.weights)[None, :, :, None], c, axis=0), c
-
     shape: Shape = (plane[0], plane[1], c)
     out = emit_phases(
         walk, node.name, source, node.proto.output[0], shape, phases(row_at + before_y, row_weights),
-        phases(column_at + before_x, column_weights), kernel, np.zeros(c),
+        phases(column_at + before_x, column_weights), depthwise_kernel(c), np.zeros(c),
     )  # fmt: skip
     return [replaced(x, out, channel, axes, shape)]
 
@@ -247,8 +244,7 @@ def conv_transpose(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
     shape: Shape = (plane[0], plane[1], outputs)
     out = emit_phases(walk, node.name, x.tensor, node.proto.output[0], shape, taps[0], taps[1], kernel, bias)
-    own = axis_dims(shape)
-    return [Value(out, (x.layout[0], own[2], *(own[a] for a in axes)))]
+    return [replaced(x, out, 1, axes, shape)]
 
 
 def _transposed(kernel: int, stride: int, dilation: int, begin: int, out: int) -> list[Phase]:

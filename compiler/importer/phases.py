@@ -71,6 +71,15 @@ def emit_phases(
     return arrange(walk, f"{name}.interleave", parts, pieces, out, shape)
 
 
+def depthwise_kernel(channels: int) -> Callable[[Phase, Phase], tuple[np.ndarray, int]]:
+    """For `emit_phases`: each channel by itself, weighted by the product of a row's weight and a column's."""
+
+    def kernel(y: Phase, x: Phase) -> tuple[np.ndarray, int]:
+        return np.repeat(np.outer(y.weights, x.weights)[None, :, :, None], channels, axis=0), channels
+
+    return kernel
+
+
 def _lattice(phase: Phase, axis: int) -> np.ndarray:
     places = np.zeros((3, phase.count), np.int64)
     places[0] = phase.first + phase.period * np.arange(phase.count)

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sateen.compiler.importer.constants import Light
-from sateen.compiler.importer.domains import CHANNELS_LAST, GENERAL
+from sateen.compiler.importer.constants import Constants, Light
+from sateen.compiler.importer.domains import CHANNELS_LAST, GENERAL, opset_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 from sateen.compiler.importer.thresholds import steps_of
 from sateen.compiler.importer.versions import given_ranks, rank_of
@@ -24,25 +24,12 @@ class Rewriter:
     """The graph being rewritten: constants by name, and what rules add."""
 
     def __init__(self, light: Light) -> None:
-        self.light = light
-        self.opset = next((o.version for o in light.model.opset_import if not o.domain), 0)
+        self.opset = opset_of(light.model)
         self.ranks = given_ranks(light.model.graph)
         for node in light.model.graph.node:
             self.ranks.update(dict.fromkeys(node.output, rank_of(node, self.ranks, light.model.graph)))
         self.added: list[onnx.TensorProto] = []
-        self._constants = {t.name: t for t in light.model.graph.initializer}
-        for node in light.model.graph.node:
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        self._constants[node.output[0]] = attribute.t
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """The tensor's values; None if it is computed, or nothing."""
-        if name in self.light.arrays:
-            return self.light.arrays[name]
-        tensor = self._constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        self.constants = Constants(light.model.graph, light.arrays)
 
     def add(self, name: str, values: np.ndarray) -> str:
         """A constant of the graph; its name."""
@@ -119,7 +106,7 @@ def channels_last(_: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
 def channels_last_normalization(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
     """A factor and an offset for each of the last dimension, of any rank."""
     proto = node.proto
-    given = [rewriter.constant(i) for i in proto.input[1:5]]
+    given = [rewriter.constants.get(i) for i in proto.input[1:5]]
     if len(given) != 4 or any(g is None for g in given):
         raise Unsupported("its statistics are computed", "export the model for inference")
     scale, bias, mean, variance = (np.asarray(g, np.float64) for g in given)
@@ -136,7 +123,7 @@ def multi_threshold(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodePro
     Ref: qonnx.custom_op.general.multithreshold; Umuroglu et al., FINN, FPGA 2017.
     """
     proto = node.proto
-    thresholds = rewriter.constant(proto.input[1])
+    thresholds = rewriter.constants.get(proto.input[1])
     if thresholds is None or thresholds.ndim != 2:
         raise Unsupported("its thresholds are not a constant matrix", "export the model again")
     rank = rewriter.ranks.get(proto.input[0], 4)

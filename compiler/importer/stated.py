@@ -3,12 +3,10 @@ Expand that looks as if it did nothing, whether it fits its input or not."""
 
 from __future__ import annotations
 
-import onnx
-from onnx import numpy_helper
-
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.constants import Light
-from sateen.compiler.importer.loading import infer_shapes, opset_of
+from sateen.compiler.importer.constants import Constants, Light
+from sateen.compiler.importer.domains import opset_of
+from sateen.compiler.importer.loading import infer_shapes
 from sateen.compiler.importer.nouns import Finding, OnnxNode, Unsupported, axis_in
 
 MOVES = ("Transpose", "Pad", "Concat", "Expand")
@@ -21,7 +19,7 @@ def stated(light: Light, kept: set[str]) -> list[Finding]:
     """
     graph = light.model.graph
     opset = opset_of(light.model)
-    constants = _constants(graph)
+    constants = Constants(graph, light.arrays)
     used = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
     gone = [n for n in graph.node if n.op_type in MOVES and n.name not in kept]
     shapes = _shapes(light) if gone else {}
@@ -45,19 +43,7 @@ def _shapes(light: Light) -> dict[str, list[int]]:
     return {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    found = {t.name: t for t in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            value = next((a.t for a in node.attribute if a.name == "value"), None)
-            if value is not None:
-                found[node.output[0]] = value
-        elif node.op_type == "Identity" and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
-
-
-def _check_training(node: OnnxNode, constants: dict[str, onnx.TensorProto], used: set[str]) -> None:
+def _check_training(node: OnnxNode, constants: Constants, used: set[str]) -> None:
     remedy = "export the model for inference"
     extra = used.intersection(node.proto.output[1:]) - {""}
     if node.op_type == "BatchNormalization":
@@ -65,17 +51,18 @@ def _check_training(node: OnnxNode, constants: dict[str, onnx.TensorProto], used
             raise Unsupported("it is in training mode", remedy)
         return
     mode = node.input(2) if node.opset >= 12 else ""
-    if mode and mode not in constants:
+    training = constants.get(mode) if mode else None
+    if mode and training is None:
         raise Unsupported(f"its training_mode '{mode}' is computed", remedy)
-    if mode and numpy_helper.to_array(constants[mode]).any():
+    if training is not None and training.any():
         raise Unsupported("it is in training mode", remedy)
     if extra:
         raise Unsupported("its second output, the mask, is used", remedy)
 
 
-def _check_shape(node: OnnxNode, shape: list[int], constants: dict[str, onnx.TensorProto]) -> None:
+def _check_shape(node: OnnxNode, shape: list[int], constants: Constants) -> None:
     rank = len(shape)
-    operand = numpy_helper.to_array(constants[node.input(1)]) if node.input(1) in constants else None
+    operand = constants.get(node.input(1))
     if node.op_type == "Concat":
         axis_in(node.integer("axis", 1), rank)
     elif node.op_type == "Transpose":

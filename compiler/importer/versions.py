@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sateen.compiler.importer.domains import DEFAULT, OLDEST_OPSET
+from sateen.compiler.importer.domains import DEFAULT, OLDEST_OPSET, opset_of
 
 _BROADCASTING = ["Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Greater", "Less", "Equal", "PRelu"]
 _WITHOUT_MEANING = ("consumed_inputs", "is_test", "spatial", "output_sequence", "broadcast", "axis")
@@ -23,8 +23,8 @@ _TO_ITEM = {"Reshape": "shape", "Upsample": "scales"}
 
 def modernized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model itself if its operators are of set 9 or newer, else a copy in those of set 9."""
-    versions = [o.version for o in model.opset_import if o.domain in DEFAULT]
-    if not versions or versions[0] >= OLDEST_OPSET:
+    opset = opset_of(model)
+    if not opset or opset >= OLDEST_OPSET:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -32,7 +32,7 @@ def modernized(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
         if node.domain in DEFAULT:
-            nodes.extend(_before(node, ranks, copy.graph, versions[0]))
+            nodes.extend(_before(node, ranks, copy.graph, opset))
         nodes.append(node)
         ranks.update(dict.fromkeys(node.output, rank_of(node, ranks, copy.graph)))
     del copy.graph.node[:]

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sateen.compiler.functions import X
 from sateen.compiler.importer.constants import Light, array_of, type_name
-from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known
+from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known, opset_of
 from sateen.compiler.importer.integer_forms import MICROSOFT, MOVES
 from sateen.compiler.importer.integer_forms import REFUSED as REFUSED_INTEGER
 from sateen.compiler.importer.layout import (
@@ -24,7 +24,7 @@ from sateen.compiler.importer.layout import (
     batch_dim,
     row_major,
 )
-from sateen.compiler.importer.loading import graph_inputs, infer_shapes, opset_of
+from sateen.compiler.importer.loading import graph_inputs, infer_shapes
 from sateen.compiler.importer.nouns import (
     FLOAT_TYPES,
     NOT_CHECKED,

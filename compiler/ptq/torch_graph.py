@@ -124,10 +124,8 @@ def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
     n, c = parts[0].shape[:2]
     out = parts[0].new_zeros((n, c, *plane_of(node.pieces)))
     for p in node.pieces:
-        y, x = (torch.from_numpy(np.broadcast_to(v, p.counts).copy()) for v in p.source.pixels(p.counts))
-        to_y, to_x = (
-            torch.from_numpy(np.broadcast_to(v, p.counts).copy()) for v in p.target.pixels(p.counts)
-        )
+        y, x = map(torch.from_numpy, p.source.pixels(p.counts))
+        to_y, to_x = map(torch.from_numpy, p.target.pixels(p.counts))
         out[:, :, to_y, to_x] = parts[p.part][:, :, y, x]
     return out
 

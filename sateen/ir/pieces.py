@@ -37,12 +37,19 @@ class Lattice:
 
     def rows(self, counts: Pair) -> tuple[int, int]:
         """The rows [low, high) that its pixels lie in."""
-        at = [
-            self.origin[0] + i * self.outer[0] + j * self.inner[0]
+        return self._span(0, counts)
+
+    def columns(self, counts: Pair) -> tuple[int, int]:
+        """The columns [low, high) that its pixels lie in."""
+        return self._span(1, counts)
+
+    def _span(self, axis: int, counts: Pair) -> tuple[int, int]:
+        ends = [
+            self.origin[axis] + i * self.outer[axis] + j * self.inner[axis]
             for i in (0, counts[0] - 1)
             for j in (0, counts[1] - 1)
         ]
-        return min(at), max(at) + 1
+        return min(ends), max(ends) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,7 @@ def moved(parts: list[np.ndarray], pieces: tuple[Piece, ...]) -> np.ndarray:
 
 def plane_of(pieces: tuple[Piece, ...]) -> Pair:
     """Rows and columns of the smallest target that holds them."""
-    pixels = [p.target.pixels(p.counts) for p in pieces]
-    return max(int(r.max()) for r, _ in pixels) + 1, max(int(c.max()) for _, c in pixels) + 1
+    return max(p.target.rows(p.counts)[1] for p in pieces), max(p.target.columns(p.counts)[1] for p in pieces)
 
 
 def covered(pieces: tuple[Piece, ...], plane: Pair) -> bool:

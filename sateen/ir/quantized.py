@@ -193,14 +193,11 @@ class MaxPool(_Copying):
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class Concat(_Copying):
-    """Along channels. All parts and the output have the same Quant."""
+class _Joining(_Copying):
+    """A copy of the pixels of `parts`, each as it is."""
 
-    name: str
+    __slots__ = ()
     parts: tuple[str, ...]
-    output: str
-    source: tuple[str, ...] = ()
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -209,6 +206,16 @@ class Concat(_Copying):
     @property
     def window(self) -> Window:
         return Window()
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(_Joining):
+    """Along channels. All parts and the output have the same Quant."""
+
+    name: str
+    parts: tuple[str, ...]
+    output: str
+    source: tuple[str, ...] = ()
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
         h, w, _ = shapes[self.parts[0]]
@@ -219,7 +226,7 @@ class Concat(_Copying):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrange(_Copying):
+class Arrange(_Joining):
     """Pixels put elsewhere, see `ir.graph.Arrange`. All parts and the output have the same Quant."""
 
     name: str
@@ -227,14 +234,6 @@ class Arrange(_Copying):
     pieces: tuple[Piece, ...]
     output: str
     source: tuple[str, ...] = ()
-
-    @property
-    def operands(self) -> tuple[Operand, ...]:
-        return self.parts
-
-    @property
-    def window(self) -> Window:
-        return Window()
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
         return (*plane_of(self.pieces), shapes[self.parts[0]][2])

@@ -194,8 +194,8 @@ def _pieces(graph: QuantizedGraph, op: Arrange) -> str | None:
         return f"{moved} pixels for {plane[0]} x {plane[1]}"
     for p in op.pieces:
         height, width, _ = shapes[p.part]
-        rows, columns = p.source.pixels(p.counts)
-        if not (rows.min() >= 0 and rows.max() < height and columns.min() >= 0 and columns.max() < width):
+        (top, bottom), (left, right) = p.source.rows(p.counts), p.source.columns(p.counts)
+        if min(top, left) < 0 or bottom > height or right > width:
             return f"pixels outside of '{op.parts[p.part]}', which is {height} x {width}"
     return None if covered(op.pieces, plane) else f"others than each of the {plane[0]} x {plane[1]}"
 
