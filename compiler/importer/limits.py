@@ -14,7 +14,7 @@ ONE_TENSOR = "between functions of one tensor"
 NO_INDICES = "without Indices"
 COORDINATES = "nearest, linear and cubic, without antialias"
 LAST = "as the last node"
-CONSTANT_INDICES = "constant indices"
+ONE_DIMENSION = "constant indices in one dimension"
 NO_EFFECT = "without effect"
 TO_FLOAT = "to floating point"
 WHOLE_DIMENSIONS = "whole dimensions split or merged"
@@ -41,10 +41,9 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
     "AveragePool": (ONE_OR_TWO_D,),
     "Resize": (COORDINATES,),
-    "Upsample": (COORDINATES,),
     "ConvTranspose": (ONE_OR_TWO_D,),
     **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
-    "Gather": (CONSTANT_INDICES,),
+    "Gather": (ONE_DIMENSION,),
     "Expand": (NO_EFFECT,),
     "Cast": (TO_FLOAT,),
     "CastLike": (TO_FLOAT,),

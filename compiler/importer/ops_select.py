@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sateen.compiler.importer import limits
 from sateen.compiler.importer.layout import axis_dims, dim_size, remap
 from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
@@ -108,7 +109,11 @@ def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         )
     if array is None or array.ndim > 1 or not indices:
         shape = None if array is None else array.shape
-        raise Unsupported(f"its indices have shape {shape}", "give constant indices in one dimension, or one")
+        raise Unsupported(
+            f"its indices have shape {shape}",
+            "give constant indices in one dimension, or one",
+            limits.ONE_DIMENSION,
+        )
     y = select(walk, node, x, axis, np.array([i % size for i in indices]), node.proto.output[0])
     layout = y.layout if array.ndim else y.layout[:axis] + y.layout[axis + 1 :]
     return [Value(y.tensor, layout)]

@@ -58,6 +58,17 @@ def where_of_two(net):
     return net("Where", net("Greater", a, net.constant(np.float32(0))), a, b)
 
 
+def resized(op):
+    """By a window that grows with the reduction."""
+    return lambda net: net(
+        op, image(net)[0], "", net.constant(np.float32([1, 1, 0.5, 0.5])), mode="linear", antialias=1
+    )
+
+
+def transposed_conv_of_a_solid(net):
+    return net("ConvTranspose", net.input(1, 4, 6, 6, 6), net.random(4, 4, 1, 1, 1))
+
+
 def expand(net):
     return net("Expand", net("GlobalAveragePool", image(net)[0]), net.constant([1, 4, 6, 6]))
 
@@ -115,11 +126,10 @@ CASES = {
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,
     ("AveragePool", limits.ONE_OR_TWO_D): solid("AveragePool", kernel_shape=[2, 2, 2]),
-    ("AveragePool", limits.COUNTED_PADDING): one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-    ("AveragePool", limits.NO_CEIL): one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
-    ("Pad", limits.ZEROS): one("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"),
     **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax")},
-    ("Gather", limits.EVEN): one("Gather", np.array([0, 3, 1]), axis=2),
+    ("Resize", limits.COORDINATES): resized("Resize"),
+    ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
+    ("Gather", limits.ONE_DIMENSION): one("Gather", np.array([[0, 3], [1, 2]]), axis=2),
     ("Expand", limits.NO_EFFECT): expand,
     ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
     ("CastLike", limits.TO_FLOAT): cast_like,
