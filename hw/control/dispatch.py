@@ -12,9 +12,9 @@ from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Unit, instructions_of
 
 
-def instruction_bits(unit: Unit) -> int:
+def instruction_bits(unit: Unit, config: AcceleratorConfig) -> int:
     """Bits of an instruction that reach `unit`: its longest layout."""
-    return max(layout.bits for layout in instructions_of(unit))
+    return max(layout.bits for layout in instructions_of(unit, config))
 
 
 def instruction_beats(config: AcceleratorConfig) -> int:
@@ -70,6 +70,7 @@ class Dispatcher(wiring.Component):
     """
 
     def __init__(self, *, config: AcceleratorConfig):
+        self.config = config
         self.beats = instruction_beats(config)
         self.bus_bits = config.bus_bits
         self.depth = 2 * isa.CHUNK * self.beats
@@ -148,7 +149,7 @@ class Dispatcher(wiring.Component):
         write, read = kinds.write_port(), kinds.read_port()
         with m.Switch(header.opcode):
             for unit in Unit:
-                for layout in instructions_of(unit):
+                for layout in instructions_of(unit, self.config):
                     with m.Case(layout.opcode):
                         m.d.comb += write.data.eq(1 << unit)
             with m.Case(Opcode.END):
@@ -193,7 +194,7 @@ class Sequencer(wiring.Component):
         self.beats = instruction_beats(config)
         self.bus_bits = config.bus_bits
         self.depth = config.queue_depth
-        self.width = instruction_bits(unit)
+        self.width = instruction_bits(unit, config)
         self.config = config
         super().__init__(
             {

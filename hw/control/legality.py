@@ -13,7 +13,7 @@ from sateen.machine.isa import Layout, Unit, instructions_of
 
 def is_illegal(unit: Unit, instruction: Value, config: AcceleratorConfig) -> Value:
     """A `checked` field is 0 or names what the machine lacks, or one that has a bound in the machine is not `below`."""
-    layouts = instructions_of(unit)
+    layouts = instructions_of(unit, config)
     found: list[Value] = []
     for layout in layouts:
         view = data.View(isa.LAYOUT[layout.opcode], instruction[: layout.bits])
@@ -41,7 +41,7 @@ def _wrong(layout: Layout, view: data.View, config: AcceleratorConfig) -> list[V
 
 def counted(unit: Unit, instruction: Value, config: AcceleratorConfig) -> Value:
     """The instruction without the bits of its `checked` counts that the machine does not count with."""
-    layouts = instructions_of(unit)
+    layouts = instructions_of(unit, config)
     for layout in layouts:
         for f in layout.fields:
             if f.checked and f.counted:

@@ -266,8 +266,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     t.add(ff=pairs * (c.token_bits + 3) + 2 * ceil_log2(2 * depth) + (beats if beats > 1 else 0))
     t.ff["one"] = 1
     for unit in Unit:
-        kept = min(beats, -(-instruction_bits(unit) // c.bus_bits))
-        beat = min(c.bus_bits, instruction_bits(unit))
+        kept = min(beats, -(-instruction_bits(unit, c) // c.bus_bits))
+        beat = min(c.bus_bits, instruction_bits(unit, c))
         used = instruction_mask(unit, c) | TOKEN_MASKS
         found = t.technology.memory(kept * beat, c.queue_depth, slices=kept, synchronous=False)
         if found.kind == "lut":  # a cell is left out if nothing uses its bits

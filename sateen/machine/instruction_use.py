@@ -11,7 +11,7 @@ TOKEN_MASKS = (1 << HEADER[1].bits + HEADER[2].bits) - 1 << HEADER[0].bits
 
 def instruction_mask(unit: Unit, c: AcceleratorConfig) -> int:
     """The bits of a unit's instructions that reach something in the machine, the masks of tokens left out."""
-    layouts = instructions_of(unit)
+    layouts = instructions_of(unit, c)
     found = 0
     for layout in layouts:
         found |= _mask(layout, c, opcode=len(layouts) > 1)

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sateen.machine.config import AcceleratorConfig
 
 INSTRUCTION_BITS = 512
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
@@ -106,6 +110,8 @@ class Layout:
     opcode: Opcode
     unit: Unit | None
     fields: tuple[Field, ...] = ()
+    only: str = ""
+    """Property of the configuration without which the machine does not know the opcode."""
 
     @property
     def all_fields(self) -> tuple[Field, ...]:
@@ -280,8 +286,10 @@ EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not Non
 """All but END, which the dispatcher keeps."""
 
 
-def instructions_of(unit: Unit) -> tuple[Layout, ...]:
-    return tuple(layout for layout in EXECUTED if layout.unit is unit)
+def instructions_of(unit: Unit, config: AcceleratorConfig) -> tuple[Layout, ...]:
+    """Those that the machine has."""
+    mine = (layout for layout in EXECUTED if layout.unit is unit)
+    return tuple(layout for layout in mine if not layout.only or getattr(config, layout.only))
 
 
 def bits_of(field: str, opcode: Opcode = Opcode.MATRIX) -> int:

@@ -79,6 +79,8 @@ class Setting:
     reads: Callable[[Any], object] | None
     """Reads what the value names; raises FormatError where it names nothing."""
     listed: Callable[[], Sequence[Any]] | None
+    optional: bool = False
+    """A part that a machine may have: at the default it is as if there were no such field."""
 
     def values(self) -> Sequence[Any]:
         """Every value that some legal machine has. ValueError for a field with too many, such as the name."""
@@ -100,12 +102,13 @@ def setting(
     *limits: Limit,
     reads: Callable[[Any], object] | None = None,
     values: Callable[[], Sequence[Any]] | None = None,
+    optional: bool = False,
 ) -> Any:
     """A field of a frozen dataclass, as `Setting` describes it.
 
     `values` lists those that some legal machine has, where rules leave fewer than the limits do or limits list none.
     """
-    return dataclasses.field(default=default, metadata={_KEY: (about, limits, reads, values)})
+    return dataclasses.field(default=default, metadata={_KEY: (about, limits, reads, values, optional)})
 
 
 def settings_of(part: type) -> Iterator[Setting]:
