@@ -8,7 +8,7 @@ import numpy as np
 
 from sateen.compiler import conv
 from sateen.ir.graph import Conv
-from sateen.ir.quantized import Linear, QuantizedGraph
+from sateen.ir.quantized import Factor, Linear, QuantizedGraph
 from sateen.sim import finish_outputs, quantize_inputs
 
 
@@ -33,6 +33,9 @@ def _real(qgraph: QuantizedGraph, name: str, codes: np.ndarray, zero: int = 0) -
 def _linear(qgraph: QuantizedGraph, op: Linear, tensors: dict[str, np.ndarray]) -> np.ndarray:
     source, target = qgraph.tensors[op.input].quant, op.requantized
     unit = op.multiplier * np.exp2(-op.shift.astype(float)) * target.scale * 2.0**target.format.lsb_exponent
+    if isinstance(op.residual, Factor):
+        other = qgraph.tensors[op.residual.input].quant
+        unit = unit / (other.scale * 2.0**other.format.lsb_exponent)
     if op.raw:
         unit = op.raw_scale
     to_unit = op.weight.format.lsb_exponent + source.format.lsb_exponent
@@ -48,7 +51,8 @@ def _linear(qgraph: QuantizedGraph, op: Linear, tensors: dict[str, np.ndarray]) 
         return t / unit  # which `finish_outputs` multiplies by
     if op.residual:
         other = qgraph.tensors[op.residual.input].quant
-        t += _real(qgraph, op.residual.input, tensors[op.residual.input], other.zero_after)
+        r = _real(qgraph, op.residual.input, tensors[op.residual.input], other.zero_after)
+        t = t * r if isinstance(op.residual, Factor) else t + r
     codes = replace(target, zero_point=target.zero_after).quantize(t)
     codes = target.format.from_fixed(np.clip(target.format.fixed(codes), op.low, op.high))
     return codes if op.table is None else op.table[codes]

@@ -15,7 +15,7 @@ import numpy as np
 
 from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool, PoolKind, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Mul, Node, Pool, PoolKind, Quantize
 from sateen.ir.pieces import moved
 
 COLUMN_BYTES = 1 << 27
@@ -89,6 +89,7 @@ POOLS: dict[PoolKind, tuple[float, np.ufunc, Callable[[np.ndarray, int], np.ndar
 FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Conv: lambda node, x: conv(node, x[0]),
     Add: lambda node, x: x[0] + x[1],
+    Mul: lambda node, x: x[0] * x[1],
     Activation: lambda node, x: evaluate(node, x[0]),
     Pool: lambda node, x: pool(node, x[0]),
     Concat: lambda node, x: np.concatenate(x, axis=3),

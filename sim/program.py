@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sateen.errors import BuildError
-from sateen.formats.requantize import requantize
+from sateen.formats.requantize import requantize, times
 from sateen.hw.memory.load import word_bytes
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -219,6 +219,9 @@ class Interpreter:
             if i.residual:
                 address = i.residual_base + oy * i.residual_step_y + ox * i.residual_step_x
                 residual = self.act_fixed[self.act[:, address.ravel() % c.act_depth, part]] - i.residual_zero
+            if i.residual and c.product and not i.residual_multiplier:
+                acc = times(acc, residual)
+            elif i.residual:
                 # Padding channels may hold a shift below the residual's; their result is never used.
                 up = np.maximum(shift - i.residual_shift, 0)
                 exact = np.array([i.residual_multiplier << int(u) for u in up], object)

@@ -281,6 +281,8 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
     for name, built in (("residual", c.residual), ("table", c.table)):
         if getattr(i, name) and not built:
             yield f"uses a {name}, which the machine lacks"
+    if i.residual and not i.residual_multiplier and not c.product:
+        yield "multiplies by its residual, and the machine is not built for that"
 
 
 BOUNDED: dict[Opcode, Check] = {

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sateen.formats import Format
-from sateen.formats.requantize import requantize
-from sateen.ir.quantized import Linear
+from sateen.formats.requantize import requantize, times
+from sateen.ir.quantized import Factor, Linear, Residual
 from sateen.sim.integer import FLOAT64_EXACT, INT64_EXACT
 
 _TABLE_RANGE = 1 << 18
@@ -22,7 +22,7 @@ _TABLE_RANGE = 1 << 18
 
 
 class Requantizer:
-    """Accumulators of a Linear to codes. `bound` is for |acc|, `residual_bound` for |fixed(r) - zero|."""
+    """Accumulators of a Linear to codes. `bound` is for |acc|, `residual_bound` for |fixed(r) - zero_point|."""
 
     def __init__(self, op: Linear, bound: int, residual_bound: int = 0) -> None:
         self.op = op
@@ -31,8 +31,9 @@ class Requantizer:
         m, s = op.multiplier.astype(object), op.shift.astype(object)
         with_bias = bound + max((abs(int(b)) for b in bias), default=0)
         self.accumulator_exact = with_bias
-        terms = with_bias * int(m.max())
-        if op.residual:
+        self.factor = isinstance(op.residual, Factor)
+        terms = with_bias * int(m.max()) * (residual_bound if self.factor else 1)
+        if isinstance(op.residual, Residual):
             self._addend = op.residual.multiplier << (s - op.residual.shift)
             terms += residual_bound * int(self._addend.max())
         self._path = "exact"
@@ -42,7 +43,7 @@ class Requantizer:
                 self._path = "float"
                 self._scale = op.multiplier * np.ldexp(1.0, 1 - op.shift)  # of 2t
                 self._offset = op.bias.astype(np.float64) * self._scale
-                if op.residual:
+                if isinstance(op.residual, Residual):
                     self._residual_scale = op.residual.multiplier * 2.0 ** (1 - op.residual.shift)
             elif terms < INT64_EXACT // 4:
                 self._path = "int"
@@ -62,17 +63,20 @@ class Requantizer:
         return acc.astype(np.int64) + self.op.bias.astype(np.int64)
 
     def __call__(self, acc: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
-        """Codes (N, OH, OW, O) of the op's output; residual: fixed(r) - zero_point of the same shape."""
+        """Codes (N, OH, OW, O) of the op's output; residual: fixed(r) - zero_point, which broadcasts to that shape."""
         if self._path == "float":
             return self._float(acc, residual)
         if self._path == "int":
             return self._int(acc, residual)
         op = self.op
         addend: Any = 0
-        if residual is not None:
+        total = self.with_bias(acc)
+        if residual is not None and self.factor:
+            total = times(total, residual)
+        elif residual is not None:
             addend = residual.astype(object) * self._addend
         codes = requantize(
-            self.with_bias(acc),
+            total,
             op.multiplier,
             op.shift,
             op.requantized.format,
@@ -87,7 +91,9 @@ class Requantizer:
         # Every number is a multiple of 2**-shift and below 2**(53-shift): products and sums are exact.
         t2 = acc * self._scale
         t2 += self._offset
-        if residual is not None:
+        if residual is not None and self.factor:
+            t2 *= residual
+        elif residual is not None:
             t2 += residual * self._residual_scale
         np.clip(t2, self._first / 2, self._last / 2, out=t2)
         j = np.floor(t2)
@@ -98,7 +104,9 @@ class Requantizer:
 
     def _int(self, acc: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
         p = self.with_bias(acc) * self.op.multiplier
-        if residual is not None:
+        if residual is not None and self.factor:
+            p *= residual
+        elif residual is not None:
             p += residual * self._addend.astype(np.int64)
         shift = self.op.shift - 1
         right = np.clip(shift, 0, 62)  # |p| < 2**62: further shifts change neither floor nor stickiness

@@ -24,7 +24,7 @@ from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
-from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, Quant, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Factor, Linear, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
 _LOOKUP_RANGE = 1 << 16
@@ -273,7 +273,8 @@ class Exporter:
         plain = is_identity(op, source) and not any(folded_zero_points(op, self.qgraph))
         y = self._operand(op.input) if plain else self._conv(op)
         if op.residual:
-            y = w.node("Add", [y, self._operand(op.residual.input)], f"{op.name}_sum", w.shape(y))
+            kind, what = ("Mul", "product") if isinstance(op.residual, Factor) else ("Add", "sum")
+            y = w.node(kind, [y, self._operand(op.residual.input)], f"{op.name}_{what}", w.shape(y))
         if op.raw:
             return y
         y = self._clamp(op, y)

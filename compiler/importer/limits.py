@@ -9,7 +9,6 @@ ONE_OR_TWO_D = "1-D and 2-D"
 CONSTANT = "one operand constant"
 CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
 NUMBER = "a constant operand is one number"
-EQUAL_SHAPES = "computed operands of equal shapes"
 ONE_TENSOR = "between functions of one tensor"
 NO_INDICES = "without Indices"
 COORDINATES = "nearest, linear and cubic, without antialias"
@@ -31,10 +30,6 @@ _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "An
 LIMITS: dict[str, tuple[str, ...]] = {
     "Conv": (ONE_OR_TWO_D,),
     "MatMul": (CONSTANT,),
-    "Add": (EQUAL_SHAPES,),
-    "Sum": (EQUAL_SHAPES,),
-    "Sub": (EQUAL_SHAPES,),
-    "Mul": (CONSTANT_OR_SAME,),
     "Div": (CONSTANT_OR_SAME,),
     **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Max", "Min", *_COMPARISONS)},
     "Where": (ONE_TENSOR,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -9,13 +10,12 @@ import numpy as np
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.layout import axis_dims
-from sateen.compiler.importer.moves import rebuilt, roles_of
+from sateen.compiler.importer.broadcast import open_result, together
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import aligned, raised
 from sateen.compiler.importer.walk import Handler, Walk
-from sateen.ir.graph import Activation, Add, Expression
+from sateen.ir.graph import Activation, Add, Expression, Mul, Node
 
 Parameters = tuple[tuple[str, float], ...]
 
@@ -109,42 +109,32 @@ def add(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 
 def add_two(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
+    return combined(walk, node, "add", Add, a, b)
+
+
+def combined(
+    walk: Walk,
+    node: OnnxNode,
+    function: str,
+    make: Callable[..., Node],
+    a: Value,
+    b: Value,
+    *,
+    spread: bool = False,
+) -> Value:
+    """One table where both are functions of one tensor, else what `make` makes of names and tensors."""
     a, b = raised(a, b.rank), raised(b, a.rank)
-    same_function = compose(walk, node, "add", a, b)
+    same_function = compose(walk, node, function, a, b)
     if same_function is not None:
         return same_function
-    a, b = same_layout(walk, node, a, b)
-    if walk.is_open(a) or walk.is_open(b):
-        walk.unsure = True
-        return a if walk.is_open(a) else b
+    placed = together(walk, node, a, b, spread=spread)
+    if placed is None:
+        return open_result(walk, node.proto.output[0], a, b)
+    a, b = placed
+    whole = max(a, b, key=lambda v: math.prod(walk.hwc(v)))
     out = walk.fresh(node.proto.output[0])
-    walk.emit(Add(node.name, a.tensor, b.tensor, out), walk.hwc(a))
-    return Value(out, a.layout)
-
-
-def same_layout(walk: Walk, node: OnnxNode, a: Value, b: Value) -> tuple[Value, Value]:
-    """Equal positions of a and b at equal positions of their IR tensors: moved there where they are not.
-
-    Raises Unsupported for other shapes, and what cannot be moved.
-    """
-    if a.shape != b.shape:
-        raise Unsupported(
-            f"it combines computed tensors of shapes {a.shape} and {b.shape}",
-            "only equal shapes are supported: broadcasting works with constants alone",
-            limits.EQUAL_SHAPES,
-        )
-    if walk.is_open(a) and walk.is_open(b):
-        walk.links.append((a.tensor, b.tensor))
-    elif walk.is_open(a) or walk.is_open(b):
-        loose, firm = (a, b) if walk.is_open(a) else (b, a)
-        own = axis_dims(walk.hwc(firm))
-        if all(d in own for d in firm.layout[1:] if d):
-            h, w, c = (loose.layout[firm.layout.index(d)] if d else () for d in own)
-            walk.decide(loose, (h, w), c, strength=2)
-    elif a.layout != b.layout or walk.hwc(a) != walk.hwc(b):
-        roles = roles_of(walk, a)
-        a, b = (rebuilt(walk, f"{node.name}.operand{k}", v, roles) for k, v in enumerate((a, b)))
-    return a, b
+    walk.emit(make(node.name, a.tensor, b.tensor, out), walk.hwc(whole))
+    return Value(out, whole.layout)
 
 
 def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value | None:
@@ -247,16 +237,18 @@ def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value:
     a, b = raised(a, b.rank), raised(b, a.rank)
-    together = compose(walk, node, function, a, b)
-    if together is not None:
-        return together
-    if function == "sub":
-        return add_two(walk, node, a, affine(walk, node, b, -1.0, 0.0))
+    found = compose(walk, node, function, a, b)
+    if found is not None:
+        return found
+    match function:
+        case "sub":
+            return add_two(walk, node, a, affine(walk, node, b, -1.0, 0.0))
+        case "mul":
+            return combined(walk, node, "mul", Mul, a, b)
     if walk.is_open(a) or walk.is_open(b):
         raise Undecided("whether both are functions of one tensor is not known", "")
     raise Unsupported(
-        f"it combines two computed tensors of shapes {a.shape} and {b.shape} (gating and attention are not "
-        f"supported yet)",
-        "only Add and Sub take two computed tensors, unless both are functions of the same one",
+        f"it combines two computed tensors of shapes {a.shape} and {b.shape}",
+        "only Add, Sub and Mul take two computed tensors, unless both are functions of the same one",
         limits.CONSTANT_OR_SAME,
     )

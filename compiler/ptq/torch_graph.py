@@ -12,7 +12,19 @@ from torch.nn import functional as F
 
 from sateen.compiler.functions import as_expression, evaluate
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Node, Pool, PoolKind, Quantize
+from sateen.ir.graph import (
+    Activation,
+    Add,
+    Arrange,
+    Concat,
+    Conv,
+    Expression,
+    Mul,
+    Node,
+    Pool,
+    PoolKind,
+    Quantize,
+)
 from sateen.ir.pieces import plane_of
 
 
@@ -133,6 +145,7 @@ def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
 TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
     Add: lambda node, x: x[0] + x[1],
+    Mul: lambda node, x: x[0] * x[1],
     Activation: _activation,
     Pool: lambda node, x: POOLS[node.kind](node, x[0]),
     Concat: lambda node, x: torch.cat(x, dim=1),

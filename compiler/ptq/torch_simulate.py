@@ -94,7 +94,9 @@ def constants(start: Mapping[str, Rounded], fmt: Format, folded: Folded) -> dict
 def folded_zeros(network: FusedGraph) -> Folded:
     found = {}
     for layer in network.layers:
-        if isinstance(layer.main, Conv):
+        if isinstance(layer.main, Conv) and layer.product:
+            found[layer.main.name] = ()
+        elif isinstance(layer.main, Conv):
             residual = ((layer.residual, -1),) if layer.residual else ()
             found[layer.main.name] = ((layer.requantized, 1), *residual)
     return found

@@ -94,6 +94,11 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
         )
     if unknown and given:
         _logger.warning("calibrated, as the model does not quantize them: %s", ", ".join(unknown))
+    # products add nothing to minifloats before they are rounded
+    products = [
+        n for n in network.layers if n.product and n.residual and not options.activation_format.uniform
+    ]
+    centered = {shared[t] for n in products for t in (n.requantized, n.residual) if t}
     quants = kept | {
         group: activation_quant(
             _observed(statistics, members),
@@ -101,6 +106,7 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
             method=options.scale_method,
             power_of_two=options.power_of_two,
             function=functions.get(group) if group not in stored and options.scale_method == "mse" else None,
+            centered=group in centered,
         )
         for group, members in groups.items()
         if group not in kept and statistics is not None

@@ -19,7 +19,7 @@ from sateen.compiler.functions import X, as_expression, substitute
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
 from sateen.compiler.quantize.scales import Observed, activation_quant, weight_scales
 from sateen.formats import Format
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Graph, InputOp, Node
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Graph, InputOp, Mul, Node
 
 FAR_APART = 8
 """Times that the largest branch reaches further than one that is worth scaling, or a warning."""
@@ -86,6 +86,9 @@ def split_branches(graph: Graph) -> Branches:
             case Add():
                 join((int(a), int(b)) for a, b in zip(*given, strict=True))
                 of[node.output] = given[0]
+            case Mul():
+                of[node.output] = new(node.output)
+                fixed |= {int(b) for t in (*given, of[node.output]) for b in t}
             case Arrange():
                 for other in given[1:]:
                     join((int(a), int(b)) for a, b in zip(given[0], other, strict=True))

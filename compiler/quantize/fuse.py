@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Mul, Node, Pool
 
 
 def fuse(graph: Graph) -> FusedGraph:
@@ -34,27 +34,28 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
         return found[0] if len(found) == 1 and tensor not in results else None
 
     nodes: list[FusedNode] = []
-    waiting: dict[str, FusedLayer] = {}  # output -> a layer that its Add may take over
+    waiting: dict[str, FusedLayer] = {}  # output -> a layer that its Add or Mul may take over
     for node in graph.nodes:
         match node:
             case Conv() | Pool(kind="average"):
                 new = FusedLayer(node.name, node, node.input, node.output, source=(node.name,))
                 # what the file rounds before the Add is a tensor of its own
-                if isinstance(sole_reader(node.output), Add) and node.output not in graph.quantizers:
+                if isinstance(sole_reader(node.output), Add | Mul) and node.output not in graph.quantizers:
                     waiting[node.output] = new
-            case Add(input_a=a, input_b=b):
+            case Add(input_a=a, input_b=b) | Mul(input_a=a, input_b=b):
                 # the side that was written later is fused: the other is there already when it runs
                 later = a if _position(nodes, a) > _position(nodes, b) else b
-                main = later if later in waiting else a if a in waiting else b
+                sides = dict.fromkeys((later, a, b))
+                whole = [t for t in sides if graph.shapes[t] == graph.shapes[node.output]]
+                main = next((t for t in whole if t in waiting), a if a in whole else b)
+                other, product = b if main == a else a, isinstance(node, Mul)
                 if main in waiting and a != b:
                     taken = waiting.pop(main)
                     nodes.remove(taken)
-                    other = b if main == a else a
-                    new = replace(
-                        taken, output=node.output, residual=other, source=(*taken.source, node.name)
-                    )
+                    source = (*taken.source, node.name)
                 else:
-                    new = FusedLayer(node.name, None, a, node.output, residual=b, source=(node.name,))
+                    taken, source = FusedLayer(node.name, None, main, main), (node.name,)
+                new = replace(taken, output=node.output, residual=other, product=product, source=source)
             case Activation():
                 taken_by = next(
                     (n for n in nodes if isinstance(n, FusedLayer) and n.output == node.input), None

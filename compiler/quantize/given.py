@@ -15,7 +15,7 @@ from sateen.compiler.functions import as_expression, substitute
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer
 from sateen.formats.base import MAX_BITS
-from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Node, Pool
+from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Mul, Node, Pool
 from sateen.ir.quant import Quantizer
 
 # -- formats -----------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def conform(graph: Graph, fmt: Format) -> Graph:
     for node in graph.nodes:
         node, clip = node.reading(names), clips.get(node.output)
         pools = isinstance(node, Pool) and node.kind == "max"  # which saturate no value
-        if clip is None or pools or not isinstance(node, Conv | Add | Pool | Activation):
+        if clip is None or pools or not isinstance(node, Conv | Add | Mul | Pool | Activation):
             nodes.append(node)
         elif isinstance(node, Activation):
             nodes.append(_limited(node, clip))

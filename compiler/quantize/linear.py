@@ -86,7 +86,11 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
             geometry = {"groups": len(weight)}
     fmt = options.weight_format
     unit = source.scale * scale * 2.0 ** (source.format.lsb_exponent + fmt.lsb_exponent)  # of an accumulator
-    multiplier, shift, unit = _multipliers(layer, unit, requantized, raw)
+    step = requantized.scale * 2.0**requantized.format.lsb_exponent
+    if layer.product and layer.residual:
+        factor = basis.plan.quants[layer.residual]
+        step /= factor.scale * 2.0**factor.format.lsb_exponent
+    multiplier, shift, unit = _multipliers(layer, unit, step, raw)
     scale = unit / (source.scale * 2.0 ** (source.format.lsb_exponent + fmt.lsb_exponent))
     return Linear(
         name=layer.name,
@@ -117,13 +121,12 @@ def _rest(main: Conv | Pool | None, unit: np.ndarray) -> np.ndarray | None:
 
 
 def _multipliers(
-    layer: FusedLayer, unit: np.ndarray, requantized: Quant, raw: bool
+    layer: FusedLayer, unit: np.ndarray, target: float, raw: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(multipliers, shifts, units): the rounding of a multiplier is taken back into the unit, and so into the
-    weight's scale, so that the accumulator's real value stays exact."""
+    """(multipliers, shifts, units) that make sums steps of `target`: the rounding of a multiplier is taken back into
+    the unit, and so into the weight's scale, so that the accumulator's real value stays exact."""
     if raw:
         return np.ones(len(unit), np.int64), np.zeros(len(unit), np.int64), unit
-    target = requantized.scale * 2.0**requantized.format.lsb_exponent
     pairs = []
     for u in unit / target:
         try:

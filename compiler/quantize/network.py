@@ -17,12 +17,13 @@ from sateen.compiler.quantize.linear import Basis, integers, make_linear
 from sateen.compiler.quantize.options import Options, as_format
 from sateen.compiler.quantize.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.quantize.signs import sign_of, signs
+from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
 from sateen.ir.graph import Arrange, Concat, Graph, Pool
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
-from sateen.ir.quantized import Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Factor, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.verify import verify
 
 __all__ = ["accumulator_bits", "quantize", "quantize_fused", "residual_shifts_fit"]
@@ -151,13 +152,18 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear:
     network, quants = basis.network, basis.plan.quants
     source, requantized = quants[layer.input], quants[layer.requantized]
     raw, sign = layer.output in network.raw, sign_of(layer, network)
-    folded = [] if raw else [requantized] + ([quants[layer.residual]] if layer.residual else [])
+    folded = (
+        [] if raw or layer.product else [requantized] + ([quants[layer.residual]] if layer.residual else [])
+    )
     zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
     linear = make_linear(basis, layer, sign or raw, zeros)
     if sign:
         linear = signs(linear, layer, source)
         return replace(linear, table=_table(layer, linear.requantized, quants[layer.output]))
-    if layer.residual:
+    if layer.residual and layer.product:
+        linear = replace(linear, residual=Factor(layer.residual))
+        _check_zeros(layer, requantized, quants[layer.residual])
+    elif layer.residual:
         linear = replace(linear, residual=Residual(layer.residual, 1, 0))  # see align_residuals
     if layer.table:
         return replace(linear, table=_table(layer, requantized, quants[layer.output]))
@@ -168,6 +174,15 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear:
         )
         return replace(linear, low=low, high=max(low, high))
     return linear
+
+
+def _check_zeros(layer: FusedLayer, *quants: Quant) -> None:
+    """Raise DataError for zero points of the file that are added before the rounding, where sums alone can be."""
+    if found := next((q for q in quants if q.zero_before), None):
+        raise DataError(
+            f"'{layer.name}': a product of two tensors, of which the file gives '{layer.residual}' or "
+            f"'{layer.requantized}' the zero point {found.offset:g} in {found.format.name}; quantize them without"
+        )
 
 
 def _table(layer: FusedLayer, before: Quant, after: Quant) -> np.ndarray:

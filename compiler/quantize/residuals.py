@@ -33,7 +33,7 @@ def snap_scales(
     quants: Mapping[str, Quant],
     given: Iterable[str] = (),
 ) -> dict[str, Quant]:
-    """Move scales by at most 2**-10, so that Adds rescale by short, exact multipliers.
+    """Move scales by at most 2**-10, so that Adds and products of two tensors rescale by short, exact multipliers.
 
     Then the integers state what the real numbers state, and rounding does not differ between the two. `quants`
     has a Quant for each scale group; those of the groups `given` stay.
@@ -46,6 +46,12 @@ def snap_scales(
             continue
         out = shared[layer.requantized]
         sources = [shared[layer.residual]] + ([shared[layer.input]] if layer.main is None else [])
+        if layer.product:
+            if layer.main is None and out not in fixed and out not in sources:
+                product = math.prod(scale[s] for s in sources)
+                scale[out] = float(np.float32(product / _short(product / scale[out])))
+            fixed.update((out, *sources))
+            continue
         known = next((s for s in sources if s in fixed), None)
         if out not in fixed and known:
             scale[out] = float(np.float32(scale[known] / _short(scale[known] / scale[out])))
@@ -72,7 +78,7 @@ def align_residuals(qgraph: QuantizedGraph) -> QuantizedGraph:
     bits = accumulator_bits(qgraph)
     ops: list[Op] = []
     for op in qgraph.ops:
-        if isinstance(op, Linear) and op.residual:
+        if isinstance(op, Linear) and isinstance(op.residual, Residual):
             limit = max(0, bits - op.requantized.format.fixed_bits)
             op = _aligned(op, qgraph.tensors[op.residual.input].quant, limit)
         ops.append(op)
@@ -80,7 +86,7 @@ def align_residuals(qgraph: QuantizedGraph) -> QuantizedGraph:
 
 
 def _aligned(op: Linear, source: Quant, limit: int) -> Linear:
-    assert op.residual is not None
+    assert isinstance(op.residual, Residual)
     lsb = source.format.lsb_exponent - op.requantized.format.lsb_exponent
     wanted = source.scale / op.requantized.scale * 2.0**lsb
     try:
@@ -144,8 +150,8 @@ def folded_zero_points(op: Linear, qgraph: QuantizedGraph) -> list[int]:
     """What `fold_zero_points` adds to the bias of each output channel, in units of the accumulator."""
     if op.raw:
         return [0] * len(op.bias)
-    added = Fraction(op.requantized.zero_before)
-    if op.residual:
+    added = Fraction(op.requantized.zero_before)  # none for a product
+    if isinstance(op.residual, Residual):
         source = qgraph.tensors[op.residual.input].quant
         added -= Fraction(source.zero_before * op.residual.multiplier, 1 << op.residual.shift)
     return [round(added * (1 << int(s)) / int(m)) for m, s in zip(op.multiplier, op.shift, strict=True)]
@@ -154,7 +160,7 @@ def folded_zero_points(op: Linear, qgraph: QuantizedGraph) -> list[int]:
 def residual_shifts_fit(qgraph: QuantizedGraph, acc_bits: int) -> bool:
     """Whether a machine with accumulators of acc_bits can shift every residual as far as its op asks."""
     for op in qgraph.ops:
-        if isinstance(op, Linear) and op.residual:
+        if isinstance(op, Linear) and isinstance(op.residual, Residual):
             limit = max(0, acc_bits - op.requantized.format.fixed_bits)
             distance = op.shift - op.residual.shift
             if int(distance.min()) < 0 or int(distance.max()) > limit:

@@ -131,8 +131,10 @@ def activation_quant(
     method: str = "mse",
     power_of_two: bool = False,
     function: Callable[[np.ndarray], np.ndarray] | None = None,
+    centered: bool = False,
 ) -> Quant:
-    """The scale and zero point of a tensor. `function` is applied after rounding: its error is what counts.
+    """The scale and zero point of a tensor, which is 0 if it must be `centered`. `function` is applied after rounding:
+    its error is what counts.
 
     A tensor that was zero throughout gets the scale that makes 1 representable.
     """
@@ -154,8 +156,9 @@ def activation_quant(
         if cut_low < cut_high:
             low, high = cut_low, cut_high
     candidates = _symmetric(low, high, fmt, method, power_of_two)
-    with_zeros = _asymmetric if fmt.uniform else _shifted
-    candidates = np.concatenate([candidates, with_zeros(low, high, fmt, method, power_of_two)])
+    if not centered:
+        with_zeros = _asymmetric if fmt.uniform else _shifted
+        candidates = np.concatenate([candidates, with_zeros(low, high, fmt, method, power_of_two)])
     many = samples.x.size >= _ENTROPY_SAMPLES and _fills(samples.x)
     scale, zero = _best(samples, candidates, fmt, method == "entropy" and many)
     if method == "mse" and not fmt.uniform and zero:

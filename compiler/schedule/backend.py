@@ -14,7 +14,7 @@ from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import QuantizedGraph
+from sateen.ir.quantized import Factor, Linear, QuantizedGraph
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
@@ -59,10 +59,11 @@ class Program:
 def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) -> AcceleratorConfig:
     """The machine for one model, or, where the configuration is to stay as it is, a check that it suffices."""
     table = any(op.table is not None for op in graph.ops)
+    product = any(isinstance(op, Linear) and isinstance(op.residual, Factor) for op in graph.ops)
     if config.specialize:
         widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
         multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier
-        return config.replace(acc_bits=acc_bits, table=table, multiplier=multiplier)
+        return config.replace(acc_bits=acc_bits, table=table, product=product, multiplier=multiplier)
     if acc_bits > config.acc_bits:
         raise ConfigError(
             f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} "
@@ -71,6 +72,10 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
     if table and not config.table:
         raise ConfigError(
             f"configuration '{config.name}': table = false, and model '{graph.name}' uses a function table"
+        )
+    if product and not config.product:
+        raise ConfigError(
+            f"configuration '{config.name}': product = false, and model '{graph.name}' multiplies two computed tensors"
         )
     return config
 

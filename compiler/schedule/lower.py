@@ -18,7 +18,7 @@ from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
-from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, Window
+from sateen.ir.quantized import Arrange, Concat, Factor, Linear, MaxPool, Op, Window
 from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import index_words, pack_parameters
 
@@ -254,17 +254,19 @@ class Lowering(Emitter):
             "low": product.low, "high": product.high, "zero_point": product.zero_point,
         }  # fmt: skip
         if r := product.residual:
-            v = views[r.input]
+            v, (height, width, _) = views[r.input], self.graph.tensors[r.input].shape
+            low, high = (y0, y1) if height > 1 else (0, 1)
             if r.input in self.placement.on_chip:
-                self.bring(r.input, v, y1)
-            reads.append(v.rows(y0, y1))
+                self.bring(r.input, v, high)
+            reads.append(v.rows(low, high))
+            step_x, step_y = v.cw * (width > 1), v.row * (height > 1)
             fields |= {
                 "residual": 1,
-                "residual_base": (v.base + y0 * v.row + x0 * v.cw + word) % depth,
-                "residual_step_x": v.cw % depth,
-                "residual_step_y": v.row % depth,
-                "residual_multiplier": r.multiplier,
-                "residual_shift": r.shift,
+                "residual_base": (v.base + y0 * step_y + x0 * step_x + word) % depth,
+                "residual_step_x": step_x % depth,
+                "residual_step_y": step_y % depth,
+                "residual_multiplier": 0 if isinstance(r, Factor) else r.multiplier,
+                "residual_shift": 0 if isinstance(r, Factor) else r.shift,
                 "residual_zero": self.graph.tensors[r.input].quant.zero_after,
             }
         if op.table is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sateen.compiler.schedule.dataflow import Source
 from sateen.compiler.schedule.tiles import concat_tile, gathered_tile, linear_tile
-from sateen.ir.quantized import Concat, Linear, Op, QuantizedGraph, Residual, Window
+from sateen.ir.quantized import Concat, Factor, Linear, Op, QuantizedGraph, Residual, Window
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -26,7 +26,7 @@ class Product:
     low: int
     high: int
     zero_point: int = 0
-    residual: Residual | None = None
+    residual: Residual | Factor | None = None
 
     @property
     def window(self) -> Window:

@@ -6,7 +6,7 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -16,7 +16,7 @@ from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.ports import ReadPort, WritePort
-from sateen.hw.vector.requantize import Requantizer, control_layout
+from sateen.hw.vector.requantize import Requantizer, control_layout, requantize_latency
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter
 from sateen.machine.config import AcceleratorConfig
@@ -32,7 +32,7 @@ def steps_per_pixel(config: AcceleratorConfig) -> int:
 
 def drain_latency(config: AcceleratorConfig) -> int:
     """Cycles from a step's residual address to its write."""
-    return READ_LATENCY + circuits(config.activation).requantize_latency + config.table + 1
+    return READ_LATENCY + requantize_latency(config) + config.table + 1
 
 
 class Drain(wiring.Component):
@@ -95,9 +95,15 @@ class Drain(wiring.Component):
         config, i = self.config, self.instruction
         control = Signal(control_layout(config), reset_less=True)
         low, high = Signal.like(i.low, reset_less=True), Signal.like(i.high, reset_less=True)
+        reads = i.residual & ~i.raw if config.residual else 0
+        adds: ValueLike = reads
+        if config.product:  # a multiplier of 0 says that the residual is one itself
+            adds = reads & i.residual_multiplier.any()
+            with m.If(self._idle):
+                m.d.sync += control.product.eq(reads & ~i.residual_multiplier.any())
         with m.If(self._idle):
             m.d.sync += [
-                control.residual.eq(i.residual & ~i.raw if config.residual else 0),
+                control.residual.eq(adds),
                 control.residual_multiplier.eq(i.residual_multiplier),
                 control.residual_shift.eq(i.residual_shift),
                 control.residual_zero.eq(i.residual_zero),
@@ -142,7 +148,9 @@ class Drain(wiring.Component):
                 residual.step.eq(pixel_end),
                 residual.pixel_end.eq(1),
                 residual.row_end.eq(nest.last.x),
-                self.read.en.eq(active & control.residual),
+                self.read.en.eq(
+                    active & (control.residual | control.product if config.product else control.residual)
+                ),
                 self.read.addr.eq(residual.addr),
             ]
         with m.If(self.start):

@@ -1,4 +1,4 @@
-"""One channel a cycle from the accumulator to a code: scale, add the residual, round once, clamp, encode.
+"""One channel a cycle from the accumulator to a code: scale, add the residual or multiply by it, round once, clamp.
 
 The definition is `sateen.formats.requantize.requantize` and DRAIN in docs/isa.md. All formats share the way
 to a fixed-point number with a guard and a sticky bit; what follows is their family's (hw/formats).
@@ -9,6 +9,9 @@ Widths, with A = acc_bits and F = fixed_bits of the activation format:
 - residual: R = max(F, 10) + 1 bits, the zero point taken off (F where steps differ and zero points are 0);
   times 16 bits, shifted left by at most `residual_shift_limit`: R + 16 + limit, exact.
 - t, their sum: one bit more than the wider one, exact.
+
+With `product`, a stage comes first that multiplies acc + bias by the residual, R bits: A + 1 + R bits, exact, take the
+place of acc + bias in all that follows, with 0 as the residual that is added.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
@@ -39,8 +42,14 @@ def fixed_bits(fmt: Format) -> int:
     return max(fmt.fixed_bits, ZERO_BITS) + 1 if fmt.uniform else fmt.fixed_bits
 
 
+def requantize_latency(config: AcceleratorConfig) -> int:
+    """Cycles from an accumulator to its code."""
+    return circuits(config.activation).requantize_latency + config.product
+
+
 def control_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """What is the same for all channels of a DRAIN. With `raw`, residual and zero_point must be 0."""
+    """What is the same for all channels of a DRAIN. With `raw`, residual, product and zero_point must be 0; with
+    `product`, residual must."""
     bound_of = circuits(config.activation).bound_shape
     return data.StructLayout(
         {
@@ -54,6 +63,7 @@ def control_layout(config: AcceleratorConfig) -> data.StructLayout:
             "raw": unsigned(1),
             "raw_shift": unsigned(7),
         }
+        | ({"product": unsigned(1)} if config.product else {})
     )
 
 
@@ -79,7 +89,7 @@ class Requantizer(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig, lanes: int = 1):
         self.config = config
         self.lanes = lanes
-        self.latency = circuits(config.activation).requantize_latency
+        self.latency = requantize_latency(config)
         super().__init__(
             {
                 "i_valid": In(1),
@@ -106,29 +116,44 @@ class Requantizer(wiring.Component):
 
 
 class _Channel(Lane):
-    """Builds all stages of a lane."""
+    """Builds all stages of a lane, which a first one for products may precede."""
 
     def __init__(self, m: Module, k: int, config: AcceleratorConfig, control: data.View, enable: list[Value]):
-        super().__init__(m, k, control, enable)
-        self.config, self.format = config, config.activation
+        super().__init__(m, k, control, enable[config.product :])
+        self.config, self.format, self.first = config, config.activation, enable[0]
         self.circuits = circuits(self.format)
 
     def run(self, acc: Value, parameter: data.View, residual: Value) -> Value:
-        t, shift = self._scale(acc, parameter, residual)
+        v, fixed = acc + parameter.bias, self._difference(residual)
+        if self.config.product:
+            v, fixed, parameter = self._multiply(v, fixed, parameter)
+        t, shift = self._scale(v, parameter, fixed)
         return self.circuits.finish(self, *self._shift(t, shift))
 
-    def _scale(self, acc: Value, parameter: data.View, residual: Value) -> tuple[Value, Value]:
+    def _difference(self, residual: Value) -> Value:
+        """The residual less its zero point."""
+        fixed = self.circuits.decode_fixed(residual)
+        return fixed - self.control.residual_zero if self.format.uniform else fixed
+
+    def _multiply(self, v: Value, fixed: Value, parameter: data.View) -> tuple[Value, Value, data.View]:
+        """Stage 0: the sum's factor is the residual, or 1; its addend the residual, or 0."""
+        names = ("v", "fixed", "parameter")
+        held = [self.new(0, name, x.shape()) for name, x in zip(names, (v, fixed, parameter), strict=True)]
+        with self.m.If(self.first):
+            self.m.d.sync += [a.eq(b) for a, b in zip(held, (v, fixed, parameter), strict=True)]
+        v, fixed, parameter = held
+        product = self.control.product
+        return Mux(product, _product(v, fixed), v), Mux(product, 0, fixed), parameter
+
+    def _scale(self, v: Value, parameter: data.View, fixed: Value) -> tuple[Value, Value]:
         """Stages 1 to 3: t and the shift that it still needs."""
         control, reg = self.control, self.register
         limit = residual_shift_limit(self.config)
-        # 1: add the bias; take the residual, already shifted by the low bits of what it needs.
+        # 1: the sum with its bias; the residual, already shifted by the low bits of what it needs.
         # raw is a shift alone: multiplier 1, and what follows does not round.
-        v = reg(1, "v", acc + parameter.bias)
+        v = reg(1, "v", v)
         multiplier = reg(1, "multiplier", Mux(control.raw, Const(1, 16), parameter.multiplier))
         shift = reg(1, "shift", Mux(control.raw, control.raw_shift, parameter.shift))
-        fixed = self.circuits.decode_fixed(residual)
-        if self.format.uniform:
-            fixed = fixed - control.residual_zero
         width = len(fixed)
         distance = (parameter.shift - control.residual_shift)[: bits_for(limit)]
         if limit:
@@ -193,7 +218,7 @@ class _Channel(Lane):
 
 
 def _product(v: Value, multiplier: Value) -> Value:
-    """signed × unsigned, exact, from operands short enough for machine words of the simulator."""
+    """signed × signed or unsigned, exact, from operands short enough for machine words of the simulator."""
     parts = -(-len(v) // _OPERAND_BITS)
     size = -(-len(v) // parts)
     total = v[(parts - 1) * size :].as_signed() * multiplier << (parts - 1) * size
@@ -207,6 +232,10 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     codes, mux, absorbed = circuits(c.activation), t.technology.mux, t.technology.absorbed
     acc, limit = c.acc_bits, residual_shift_limit(c)
     bits = fixed_bits(c.activation)
+    if c.product:  # the first stage; what it gives takes the place of the sum
+        t.multiply(acc + 1, bits)
+        t.add(choices=acc + 1 + 2 * bits, ff=acc + 1 + bits + 16 + 7)
+        acc += bits
     shifted = bits + min(limit, BYTE - 1) if limit else bits
     distance = max(1, limit.bit_length())
     product, addend = acc + 17, shifted + 16
@@ -233,7 +262,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
-    product = d.carry(c.acc_bits + 17) + d.product
+    acc = c.acc_bits + c.product * fixed_bits(c.activation)
+    product = d.carry(acc + 17) + d.product
     return {"requantizer": d.register + product + circuits(c.activation).finish_path(d)}
 
 

@@ -46,6 +46,14 @@ def round_shift(t: Any, shift: Any, fmt: Format) -> np.ndarray:
     return fmt.round_fixed(t * np.ldexp(1.0, -shift)).astype(np.int64)
 
 
+def times(a: Any, b: Any) -> np.ndarray:
+    """a*b of integers, which broadcast: int64, or object where int64 is too small."""
+    a, b = as_integers(a, "a"), as_integers(b, "b")
+    if a.size and b.size and _bit_length(a) + _bit_length(b) > 62:
+        a = a.astype(object)
+    return np.asarray(a * b)
+
+
 def requantize(
     acc: Any,
     multiplier: Any,

@@ -1,6 +1,6 @@
 """The float network as the machine runs it: each node is one pass through the array, one pooling or one Concat.
 
-    Conv | average Pool | (nothing)   ->   Add   ->   Activation
+    Conv | average Pool | (nothing)   ->   Add | Mul   ->   Activation
 
 is one `FusedLayer`; a missing first part is an identity that carries the codes through the array. What `Graph` leaves
 open is settled here: where a tensor is rounded, which tensors must share a scale, and what is not rounded at all.
@@ -29,6 +29,8 @@ class FusedLayer:
     input: str
     output: str
     residual: str | None = None
+    product: bool = False
+    """The sum is multiplied by the residual, which else is added."""
     activation: Activation | None = None
     before: str | None = None
     source: tuple[str, ...] = ()

@@ -190,6 +190,8 @@ class Conv(FloatOp):
 
 @dataclass(frozen=True, slots=True)
 class Add(FloatOp):
+    """Of equal channels; an operand with one row, or one column, has it for all rows or columns of the other."""
+
     name: str
     input_a: str
     input_b: str
@@ -202,6 +204,24 @@ class Add(FloatOp):
     @property
     def homogeneous(self) -> bool:
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Mul(FloatOp):
+    """Element by element; rows and columns as those of an Add."""
+
+    name: str
+    input_a: str
+    input_b: str
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input_a, self.input_b)
+
+    @property
+    def homogeneous(self) -> bool:
+        return False  # of the second degree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,7 +360,7 @@ class Quantize(FloatOp):
         return False
 
 
-Node = Conv | Add | Activation | Pool | Concat | Arrange | Quantize
+Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Quantize
 
 
 @dataclass(frozen=True, slots=True)

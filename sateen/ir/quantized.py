@@ -17,7 +17,18 @@ from sateen.ir.pieces import Piece, plane_of
 from sateen.ir.quant import Quant
 
 __all__ = [
-    *("Arrange", "Concat", "Constant", "Linear", "MaxPool", "Op", "Operand", "Quant", "QuantizedGraph"),
+    *(
+        "Arrange",
+        "Concat",
+        "Constant",
+        "Factor",
+        "Linear",
+        "MaxPool",
+        "Op",
+        "Operand",
+        "Quant",
+        "QuantizedGraph",
+    ),
     *("QuantizedOp", "Range", "Residual", "Tensor", "Window"),
 ]
 
@@ -43,6 +54,13 @@ class Residual:
     shift: int  # s0 <= min(shift) of the channels
 
 
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A second operand that the sum is multiplied by before the rounding, in fixed-point units of its format."""
+
+    input: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear(QuantizedOp):
     """Convolution, Gemm, average pooling, add, rescale: everything that goes through the array.
@@ -50,9 +68,11 @@ class Linear(QuantizedOp):
     With fixed-point operands, per output channel c:
         acc  = sum(fixed(w) * fixed(a)) + bias_c                  (padding reads the code of real zero)
         t    = acc * multiplier_c * 2**-shift_c + (fixed(r) - zero_after_r) * residual.multiplier * 2**-residual.shift
+          or   acc * (fixed(r) - zero_after_r) * multiplier_c * 2**-shift_c     if the residual is a Factor
         code = encode(clamp(round_to_format(t) + zero_after_out, low, high))       t is exact; one rounding
         out  = table[code] if there is a table, else code
-    The bias holds all other zero points: that of the input, and what minifloats add before rounding.
+    The bias holds all other zero points: that of the input, and what minifloats add before rounding, which must be
+    nothing for a Factor and its product. A residual of one row, or one column, has it for all of the output's.
     t and the clamp are in fixed-point units (2**lsb_exponent) of `requantized.format`, which is the output's format
     without a table. With `raw`, the output is acc itself, an exact integer, real = acc * raw_scale_c
     + raw_offset_c.
@@ -72,7 +92,7 @@ class Linear(QuantizedOp):
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
-    residual: Residual | None = None
+    residual: Residual | Factor | None = None
     table: np.ndarray | None = None  # codes (2**bits,)
     raw: bool = False
     raw_scale: np.ndarray | None = None  # float64 (O,)
@@ -109,7 +129,7 @@ class Linear(QuantizedOp):
         """As the window reads them, and as the residual."""
         spans = [self.window.rows(low, high, height)] if tensor == self.input else []
         if self.residual and tensor == self.residual.input:
-            spans.append((low, high))
+            spans.append((low, high) if height > 1 else (0, 1))
         return min(s[0] for s in spans), max(s[1] for s in spans)
 
     def dense_macs(self, shape: Shape) -> int:

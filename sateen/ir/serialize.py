@@ -20,7 +20,7 @@ from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.graph import HostOp, InputOp, Output, Port
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quant import Quantizer
-from sateen.ir.quantized import Constant, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Constant, Factor, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.verify import broken
 
 VERSION = 1
@@ -28,7 +28,19 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _CLASSES: dict[str, type] = {
     c.__name__: c
     for c in (
-        *(QuantizedGraph, Tensor, Quant, Quantizer, Residual, SparsityPattern, Port, InputOp, Output, HostOp),
+        *(
+            QuantizedGraph,
+            Tensor,
+            Quant,
+            Quantizer,
+            Residual,
+            Factor,
+            SparsityPattern,
+            Port,
+            InputOp,
+            Output,
+            HostOp,
+        ),
         *(Piece, Lattice),
         *get_args(Op),
     )

@@ -24,6 +24,7 @@ from sateen.ir.quantized import (
     Arrange,
     Concat,
     Constant,
+    Factor,
     Linear,
     QuantizedGraph,
     QuantizedOp,
@@ -259,8 +260,12 @@ def _residual(graph: QuantizedGraph, op: Linear) -> str | None:
     if op.residual is None:
         return None
     r, shape = op.residual, graph.tensors[op.output].shape
-    if graph.tensors[r.input].shape != shape:
-        return f"'{r.input}' of {graph.tensors[r.input].shape} for {shape}"
+    own = graph.tensors[r.input]
+    if own.shape[2] != shape[2] or any(n not in (1, m) for n, m in zip(own.shape, shape, strict=True)):
+        return f"'{r.input}' of {own.shape} for {shape}"
+    if isinstance(r, Factor):
+        before = own.quant.zero_before or op.requantized.zero_before
+        return f"zero points that {own.quant.format.name} adds before it rounds" if before or op.raw else None
     least = int(op.shift.min())
     good = not op.raw and 1 <= r.multiplier <= MULTIPLIER_MAX and 0 <= r.shift <= least
     return None if good else f"multiplier {r.multiplier}, shift {r.shift} where the least shift is {least}"
@@ -337,8 +342,8 @@ RULES: tuple[Rule, ...] = (
     Rule("clamp", Linear, "the clamp goes up, within the format", _clamp),
     Rule("table", Linear, "a table has a code of the output's format for each code before it", _table),
     Rule(
-        "residual", Linear, f"a residual has the output's shape, a multiplier of 1 to {MULTIPLIER_MAX}, and a shift "
-        "of at most the least of the channels'", _residual,
+        "residual", Linear, "a residual has the output's shape, or one row or column for all; one that is added a "
+        f"multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'", _residual,
     ),
     Rule("raw", Linear, "exact sums have scales, and no table", _raw),
 )  # fmt: skip

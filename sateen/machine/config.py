@@ -165,6 +165,12 @@ class AcceleratorConfig(_Flat):
         """All fields, without parts."""
         return {name: getattr(self, name) for name in FIELDS}
 
+    def stated(self) -> dict[str, Any]:
+        """As `to_dict`, without the options that the machine is built without."""
+        return {
+            k: v for k, v in self.to_dict().items() if not (FIELDS[k].optional and v == FIELDS[k].default)
+        }
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "configuration") -> AcceleratorConfig:
         unknown = sorted(set(values) - set(FIELDS))

@@ -68,6 +68,12 @@ class Vector:
     table: bool = setting(
         True, "a table for activation functions; only if the model uses one, if `specialize`"
     )
+    product: bool = setting(
+        False,
+        "whether a DRAIN can multiply by its residual, for products of two computed tensors; where the model needs it, "
+        "if `specialize`",
+        optional=True,
+    )
 
 
 @rule("vector_lanes")
@@ -83,4 +89,10 @@ def two_tiles_of_parameters(parameter_depth: int, cols: int, vector_lanes: int) 
     return None if parameter_depth >= least else f"at least 2*cols/vector_lanes = {least}"
 
 
-RULES = (whole_lanes, two_tiles_of_parameters)
+@rule("product")
+def reads_residuals(product: bool, residual: bool) -> str | None:
+    """false without residual"""
+    return None if residual or not product else "false without residual"
+
+
+RULES = (whole_lanes, two_tiles_of_parameters, reads_residuals)

@@ -249,11 +249,11 @@ DRAIN = Layout(
             "slice", 6, "run of `cols` elements of the word that is written, and read from the residual",
             reach="slice_bits",
         ),
-        Field("residual", 1, "add one", only="residual"),
+        Field("residual", 1, "add one, or multiply by one", only="residual"),
         Field("residual_base", 24, "word of its first pixel", reach=_ACT, only="residual"),
         Field("residual_step_x", 24, "words from a pixel of it to the next", reach=_ACT, only="residual"),
         Field("residual_step_y", 24, "and from a row of them to the next", reach=_ACT, only="residual"),
-        Field("residual_multiplier", 16, "of the residual", only="residual"),
+        Field("residual_multiplier", 16, "of the residual; 0: multiply by it", only="residual"),
         Field("residual_shift", 7, "s0: the residual is shifted left by shift_c - s0", only="residual"),
         Field(
             "residual_zero", 10, "its zero point", signed=True, reach="zero_point_bits", only="residual"

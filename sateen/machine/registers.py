@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 
-from sateen.machine.config import FIELDS, AcceleratorConfig
+from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Unit
 
 ID = 0x53415445  # "SATE"
@@ -64,8 +64,5 @@ COUNTERS = counter_addresses(Unit, COUNTED)
 def config_word(config: AcceleratorConfig) -> int:
     """The CONFIG register: the first 32 bits of the SHA-256 of the configuration as canonical JSON, without the
     options that the machine is built without."""
-    values = {
-        k: v for k, v in config.to_dict().items() if not (FIELDS[k].optional and v == FIELDS[k].default)
-    }
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(config.stated(), sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

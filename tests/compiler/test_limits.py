@@ -26,10 +26,6 @@ def with_vector(op):
     return lambda net: net(op, image(net)[0], net.constant(np.arange(4, dtype=np.float32).reshape(4, 1, 1)))
 
 
-def unequal(op):
-    return lambda net: net(op, image(net)[0], net("GlobalAveragePool", image_of(net, "y")))
-
-
 def image_of(net, name):
     return net.conv(net.input(1, 4, 6, 6, name=name), 4, 4, 1, 1)
 
@@ -119,8 +115,7 @@ SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 CASES = {
     ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
     ("MatMul", limits.CONSTANT): two("MatMul"),
-    **{(op, limits.EQUAL_SHAPES): unequal(op) for op in ("Add", "Sum", "Sub")},
-    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Mul", "Div", "Pow", "Max", "Min", *COMPARISONS)},
+    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Div", "Pow", "Max", "Min", *COMPARISONS)},
     **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", "Max", "Min", *COMPARISONS)},
     ("Where", limits.ONE_TENSOR): where_of_two,
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),

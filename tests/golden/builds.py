@@ -142,7 +142,7 @@ def measured(network: Quantized, dataflow: str) -> dict[str, Any]:
         "weights": program.constants,
         "model": export_onnx(graph).SerializeToString(deterministic=True),
         "schedule": json.dumps(table, sort_keys=True).encode(),
-        "config": json.dumps(program.config.to_dict(), sort_keys=True).encode(),
+        "config": json.dumps(program.config.stated(), sort_keys=True).encode(),
     }
     hashes = {name: hashlib.sha256(data).hexdigest()[:16] for name, data in held.items()}
     cycles = [program.predict(memory).cycles for memory in (NOMINAL, SLOW)]

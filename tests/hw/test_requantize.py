@@ -17,8 +17,11 @@ CASES = {
 }  # fmt: skip
 
 
-def config_of(name: str, acc_bits: int) -> AcceleratorConfig:
-    return AcceleratorConfig(activation_format=name, acc_bits=acc_bits)
+PRODUCTS = {"int8": 32, "uint8": 28, "int4": 16, "int2": 8, "uint1": 12, "e2m1": 14, "e4m3": 48, "e5m2": 80}
+
+
+def config_of(name: str, acc_bits: int, product: bool = False) -> AcceleratorConfig:
+    return AcceleratorConfig(activation_format=name, acc_bits=acc_bits, product=product)
 
 
 def bound(fixed: int, fmt) -> int:
@@ -62,6 +65,8 @@ def cases(config: AcceleratorConfig, controls: int, channels: int):
             "raw": int(raw),
             "raw_shift": rng.randint(0, 127),
         }
+        if config.product:
+            control["product"] = int(not raw and not control["residual"] and i % 3 == 2)
         rows = []
         for _ in range(channels):
             multiplier = rng.choice([1, 2, 0, 65535, 1 << rng.randint(0, 15), rng.getrandbits(16)])
@@ -81,8 +86,10 @@ def reference(config: AcceleratorConfig, control: dict, rows: list[tuple]) -> li
     if c["raw"]:
         return [int(x) >> c["raw_shift"] & (1 << fmt.bits) - 1 for x in v]
     addend = 0
+    difference = fmt.fixed(residual.astype(fmt.code_dtype)).astype(object) - c["residual_zero"]
+    if c.get("product"):
+        v = v * difference
     if c["residual"]:
-        difference = fmt.fixed(residual.astype(fmt.code_dtype)).astype(object) - c["residual_zero"]
         distance = np.array([int(s) - c["residual_shift"] for s in shift], object)
         addend = difference * c["residual_multiplier"] * 2**distance
     return requantize(v, multiplier, shift, fmt, c["zero_point"], c["low"], c["high"], addend).tolist()
@@ -122,14 +129,40 @@ def simulate(config: AcceleratorConfig, batches: list[tuple]) -> list[list[int]]
     return results
 
 
-@pytest.mark.parametrize(("name", "acc_bits"), CASES.items())
-def test_matches_the_reference(name, acc_bits):
-    config = config_of(name, acc_bits)
+@pytest.mark.parametrize(
+    ("name", "acc_bits", "product"),
+    [*((n, b, False) for n, b in CASES.items()), *((n, b, True) for n, b in PRODUCTS.items())],
+)
+def test_matches_the_reference(name, acc_bits, product):
+    """Products with sums, raw outputs and plain ones before and after them."""
+    config = config_of(name, acc_bits, product)
     batches = list(cases(config, 24, 80))
     for (control, rows), got in zip(batches, simulate(config, batches), strict=True):
         want = reference(config, control, rows)
         for row, w, g in zip(rows, want, got, strict=True):
             assert g == w, f"{name}: {control} {row}: {g:#x}, not {w:#x}"
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4", "e2m1", "e3m2"])
+def test_every_factor(name):
+    """All codes, with all zero points that are values, times small sums: ties, carries, saturation."""
+    config, fmt = config_of(name, 16, product=True), parse_format(name)
+    zeros = [int(fmt.fixed(code)) for code in range(1 << fmt.bits)] if fmt.uniform else [0]
+    batches = []
+    for zero in zeros:
+        control = {
+            "residual": 0, "residual_multiplier": 0, "residual_shift": 0, "residual_zero": zero, "zero_point": 0,
+            "low": fmt.min_fixed, "high": fmt.max_fixed, "raw": 0, "raw_shift": 0, "product": 1,
+        }  # fmt: skip
+        rows = [
+            (n, 1, m, shift, code)
+            for code in range(1 << fmt.bits)
+            for n in range(-9, 10)
+            for m, shift in ((1, 0), (1, 1), (3, 3))
+        ]
+        batches.append((control, rows))
+    got = simulate(config, batches)
+    assert got == [reference(config, control, rows) for control, rows in batches]
 
 
 @pytest.mark.parametrize("name", ["int4", "uint4", "e2m1", "e3m2", "e3m0", "e2m3"])

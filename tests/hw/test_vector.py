@@ -31,6 +31,10 @@ CONFIGS = {
     "e4m3fn": BASE.replace(activation_format="e4m3fn", acc_bits=48, group=4),
     "e5m2-one-column": BASE.replace(activation_format="e5m2", acc_bits=80, cols=1, vector_lanes=1),
     "e2m1": BASE.replace(activation_format="e2m1", acc_bits=14, table=False),
+    "int8-product": BASE.replace(product=True),
+    "e4m3fn-product": BASE.replace(
+        activation_format="e4m3fn", acc_bits=48, group=4, product=True, table=False
+    ),
 }
 HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
 
@@ -96,7 +100,7 @@ def drains(config: AcceleratorConfig, rng: random.Random):
                 "residual_base": rng.randint(0, 9),
                 "residual_step_x": rng.choice([1, 2, (1 << 24) - 1]),
                 "residual_step_y": rng.choice([7, 18]),
-                "residual_multiplier": rng.getrandbits(16),
+                "residual_multiplier": 0 if config.product and i % 4 == 1 else 1 + rng.getrandbits(15),
                 "residual_shift": 30 - residual_shift_limit(config) // 2,
                 "residual_zero": rng.randint(-20, 20) if fmt.uniform else 0,
             }

@@ -1,0 +1,53 @@
+"""Networks that multiply, divide and compare computed tensors, in all four engines, and exported."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from four_engines import check, machine
+from test_moving_networks import Nodes
+
+
+def squeeze_and_excite() -> onnx.ModelProto:
+    """A gate for each channel, of a depthwise convolution whose output the gate is made of; a gate that is added."""
+    n = Nodes(1, 3, 6, 6)
+    y = n("HardSwish", n.conv("x", 3, 6, 3))
+    y = n(
+        "Relu",
+        n("Conv", y, n.constant(n.rng.normal(0, 0.3, (6, 1, 3, 3)), np.float32), pads=[1] * 4, group=6),
+    )
+    squeezed = n("Relu", n.conv(n("GlobalAveragePool", y), 6, 3))
+    gated = n("Mul", y, n("HardSigmoid", n.conv(squeezed, 3, 6)))
+    return n.model(n.conv(n("Add", n.conv(squeezed, 3, 6), gated), 6, 2))
+
+
+def gates() -> onnx.ModelProto:
+    """GLU of a Split, and by a convolution that the product takes up, with a function after it; one of a row, one of a
+    column, both; one of all channels; a product of a product."""
+    n = Nodes(1, 3, 6, 5)
+    first = n.conv("x", 3, 8, 3)
+    n.nodes.append(onnx.helper.make_node("Split", [first], ["left", "right"], "Split", axis=1, num_outputs=2))
+    y = n("Mul", "left", n("Sigmoid", "right"))
+    y = n("Tanh", n("Mul", n.conv("x", 3, 4), y))
+    rows = n("Sigmoid", n("ReduceMean", y, n.constant([3]), keepdims=1))
+    columns = n("Sigmoid", n("ReduceMean", y, n.constant([2]), keepdims=1))
+    y = n("Mul", y, n("Mul", rows, columns))
+    y = n("Mul", n("Sigmoid", n.conv(y, 4, 1)), y)
+    return n.model(n("Mul", y, n("Sigmoid", n.conv("x", 3, 1))), y)
+
+
+NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates}
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("activations", "depth"), [("int8", 1024), ("int8", 64), ("e4m3", 1024)])
+def test_products(network, activations, depth, tmp_path):
+    """With the smaller buffer most tensors go through memory, in stripes."""
+    model = NETWORKS[network]()
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    samples = np.random.default_rng(1).normal(0, 1, (8, *shape[1:])).astype(np.float32)
+    config = machine("int8", activations, act_bank_depth=depth, product=True)
+    check(model, samples, config, tmp_path)
