@@ -72,11 +72,11 @@ def runs(config: AcceleratorConfig, number: int) -> str:
     return ""
 
 
-def jobs(kind: str) -> Iterator[tuple[str, AcceleratorConfig]]:
+def jobs(kind: str, first: int) -> Iterator[tuple[str, AcceleratorConfig]]:
     if kind == "extremes":
         yield from extreme_configs()
         return
-    number = 0
+    number = first
     while True:
         rtl = kind == "rtl"
         most = MOST // 2 if rtl else FEW if number % 2 else MOST
@@ -90,6 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--kind", choices=("emit", "rtl", "extremes"), default="emit")
     parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--first", type=int, default=0, help="number of the first random configuration")
     parser.add_argument("--count", type=int, help="random configurations in all")
     parser.add_argument("--state", type=Path, help="by default in the cache folder")
     args = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
     known = [json.loads(line) for line in state.read_text().splitlines()] if state.exists() else []
     done = {entry["name"]: entry["result"] for entry in known}
     until = time.monotonic() + args.seconds
-    for i, (name, config) in enumerate(jobs(args.kind)):
+    for i, (name, config) in enumerate(jobs(args.kind, args.first)):
         if time.monotonic() > until or (args.count is not None and i >= args.count):
             break
         if name in done:

@@ -3,7 +3,7 @@
     benchmarks/mutate.py [--kinds npz,onnx] [--cases N] [--seconds S] [--out FOLDER]
 
 Each case is a kind of file and a seed, from which the damage follows: to bytes, to fields of a protobuf message, to
-values of JSON. A case fails with an exception that is no SateenError, after 20 seconds, with 2 GB more of memory, or
+values of JSON. A case fails with an exception that is no SateenError, after 20 seconds of processor time, with 2 GB more of memory, or
 with other outputs than those of the file before. Interrupted, it goes on where it was; failures are kept in FOLDER.
 """
 
@@ -37,6 +37,7 @@ from sateen.errors import SateenError
 from sateen.machine.config import AcceleratorConfig
 
 LIMIT_S = 20
+"""Of processor time; a case that only waits ends after ten times as long."""
 MEMORY = 2 << 30
 ODD_INTEGERS = (0, 1, -1, 2, 7, 255, 256, 65535, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63))
 ODD_TEXTS = ("", "\0", "x", "a" * 5000, "../x", "1", "nan", "[", "\u202e", "input", "logits")
@@ -261,8 +262,10 @@ def try_case(cases: Cases, kind: str, seed: int) -> str | None:
         raise TooLong
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT_S)
+    for signum in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(signum, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    signal.alarm(10 * LIMIT_S)
     try:
         found = KINDS[kind](cases, random.Random(f"{kind} {seed}"))
     except SateenError as e:
@@ -272,6 +275,7 @@ def try_case(cases: Cases, kind: str, seed: int) -> str | None:
     except Exception:
         found = traceback.format_exc()[-3000:]
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     return found or (f"{grown >> 20} MiB more of memory" if grown > MEMORY else None)
