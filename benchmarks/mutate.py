@@ -3,8 +3,9 @@
     benchmarks/mutate.py [--kinds npz,onnx] [--cases N] [--seconds S] [--out FOLDER]
 
 Each case is a kind of file and a seed, from which the damage follows: to bytes, to fields of a protobuf message, to
-values of JSON. A case fails with an exception that is no SateenError, after 20 seconds of processor time, with 2 GB more of memory, or
-with other outputs than those of the file before. Interrupted, it goes on where it was; failures are kept in FOLDER.
+values of JSON. A case fails with an exception that is no SateenError, after 20 seconds of processor time, with 2 GB
+more of memory, or with other outputs than those of the file before. Interrupted, it goes on where it was; failures
+are kept in FOLDER.
 """
 
 from __future__ import annotations
