@@ -15,7 +15,20 @@ import numpy as np
 
 from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Mul, Node, Pool, PoolKind, Quantize
+from sateen.ir.graph import (
+    Activation,
+    Add,
+    Arrange,
+    Concat,
+    Conv,
+    Graph,
+    Maximum,
+    Mul,
+    Node,
+    Pool,
+    PoolKind,
+    Quantize,
+)
 from sateen.ir.pieces import moved
 
 COLUMN_BYTES = 1 << 27
@@ -94,6 +107,7 @@ FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Pool: lambda node, x: pool(node, x[0]),
     Concat: lambda node, x: np.concatenate(x, axis=3),
     Arrange: lambda node, x: moved(x, node.pieces),
+    Maximum: lambda node, x: np.maximum(*x),
     Quantize: lambda node, x: node.quantizer.round(x[0]),
 }
 """Of each kind of node its value, for it and its inputs (N, H, W, C), float64."""

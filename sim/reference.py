@@ -18,7 +18,7 @@ from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.graph import Port
 from sateen.ir.pieces import moved
-from sateen.ir.quantized import Arrange, Concat, Linear, MaxPool, Op, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Linear, Maximum, MaxPool, Op, QuantizedGraph
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -213,11 +213,23 @@ class _Arrange:
         return moved([tensors[p] for p in self.op.parts], self.op.pieces)
 
 
+class _Maximum:
+    def __init__(self, qgraph: QuantizedGraph, op: Maximum) -> None:
+        self.op = op
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
+        self.rank, self.code = value_order(qgraph.tensors[op.output].quant.format)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        a, b = (np.take(self.rank, tensors[p]) for p in self.op.parts)
+        return np.take(self.code, np.maximum(a, b))
+
+
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
     MaxPool: _MaxPool,
     Concat: _Concat,
     Arrange: _Arrange,
+    Maximum: _Maximum,
 }
 
 

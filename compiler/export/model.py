@@ -24,7 +24,7 @@ from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
-from sateen.ir.quantized import Arrange, Concat, Factor, Linear, MaxPool, Op, Quant, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Quant, QuantizedGraph
 from sateen.sim.reference import value_order
 
 _LOOKUP_RANGE = 1 << 16
@@ -234,6 +234,11 @@ class Exporter:
         x = self.writer.node("Concat", parts, op.name, self._shape(op.output), axis=1)
         return self._activation(x, self._quant(op.output), op.output)
 
+    def maximum(self, op: Maximum) -> str:
+        parts = [self._operand(p) for p in op.parts]
+        x = self.writer.node("Max", parts, op.name, self._shape(op.output))
+        return self._activation(x, self._quant(op.output), op.output)
+
     def arrange(self, op: Arrange) -> str:
         """The pixels of all parts side by side, of which each output pixel takes one."""
         w, (h, width, c) = self.writer, self.qgraph.tensors[op.output].shape
@@ -396,6 +401,7 @@ EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
     MaxPool: Exporter.max_pool,
     Concat: Exporter.concat,
     Arrange: Exporter.arrange,
+    Maximum: Exporter.maximum,
 }
 """Writes an op's nodes and gives the name of its value."""
 

@@ -16,8 +16,11 @@ from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 
 _CONV = "convolution on the array"
 _PRODUCT = "matrix product on the array"
+_SUM = "residual addition, or an offset folded into a convolution"
 _FOLDED = "scale and offset per channel, folded into a convolution where one is next to it"
 _CLAMP = "clamp in the vector unit"
+_MAXIMUM = "clamp in the vector unit, or pooling over two tensors"
+_FACTOR = "product of two tensors, or a scale per channel, folded into a convolution where one is next to it"
 _TABLE = "activation table"
 _POOL = "pooling"
 _QUANTIZER = "quantizer, kept as the file has it"
@@ -42,15 +45,15 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Gemm": (linear.gemm, _PRODUCT),
     "MatMul": (linear.matmul, _PRODUCT),
     "BatchNormalization": (linear.batch_normalization, _FOLDED),
-    "Add": (elementwise.add, "residual addition, or an offset folded into a convolution"),
-    "Sum": (elementwise.add, "residual addition, or an offset folded into a convolution"),
-    "Sub": (binary("sub"), _FOLDED),
-    "Mul": (binary("mul"), _FOLDED),
-    "Div": (binary("div"), _FOLDED),
+    "Add": (elementwise.add, _SUM),
+    "Sum": (elementwise.add, _SUM),
+    "Sub": (binary("sub"), _SUM),
+    "Mul": (binary("mul"), _FACTOR),
+    "Div": (binary("div"), _FACTOR),
     "Relu": (elementwise.relu, _CLAMP),
     "Clip": (elementwise.clip, _CLAMP),
-    "Max": (binary("max"), _CLAMP),
-    "Min": (binary("min"), _CLAMP),
+    "Max": (elementwise.extremum("max"), _MAXIMUM),
+    "Min": (elementwise.extremum("min"), _MAXIMUM),
     **{name: (handler, _TABLE) for name, handler in _TABLES.items()},
     "MaxPool": (pool.max_pool, _POOL),
     "AveragePool": (pool.average_pool, _POOL),

@@ -30,8 +30,7 @@ _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "An
 LIMITS: dict[str, tuple[str, ...]] = {
     "Conv": (ONE_OR_TWO_D,),
     "MatMul": (CONSTANT,),
-    "Div": (CONSTANT_OR_SAME,),
-    **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Max", "Min", *_COMPARISONS)},
+    **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", *_COMPARISONS)},
     "Where": (ONE_TENSOR,),
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
     "AveragePool": (ONE_OR_TWO_D,),

@@ -15,7 +15,7 @@ from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Val
 from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import aligned, raised
 from sateen.compiler.importer.walk import Handler, Walk
-from sateen.ir.graph import Activation, Add, Expression, Mul, Node
+from sateen.ir.graph import Activation, Add, Expression, Maximum, Mul, Node
 
 Parameters = tuple[tuple[str, float], ...]
 
@@ -166,8 +166,24 @@ def composed(walk: Walk, node: OnnxNode, x: Value, function: str, number: float,
     )
 
 
+def extremum(function: str) -> Handler:
+    """Max and Min of any number of operands: the computed ones one after another, then the constants."""
+
+    def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+        values = [walk.values[i] for i in node.inputs]
+        total, *others = (v for v in values if isinstance(v, Value))
+        for other in others:
+            total = two_computed(walk, node, function, total, other)
+        for c in (walk.weights(node, i) for i, v in enumerate(values) if not isinstance(v, Value)):
+            if c is not None:
+                total = with_constant(walk, node, function, total, c, False)
+        return [total]
+
+    return handle
+
+
 def binary(function: str) -> Handler:
-    """Sub, Mul, Div, Pow, and Max and Min of two operands."""
+    """Sub, Mul, Div, Pow and comparisons."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         if len(node.inputs) != 2:
@@ -195,6 +211,8 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
             at = [int(i) for i in np.argwhere(c == 0)[0]]
             raise Unsupported(f"its divisor is 0 at index {at}", "export the model again")
         return affine(walk, node, x, 1.0 / c, 0.0)
+    if function in ("max", "min"):
+        return bounded(walk, node, x, c, function == "max")
     x, _ = aligned(x, c)
     if (c != c.flat[0]).any():
         raise Unsupported(
@@ -202,12 +220,19 @@ def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.nda
             "only a scalar is supported here",
             limits.NUMBER,
         )
-    number = float(c.flat[0])
-    if function == "max":
-        return clip_to(walk, node, x, number, np.inf)
-    if function == "min":
-        return clip_to(walk, node, x, -np.inf, number)
-    return composed(walk, node, x, function, number, first)
+    return composed(walk, node, x, function, float(c.flat[0]), first)
+
+
+def bounded(walk: Walk, node: OnnxNode, x: Value, c: np.ndarray, below: bool) -> Value:
+    """x of at least c, or of at most c: where c is several numbers, 0 bounds what x exceeds them by."""
+    x, (c,) = aligned(x, c)
+    if (c == c.flat[0]).all():
+        number = float(c.flat[0])
+        return clip_to(walk, node, x, *((number, np.inf) if below else (-np.inf, number)))
+    over = affine(walk, node, x, 1.0, -c)
+    return affine(
+        walk, node, clip_to(walk, node, over, *((0.0, np.inf) if below else (-np.inf, 0.0))), 1.0, c
+    )
 
 
 def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -235,6 +260,10 @@ def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     return [emit_composed(walk, node, Expression("where", (), tuple(arguments)), base, x)]
 
 
+def maximum(name: str, a: str, b: str, output: str) -> Node:
+    return Maximum(name, (a, b), output)
+
+
 def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value:
     a, b = raised(a, b.rank), raised(b, a.rank)
     found = compose(walk, node, function, a, b)
@@ -245,10 +274,17 @@ def two_computed(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) 
             return add_two(walk, node, a, affine(walk, node, b, -1.0, 0.0))
         case "mul":
             return combined(walk, node, "mul", Mul, a, b)
+        case "div":
+            return combined(walk, node, "mul", Mul, a, table(walk, node, b, "divisor"))
+        case "max":
+            return combined(walk, node, "max", maximum, a, b, spread=True)
+        case "min":  # -max(-a, -b)
+            a, b = (affine(walk, node, v, -1.0, 0.0) for v in (a, b))
+            return affine(walk, node, combined(walk, node, "max", maximum, a, b, spread=True), -1.0, 0.0)
     if walk.is_open(a) or walk.is_open(b):
         raise Undecided("whether both are functions of one tensor is not known", "")
     raise Unsupported(
         f"it combines two computed tensors of shapes {a.shape} and {b.shape}",
-        "only Add, Sub and Mul take two computed tensors, unless both are functions of the same one",
+        "it takes two only if both are functions of the same one",
         limits.CONSTANT_OR_SAME,
     )

@@ -14,7 +14,7 @@ from sateen.compiler.functions import X, as_expression
 from sateen.compiler.importer.nouns import Refused
 from sateen.compiler.importer.passes import as_function, drop_dead, is_affine
 from sateen.compiler.importer.pointwise import depthwise
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Node, Pool, Quantize
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Node, Pool, Quantize
 from sateen.ir.quant import Quantizer
 
 Changes = dict[str, tuple[Node, ...]]
@@ -211,10 +211,10 @@ def _spread(graph: Graph) -> Graph:
 
 
 def _moves(node: Node) -> bool:
-    """Whether every element of the result is one of the inputs, or zero."""
+    """Whether every element of the result is one of the inputs', or zero."""
     if isinstance(node, Conv):
         return node.selects and not node.bias.any()
-    return isinstance(node, Concat | Arrange) or (isinstance(node, Pool) and node.kind == "max")
+    return isinstance(node, Concat | Arrange | Maximum) or (isinstance(node, Pool) and node.kind == "max")
 
 
 def _keeps_values(node: Node, found: dict[str, Quantizer]) -> bool:
@@ -229,7 +229,7 @@ def _keeps_values(node: Node, found: dict[str, Quantizer]) -> bool:
 
 
 def _joined(graph: Graph) -> Graph:
-    """Max pooling, selection and Concat keep codes: tables translate where the output's are others."""
+    """Maxima, selection and Concat keep codes: tables translate where the output's are others."""
     found = dict(graph.quantizers)
     shapes = dict(graph.shapes)
     nodes: list[Node] = []
@@ -246,7 +246,7 @@ def _joined(graph: Graph) -> Graph:
             pooled = tensor(f"{node.output}.pooled", node.output, found[node.input])
             nodes.append(replace(node, output=pooled))
             nodes.append(translation(f"{node.name}.rescale", pooled, node.output))
-        elif isinstance(node, Concat | Arrange):
+        elif isinstance(node, Concat | Arrange | Maximum):
             given = {p: found[p] for p in node.parts if p in found}
             if out is None and len(set(given.values())) > 1:
                 listed = ", ".join(f"'{p}': {q}" for p, q in given.items())
@@ -263,7 +263,7 @@ def _joined(graph: Graph) -> Graph:
                     nodes.append(translation(f"{node.name}.rescale{k}", p, part))
                     p = part
                 parts.append(p)
-            nodes.append(replace(node, parts=tuple(parts)))
+            nodes.append(node.reading(dict(zip(node.parts, parts, strict=True))))
         else:
             nodes.append(node)
     return replace(graph, nodes=tuple(nodes), shapes=shapes, quantizers=found)

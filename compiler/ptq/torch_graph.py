@@ -19,6 +19,7 @@ from sateen.ir.graph import (
     Concat,
     Conv,
     Expression,
+    Maximum,
     Mul,
     Node,
     Pool,
@@ -150,6 +151,7 @@ TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Pool: lambda node, x: POOLS[node.kind](node, x[0]),
     Concat: lambda node, x: torch.cat(x, dim=1),
     Arrange: _arrange,
+    Maximum: lambda node, x: torch.maximum(*x),
     Quantize: _quantize,
 }
 """Of each kind of node its value, for it and its inputs (N, C, H, W)."""

@@ -11,6 +11,7 @@ import numpy as np
 from sateen.compiler.functions import evaluate
 from sateen.compiler.quantize.branches import FAR_APART, free, split_branches
 from sateen.compiler.quantize.calibrate import Statistics
+from sateen.compiler.quantize.divisors import check_divisors
 from sateen.compiler.quantize.input_terms import split_input
 from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.residuals import snap_scales
@@ -43,6 +44,8 @@ class ActivationPlan:
 def plan_activations(network: FusedGraph, statistics: Statistics | None, options: Options) -> ActivationPlan:
     """Scales and zero points, the file's own or from statistics, and the number of terms of inputs. Raises as
     `quantize` does."""
+    if statistics is not None:
+        check_divisors(network, statistics)
     quants = _quants(network, statistics, options)
     split = _split_inputs(network, statistics, options)
     return ActivationPlan(

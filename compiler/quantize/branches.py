@@ -19,7 +19,19 @@ from sateen.compiler.functions import X, as_expression, substitute
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
 from sateen.compiler.quantize.scales import Observed, activation_quant, weight_scales
 from sateen.formats import Format
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Expression, Graph, InputOp, Mul, Node
+from sateen.ir.graph import (
+    Activation,
+    Add,
+    Arrange,
+    Concat,
+    Conv,
+    Expression,
+    Graph,
+    InputOp,
+    Maximum,
+    Mul,
+    Node,
+)
 
 FAR_APART = 8
 """Times that the largest branch reaches further than one that is worth scaling, or a warning."""
@@ -83,7 +95,7 @@ def split_branches(graph: Graph) -> Branches:
                 if node.function != "bipolar":  # which only looks at the sign
                     join((int(b), int(given[0][0])) for b in given[0])
                 of[node.output] = new(node.output)
-            case Add():
+            case Add() | Maximum():
                 join((int(a), int(b)) for a, b in zip(*given, strict=True))
                 of[node.output] = given[0]
             case Mul():

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Mul, Node, Pool
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Mul, Node, Pool
 
 
 def fuse(graph: Graph) -> FusedGraph:
@@ -80,7 +80,7 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                         before=node.input,
                         source=(node.name,),
                     )
-            case Pool() | Concat() | Arrange():
+            case Pool() | Concat() | Arrange() | Maximum():
                 nodes.append(node)
                 continue
             case _:
@@ -94,7 +94,7 @@ def _position(nodes: list[FusedNode], tensor: str) -> int:
 
 
 def _scale_groups(graph: Graph, nodes: Iterable[FusedNode]) -> dict[str, str]:
-    """Max Pools and Concats pass codes on, so that what they read and write has one scale."""
+    """Max Pools, Maximums and Concats pass codes on, so that what they read and write has one scale."""
     nodes = tuple(nodes)
     parent = {t: t for t in (*(p.name for p in graph.inputs), *(n.output for n in nodes))}
 
@@ -105,7 +105,7 @@ def _scale_groups(graph: Graph, nodes: Iterable[FusedNode]) -> dict[str, str]:
         return t
 
     for node in nodes:
-        if isinstance(node, Pool | Concat | Arrange):
+        if isinstance(node, Pool | Concat | Arrange | Maximum):
             for i in node.inputs:
                 parent[find(i)] = find(node.output)
     groups = {t: find(t) for t in parent}

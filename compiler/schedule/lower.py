@@ -18,7 +18,7 @@ from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
-from sateen.ir.quantized import Arrange, Concat, Factor, Linear, MaxPool, Op, Window
+from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Window
 from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import index_words, pack_parameters
 
@@ -103,6 +103,30 @@ class Lowering(Emitter):
                     channel_words=source.cw, out_w=columns, out_h=rows,
                     out_base=(target.base + words(target, piece.target.origin)) % depth,
                     out_step_x=words(target, piece.target.inner), out_step_y=words(target, piece.target.outer),
+                )  # fmt: skip
+            if self._must_store(op.output):
+                self.transfer(Opcode.STORE, op.output, target, r0, r1)
+
+    def maximum(self, op: Maximum) -> None:
+        """A POOL whose window has two rows, as far apart as the tensors are."""
+        _, width, _ = self.graph.tensors[op.output].shape
+        depth = self.config.act_depth
+        for r0, r1, views in self._stripe_views(op):
+            a, b, target = (views[t] for t in (*op.parts, op.output))
+            step = -(-(r1 - r0) // 4)  # as in `pool`
+            for y0 in range(r0, r1, step):
+                y1 = min(y0 + step, r1)
+                for t in op.parts:
+                    if t in self.placement.on_chip:
+                        self.bring(t, views[t], y1)
+                self.emit(
+                    Opcode.POOL, [a.rows(y0, y1), b.rows(y0, y1)], [target.rows(y0, y1)],
+                    base=(a.base + y0 * a.row) % depth, step_x=a.cw % depth, step_y=a.row % depth,
+                    step_ky=(b.base - a.base) % depth, in_w=width, in_h=y1 - y0 + 1,
+                    stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=2,
+                    channel_words=a.cw, out_w=width, out_h=y1 - y0,
+                    out_base=(target.base + y0 * target.row) % depth,
+                    out_step_x=target.cw % depth, out_step_y=target.row % depth,
                 )  # fmt: skip
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
@@ -341,4 +365,5 @@ LOWERING: dict[type[Op], Way] = {
     MaxPool: Way(Opcode.POOL, Lowering.pool),
     Concat: Way(Opcode.MATRIX, Lowering.concat),
     Arrange: Way(Opcode.POOL, Lowering.arrange),
+    Maximum: Way(Opcode.POOL, Lowering.maximum),
 }

@@ -100,6 +100,9 @@ def _torch_hard_sigmoid(t: Any, x: Any, alpha: float, beta: float) -> Any:
 
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 
+_LEAST_DIVISOR = 1e-20
+"""In place of 0: more than any quotient, and still finite in sums of squares."""
+
 FUNCTIONS: dict[str, Function] = {
     "clip": Function(
         lambda x, low, high: np.minimum(np.maximum(x, low), high),
@@ -179,6 +182,11 @@ FUNCTIONS: dict[str, Function] = {
     "log": Function(np.log, "Log", torch=_named("log"), host=True),
     "sqrt": Function(np.sqrt, "Sqrt", torch=_named("sqrt"), host=True, increasing=True, non_negative=True),
     "reciprocal": Function(lambda x: 1.0 / x, "Reciprocal", torch=_named("reciprocal"), host=True),
+    # of a Div by a computed tensor, which keeps away from 0 (compiler/quantize/divisors.py)
+    "divisor": Function(
+        lambda x: 1.0 / np.where(x == 0, _LEAST_DIVISOR, x),
+        torch=lambda t, x: 1.0 / t.where(x == 0, t.full_like(x, _LEAST_DIVISOR), x),
+    ),
     "abs": Function(np.abs, "Abs", torch=_named("abs"), host=True, non_negative=True),
     "neg": Function(np.negative, "Neg", torch=_named("neg"), host=True),
     "sign": Function(np.sign, "Sign", host=True, increasing=True),

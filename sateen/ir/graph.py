@@ -343,6 +343,23 @@ class Arrange(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
+class Maximum(FloatOp):
+    """Of two tensors of one shape, element by element."""
+
+    name: str
+    parts: tuple[str, str]
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.parts
+
+    @property
+    def homogeneous(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Quantize(FloatOp):
     """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
 
@@ -360,7 +377,7 @@ class Quantize(FloatOp):
         return False
 
 
-Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Quantize
+Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Maximum | Quantize
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,8 @@ from sateen.ir.pieces import Piece, plane_of
 from sateen.ir.quant import Quant
 
 __all__ = [
-    *(
-        "Arrange",
-        "Concat",
-        "Constant",
-        "Factor",
-        "Linear",
-        "MaxPool",
-        "Op",
-        "Operand",
-        "Quant",
-        "QuantizedGraph",
-    ),
-    *("QuantizedOp", "Range", "Residual", "Tensor", "Window"),
+    *("Arrange", "Concat", "Constant", "Factor", "Linear", "MaxPool", "Maximum", "Op", "Operand", "Quant"),
+    *("QuantizedGraph", "QuantizedOp", "Range", "Residual", "Tensor", "Window"),
 ]
 
 MULTIPLIER_BITS = 16
@@ -214,7 +203,7 @@ class MaxPool(_Copying):
 
 
 class _Joining(_Copying):
-    """A copy of the pixels of `parts`, each as it is."""
+    """Codes of `parts`, each as it is."""
 
     __slots__ = ()
     parts: tuple[str, ...]
@@ -267,7 +256,23 @@ class Arrange(_Joining):
         return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else (0, 0)
 
 
-Op = Linear | MaxPool | Concat | Arrange
+@dataclass(frozen=True, slots=True)
+class Maximum(_Joining):
+    """Of two tensors of one shape, by value. Both and the output have the same Quant."""
+
+    name: str
+    parts: tuple[str, str]
+    output: str
+    source: tuple[str, ...] = ()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        return shapes[self.parts[0]]
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return []
+
+
+Op = Linear | MaxPool | Concat | Arrange | Maximum
 """Every op there is."""
 
 

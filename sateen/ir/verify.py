@@ -26,6 +26,7 @@ from sateen.ir.quantized import (
     Constant,
     Factor,
     Linear,
+    Maximum,
     QuantizedGraph,
     QuantizedOp,
     Tensor,
@@ -184,6 +185,11 @@ def _planes(graph: QuantizedGraph, op: Concat) -> str | None:
     return None if len(planes) == 1 else ", ".join(map(str, sorted(planes)))
 
 
+def _operands(graph: QuantizedGraph, op: Maximum) -> str | None:
+    shapes = {graph.tensors[t].shape for t in op.parts}
+    return None if len(op.parts) == 2 and len(shapes) == 1 else ", ".join(map(str, sorted(shapes)))
+
+
 def _pieces(graph: QuantizedGraph, op: Arrange) -> str | None:
     shapes, plane = [graph.tensors[t].shape for t in op.parts], graph.tensors[op.output].shape[:2]
     if len({s[2] for s in shapes}) != 1:
@@ -332,6 +338,7 @@ RULES: tuple[Rule, ...] = (
     Rule("pieces", Arrange, "every pixel is written once, from pixels of its parts", _pieces),
     Rule("window", QuantizedOp, "kernel, stride and dilation are at least 1", _window),
     Rule("planes", Concat, "parts have equal rows and columns", _planes),
+    Rule("operands", Maximum, "both tensors have one shape", _operands),
     Rule("shape", QuantizedOp, "an output has the shape that its op makes", _shape),
     Rule("kept codes", QuantizedOp, "an op that keeps codes reads and writes one Quant", _kept_codes),
     Rule("codes", Constant, "codes are numbers of their format", _constant),

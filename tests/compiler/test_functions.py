@@ -18,7 +18,7 @@ ONNX_NAME = {"affine": None, "clip": "Clip", "gelu": "Gelu"}
 POINTS = np.concatenate([np.linspace(-6, 6, 97), [-100.0, -1e-7, 0.0, 1e-7, 100.0]])
 
 
-OTHERS = ("affine", "clip", "gelu", "not", "bipolar")
+OTHERS = ("affine", "clip", "gelu", "not", "bipolar", "divisor")
 """Tested by themselves, or, bipolar, against qonnx's executor."""
 
 

@@ -115,8 +115,8 @@ SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 CASES = {
     ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
     ("MatMul", limits.CONSTANT): two("MatMul"),
-    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Div", "Pow", "Max", "Min", *COMPARISONS)},
-    **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", "Max", "Min", *COMPARISONS)},
+    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Pow", *COMPARISONS)},
+    **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", *COMPARISONS)},
     ("Where", limits.ONE_TENSOR): where_of_two,
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,

@@ -37,7 +37,18 @@ def gates() -> onnx.ModelProto:
     return n.model(n("Mul", y, n("Sigmoid", n.conv("x", 3, 1))), y)
 
 
-NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates}
+def extremes() -> onnx.ModelProto:
+    """The larger and the smaller of tensors, one that broadcasts among them, with bounds for each channel; quotients,
+    one by a sum over the channels."""
+    n = Nodes(1, 3, 6, 5)
+    a, b = n("Relu", n.conv("x", 3, 4)), n.conv("x", 3, 4, 3)
+    y = n("Max", a, b, n("GlobalAveragePool", b), n.constant(n.rng.normal(0, 0.3, (4, 1, 1)), np.float32))
+    y = n("Min", n("Div", y, n("Add", n("Exp", b), n.constant(0.5, np.float32))), a)
+    e = n("Exp", n("Tanh", n.conv(y, 4, 4)))
+    return n.model(n("Div", e, n("ReduceSum", e, n.constant([1]), keepdims=1)))
+
+
+NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates, "extremes": extremes}
 
 
 @pytest.mark.rtl

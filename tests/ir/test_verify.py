@@ -19,7 +19,9 @@ from sateen.ir.quantized import (
     Arrange,
     Concat,
     Constant,
+    Factor,
     Linear,
+    Maximum,
     MaxPool,
     Quant,
     QuantizedGraph,
@@ -43,7 +45,7 @@ def linear(name: str, x: str, weight: np.ndarray, **fields) -> Linear:
 
 
 def graph() -> QuantizedGraph:
-    """x (4, 4, 8) -> conv -> pool; conv -> turn; conv twice -> cat -> selection -> sum of cat, exact."""
+    """x (4, 4, 8) -> conv -> pool; conv -> turn, the larger of both; conv twice -> cat -> selection -> sum, exact."""
     ones = np.ones((8, 1, 1, 8))
     conv = linear("conv", "x", ones, residual=Residual("x", 5, 4), table=np.arange(256, dtype=np.uint8))
     pool = MaxPool("pool", "conv", "pool", (2, 2), (2, 2))
@@ -51,13 +53,14 @@ def graph() -> QuantizedGraph:
     pick = linear("pick", "cat", np.ones((4, 1, 1, 2)), groups=4, channels=np.arange(8).reshape(4, 2))
     turned = (Piece(0, (4, 4), Lattice((0, 3), (1, 0), (0, -1)), Lattice((0, 0), (1, 0), (0, 1))),)
     turn = Arrange("turn", ("conv",), turned, "turn")
+    most = Maximum("most", ("conv", "turn"), "most")
     last = linear("last", "pick", np.ones((2, 4, 4, 4)), raw=True, raw_scale=np.ones(2))
     shapes = {"x": (4, 4, 8), "conv": (4, 4, 8), "pool": (2, 2, 8), "cat": (4, 4, 16), "pick": (4, 4, 4)}
-    shapes |= {"turn": (4, 4, 8)}
+    shapes |= {"turn": (4, 4, 8), "most": (4, 4, 8)}
     tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
     outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "last"))
     port = Port("x", (4, 4, 8), (4, 4, 8))
-    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, last), tensors)
+    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, most, last), tensors)
 
 
 def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
@@ -116,6 +119,7 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("window", r"MaxPool 'pool'.*stride \(0, 2\)", op("pool", stride=(0, 2))),
     ("planes", r"Concat 'cat'.*found \(2, 2\), \(4, 4\)", op("cat", parts=("conv", "pool"))),
     ("pieces", "Arrange 'turn'.*found parts of 8, 16 channels", op("turn", parts=("conv", "cat"))),
+    ("operands", r"Maximum 'most'.*found \(2, 2, 8\), \(4, 4, 8\)", op("most", parts=("conv", "pool"))),
     ("pieces", "a piece of no part", op("turn", pieces=piece(part=1))),
     ("pieces", "8 pixels for 4 x 4", op("turn", pieces=piece(counts=(2, 4)))),
     ("pieces", "outside of 'conv', which is 4 x 4", op("turn", pieces=piece(source=FAR))),
@@ -144,6 +148,7 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("residual", r"found 'pool' of \(2, 2, 8\) for \(4, 4, 4\)", op("pick", residual=Residual("pool", 1, 0))),
     ("residual", "multiplier 0, shift 4", op("conv", residual=Residual("x", 0, 4))),
     ("residual", "shift 10 where the least shift is 9", op("conv", residual=Residual("x", 5, 10))),
+    ("residual", r"found 'pool' of \(2, 2, 8\) for \(4, 4, 4\)", op("pick", residual=Factor("pool"))),
     ("raw", "found no scale", op("last", raw_scale=None)),
     ("raw", "found a table", op("last", table=np.zeros(256, np.uint8))),
     ("raw", "that is not finite", op("last", raw_offset=np.array([0, np.inf]))),
@@ -166,6 +171,25 @@ def test_a_broken_rule_is_told(name, says, change):
 def test_every_rule_has_a_case():
     assert {name for name, _, _ in CASES} == {rule.name for rule in RULES}
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_a_factor_without_what_is_added_before_the_rounding():
+    (rule,) = (r for r in RULES if r.name == "residual")
+    for zero in (0, 4):
+        quant = Quant(E5M2, 0.5, zero)
+        for made in (
+            op("conv", residual=Factor("x"), requantized=quant)(graph()),
+            op("conv", residual=Factor("x"))(tensor("x", quant=quant)(graph())),
+        ):
+            assert ("adds before it rounds" in (rule.found(made, made.ops[0]) or "")) == bool(zero)
+
+
+def test_a_residual_of_one_row_or_column():
+    for shape in ((1, 4, 8), (4, 1, 8), (1, 1, 8)):
+        made = graph()
+        made = replace(made, tensors=made.tensors | {"other": Tensor("other", shape, QUANT)})
+        (rule,) = (r for r in RULES if r.name == "residual")
+        assert rule.found(made, replace(made.ops[0], residual=Factor("other"))) is None
 
 
 def test_codes_of_a_narrow_format():
