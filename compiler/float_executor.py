@@ -28,6 +28,7 @@ from sateen.ir.graph import (
     Pool,
     PoolKind,
     Quantize,
+    Stored,
 )
 from sateen.ir.pieces import moved
 
@@ -108,9 +109,10 @@ FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Concat: lambda node, x: np.concatenate(x, axis=3),
     Arrange: lambda node, x: moved(x, node.pieces),
     Maximum: lambda node, x: np.maximum(*x),
+    Stored: lambda node, x: node.values[None],
     Quantize: lambda node, x: node.quantizer.round(x[0]),
 }
-"""Of each kind of node its value, for it and its inputs (N, H, W, C), float64."""
+"""Of each kind of node its value, for it and its inputs (N, H, W, C), float64; of one without inputs N is 1."""
 
 
 def run_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
@@ -139,7 +141,8 @@ def run_float(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
     if len(counts) > 1:
         raise DataError(f"inputs have {sorted(counts)} samples; give the same number for each")
     for node in graph.nodes:
-        tensors[node.output] = graph.rounded(node.output, run_node(node, [tensors[i] for i in node.inputs]))
+        y = graph.rounded(node.output, run_node(node, [tensors[i] for i in node.inputs]))
+        tensors[node.output] = y if node.inputs else np.repeat(y, max(counts, default=1), axis=0)
     return tensors
 
 

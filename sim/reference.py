@@ -18,7 +18,7 @@ from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.graph import Port
 from sateen.ir.pieces import moved
-from sateen.ir.quantized import Arrange, Concat, Linear, Maximum, MaxPool, Op, QuantizedGraph
+from sateen.ir.quantized import Arrange, Concat, Linear, Maximum, MaxPool, Op, QuantizedGraph, Stored
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -224,12 +224,21 @@ class _Maximum:
         return np.take(self.code, np.maximum(a, b))
 
 
+class _Stored:
+    def __init__(self, qgraph: QuantizedGraph, op: Stored) -> None:
+        self.codes, self.columns = op.codes, op.codes.size
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        return np.repeat(self.codes[None], len(next(iter(tensors.values()))), axis=0)
+
+
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
     MaxPool: _MaxPool,
     Concat: _Concat,
     Arrange: _Arrange,
     Maximum: _Maximum,
+    Stored: _Stored,
 }
 
 

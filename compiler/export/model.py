@@ -24,7 +24,18 @@ from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
-from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Quant, QuantizedGraph
+from sateen.ir.quantized import (
+    Arrange,
+    Concat,
+    Factor,
+    Linear,
+    Maximum,
+    MaxPool,
+    Op,
+    Quant,
+    QuantizedGraph,
+    Stored,
+)
 from sateen.sim.reference import value_order
 
 _LOOKUP_RANGE = 1 << 16
@@ -239,6 +250,19 @@ class Exporter:
         x = self.writer.node("Max", parts, op.name, self._shape(op.output))
         return self._activation(x, self._quant(op.output), op.output)
 
+    def stored(self, op: Stored) -> str:
+        """The constant, as often as there are samples."""
+        w, real = self.writer, self._quant(op.output).dequantize(op.codes)
+        values = w.constant(real.transpose(2, 0, 1)[None].astype(np.float32), f"{op.output}_values")
+        first = w.constant(np.array([0], np.int64), f"{op.output}_first")
+        one = w.constant(np.array([1, 1, 1], np.int64), f"{op.output}_once")
+        source = next(p.source for p in self.qgraph.inputs)
+        rank = len(w.shape(source))
+        shape = w.node("Shape", [source], f"{op.output}_shape", (rank,), TensorProto.INT64)
+        batch = w.node("Gather", [shape, first], f"{op.output}_batch", (1,), TensorProto.INT64, axis=0)
+        times = w.node("Concat", [batch, one], f"{op.output}_times", (4,), TensorProto.INT64, axis=0)
+        return w.node("Expand", [values, times], op.output, self._shape(op.output))
+
     def arrange(self, op: Arrange) -> str:
         """The pixels of all parts side by side, of which each output pixel takes one."""
         w, (h, width, c) = self.writer, self.qgraph.tensors[op.output].shape
@@ -402,6 +426,7 @@ EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
     Concat: Exporter.concat,
     Arrange: Exporter.arrange,
     Maximum: Exporter.maximum,
+    Stored: Exporter.stored,
 }
 """Writes an op's nodes and gives the name of its value."""
 

@@ -7,15 +7,17 @@ are one for all are selected as often as they are needed, and pixels that are on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sateen.compiler.importer.layout import axis_dims
-from sateen.compiler.importer.moves import Roles, rebuilt, roles_of
+from sateen.compiler.importer.moves import Roles, laid_out, rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
+from sateen.ir.graph import Node, Stored
 
 Shape = tuple[int, ...]
 
@@ -46,6 +48,40 @@ def together(
         for k, v in enumerate((a, b))
     )
     return a, b
+
+
+def paired(
+    walk: Walk, node: OnnxNode, make: Callable[..., Node], a: Value, b: Value, *, spread: bool = False
+) -> Value:
+    """What `make` makes of a name, the two tensors and an output."""
+    placed = together(walk, node, a, b, spread=spread)
+    if placed is None:
+        return open_result(walk, node.proto.output[0], a, b)
+    whole = max(placed, key=lambda v: math.prod(walk.hwc(v)))
+    out = walk.fresh(node.proto.output[0])
+    walk.emit(make(node.name, *(v.tensor for v in placed), out), walk.hwc(whole))
+    return Value(out, whole.layout)
+
+
+def stored(walk: Walk, name: str, x: Value, array: np.ndarray) -> Value:
+    """A constant of x's rank as a tensor that lies as x does, with one row or column where all are alike."""
+    roles = [list(role) for role in roles_of(walk, x)]
+    for d, size in enumerate(array.shape):
+        if size > 1 and all(d not in role for role in roles):  # where x has one index
+            roles[0 if roles[1] else 1].append(d)
+    whole = [
+        d for k, role in enumerate(roles) for d in role if k == 2 or any(array.shape[e] > 1 for e in role)
+    ]
+    sizes = {d: max(x.shape[d], array.shape[d]) for d in whole}
+    full = np.broadcast_to(array, [sizes.get(d, 1) for d in range(array.ndim)])
+    order = [d for role in roles for d in role]
+    shape = tuple(math.prod(sizes.get(d, 1) for d in role) for role in roles)
+    hwc = shape[0], shape[1], shape[2]
+    values = full.transpose(*order, *(d for d in range(array.ndim) if d not in order)).reshape(hwc)
+    out = walk.fresh(f"{x.tensor}.constant")
+    walk.emit(Stored(name, out, np.array(values, np.float64)), hwc)
+    rows, columns, channels = (tuple(role) for role in roles)
+    return Value(out, laid_out(Value(out, ((),) * array.ndim), (rows, columns, channels), sizes, hwc))
 
 
 def open_result(walk: Walk, name: str, a: Value, b: Value) -> Value:

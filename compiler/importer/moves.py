@@ -53,7 +53,7 @@ def rebuilt(
     shape = tuple(math.prod(sizes.get(d, 1) for d in role) for role in roles)
     hwc: Shape = (shape[0], shape[1], shape[2])
     tensor = _moved(walk, name, x.tensor, walk.hwc(x), hwc, places)
-    return Value(tensor, _layout(x, roles, sizes, hwc), x.host)
+    return Value(tensor, laid_out(x, roles, sizes, hwc), x.host)
 
 
 def place_channels(
@@ -103,7 +103,7 @@ def joined(walk: Walk, name: str, out: str, parts: Sequence[Value], axis: int) -
             ordered = walk.fresh(f"{tensor}.ordered")
             walk.emit(selection(f"{name}.order", tensor, ordered, order), hwc)
             tensor = ordered
-    return Value(tensor, _layout(parts[0], roles, sizes, hwc))
+    return Value(tensor, laid_out(parts[0], roles, sizes, hwc))
 
 
 def picked(walk: Walk, name: str, x: Value, out: str, rows: np.ndarray, columns: np.ndarray) -> str:
@@ -154,7 +154,8 @@ def _order(role: Sequence[int], axis: int, parts: Sequence[int], sizes: Mapping[
     return order
 
 
-def _layout(x: Value, roles: Roles, sizes: Mapping[int, int], hwc: Shape) -> tuple[Dim, ...]:
+def laid_out(x: Value, roles: Roles, sizes: Mapping[int, int], hwc: Shape) -> tuple[Dim, ...]:
+    """The layout of a tensor (H, W, C) whose axes are the dimensions of `roles`, with the batch where x has it."""
     found: dict[int, Dim] = {}
     for role, stride in zip(roles, (hwc[1] * hwc[2], hwc[2], 1), strict=True):
         for d in reversed(role):

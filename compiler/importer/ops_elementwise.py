@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.broadcast import open_result, together
+from sateen.compiler.importer.broadcast import paired
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import aligned, raised
@@ -127,14 +126,7 @@ def combined(
     same_function = compose(walk, node, function, a, b)
     if same_function is not None:
         return same_function
-    placed = together(walk, node, a, b, spread=spread)
-    if placed is None:
-        return open_result(walk, node.proto.output[0], a, b)
-    a, b = placed
-    whole = max(a, b, key=lambda v: math.prod(walk.hwc(v)))
-    out = walk.fresh(node.proto.output[0])
-    walk.emit(make(node.name, a.tensor, b.tensor, out), walk.hwc(whole))
-    return Value(out, whole.layout)
+    return paired(walk, node, make, a, b, spread=spread)
 
 
 def compose(walk: Walk, node: OnnxNode, function: str, a: Value, b: Value) -> Value | None:

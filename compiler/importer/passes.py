@@ -140,7 +140,7 @@ def _is_pointwise(node: Node | None) -> bool:
 def affine_into_producer(graph: Graph) -> Graph | None:
     """scale * conv(x) + offset is a convolution."""
     for node in graph.nodes:
-        producer = _producer(graph, node.inputs[0])
+        producer = _producer(graph, node.inputs[0]) if node.inputs else None
         if is_affine(node) and isinstance(producer, Conv) and _only_consumer(graph, producer.output) is node:
             assert isinstance(node, Conv)
             scale = node.weight.reshape(-1)

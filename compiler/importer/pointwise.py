@@ -40,6 +40,19 @@ def aligned(x: Value, *constants: np.ndarray) -> tuple[Value, list[np.ndarray]]:
     return x, [_aligned(x, c) for c in constants]
 
 
+def loosely_aligned(x: Value, *constants: np.ndarray) -> tuple[Value, list[np.ndarray]]:
+    """As `aligned`, but a constant may enlarge x. Raises Unsupported if they do not broadcast."""
+    x = raised(x, max(c.ndim for c in constants))
+    found = [c.reshape((1,) * (x.rank - c.ndim) + c.shape) for c in constants]
+    for c in found:
+        if any(m != n and 1 not in (m, n) for m, n in zip(c.shape, x.shape, strict=True)):
+            raise Unsupported(
+                f"its constant of shape {c.shape} and its input of shape {x.shape} do not broadcast",
+                "give shapes that do",
+            )
+    return x, found
+
+
 def _aligned(x: Value, constant: np.ndarray) -> np.ndarray:
     constant = constant.reshape((1,) * (x.rank - constant.ndim) + constant.shape)
     if all(c in (1, s) for c, s in zip(constant.shape, x.shape, strict=True)):

@@ -25,6 +25,7 @@ from sateen.ir.graph import (
     Pool,
     PoolKind,
     Quantize,
+    Stored,
 )
 from sateen.ir.pieces import plane_of
 
@@ -133,7 +134,14 @@ POOLS: dict[PoolKind, Callable[[Pool, torch.Tensor], torch.Tensor]] = {
 }
 
 
+def _of_one_batch(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What is stored is one sample, for all."""
+    n = max(len(p) for p in parts)
+    return [p.expand(n, -1, -1, -1) for p in parts]
+
+
 def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
+    parts = _of_one_batch(parts)
     n, c = parts[0].shape[:2]
     out = parts[0].new_zeros((n, c, *plane_of(node.pieces)))
     for p in node.pieces:
@@ -149,9 +157,10 @@ TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Mul: lambda node, x: x[0] * x[1],
     Activation: _activation,
     Pool: lambda node, x: POOLS[node.kind](node, x[0]),
-    Concat: lambda node, x: torch.cat(x, dim=1),
+    Concat: lambda node, x: torch.cat(_of_one_batch(x), dim=1),
     Arrange: _arrange,
     Maximum: lambda node, x: torch.maximum(*x),
+    Stored: lambda node, x: channels_second(node.values[None]),
     Quantize: _quantize,
 }
-"""Of each kind of node its value, for it and its inputs (N, C, H, W)."""
+"""Of each kind of node its value, for it and its inputs (N, C, H, W); of one without inputs N is 1."""

@@ -31,6 +31,7 @@ from sateen.ir.graph import (
     Maximum,
     Mul,
     Node,
+    Stored,
 )
 
 FAR_APART = 8
@@ -98,6 +99,9 @@ def split_branches(graph: Graph) -> Branches:
             case Add() | Maximum():
                 join((int(a), int(b)) for a, b in zip(*given, strict=True))
                 of[node.output] = given[0]
+            case Stored():
+                of[node.output] = new(node.output)
+                fixed |= {int(b) for b in of[node.output]}
             case Mul():
                 of[node.output] = new(node.output)
                 fixed |= {int(b) for t in (*given, of[node.output]) for b in t}
@@ -147,7 +151,7 @@ def scaled(graph: Graph, branches: Branches, factors: dict[int, float]) -> Graph
         if (factor := float(of(port.name)[0])) != 1:
             port = replace(port, host=(*port.host, InputOp("affine", (factor,), (0.0,), "float64")))
         ports.append(port)
-    nodes = tuple(_scaled(node, of(node.inputs[0]), of(node.output)) for node in graph.nodes)
+    nodes = tuple(_scaled(n, of((*n.inputs, n.output)[0]), of(n.output)) for n in graph.nodes)
     return replace(graph, inputs=tuple(ports), nodes=nodes)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Mul, Node, Pool
+from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Mul, Node, Pool, Stored
 
 
 def fuse(graph: Graph) -> FusedGraph:
@@ -80,7 +80,7 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                         before=node.input,
                         source=(node.name,),
                     )
-            case Pool() | Concat() | Arrange() | Maximum():
+            case Pool() | Concat() | Arrange() | Maximum() | Stored():
                 nodes.append(node)
                 continue
             case _:

@@ -20,11 +20,12 @@ from sateen.compiler.quantize.signs import sign_of, signs
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Arrange, Concat, Graph, Maximum, Pool
+from sateen.ir.graph import Arrange, Concat, Graph, Maximum, Pool, Stored
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Factor, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.quantized import Maximum as QuantizedMaximum
+from sateen.ir.quantized import Stored as QuantizedStored
 from sateen.ir.verify import verify
 
 __all__ = ["accumulator_bits", "quantize", "quantize_fused", "residual_shifts_fit"]
@@ -143,6 +144,9 @@ def _quantized(basis: Basis, node: FusedNode) -> Op:
             return QuantizedConcat(node.name, node.parts, node.output, (node.name,))
         case Arrange():
             return QuantizedArrange(node.name, node.parts, node.pieces, node.output, (node.name,))
+        case Stored():
+            codes = basis.plan.quants[node.output].quantize(node.values)
+            return QuantizedStored(node.name, node.output, codes, (node.name,))
         case Maximum():
             return QuantizedMaximum(node.name, node.parts, node.output, (node.name,))
         case FusedLayer():

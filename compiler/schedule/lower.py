@@ -18,9 +18,9 @@ from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
-from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Window
+from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Stored, Window
 from sateen.machine.isa import Opcode, Target, bits_of
-from sateen.machine.packing import index_words, pack_parameters
+from sateen.machine.packing import index_words, pack_activations, pack_parameters
 
 
 class Lowering(Emitter):
@@ -130,6 +130,18 @@ class Lowering(Emitter):
                 )  # fmt: skip
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
+
+    def stored(self, op: Stored) -> None:
+        """From the constants to its place; through the buffer where that is in memory, too."""
+        source = self.constant(pack_activations(op.codes[None], self.config).tobytes())
+        for r0, r1, views in self._stripe_views(op):
+            view = views[op.output]
+            self.load_constant(
+                Target.ACTIVATION, "act", view.base + r0 * view.row, (r1 - r0) * view.row,
+                source + r0 * view.row * self.config.act_word_bytes,
+            )  # fmt: skip
+            if self._must_store(op.output):
+                self.transfer(Opcode.STORE, op.output, view, r0, r1)
 
     def _window(self, window: Window, v: View, y: int, x: int, w: int, h: int) -> dict[str, int]:
         """Fields of a walk that begins at row y and column x of the output, less what padding puts before it."""
@@ -366,4 +378,5 @@ LOWERING: dict[type[Op], Way] = {
     Concat: Way(Opcode.MATRIX, Lowering.concat),
     Arrange: Way(Opcode.POOL, Lowering.arrange),
     Maximum: Way(Opcode.POOL, Lowering.maximum),
+    Stored: Way(Opcode.LOAD, Lowering.stored),
 }

@@ -169,7 +169,7 @@ def _description(program: Program, index: int) -> dict[str, Any]:
         "name": op.name,
         "kind": type(op).__name__,
         "sources": list(op.source),
-        "input_shape": list(tensors[op.inputs[0]].shape),
+        "input_shape": list(tensors[(*op.inputs, op.output)[0]].shape),
         "output_shape": list(tensors[op.output].shape),
         "weight_format": next((c.format.name for c in op.constants), None),
         "activation_format": tensors[op.output].quant.format.name,

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sateen.errors import ModelError
-from sateen.ir.graph import Activation, Arrange, Concat, Conv, Graph, Maximum, Node, Pool
+from sateen.ir.graph import Activation, Arrange, Concat, Conv, Graph, Maximum, Node, Pool, Stored
 
-T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Maximum | Activation)
+T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Maximum | Stored | Activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class FusedLayer:
         return self.before if self.table and self.before else self.output
 
 
-FusedNode = FusedLayer | Pool | Concat | Arrange | Maximum
+FusedNode = FusedLayer | Pool | Concat | Arrange | Maximum | Stored
 """A Pool here is a max Pool."""
 
 

@@ -359,6 +359,23 @@ class Maximum(FloatOp):
         return True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored(FloatOp):
+    """A tensor that is the same for every sample."""
+
+    name: str
+    output: str
+    values: np.ndarray  # float64 (H, W, C)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def homogeneous(self) -> bool:
+        return False  # it stays as it is
+
+
 @dataclass(frozen=True, slots=True)
 class Quantize(FloatOp):
     """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
@@ -377,7 +394,7 @@ class Quantize(FloatOp):
         return False
 
 
-Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Maximum | Quantize
+Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Maximum | Stored | Quantize
 
 
 @dataclass(frozen=True, slots=True)

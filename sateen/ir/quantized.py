@@ -18,7 +18,7 @@ from sateen.ir.quant import Quant
 
 __all__ = [
     *("Arrange", "Concat", "Constant", "Factor", "Linear", "MaxPool", "Maximum", "Op", "Operand", "Quant"),
-    *("QuantizedGraph", "QuantizedOp", "Range", "Residual", "Tensor", "Window"),
+    *("QuantizedGraph", "QuantizedOp", "Range", "Residual", "Stored", "Tensor", "Window"),
 ]
 
 MULTIPLIER_BITS = 16
@@ -272,7 +272,32 @@ class Maximum(_Joining):
         return []
 
 
-Op = Linear | MaxPool | Concat | Arrange | Maximum
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored(_Copying):
+    """Codes that are in memory from the start."""
+
+    name: str
+    output: str
+    codes: np.ndarray  # (H, W, C)
+    source: tuple[str, ...] = ()
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return ()
+
+    @property
+    def window(self) -> Window:
+        return Window()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        h, w, c = self.codes.shape
+        return h, w, c
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return []
+
+
+Op = Linear | MaxPool | Concat | Arrange | Maximum | Stored
 """Every op there is."""
 
 

@@ -29,6 +29,7 @@ from sateen.ir.quantized import (
     Maximum,
     QuantizedGraph,
     QuantizedOp,
+    Stored,
     Tensor,
 )
 
@@ -293,6 +294,10 @@ def _constant(graph: QuantizedGraph, c: Constant) -> str | None:
     return _codes(c.codes, c.format)
 
 
+def _stored(graph: QuantizedGraph, op: Stored) -> str | None:
+    return _codes(op.codes, graph.tensors[op.output].quant.format)
+
+
 def _codes(codes: np.ndarray, fmt: Format) -> str | None:
     if codes.dtype != fmt.code_dtype:
         return f"{codes.dtype} codes"
@@ -342,6 +347,7 @@ RULES: tuple[Rule, ...] = (
     Rule("shape", QuantizedOp, "an output has the shape that its op makes", _shape),
     Rule("kept codes", QuantizedOp, "an op that keeps codes reads and writes one Quant", _kept_codes),
     Rule("codes", Constant, "codes are numbers of their format", _constant),
+    Rule("stored", Stored, "stored codes are numbers of the tensor's format", _stored),
     Rule("pattern", Constant, "weights obey their N:M pattern along the last axis", _pattern),
     Rule("multiplier", Linear, f"multipliers are 1 to {MULTIPLIER_MAX}", _multipliers),
     Rule("shift", Linear, f"shifts are 0 to {SHIFT_MAX}", _shifts),

@@ -246,7 +246,7 @@ REFUSED = {
         lambda n: n("Mul", n.input("N", 3, 4, 4), n("Sigmoid", n.input("N", 2, 4, 4, name="y"))),
         r"\(1, 3, 4, 4\) and \(1, 2, 4, 4\)",
     ),
-    "enlarging": (lambda n: n("Add", n.input("N", 3, 1, 1), n.random(3, 4, 4)), "would broadcast"),
+    "unlike": (lambda n: n("Add", n.input("N", 3, 2, 2), n.random(3, 4, 4)), "broadcast"),
     "division by zero": (
         lambda n: n("Div", n.input("N", 3), n.constant([1, 0, 2], np.float32)),
         r"divisor is 0 at index \[1\]",

@@ -102,3 +102,41 @@ def test_a_divisor_near_zero_is_refused(offset, refused, tmp_path):
             build()
     else:
         build()
+
+
+CONSTANTS = [
+    (6, 4, 5),
+    (1, 4, 5),
+    (4, 5),
+    (6, 4, 1),
+    (4, 1),
+    (6, 1, 5),
+    (1, 1, 5),
+    (1, 6, 4, 5),
+    (6, 1, 1),
+    (1,),
+]
+
+
+@pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Div"))
+@pytest.mark.parametrize("shape", CONSTANTS)
+def test_constants_of_any_shape(op, shape):
+    net = Net()
+    x = net.conv(net.input("N", 3, 4, 5), 3, 6, 1, 1)
+    y = net(op, x, net.random(*shape, low=0.5))
+    compare(net.output(net(op, net("Relu", y), net.random(*shape, low=0.5))))
+
+
+@pytest.mark.parametrize("op", ("Add", "Mul"))
+def test_constants_that_enlarge(op):
+    for shape in ((6, 4, 5), (1, 4, 5), (4, 1), (1, 5)):
+        net = Net()
+        x = net("GlobalAveragePool", net.conv(net.input("N", 3, 4, 5), 3, 6, 1, 1))
+        compare(net.output(net(op, x, net.random(*shape, low=0.5))))
+
+
+def test_a_position_embedding():
+    net = Net()
+    x = net("MatMul", net.input(1, 5, 3), net.random(3, 6))
+    y = net("Add", x, net.random(1, 5, 6))
+    compare(net.output(net("MatMul", net("Mul", y, net.random(5, 6)), net.random(6, 4))))

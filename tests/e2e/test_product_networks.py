@@ -48,7 +48,19 @@ def extremes() -> onnx.ModelProto:
     return n.model(n("Div", e, n("ReduceSum", e, n.constant([1]), keepdims=1)))
 
 
-NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates, "extremes": extremes}
+def constants() -> onnx.ModelProto:
+    """Position embeddings, anchors and a grid that enlarges: tensors that are in memory from the start."""
+    n = Nodes(1, 3, 6, 5)
+
+    def numbers(*shape: int) -> str:
+        return n.constant(n.rng.uniform(0.5, 1.5, shape), np.float32)
+
+    y = n("Mul", n("Add", n.conv("x", 3, 4), numbers(4, 6, 5)), numbers(1, 4, 6, 5))
+    z = n("Add", n("GlobalAveragePool", y), numbers(6, 1))
+    return n.model(n.conv(n("Mul", y, z), 4, 3), n("Max", z, n("ReduceMean", y, n.constant([3]), keepdims=1)))
+
+
+NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates, "extremes": extremes, "constants": constants}
 
 
 @pytest.mark.rtl

@@ -26,6 +26,7 @@ from sateen.ir.quantized import (
     Quant,
     QuantizedGraph,
     Residual,
+    Stored,
     Tensor,
 )
 from sateen.ir.serialize import from_bytes, to_bytes
@@ -45,7 +46,7 @@ def linear(name: str, x: str, weight: np.ndarray, **fields) -> Linear:
 
 
 def graph() -> QuantizedGraph:
-    """x (4, 4, 8) -> conv -> pool; conv -> turn, the larger of both; conv twice -> cat -> selection -> sum, exact."""
+    """x (4, 4, 8) -> conv -> pool; the larger of turn and what is kept; conv twice -> cat -> selection -> sum."""
     ones = np.ones((8, 1, 1, 8))
     conv = linear("conv", "x", ones, residual=Residual("x", 5, 4), table=np.arange(256, dtype=np.uint8))
     pool = MaxPool("pool", "conv", "pool", (2, 2), (2, 2))
@@ -53,14 +54,15 @@ def graph() -> QuantizedGraph:
     pick = linear("pick", "cat", np.ones((4, 1, 1, 2)), groups=4, channels=np.arange(8).reshape(4, 2))
     turned = (Piece(0, (4, 4), Lattice((0, 3), (1, 0), (0, -1)), Lattice((0, 0), (1, 0), (0, 1))),)
     turn = Arrange("turn", ("conv",), turned, "turn")
-    most = Maximum("most", ("conv", "turn"), "most")
+    most = Maximum("most", ("kept", "turn"), "most")
+    kept = Stored("kept", "kept", np.zeros((4, 4, 8), np.uint8))
     last = linear("last", "pick", np.ones((2, 4, 4, 4)), raw=True, raw_scale=np.ones(2))
     shapes = {"x": (4, 4, 8), "conv": (4, 4, 8), "pool": (2, 2, 8), "cat": (4, 4, 16), "pick": (4, 4, 4)}
-    shapes |= {"turn": (4, 4, 8), "most": (4, 4, 8)}
+    shapes |= {"turn": (4, 4, 8), "most": (4, 4, 8), "kept": (4, 4, 8)}
     tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
     outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "last"))
     port = Port("x", (4, 4, 8), (4, 4, 8))
-    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, most, last), tensors)
+    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, kept, most, last), tensors)
 
 
 def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
@@ -120,6 +122,7 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("planes", r"Concat 'cat'.*found \(2, 2\), \(4, 4\)", op("cat", parts=("conv", "pool"))),
     ("pieces", "Arrange 'turn'.*found parts of 8, 16 channels", op("turn", parts=("conv", "cat"))),
     ("operands", r"Maximum 'most'.*found \(2, 2, 8\), \(4, 4, 8\)", op("most", parts=("conv", "pool"))),
+    ("stored", "Stored 'kept'.*found int64 codes", op("kept", codes=np.zeros((4, 4, 8), int))),
     ("pieces", "a piece of no part", op("turn", pieces=piece(part=1))),
     ("pieces", "8 pixels for 4 x 4", op("turn", pieces=piece(counts=(2, 4)))),
     ("pieces", "outside of 'conv', which is 4 x 4", op("turn", pieces=piece(source=FAR))),
