@@ -39,6 +39,7 @@ from sateen.compiler.importer.shapes import Shapes, with_shapes
 from sateen.compiler.importer.stated import stated
 from sateen.compiler.importer.versions import modernized
 from sateen.compiler.importer.wide_weights import split_wide
+from sateen.compiler.importer.written import WRITTEN
 from sateen.errors import ModelError
 from sateen.ir.graph import Graph
 
@@ -47,6 +48,7 @@ __all__ = [
     "HANDLERS",
     "INTEGER_OPERATORS",
     "LIMITS",
+    "WRITTEN",
     "Finding",
     "Shapes",
     "check_model",

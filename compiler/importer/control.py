@@ -205,6 +205,8 @@ def _scan(node: OnnxNode, known: _Known, prefix: str) -> Iterator[onnx.NodeProto
     assert isinstance(body, onnx.GraphProto)
     count = node.integer("num_scan_inputs", 1)
     states, scanned = list(node.proto.input[:-count]), list(node.proto.input[-count:])
+    if len(states) + count != len(body.input):
+        raise Unsupported("it is a Scan of operator set 8, over a batch", "export the model for a newer one")
     axes = node.integers("scan_input_axes", [0] * count)
     backwards = node.integers("scan_input_directions", [0] * count)
     sizes = {known.size(s, a) for s, a in zip(scanned, axes, strict=True)}

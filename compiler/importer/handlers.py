@@ -6,7 +6,9 @@ from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
 from sateen.compiler.importer import ops_quantize as quantize
+from sateen.compiler.importer import ops_repeat as repeat
 from sateen.compiler.importer import ops_resize as resize
+from sateen.compiler.importer import ops_running as running
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer import ops_trunc as trunc
@@ -38,6 +40,7 @@ _TABLES: dict[str, Handler] = {
         name: binary(name.lower())
         for name in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
     },
+    "Mod": elementwise.modulo,
 }
 
 HANDLERS: dict[str, tuple[Handler, str]] = {
@@ -59,6 +62,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "AveragePool": (pool.average_pool, _POOL),
     "GlobalAveragePool": (pool.global_pool("average"), _POOL),
     "GlobalMaxPool": (pool.global_pool("max"), _POOL),
+    "LpPool": (pool.lp_pool, _POOL),
     "ReduceMean": (pool.reduction("average"), _POOL),
     "ReduceSum": (pool.reduction("sum"), _POOL),
     "ReduceMax": (pool.reduction("max"), _POOL),
@@ -77,11 +81,17 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Dropout": (shape.dropout, _LAYOUT),
     "Cast": (shape.cast, _LAYOUT),
     "CastLike": (shape.cast, _LAYOUT),
-    "Expand": (shape.expand, _LAYOUT),
     "Shape": (shape.shape, "constant"),
     "Slice": (select.slice_of, "selection, folded into a convolution where it can be"),
     "Split": (select.split, "selection, folded into a convolution where it can be"),
     "Gather": (select.gather, "selection, folded into a convolution where it can be"),
+    "Expand": (repeat.expand, _MOVED),
+    "Tile": (repeat.tile, _MOVED),
+    "Compress": (repeat.compress, _MOVED),
+    "ReverseSequence": (repeat.reverse_sequence, _MOVED),
+    "CenterCropPad": (repeat.center_crop_pad, _MOVED),
+    "CumSum": (running.cumulative_sum, _PRODUCT),
+    "Trilu": (running.triangle, _FOLDED),
     "Concat": (shape.concat, "concatenation"),
     "QuantizeLinear": (quantize.quantize_linear, _QUANTIZER),
     "DequantizeLinear": (quantize.dequantize_linear, _QUANTIZER),

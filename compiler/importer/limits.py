@@ -14,7 +14,7 @@ NO_INDICES = "without Indices"
 COORDINATES = "nearest, linear and cubic, without antialias"
 LAST = "as the last node"
 ONE_DIMENSION = "constant indices in one dimension"
-NO_EFFECT = "without effect"
+ONE_LENGTH = "sequences of one length"
 TO_FLOAT = "to floating point"
 WHOLE_DIMENSIONS = "whole dimensions split or merged"
 PER_TENSOR = "one scale for each computed tensor"
@@ -30,7 +30,7 @@ _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "An
 LIMITS: dict[str, tuple[str, ...]] = {
     "Conv": (ONE_OR_TWO_D,),
     "MatMul": (CONSTANT,),
-    **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", *_COMPARISONS)},
+    **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Mod", *_COMPARISONS)},
     "Where": (ONE_TENSOR,),
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),
     "AveragePool": (ONE_OR_TWO_D,),
@@ -38,7 +38,8 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "ConvTranspose": (ONE_OR_TWO_D,),
     **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
     "Gather": (ONE_DIMENSION,),
-    "Expand": (NO_EFFECT,),
+    "LpPool": (ONE_OR_TWO_D,),
+    "ReverseSequence": (ONE_LENGTH,),
     "Cast": (TO_FLOAT,),
     "CastLike": (TO_FLOAT,),
     "Reshape": (WHOLE_DIMENSIONS,),

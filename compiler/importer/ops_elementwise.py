@@ -193,16 +193,22 @@ def binary(function: str) -> Handler:
     return handle
 
 
+def modulo(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
+    """Mod by one number, with the sign of the divisor, or with `fmod` that of the dividend."""
+    return binary("fmod" if node.integer("fmod", 0) else "mod")(walk, node)
+
+
 def with_constant(walk: Walk, node: OnnxNode, function: str, x: Value, c: np.ndarray, first: bool) -> Value:
     if function == "mul":
         return affine(walk, node, x, c, 0.0)
     if function == "sub":
         return affine(walk, node, x, -1.0, c) if first else affine(walk, node, x, 1.0, -c)
-    if function == "div" and not first:
+    if function in ("div", "mod", "fmod") and not first:
         if (c == 0).any():
             at = [int(i) for i in np.argwhere(c == 0)[0]]
             raise Unsupported(f"its divisor is 0 at index {at}", "export the model again")
-        return affine(walk, node, x, 1.0 / c, 0.0)
+        if function == "div":
+            return affine(walk, node, x, 1.0 / c, 0.0)
     if function in ("max", "min"):
         return bounded(walk, node, x, c, function == "max")
     x, _ = aligned(x, c)

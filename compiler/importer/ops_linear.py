@@ -77,11 +77,7 @@ def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     weight = need(walk.weights(node, 1), "weights")
     c = walk.weights(node, 2)
     if node.integer("transA", 0):
-        raise Unsupported(
-            "transA = 1", "the computed operand must be (batch, features); export with transA = 0"
-        )
-    if x.rank != 2 or weight.ndim != 2:
-        raise Unsupported(f"operands of shapes {x.shape} and {weight.shape}", "both must have 2 dimensions")
+        x = Value(x.tensor, x.layout[::-1], x.host)
     weight = weight.T if node.integer("transB", 0) else weight
     if node.number("alpha", 1.0) != 1:
         weight = node.number("alpha", 1.0) * weight

@@ -8,18 +8,19 @@ from typing import Literal
 
 import numpy as np
 
+from sateen.compiler.functions import X, constant
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, remap, split_axes, without_batch
-from sateen.compiler.importer.moves import place_channels, replaced
-from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
+from sateen.compiler.importer.moves import place_channels, rebuilt, replaced
+from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.ops_select import select
 from sateen.compiler.importer.phases import SAME, borders, depthwise_kernel, emit_phases
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
-from sateen.ir.graph import Pool, PoolKind, Shape
+from sateen.ir.graph import Activation, Conv, Expression, Pool, PoolKind, Shape
 
 Reduction = PoolKind | Literal["sum"]
 
@@ -61,6 +62,30 @@ def average_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if window.ceiled or (window.padded and not node.integer("count_include_pad", 0)):
         return [uncounted(walk, node, x, window)]
     return [pool(walk, node, x, "average", window)]
+
+
+def lp_pool(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """The root of a window's sum of powers: a table, a convolution with ones, a table."""
+    x, p = spatial_input(walk, node), node.integer("p", 2)
+    window = window_of(node, x.shape[2:], node.integers("kernel_shape", ()))
+    if walk.is_open(x):
+        walk.place(x, 1, range(2, x.rank))
+        return [walk.derive(node.proto.output[0], (*x.shape[:2], *window.out), [x])]
+    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+    name, output, c = node.name, node.proto.output[0], walk.hwc(x)[2]
+    power = Expression("pow", (), (Expression("abs", (), (X,)), constant(p)))
+    terms = Activation(f"{name}.terms", x.tensor, walk.fresh(f"{output}.terms"), "composed", expression=power)
+    shape: Shape = (*pair(axes, window.out, 1), c)
+    ones = np.ones((c, *pair(axes, window.kernel, 1), 1))
+    summed = Conv(
+        name, walk.emit(terms, walk.hwc(x)), walk.fresh(f"{output}.sum"), ones, np.zeros(c),
+        pair(axes, window.stride, 1), pair(axes, window.dilation, 1), pads(axes, window), c,
+    )  # fmt: skip
+    inverse = Expression("pow", (), (X, constant(1 / p)))
+    root = Activation(
+        f"{name}.root", walk.emit(summed, shape), walk.fresh(output), "composed", expression=inverse
+    )
+    return [replaced(x, walk.emit(root, shape), 1, axes, shape)]
 
 
 def uncounted(walk: Walk, node: OnnxNode, x: Value, window: Window) -> Value:
@@ -167,9 +192,10 @@ def _by_contraction(
     hwc: Shape, keep: bool,
 ) -> Value:  # fmt: skip
     if kind == "max":
-        raise Unsupported(
-            "it takes the maximum over channels", "only the maximum over height and width is supported"
-        )
+        others = tuple(d for d in range(x.rank) if d not in dims)
+        if walk.is_open(x) or x.host:
+            raise Undecided("which of its dimensions are channels is not known", "")
+        return reduce(walk, node, rebuilt(walk, node.name, x, (dims, (), others)), kind, dims, keep)
     factor = 1.0 / count if kind == "average" else 1.0
     if spans[2] == 1 and hwc[2] > 1:  # sum over space alone
         mean = reduce(walk, node, x, "average", dims, keep)

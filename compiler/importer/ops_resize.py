@@ -325,9 +325,8 @@ def space_to_depth(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if x.rank != 4 or b < 1 or x.shape[2] % b or x.shape[3] % b:
         raise Unsupported(f"blocksize {b} of shape {x.shape}", "height and width must be multiples of it")
     n, c, h, w = x.shape
-    return [
-        _viewed(walk, x, (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4), (n, c * b * b, h // b, w // b))
-    ]
+    order = (0, 3, 5, 1, 2, 4) if node.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return [_viewed(walk, x, (n, c, h // b, b, w // b, b), order, (n, c * b * b, h // b, w // b))]
 
 
 def _viewed(

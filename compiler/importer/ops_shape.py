@@ -14,7 +14,7 @@ from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
 from sateen.compiler.importer.moves import joined
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_pool import axes_of
-from sateen.compiler.importer.pointwise import raised, settle
+from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Concat, Shape
 
@@ -106,7 +106,11 @@ def dropout(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     return [walk.value(node)]
 
 
-def cast(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+def cast(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
+    if isinstance(
+        array := walk.values[node.input(0)], np.ndarray
+    ):  # like a computed tensor, which is of real numbers
+        return [array.astype(np.float32)]
     to = node.integer("to", onnx.TensorProto.FLOAT)
     if node.op_type == "CastLike" and isinstance(like := walk.values[node.input(1)], np.ndarray):
         to = onnx.helper.np_dtype_to_tensor_dtype(like.dtype)
@@ -123,21 +127,6 @@ def cast(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 def shape(walk: Walk, node: OnnxNode) -> Sequence[np.ndarray]:
     sizes = walk.value(node).shape
     return [np.array(sizes[slice(node.integer("start", 0), node.integer("end", len(sizes)))], np.int64)]
-
-
-def expand(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    x = walk.value(node)
-    array = walk.constant(node, 1)
-    target = [int(i) for i in array.ravel()] if array is not None else [0]
-    x = raised(x, len(target))
-    sizes = x.shape[x.rank - len(target) :]
-    if any(t not in (1, s) for t, s in zip(target, sizes, strict=True)):
-        raise Unsupported(
-            f"it repeats an input of shape {x.shape}",
-            "only an Expand without effect is supported",
-            limits.NO_EFFECT,
-        )
-    return [x]
 
 
 def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:

@@ -14,10 +14,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sateen.compiler.importer.constants import Constants, Light
-from sateen.compiler.importer.domains import CHANNELS_LAST, GENERAL, opset_of
+from sateen.compiler.importer.domains import CHANNELS_LAST, DEFAULT, GENERAL, opset_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 from sateen.compiler.importer.thresholds import steps_of
 from sateen.compiler.importer.versions import given_ranks, rank_of
+from sateen.compiler.importer.written import WRITTEN
 
 
 class Rewriter:
@@ -179,6 +180,7 @@ def per_channel(
 
 
 RULES: dict[tuple[str, str], Rule] = {
+    **{(domain, name): rule for domain in DEFAULT for name, rule in WRITTEN.items()},
     **{(CHANNELS_LAST, name): channels_last for name in ("Conv", "MaxPool", "AveragePool")},
     (CHANNELS_LAST, "BatchNormalization"): channels_last_normalization,
     **{

@@ -3,7 +3,6 @@ Expand that looks as if it did nothing, whether it fits its input or not."""
 
 from __future__ import annotations
 
-from sateen.compiler.importer import limits
 from sateen.compiler.importer.constants import Constants, Light
 from sateen.compiler.importer.domains import opset_of
 from sateen.compiler.importer.loading import infer_shapes
@@ -74,9 +73,8 @@ def _check_shape(node: OnnxNode, shape: list[int], constants: Constants) -> None
             raise Unsupported(f"{operand.size} pads for {rank} dimensions", f"give {2 * rank}")
     elif node.op_type == "Expand" and operand is not None:
         sizes = zip(shape[::-1], operand.ravel()[::-1], strict=False)
-        if any(s > 0 and t not in (1, s) for s, t in sizes):
+        if any(s > 1 and t not in (1, s) for s, t in sizes):
             raise Unsupported(
-                f"it repeats an input of shape {tuple(shape)}",
-                "only an Expand without effect is supported",
-                limits.NO_EFFECT,
+                f"it expands {tuple(shape)} to {operand.ravel().tolist()}",
+                "only dimensions of 1 are repeated",
             )

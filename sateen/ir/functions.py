@@ -234,6 +234,8 @@ COMBINING: dict[str, Combining] = {
     "max": Combining(np.maximum, _named("maximum")),
     "min": Combining(np.minimum, _named("minimum")),
     "pow": Combining(np.power),
+    "mod": Combining(np.mod),
+    "fmod": Combining(np.fmod),
     "greater": Combining(np.greater),
     "less": Combining(np.less),
     "greaterorequal": Combining(np.greater_equal),

@@ -241,7 +241,6 @@ REFUSED = {
         lambda n: n("MatMul", n.input("N", 4, 4), n.input("N", 4, 4, name="y")),
         "both operands are computed",
     ),
-    "transA": (lambda n: n("Gemm", n.input(4, 4), n.random(4, 2), transA=1), "transA"),
     "gate": (
         lambda n: n("Mul", n.input("N", 3, 4, 4), n("Sigmoid", n.input("N", 2, 4, 4, name="y"))),
         r"\(1, 3, 4, 4\) and \(1, 2, 4, 4\)",

@@ -67,7 +67,7 @@ ERASED = {
     "longer": (lambda n, x: n("Transpose", x, perm=[0, 1, 2, 3, 4]), r"perm = .* on 4 dimensions"),
     "Pad": (lambda n, x: n("Pad", x, ints(n, 0, 0)), "2 pads for 4 dimensions"),
     "Concat": (lambda n, x: n("Concat", x, axis=9), "axis 9 on 4 dimensions"),
-    "Expand": (lambda n, x: n("Expand", x, ints(n, 3, 1, 1)), "repeats an input"),
+    "Expand": (lambda n, x: n("Expand", x, ints(n, 3, 1, 1)), "are repeated"),
 }
 
 

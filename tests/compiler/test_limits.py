@@ -23,7 +23,9 @@ def two(op):
 
 
 def with_vector(op):
-    return lambda net: net(op, image(net)[0], net.constant(np.arange(4, dtype=np.float32).reshape(4, 1, 1)))
+    return lambda net: net(
+        op, image(net)[0], net.constant(np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1))
+    )
 
 
 def image_of(net, name):
@@ -65,8 +67,8 @@ def transposed_conv_of_a_solid(net):
     return net("ConvTranspose", net.input(1, 4, 6, 6, 6), net.random(4, 4, 1, 1, 1))
 
 
-def expand(net):
-    return net("Expand", net("GlobalAveragePool", image(net)[0]), net.constant([1, 4, 6, 6]))
+def reversed_sequences(net):
+    return net("ReverseSequence", image(net)[0], net.constant([2, 3, 2, 2]), batch_axis=1, time_axis=2)
 
 
 def cast_like(net):
@@ -115,8 +117,8 @@ SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 CASES = {
     ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
     ("MatMul", limits.CONSTANT): two("MatMul"),
-    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Pow", *COMPARISONS)},
-    **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", *COMPARISONS)},
+    **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Pow", "Mod", *COMPARISONS)},
+    **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", "Mod", *COMPARISONS)},
     ("Where", limits.ONE_TENSOR): where_of_two,
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,
@@ -125,7 +127,8 @@ CASES = {
     ("Resize", limits.COORDINATES): resized("Resize"),
     ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
     ("Gather", limits.ONE_DIMENSION): one("Gather", np.array([[0, 3], [1, 2]]), axis=2),
-    ("Expand", limits.NO_EFFECT): expand,
+    ("LpPool", limits.ONE_OR_TWO_D): solid("LpPool", kernel_shape=[2, 2, 2]),
+    ("ReverseSequence", limits.ONE_LENGTH): reversed_sequences,
     ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
     ("CastLike", limits.TO_FLOAT): cast_like,
     ("QuantizeLinear", limits.PER_TENSOR): one(
