@@ -78,6 +78,8 @@ OUTSIDE = {
     **dict.fromkeys(("Bernoulli", "Multinomial"), "random"),
 }
 """Operators of no network that is compiled."""
+INDICES = ("ArgMax", "ArgMin", "TopK")
+"""Operators that give int64."""
 TRAINING = ("ai.onnx.preview.training", "ai.onnx.training")
 FLOATS = (np.float16, np.float32, np.float64)
 LARGEST = 1e20
@@ -203,7 +205,7 @@ def _in_scope(
         return False
     kinds = (*FLOATS, *(CODES if any(q in operator for q in QUANTIZED) else ()))
     first = next(iter(inputs.values()), None)
-    sums = np.int32 if "Integer" in operator else None
+    sums = np.int32 if "Integer" in operator else np.int64 if operator in INDICES else None
     return (
         first is not None
         and np.asarray(first).dtype in kinds

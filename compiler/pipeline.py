@@ -287,7 +287,7 @@ def _manifest(
         "name": quantized.name,
         "config": program.config.to_dict(),
         "inputs": [_port(p) for p in quantized.inputs if not p.shared],
-        "outputs": [_port(o.port) for o in quantized.outputs],
+        "outputs": [_port(o.port) | {"shape": list(o.shape)} for o in quantized.outputs],
         "macs": predicted["totals"]["macs"],
         "dense_macs": predicted["totals"]["dense_macs"],
         "cycles": predicted["cycles"],

@@ -49,6 +49,19 @@ class GraphWriter:
         self.values[output] = oh.make_tensor_value_info(output, kind, list(shape))
         return output
 
+    def top_k(
+        self, x: str, k: str, name: str, shape: Sequence[Dim], axis: int, largest: bool
+    ) -> tuple[str, str]:
+        """Append a TopK; names of its values and indices."""
+        outputs = self.unique(f"{name}_values"), self.unique(f"{name}_indices")
+        self.nodes.append(
+            oh.make_node("TopK", [x, k], outputs, name=outputs[0], axis=axis, largest=int(largest))
+        )
+        for output, kind in zip(outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=True):
+            self._shapes[output] = tuple(shape)
+            self.values[output] = oh.make_tensor_value_info(output, kind, list(shape))
+        return outputs
+
     def constant(self, array: np.ndarray, name: str) -> str:
         name = self.unique(name)
         self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))

@@ -22,6 +22,7 @@ from sateen.compiler.export.graph import Dim, GraphWriter
 from sateen.compiler.quantize.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
+from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
 from sateen.ir.quantized import (
@@ -173,6 +174,9 @@ class Exporter:
         if tuple(port.shape) != tuple(port.view):
             x = self._reshape(x, port.shape, f"{port.name}_shaped")
         for k, host in enumerate(output.host):
+            if isinstance(host, Chosen):
+                x = self._chosen(x, host, f"{port.name}_host{k}")
+                continue
             if host.quantizer is not None:
                 x = self.dialect.activation(x, host.quantizer.quant, f"{port.name}_host{k}")
                 continue
@@ -187,12 +191,26 @@ class Exporter:
         if port.codes is not None:
             inputs = [x, *self._scale(port)]
             w.node("QuantizeLinear", inputs, port.name, w.shape(x), kind, exact_name=True)
+        elif output.host and isinstance(output.host[-1], Chosen):
+            w.node("Identity", [x], port.name, w.shape(x), kind, exact_name=True)
         elif kind != TensorProto.FLOAT:
             x = w.node("Round", [x], f"{port.name}_whole", w.shape(x))
             w.node("Cast", [x], port.name, w.shape(x), kind, exact_name=True, to=kind)
         else:
             w.node("Identity", [x], port.name, w.shape(x), exact_name=True)
         return w.values[port.name]
+
+    def _chosen(self, x: str, chosen: Chosen, name: str) -> str:
+        w, shape = self.writer, self.writer.shape(x)
+        result = (shape[0], *chosen.shape(tuple(int(s) for s in shape[1:])))
+        if chosen.last or not chosen.keep:
+            kind, last = "ArgMax" if chosen.largest else "ArgMin", int(chosen.last)
+            return w.node(
+                kind, [x], name, result, TensorProto.INT64, axis=chosen.axis, keepdims=int(chosen.keep),
+                select_last_index=last,
+            )  # fmt: skip
+        count = w.constant(np.array([chosen.count], np.int64), f"{name}_k")
+        return w.top_k(x, count, name, result, chosen.axis, chosen.largest)[chosen.gives == "indices"]
 
     def _scale(self, port: Port) -> tuple[str, str]:
         """Scale and zero point of a port of codes, as the file has them."""

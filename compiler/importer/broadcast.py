@@ -84,6 +84,26 @@ def stored(walk: Walk, name: str, x: Value, array: np.ndarray) -> Value:
     return Value(out, laid_out(Value(out, ((),) * array.ndim), (rows, columns, channels), sizes, hwc))
 
 
+def stored_beside(walk: Walk, name: str, x: Value, array: np.ndarray, axis: int) -> Value:
+    """A constant that lies as x does, beside it along `axis`, where sizes may differ."""
+    if x.layout[0] and walk.is_batch(x, 0):
+        if (array != array[:1]).any():
+            raise Unsupported("its constant differs from sample to sample", "make it the same for all")
+        array = array[:1]
+    roles = [list(role) for role in roles_of(walk, x)]
+    if all(axis not in role for role in roles):
+        roles[0].insert(0, axis)
+    order = [d for role in roles for d in role]
+    shape = tuple(math.prod(array.shape[d] for d in role) for role in roles)
+    hwc = shape[0], shape[1], shape[2]
+    values = array.transpose(*order, *(d for d in range(array.ndim) if d not in order)).reshape(hwc)
+    out = walk.fresh(f"{x.tensor}.beside")
+    walk.emit(Stored(name, out, np.array(values, np.float64)), hwc)
+    rows, columns, channels = (tuple(role) for role in roles)
+    sizes = {d: array.shape[d] for d in order}
+    return Value(out, laid_out(x, (rows, columns, channels), sizes, hwc))
+
+
 def open_result(walk: Walk, name: str, a: Value, b: Value) -> Value:
     """What stands for the result while the layout of a or b is open."""
     walk.unsure = True

@@ -18,6 +18,7 @@ from sateen.compiler.importer.moves import rebuilt
 from sateen.compiler.importer.nouns import Finding, Unsupported, Value, View
 from sateen.compiler.importer.pointwise import depthwise, settle
 from sateen.compiler.importer.walk import Walk
+from sateen.ir.chosen import Chosen
 from sateen.ir.graph import Graph, HostOp, Node, Output, Port
 from sateen.ir.quant import Quantizer
 
@@ -186,16 +187,23 @@ def output(walk: Walk, name: str, value: Value) -> Output:
         (hwc[order[0]], hwc[order[1]], hwc[order[2]]),
         (order.index(0), order.index(1), order.index(2)),
     )
-    host = []
+    host: list[HostOp | Chosen] = []
     for kind, dim in value.host:
         if isinstance(dim, Quantizer):
+            assert isinstance(kind, str)
             host.append(HostOp(kind, quantizer=dim))
             continue
         if dim not in value.layout[begin:]:
+            what = kind if isinstance(kind, str) else "choice"
             raise Unsupported(
-                f"the dimension of its {kind} is reshaped afterwards", "put the Reshape before it"
+                f"the dimension of its {what} is reshaped afterwards", "put the Reshape before it"
             )
-        host.append(HostOp(kind, value.layout.index(dim, begin) - value.rank))
+        axis = value.layout.index(dim, begin) - value.rank
+        if isinstance(kind, Chosen):
+            host.append(dataclasses.replace(kind, axis=axis))
+            port = dataclasses.replace(port, kind="int64" if kind.gives == "indices" else port.kind)
+        else:
+            host.append(HostOp(kind, axis))
     return Output(port, value.tensor, tuple(host))
 
 

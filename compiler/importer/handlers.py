@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sateen.compiler.importer import ops_choose as choose
 from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
@@ -100,5 +101,8 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "FloatQuant": (quantize.float_quant, _QUANTIZER),
     "BipolarQuant": (quantize.bipolar_quant, _QUANTIZER),
     "Trunc": (trunc.trunc, _QUANTIZER),
+    "ArgMax": (choose.argument(largest=True), "on the host"),
+    "ArgMin": (choose.argument(largest=False), "on the host"),
+    "TopK": (choose.top_k, "on the host"),
     **{f.operator: (shape.on_host(kind), "on the host") for kind, f in OUTPUT_FUNCTIONS.items()},
 }

@@ -36,6 +36,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "AveragePool": (ONE_OR_TWO_D,),
     "Resize": (COORDINATES,),
     "ConvTranspose": (ONE_OR_TWO_D,),
+    **{name: (LAST,) for name in ("ArgMax", "ArgMin", "TopK")},
     **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
     "Gather": (ONE_DIMENSION,),
     "LpPool": (ONE_OR_TWO_D,),

@@ -12,6 +12,7 @@ import onnx
 from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims, reshape, shape_of
 from sateen.errors import ModelError
 from sateen.formats import Format
+from sateen.ir.chosen import Chosen
 from sateen.ir.graph import Shape
 from sateen.ir.quant import Quantizer
 
@@ -102,8 +103,9 @@ class Value:
 
     tensor: str
     layout: Layout
-    host: tuple[tuple[str, Dim | Quantizer], ...] = ()
-    """Operations that the host does on it: kind and the dimension along which, or "round" and the quantizer."""
+    host: tuple[tuple[str | Chosen, Dim | Quantizer], ...] = ()
+    """Operations that the host does on it: kind, or choice, and the dimension along which, or "round" and the
+    quantizer."""
 
     @property
     def shape(self) -> tuple[int, ...]:

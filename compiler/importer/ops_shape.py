@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 
 from sateen.compiler.importer import limits
+from sateen.compiler.importer.broadcast import stored_beside
 from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
 from sateen.compiler.importer.moves import joined
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
+from sateen.compiler.importer.ops_linear import need
 from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Handler, Walk
@@ -130,15 +132,14 @@ def shape(walk: Walk, node: OnnxNode) -> Sequence[np.ndarray]:
 
 
 def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    parts = [walk.value(node, i) for i in range(len(node.inputs))]
+    operands = [walk.values[i] for i in node.inputs]
+    parts = [v for v in operands if isinstance(v, Value)]
     rank = parts[0].rank
     axis = axis_in(node.integer("axis", 1), rank)
-    rest = {p.shape[:axis] + p.shape[axis + 1 :] for p in parts}
-    if len(rest) > 1:
-        raise Unsupported(
-            f"it joins shapes {[p.shape for p in parts]} along axis {axis}", "make the other dimensions equal"
-        )
-    if len(parts) == 1:
+    shapes = [tuple(np.shape(v)) if isinstance(v, np.ndarray) else v.shape for v in operands if v is not None]
+    if any(len(s) != rank for s in shapes) or len({s[:axis] + s[axis + 1 :] for s in shapes}) > 1:
+        raise Unsupported(f"it joins shapes {shapes} along axis {axis}", "make the other dimensions equal")
+    if len(operands) == 1:
         return [parts[0]]
     if any(walk.is_batch(p, axis) for p in parts):
         raise Unsupported("it joins along the batch", "choose another axis, or run the model on each part")
@@ -147,9 +148,17 @@ def concat(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         if walk.is_open(p):
             walk.decide(p, beside(walk, p, axis, firm), p.layout[axis], strength=2)
     if any(walk.is_open(p) for p in parts):
-        total = sum(p.shape[axis] for p in parts)
+        total = sum(s[axis] for s in shapes)
         sizes = [total if d == axis else s for d, s in enumerate(parts[0].shape)]
         return [walk.derive(node.proto.output[0], sizes, parts)]
+    parts = [
+        v
+        if isinstance(v, Value)
+        else stored_beside(
+            walk, f"{node.name}.part{k}", parts[0], need(walk.weights(node, k), "values"), axis
+        )
+        for k, v in enumerate(operands)
+    ]
     return [
         side_by_side(walk, node, parts, axis) or joined(walk, node.name, node.proto.output[0], parts, axis)
     ]

@@ -36,8 +36,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,
-        "ArgMax ArgMin TopK NonMaxSuppression NonZero Hardmax OneHot GatherND GatherElements ScatterND "
-        "ScatterElements",
+        "NonMaxSuppression NonZero OneHot GatherND GatherElements ScatterND ScatterElements",
     ),
     (("deformable convolution is not supported", "use a plain convolution"), "DeformConv"),
 )

@@ -268,7 +268,14 @@ def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
 
 
+def _hardmax(x: np.ndarray, axis: int) -> np.ndarray:
+    found = np.zeros_like(x)
+    np.put_along_axis(found, np.expand_dims(x.argmax(axis=axis), axis), 1.0, axis=axis)
+    return found
+
+
 OUTPUT_FUNCTIONS: dict[str, OutputFunction] = {
     "softmax": OutputFunction("Softmax", _softmax),
     "log_softmax": OutputFunction("LogSoftmax", _log_softmax),
+    "hardmax": OutputFunction("Hardmax", _hardmax),
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
+from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.pieces import Piece
 from sateen.ir.quant import GivenWeights, Quant, Quantizer, rounded_to
@@ -414,7 +415,7 @@ class HostOp:
         if self.quantizer is not None:
             return self.quantizer.round(x)
         if self.kind not in OUTPUT_FUNCTIONS:
-            known = " and ".join(OUTPUT_FUNCTIONS)
+            known = ", ".join(OUTPUT_FUNCTIONS)
             raise ModelError(f"host operation '{self.kind}' is not known; known are {known}")
         return OUTPUT_FUNCTIONS[self.kind].values(np.asarray(x, np.float64), self.axis)
 
@@ -425,7 +426,15 @@ class Output:
 
     port: Port
     tensor: str
-    host: tuple[HostOp, ...] = ()
+    host: tuple[HostOp | Chosen, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the ONNX output for one sample, host operations done."""
+        shape = self.port.shape
+        for op in self.host:
+            shape = op.shape(shape) if isinstance(op, Chosen) else shape
+        return shape
 
     def present(self, x: np.ndarray) -> np.ndarray:
         """The tensor's values (N, H, W, C) as the ONNX output (N, *shape), host operations done."""

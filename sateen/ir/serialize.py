@@ -17,6 +17,7 @@ import numpy as np
 from sateen.arrays import read_npy
 from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
+from sateen.ir.chosen import Chosen
 from sateen.ir.graph import HostOp, InputOp, Output, Port
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quant import Quantizer
@@ -41,7 +42,7 @@ _CLASSES: dict[str, type] = {
             Output,
             HostOp,
         ),
-        *(Piece, Lattice),
+        *(Piece, Lattice, Chosen),
         *get_args(Op),
     )
 }

@@ -79,6 +79,20 @@ def softmax_inside(op):
     return lambda net: net.conv(net(op, image(net)[0], axis=1), 4, 4, 1, 1)
 
 
+def chosen_inside(op):
+    """Its result is given out, and computed with."""
+
+    def build(net):
+        x = image(net)[0]
+        constants = [net.constant([2])] if op == "TopK" else []
+        y = net(op, x, *constants, outputs=2 if constants else 1, axis=1)
+        if not constants:
+            return net("Identity", net("Neg", net("Cast", y, to=TensorProto.FLOAT)))
+        return net("Neg", y)
+
+    return build
+
+
 QONNX = "qonnx.custom_op.general"
 
 
@@ -123,7 +137,8 @@ CASES = {
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,
     ("AveragePool", limits.ONE_OR_TWO_D): solid("AveragePool", kernel_shape=[2, 2, 2]),
-    **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax")},
+    **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax", "Hardmax")},
+    **{(op, limits.LAST): chosen_inside(op) for op in ("ArgMax", "ArgMin", "TopK")},
     ("Resize", limits.COORDINATES): resized("Resize"),
     ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
     ("Gather", limits.ONE_DIMENSION): one("Gather", np.array([[0, 3], [1, 2]]), axis=2),
