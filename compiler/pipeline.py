@@ -252,7 +252,7 @@ def check_built_for(pattern: SparsityPattern, config: AcceleratorConfig) -> None
 
 def _dataflows(config: AcceleratorConfig, dataflow: str) -> tuple[str, ...]:
     if dataflow == AUTO:
-        return config.dataflows
+        return config.mappings
     if dataflow not in DATAFLOWS:
         raise ConfigError(f"dataflow '{dataflow}' is unknown; it must be {AUTO}, {' or '.join(DATAFLOWS)}")
     if dataflow not in config.dataflows:

@@ -30,8 +30,8 @@ def _layout(fields: tuple[isa.Field, ...]) -> data.StructLayout:
 
 HEADER = _layout(isa.HEADER)
 LAYOUT = {opcode: _layout(layout.all_fields) for opcode, layout in isa.LAYOUTS.items()}
-LOAD, STORE, MATRIX, DRAIN, POOL = (
-    LAYOUT[o] for o in (Opcode.LOAD, Opcode.STORE, Opcode.MATRIX, Opcode.DRAIN, Opcode.POOL)
+LOAD, STORE, MATRIX, FIR, DRAIN, POOL = (
+    LAYOUT[o] for o in (Opcode.LOAD, Opcode.STORE, Opcode.MATRIX, Opcode.FIR, Opcode.DRAIN, Opcode.POOL)
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sateen.errors import BuildError
 from sateen.formats.requantize import requantize, times
+from sateen.hw.matrix.unit import pass_interval
 from sateen.hw.memory.load import word_bytes
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -138,9 +139,9 @@ class Interpreter:
 
     # -- windows --------------------------------------------------------------------------------------------
 
-    def _window(self, i: Instruction) -> tuple[np.ndarray, np.ndarray]:
-        """Addresses and whether they lie inside, both (kernel_h, kernel_w, channel_words, out_h, out_w)."""
-        shape = (i.kernel_h, i.kernel_w, i.channel_words, i.out_h, i.out_w)
+    def _window(self, i: Instruction, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses and whether they lie inside, both (kernel_h, kernel_w, channel_words, height, width)."""
+        shape = (i.kernel_h, i.kernel_w, i.channel_words, height, width)
         if math.prod(map(int, shape)) > MOST_READS:
             raise BuildError(
                 f"program.bin: {i.opcode.name} reads {' x '.join(map(str, shape))} words, more than {MOST_READS:,}: "
@@ -149,8 +150,8 @@ class Interpreter:
         ky = np.arange(i.kernel_h)[:, None, None, None, None]
         kx = np.arange(i.kernel_w)[:, None, None, None]
         c = np.arange(i.channel_words)[:, None, None]
-        oy = np.arange(i.out_h)[:, None]
-        ox = np.arange(i.out_w)
+        oy = np.arange(height)[:, None]
+        ox = np.arange(width)
         y = i.y0 + oy * i.stride_y + ky * i.dilation_y
         x = i.x0 + ox * i.stride_x + kx * i.dilation_x
         inside = (y >= 0) & (y < i.in_h) & (x >= 0) & (x < i.in_w)
@@ -159,7 +160,7 @@ class Interpreter:
 
     def matrix(self, i: Instruction) -> None:
         c = self.config
-        address, inside = self._window(i)
+        address, inside = self._window(i, i.out_h, i.out_w)
         taps, pixels = i.kernel_h * i.kernel_w * i.channel_words, i.out_h * i.out_w
         address, inside = address.reshape(taps, pixels), inside.reshape(taps, pixels)
         codes = self.act[:, address.T]  # N, pixels, taps, elements
@@ -172,11 +173,35 @@ class Interpreter:
         psum = product(activations[:, :, None]).reshape(len(codes), pixels, c.cols)
         if psum.dtype != object:
             psum = psum.astype(np.int64)  # Python integers, not floats, in a wide accumulator
-        target = self.acc[:, i.acc_base : i.acc_base + pixels]
+        self._accumulate(i, psum)
+
+    def _accumulate(self, i: Instruction, psum: np.ndarray) -> None:
+        """Sums (N, pixels, cols)."""
+        target = self.acc[:, i.acc_base : i.acc_base + psum.shape[1]]
         if i.accumulate:
             target += psum.astype(target.dtype)
         else:
             target[...] = psum
+
+    def fir(self, i: Instruction) -> None:
+        """All passes' words are one stream of a word a cycle, padding where there is none."""
+        c = self.config
+        address, inside = self._window(i, i.lines, i.line)
+        passes, words = i.kernel_h * i.kernel_w, i.lines * i.line
+        interval = pass_interval(words, c)
+        codes = np.full((len(self.act), passes * interval + c.rows, c.cols), i.padding, self.act.dtype)
+        part = slice(i.slice * c.cols, (i.slice + 1) * c.cols)
+        at = (np.arange(passes)[:, None] * interval + np.arange(words)).reshape(address.shape)
+        codes[:, at[inside]] = self.act[:, address[inside], part]
+        stream = self.act_fixed[codes].astype(self.acc.dtype)
+        begin = np.arange(i.out_h)[:, None] * i.line + np.arange(i.out_w)
+        taps = self.weight_fixed[self.weight_codes[i.weight_base :][: passes * c.rows, :, 0]]
+        psum = np.zeros((len(codes), i.out_h * i.out_w, c.cols), self.acc.dtype)
+        for n, tap in enumerate(taps.astype(self.acc.dtype)):
+            start, row = divmod(n, c.rows)
+            if tap.any():
+                psum += stream[:, begin.ravel() + start * interval + row] * tap
+        self._accumulate(i, psum)
 
     def _weights(self, i: Instruction, taps: int) -> np.ndarray:
         """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
@@ -236,7 +261,7 @@ class Interpreter:
 
     def pool(self, i: Instruction) -> None:
         c = self.config
-        address, inside = self._window(i)
+        address, inside = self._window(i, i.out_h, i.out_w)
         values = self.act_fixed
         best: np.ndarray | None = None
         lowest = int(c.activation.from_fixed(np.array([c.activation.min_fixed]))[0])
@@ -266,6 +291,7 @@ EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.LOAD: Interpreter.load,
     Opcode.STORE: Interpreter.store,
     Opcode.MATRIX: Interpreter.matrix,
+    Opcode.FIR: Interpreter.fir,
     Opcode.DRAIN: Interpreter.drain,
     Opcode.POOL: Interpreter.pool,
 }

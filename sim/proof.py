@@ -169,7 +169,8 @@ def needed_bits(i: Instruction) -> dict[str, int]:
     if "kernel_bits" in found:  # a window: where its taps are
         ends = [get("x0", 0), get("y0", 0)]
         for axis, size in (("x", "w"), ("y", "h")):
-            steps = (get(f"out_{size}", 0) - 1) * get(f"stride_{axis}", 0)
+            words = max(get(f"out_{size}", 0), get({"w": "line", "h": "lines"}[size], 0))
+            steps = (words - 1) * get(f"stride_{axis}", 0)
             taps = (get(f"kernel_{size}", 0) - 1) * get(f"dilation_{axis}", 0)
             ends.append(get(f"{axis}0", 0) + steps + taps)
         found["position_bits"] = 1 + max((~n if n < 0 else n).bit_length() for n in ends)
@@ -274,6 +275,20 @@ def _matrix(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent)
     yield from _within("weight words", i.weight_base, rows, c.weight_depth)
 
 
+def _fir(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if not c.depthwise:
+        yield "filters, and the machine is not built for that"
+    yield from _sums(i, c)
+    yield from _within("slices", i.slice, 1, c.slices)
+    if i.passes != 1 or i.channel_words != 1 or i.index_bits:
+        yield "filters more than an element a column"
+    for words, windows in (("line", "out_w"), ("lines", "out_h")):
+        if getattr(i, words) < getattr(i, windows):
+            yield f"{words} = {getattr(i, words)} words for {windows} = {getattr(i, windows)} windows"
+    rows = i.kernel_h * i.kernel_w * c.rows
+    yield from _within("weight words", i.weight_base, rows, c.weight_depth)
+
+
 def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
     yield from _sums(i, c)
     yield from _within("parameter words", i.parameter_base, c.cols // c.vector_lanes, c.parameter_depth)
@@ -289,6 +304,7 @@ BOUNDED: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,
+    Opcode.FIR: _fir,
     Opcode.DRAIN: _drain,
 }
 ENDS = {

@@ -1,4 +1,4 @@
-"""How a layer is cut and computed, in either dataflow, and what that takes by the exact cycle model."""
+"""How a layer is cut and computed, in each way that the machine has, and what that takes by the exact cycle model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.compiler.schedule.tiles import Chunk, Shape, chunks, tile_shape
+from sateen.compiler.schedule.filters import Filter, filter_tile, geometries
+from sateen.compiler.schedule.tiles import Chunk, Shape, chunks, output_tiles, tile_shape
 from sateen.hw.matrix.unit import matrix_cycles
-from sateen.machine.config import OUTPUT_STATIONARY, AcceleratorConfig
+from sateen.ir.quantized import Linear
+from sateen.machine.config import DEPTHWISE, OUTPUT_STATIONARY, AcceleratorConfig
 from sateen.machine.isa import Target
 from sateen.sim.memory_timing import NOMINAL, load_timing
 
@@ -38,10 +40,10 @@ class Plan:
     tile_w: int
     mode: str
     """Weights are loaded once ("resident"), once for each stripe ("tile") or for each accumulator tile ("chunk")."""
-    chunks: list[list[Chunk]]
+    chunks: Sequence[Sequence[Chunk | Filter]]
     """For each output tile."""
     cycles: int
-    """Of all its MATRIX instructions."""
+    """Of all its MATRIX or FIR instructions."""
     time: int
     """Cycles in which the slowest unit is busy, one accumulator tile after the other. Loads count where they are
     repeated for each, in the nominal memory: a bus that is slower or wider has other best cuts."""
@@ -92,20 +94,57 @@ def plan(
         tallest = config.acc_depth // width
         heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, tallest + 1)))
     plans = [
-        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), stripes, width, config, slide) for h in heights
+        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), cut, stripes, width, config, slide)
+        for h in heights
     ]
     return min(plans, key=lambda p: p.time)
 
 
+def plan_filters(
+    op: Linear, stripes: Sequence[tuple[int, int]], plane: tuple[int, int], out: tuple[int, int],
+    config: AcceleratorConfig,
+) -> Plan | None:  # fmt: skip
+    """Cut a depthwise layer for FIR; None where its kernel does not fit. `plane` and `out` are (height, width)."""
+    tiles, rows = output_tiles(op.weight.shape[0], config), stripes[0][1] - stripes[0][0]
+    best = None
+    for width, geometry in geometries(op.window, plane, out, config):
+        space = -(-geometry.passes * config.rows // config.index_rows) * config.index_rows
+        tallest = min(rows, config.acc_depth // width)
+        fewest = -(-rows // tallest)
+        for height in sorted({-(-rows // n) for n in range(fewest, min(rows, fewest + 3) + 1)}):
+            once = len(stripes) == 1 and height >= rows and width >= out[1]
+            if once or space * tiles > config.weight_depth:
+                mode = "chunk" if once else "tile"
+                if space > config.weight_depth // 2:
+                    continue
+            else:
+                mode = "resident"
+            layer = Plan(DEPTHWISE, height, width, mode, [], 0, 0)
+            spans = [s for low, high in stripes for s in layer.spans(low, high, out[1])]
+            load = _words_cycles(geometry.passes * config.rows, config) if once else 0
+            cycles = time = 0
+            for y0, y1, x0, x1 in spans:
+                fir = geometry.cycles(y0, y1, x0, x1, config)
+                cycles += tiles * fir
+                time += tiles * max(fir + 1, load, _drain_cycles((y1 - y0) * (x1 - x0), config))
+            if best is None or (time, cycles) < (best[0].time, best[0].cycles):
+                best = replace(layer, cycles=cycles, time=time), geometry
+    if best is None:
+        return None
+    layer, geometry = best
+    return replace(layer, chunks=[[filter_tile(op, j, geometry, config)] for j in range(tiles)])
+
+
 def _timed(
-    layer: Plan, stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig, slide: bool
-) -> Plan:
+    layer: Plan, cut: Sequence[Sequence[Chunk]], stripes: Sequence[tuple[int, int]], width: int,
+    config: AcceleratorConfig, slide: bool,
+) -> Plan:  # fmt: skip
     """With its `cycles` and `time`."""
     sizes = Counter(
         (y1 - y0, x1 - x0) for low, high in stripes for y0, y1, x0, x1 in layer.spans(low, high, width)
     )
     cycles = time = 0
-    for per in layer.chunks:
+    for per in cut:
         load = sum(_load_cycles(c, config) for c in per) if layer.mode == "chunk" else 0
         for (h, w), count in sizes.items():
             matrix = sum(matrix_cycles(c.fields(h, w, slide), config) for c in per)
@@ -114,8 +153,13 @@ def _timed(
     return replace(layer, cycles=cycles, time=time)
 
 
+def _words_cycles(words: int, config: AcceleratorConfig) -> int:
+    """Of a LOAD of weights."""
+    return load_timing(0, 0, words, Target.WEIGHT, config, NOMINAL).done
+
+
 def _load_cycles(c: Chunk, config: AcceleratorConfig) -> int:
-    cycles = load_timing(0, 0, c.size, Target.WEIGHT, config, NOMINAL).done
+    cycles = _words_cycles(c.size, config)
     if bits := c.shape.packing.index_bits:
         words = -(-c.size // config.index_rows) * bits
         cycles += load_timing(0, 0, words, Target.INDEX, config, NOMINAL).done

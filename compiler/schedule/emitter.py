@@ -90,7 +90,7 @@ class Emitter:
         dataflows: Sequence[str] | None = None,
     ) -> None:
         self.graph, self.placement, self.config = graph, placement, config
-        self.dataflows = dataflows or config.dataflows
+        self.dataflows = dataflows or config.mappings
         self.choices: dict[int, Choice] = {}
         self.steps: list[Step] = []
         self.constants = bytearray()

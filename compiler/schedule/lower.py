@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from sateen.compiler.schedule.dataflow import Plan, Source, plan
+from sateen.compiler.schedule.dataflow import Plan, Source, plan, plan_filters
 from sateen.compiler.schedule.emitter import Access, Emitter, Lowered, View
+from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Stored, Window
+from sateen.machine.config import DEPTHWISE
 from sateen.machine.isa import Opcode, Target, bits_of
-from sateen.machine.packing import index_words, pack_activations, pack_parameters
+from sateen.machine.packing import index_words, pack_activations, pack_parameters, tile_words
 
 
 class Lowering(Emitter):
@@ -171,10 +173,16 @@ class Lowering(Emitter):
 
     def _plan(self, product: Product, sources: list[list[Source]]) -> Plan:
         """In the faster dataflow of those that the machine has; the first of equals, weight-stationary."""
-        height, width, _ = self.graph.tensors[product.op.output].shape
+        op = product.op
+        height, width, _ = self.graph.tensors[op.output].shape
         rows = self.placement.stripes[self.layer].rows
         stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
-        plans = [plan(sources, stripes, width, self.config, d, product.slides) for d in self.dataflows]
+        everywhere = [d for d in self.dataflows if d != DEPTHWISE]
+        plans = [plan(sources, stripes, width, self.config, d, product.slides) for d in everywhere]
+        if DEPTHWISE in self.dataflows and isinstance(op, Linear) and is_depthwise(op):
+            in_h, in_w, _ = self.graph.tensors[op.input].shape
+            if filters := plan_filters(op, stripes, (in_h, in_w), (height, width), self.config):
+                plans.append(filters)
         chosen = min(plans, key=lambda p: (p.time, p.cycles))
         self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
         return chosen
@@ -186,8 +194,7 @@ class Lowering(Emitter):
         origin = [product.sources(j) for j in range(tiles)]
         layer = self._plan(product, origin)
         mode, parts = layer.mode, layer.chunks
-        packed = [[pack_tile(s.dense, s.shape, config, layer.dataflow) for s in per] for per in origin]
-        sources = [[self._weights(c, packed[j][c.source]) for c in per] for j, per in enumerate(parts)]
+        sources = self._weights(layer, origin)
         bases: dict[tuple[int, int], int] = {}
         if mode == "resident":
             start = self.weights.take(sum(c.space(config) for per in parts for c in per))
@@ -205,7 +212,7 @@ class Lowering(Emitter):
                     bases[j, k] = self.weights.take(c.size)
                 weights, indices = sources[j][k]
                 self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
-                if indices is not None:
+                if isinstance(c, Chunk) and indices is not None:
                     self.load_indices(bases[j, k], c.size, c.shape.packing.index_bits, indices)
                 if mode != "chunk":
                     resident.add((j, k))
@@ -219,6 +226,9 @@ class Lowering(Emitter):
             bank: Access = ("acc", self.acc_bank, self.acc_bank + 1)
             self.acc_bank ^= 1
             for k, c in enumerate(parts[j]):
+                if isinstance(c, Filter):
+                    self._fir(product, c, views[c.input], weight_base(j, k), acc, bank, y0, y1, x0, x1)
+                    continue
                 self._matrix(product, c, views[c.input], weight_base(j, k), acc, bank, k > 0, y0, y1, x0, x1)
             self._drain(product, j, views, parameter_base(j), acc, bank, y0, y1, x0, x1)
 
@@ -239,8 +249,24 @@ class Lowering(Emitter):
                 if self._must_store(op.output):
                     self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
 
-    def _weights(self, c: Chunk, packed: Packed) -> tuple[int, int | None]:
-        """Where a chunk's weights and indices are in memory."""
+    def _weights(self, layer: Plan, origin: list[list[Source]]) -> list[list[tuple[int, int | None]]]:
+        """Where the weights and indices of each tile's chunks are in memory."""
+        found = []
+        for per, parts in zip(origin, layer.chunks, strict=True):
+            packed: dict[int, Packed] = {}
+            places: list[tuple[int, int | None]] = []
+            for c in parts:
+                if isinstance(c, Filter):
+                    places.append((self.constant(tile_words(c.weights, self.config).tobytes()), None))
+                    continue
+                if c.source not in packed:
+                    s = per[c.source]
+                    packed[c.source] = pack_tile(s.dense, s.shape, self.config, layer.dataflow)
+                places.append(self._chunk_weights(c, packed[c.source]))
+            found.append(places)
+        return found
+
+    def _chunk_weights(self, c: Chunk, packed: Packed) -> tuple[int, int | None]:
         words, indices = packed
         weights = self.constant(c.part(words).tobytes())
         if indices is None:
@@ -273,6 +299,29 @@ class Lowering(Emitter):
             **c.fields(y1 - y0, x1 - x0, product.slides),
             weight_base=weight_base, index_bits=packing.index_bits, index_shift=packing.index_shift,
             acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
+        )  # fmt: skip
+
+    def _fir(
+        self, product: Product, f: Filter, v: View, weight_base: int, acc: int, bank: Access,
+        y0: int, y1: int, x0: int, x1: int,
+    ) -> None:  # fmt: skip
+        h_in, w_in, _ = self.graph.tensors[f.input].shape
+        low, high = product.window.rows(y0, y1, h_in)
+        low = min(low, h_in - 1)
+        high = max(high, low + 1)
+        if f.input in self.placement.on_chip:
+            self.bring(f.input, v, high)
+        # lines below `high` may not be there yet; their taps are zero
+        window = self._window(f.geometry.streamed, v, y0, x0, w_in, high)
+        window["base"] = (window["base"] + f.word) % self.config.act_depth
+        self.emit(
+            Opcode.FIR,
+            [v.rows(low, high), ("weight", weight_base, weight_base + f.size)],
+            [bank],
+            **window,
+            **f.geometry.fields(y0, y1, x0, x1),
+            slice=f.slice, weight_base=weight_base, index_bits=0, index_shift=0, acc_base=acc, accumulate=0,
+            padding=self.graph.tensors[f.input].quant.zero_code,
         )  # fmt: skip
 
     def _drain(

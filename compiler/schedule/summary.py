@@ -13,7 +13,7 @@ from sateen.compiler.schedule.lower import LOWERING
 from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, WRITTEN, added, moved, stored, weight_counts
 from sateen.formats.sparsity import DENSE
 from sateen.ir.quantized import QuantizedGraph
-from sateen.machine.isa import UNITS, Unit
+from sateen.machine.isa import LAYOUTS, UNITS, Unit
 from sateen.sim.critical_path import PROGRAM, Span, critical_path
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Event, Timeline
@@ -117,8 +117,8 @@ def _figures(
         events = [e for e in timeline.events if e.instruction.layer == index]
         last = index == len(macs) - 1
         until = max([end, *(e.done + 1 for e in events)]) if not last else timeline.cycles
-        computes = LOWERING[type(ops[index])].opcode
-        tiles = sum(e.instruction.opcode == computes for e in events)
+        unit = LAYOUTS[LOWERING[type(ops[index])].opcode].unit
+        tiles = sum(e.instruction.unit == unit for e in events)
         layers.append(
             {"start": min((e.start for e in events), default=end), "end": until, "tiles": tiles}
             | _measured(program, events, needed, until - end, _limits(path, end, until))

@@ -148,6 +148,7 @@ def _element(
         multiplier=config.multiplier,
         acc_bits=config.acc_bits,
         output_stationary=config.output_stationary,
+        depthwise=config.depthwise,
     )
     activation, weight = (
         circuits(f).operand_bits(config.multiplier) for f in (config.activation, config.weight)

@@ -10,6 +10,10 @@ Output-stationary, where the configuration has it: each row has a pixel of its o
 in the same cycle, an element adds to its own sum, and complete sums move down the columns
 (docs/adr/0013-two-dataflows.md).
 
+Depthwise, where the configuration has it: all rows see the same word, each column its own element of it, and as sums
+move down a row a cycle, a column is a FIR filter over consecutive words, a tap in each row. Weights, words and sums
+come and go exactly as weight-stationary (docs/adr/0034-depthwise-filters.md).
+
 Codes are decoded once, at the edge.
 """
 
@@ -63,6 +67,14 @@ class SystolicArray(wiring.Component):
         Belong to `i_step`: it begins new sums; it completes them. Those of the last row come on `o_psum`
         `step_latency` cycles later, those of the row above in the next cycle, and so on: the next `i_first`
         must be `rows` cycles later at least.
+
+    Only if `config.depthwise`:
+
+    i_filter : In(1)
+        The columns are filters; constant while words or sums are under way. Column c has element c of the slice, and
+        the sums of a word are Σ_r weight[row r] * element of the word r cycles later, valid or not.
+    i_slice : In(range(slices))
+        Likewise; only if there is more than one.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
@@ -82,6 +94,8 @@ class SystolicArray(wiring.Component):
         if config.output_stationary:
             names = ("i_stationary", "i_capture", "i_step", "i_next", "i_first", "i_last")
             members |= {name: In(1) for name in names}
+        if config.depthwise:
+            members |= {"i_filter": In(1), "i_slice": In(config.slice_bits)}
         super().__init__(members)
 
     @property
@@ -115,9 +129,18 @@ class SystolicArray(wiring.Component):
             accumulate = [valid[r + pe_latency(lanes)] for r in range(rows)]
         weights = self._weights(m, load)
         groups = self._groups(m, valid)
+        if self.config.depthwise:
+            width = self.config.group * self.config.activation.bits
+            enter = [self.i_filter | e for e in enter]
+            groups = [
+                Mux(self.i_filter, self.i_activation.word_select(row, width), codes) if row else codes
+                for row, codes in enumerate(groups)
+            ]
+        operands = [self._operands(m, row, groups[row], enter[row]) for row in range(rows)]
+        columns = self._columns(operands) if self.config.depthwise else []
         psums = [Const(0, signed(self.config.acc_bits))] * cols
         for row in range(rows):
-            activations = self._operands(m, row, groups[row], enter[row])
+            activations = Cat(operands[row])
             for col in range(cols):
                 m.submodules[f"pe_{row}_{col}"] = pe = self._pe()
                 m.d.comb += [
@@ -128,6 +151,8 @@ class SystolicArray(wiring.Component):
                     pe.psum_in.eq(psums[col]),
                     *(getattr(pe, name).eq(value) for name, value in switch.items()),
                 ]
+                if self.config.depthwise:
+                    m.d.comb += [pe.filter.eq(self.i_filter), Value.cast(pe.column).eq(columns[col])]
                 psums[col] = pe.psum
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
@@ -142,7 +167,19 @@ class SystolicArray(wiring.Component):
             multiplier=c.multiplier,
             acc_bits=c.acc_bits,
             output_stationary=c.output_stationary,
+            depthwise=c.depthwise,
         )
+
+    def _columns(self, operands: list[list[Value]]) -> list[Value]:
+        """Each column's element of the word, if the columns are filters."""
+        word = [element for row in operands for element in row]
+        slices = [word[at : at + self.config.cols] for at in range(0, len(word), self.config.cols)]
+        for bit in self.i_slice:  # a tree: there is a power of two of them
+            slices = [
+                [Mux(bit, b, a) for a, b in zip(low, high, strict=True)]
+                for low, high in zip(slices[::2], slices[1::2], strict=True)
+            ]
+        return slices[0]
 
     def _waves(self, m: Module) -> tuple[Value, Value]:
         """`i_valid` and `i_load` by age: bit k is k cycles old."""
@@ -272,10 +309,10 @@ class SystolicArray(wiring.Component):
             m.d.sync += Cat(held[:row]).eq(Cat(*held[1:row], mine))
         return held[0]
 
-    def _operands(self, m: Module, row: int, codes: Value, enter: Value) -> Value:
+    def _operands(self, m: Module, row: int, codes: Value, enter: Value) -> list[Value]:
         """The row's group, decoded."""
         c = self.config
-        operands = []
+        operands: list[Value] = []
         for k in range(c.group):
             operand = Signal(
                 circuits(c.activation).operand_shape(c.multiplier),
@@ -286,8 +323,8 @@ class SystolicArray(wiring.Component):
                 m.d.sync += Value.cast(operand).eq(
                     circuits(c.activation).decode(c.multiplier, codes.word_select(k, c.activation.bits))
                 )
-            operands.append(operand)
-        return Cat(operands)
+            operands.append(Value.cast(operand))
+        return operands
 
 
 def array_latency(config: AcceleratorConfig) -> int:
@@ -319,6 +356,9 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.ff["tiled"] = 1
     else:
         t.add(ff=rows * (rows - 1) // 2 * width)
+    if c.depthwise:
+        bits = circuits(c.activation).operand_bits(c.multiplier)
+        t.add(undelayed=(rows - 1) * width, slices=(c.slices - 1) * c.cols * bits)
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:

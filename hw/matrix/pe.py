@@ -46,6 +46,8 @@ class PE(wiring.Component):
         Width of the partial sum. Sums wrap there, so they are exact if the final sum fits.
     output_stationary : bool
         Build the switch that lets the element add to its own sum.
+    depthwise : bool
+        Build the switch that lets lane 0 multiply an element that is common to the column.
 
     Members
     -------
@@ -63,6 +65,9 @@ class PE(wiring.Component):
     discard, own, fresh : In(1)
         Only if `output_stationary`. The products of this cycle's activations are zero (`discard`). With `accumulate`,
         take `psum` in the place of `psum_in` (`own`), or zero (`fresh`).
+    filter : In(1)
+    column : In
+        Only if `depthwise`. With `filter`, lane 0 multiplies `column` in the place of one of `activations`.
     """
 
     initiation_interval = 1
@@ -77,6 +82,7 @@ class PE(wiring.Component):
         multiplier: str,
         acc_bits: int,
         output_stationary: bool = False,
+        depthwise: bool = False,
     ):
         if lanes < 1 or group < lanes or group % lanes:
             raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
@@ -86,8 +92,11 @@ class PE(wiring.Component):
         self.w = circuits(weight).operand(multiplier)
         self.acc_bits = acc_bits
         self.output_stationary = output_stationary
+        self.depthwise = depthwise
         entry = weight_layout(weight, multiplier, index_bits(lanes, group))
         switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if output_stationary else {}
+        if depthwise:
+            switch |= {"filter": In(1), "column": In(circuits(activation).operand_shape(multiplier))}
         super().__init__(
             {
                 "activations": In(data.ArrayLayout(circuits(activation).operand_shape(multiplier), group)),
@@ -127,7 +136,10 @@ class PE(wiring.Component):
         weight = Signal(self.weights[lane].shape(), name=f"weight_{lane}", reset_less=True)
         with m.If(self.load):
             m.d.sync += weight.eq(self.weights[lane])
-        a_significand, a_exponent = self.a.parts(self._pick(lane, weight.index))
+        activation = self._pick(lane, weight.index)
+        if self.depthwise and lane == 0:
+            activation = Mux(self.filter, Value.cast(self.column), activation)
+        a_significand, a_exponent = self.a.parts(activation)
         w_significand, w_exponent = self.w.parts(weight.operand)
 
         # product: w_a + w_w bits hold every product of two's complement numbers
@@ -177,6 +189,8 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
         t.add(sum=product + ceil_log2(lanes) if unsigned and t.technology.carry_input else acc)
     if c.output_stationary:
         t.add(own=acc, discard=lanes)
+    if c.depthwise:
+        t.add(filter=activation.operand_bits(c.multiplier))
     if c.group > lanes:
         t.add(**{f"choice_of_{1 << c.index_bits}": lanes * activation.operand_bits(c.multiplier)})
     shifted = product
@@ -212,13 +226,18 @@ def _paths(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
     shifts = (a.max_exponent + w.max_exponent).bit_length()
     multiply = d.multiply(a.significand_bits, w.significand_bits)
     return {
-        "product": d.register + d.select(c.group // c.lanes) + multiply,
+        "product": d.register + d.select(c.group // c.lanes) + _filter_path(c, d) + multiply,
         "element": d.register
         + max(
             d.lut * shifts + d.carry(c.acc_bits) * (1 + (c.lanes > 1)),
             circuits(c.weight).decode_path(c.multiplier, d),
         ),
     }
+
+
+def _filter_path(c: AcceleratorConfig, d: Delays) -> float:
+    """ns from an element of the word to what lane 0 chooses between."""
+    return d.lut + d.select(c.slices) if c.depthwise else 0.0
 
 
 def _blocks(c: AcceleratorConfig, technology: Technology) -> int:

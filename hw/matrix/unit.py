@@ -1,12 +1,14 @@
-"""The matrix unit executes MATRIX: activation words and weights through the array into the accumulators.
+"""The matrix unit executes MATRIX and FIR: activation words and weights through the array into the accumulators.
 
 Weight-stationary: each pass reads its tile's weights and its words in one wave (see hw/matrix/array.py), so passes
 follow one another without a gap, or every `pass_interval` cycles where a pass has fewer words than that.
-Output-stationary: see hw/matrix/steps.py.
+Output-stationary: see hw/matrix/steps.py. FIR reads as weight-stationary does, but a pass's words are a plane that its
+windows share, and only some words begin a window (hw/matrix/windows.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -18,6 +20,7 @@ from sateen.hw.control.dispatch import is_idle
 from sateen.hw.matrix.accumulator import ACCUMULATOR, Accumulator
 from sateen.hw.matrix.array import EDGE, SystolicArray, array_latency
 from sateen.hw.matrix.steps import STEP_BITS, Results, Run, Steps
+from sateen.hw.matrix.windows import Windows, windows_terms
 from sateen.hw.ports import ReadPort
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import (
@@ -49,7 +52,7 @@ def matrix_cycles(fields: object, config: AcceleratorConfig) -> int:
     fields : mapping or object
         The fields of isa.MATRIX as integers.
     """
-    get = fields.__getitem__ if isinstance(fields, Mapping) else lambda name: getattr(fields, name)
+    get = _getter(fields)
     taps, words = int(get("kernel_h")) * int(get("kernel_w")), int(get("channel_words"))
     if get("output_stationary"):
         rows, steps, last_steps = config.rows, config.rows * int(get("passes")), int(get("last_steps"))
@@ -61,8 +64,26 @@ def matrix_cycles(fields: object, config: AcceleratorConfig) -> int:
         total = taps * ((words - 1) * turns * steps + word) - max(rows, last_steps)
         return runs * (total + last_steps + rows - 1) + 1 + _drain(config)
     pixels = int(get("out_h")) * int(get("out_w"))
-    passes = taps * words * int(get("passes"))
-    return (passes - 1) * pass_interval(pixels, config) + pixels + _drain(config)
+    return _passes_cycles(taps * words * int(get("passes")), pixels, config)
+
+
+def fir_cycles(fields: object, config: AcceleratorConfig) -> int:
+    """D of a FIR instruction, likewise: each of its passes reads `lines` times `line` words."""
+    get = _getter(fields)
+    passes = int(get("kernel_h")) * int(get("kernel_w")) * int(get("channel_words")) * int(get("passes"))
+    return _passes_cycles(passes, int(get("lines")) * int(get("line")), config)
+
+
+CYCLES = {isa.Opcode.MATRIX: matrix_cycles, isa.Opcode.FIR: fir_cycles}
+"""Of the unit's instructions."""
+
+
+def _getter(fields: object) -> Callable[[str], Any]:
+    return fields.__getitem__ if isinstance(fields, Mapping) else lambda name: getattr(fields, name)
+
+
+def _passes_cycles(passes: int, words: int, config: AcceleratorConfig) -> int:
+    return (passes - 1) * pass_interval(words, config) + words + _drain(config)
 
 
 def _announce(config: AcceleratorConfig) -> int:
@@ -92,6 +113,8 @@ class _Sequence:
     """The instruction is output-stationary."""
     steps: Steps | None
     """Only if the machine has both dataflows."""
+    windows: Windows | None
+    """Only if the machine has FIR."""
 
 
 class MatrixUnit(wiring.Component):
@@ -100,8 +123,8 @@ class MatrixUnit(wiring.Component):
     Members
     -------
     start, instruction, done
-        The unit protocol: `instruction` is an isa.MATRIX in its low bits. `done` comes matrix_cycles()
-        after `start`; from the next cycle on the accumulators can be read.
+        The unit protocol: `instruction` is an isa.MATRIX or isa.FIR in its low bits. `done` comes as many cycles as
+        `CYCLES` says after `start`; from the next cycle on the accumulators can be read.
     act_read : Out(ReadPort)
         Activation words, latency ACTIVATION_LATENCY. Padding is not read.
     weight_read : Out(ReadPort)
@@ -138,7 +161,7 @@ class MatrixUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])
+        fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])  # FIR begins with the same
         self._idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
@@ -169,9 +192,11 @@ class MatrixUnit(wiring.Component):
         if self.config.output_stationary:
             wait = Signal(STEP_BITS)
             stationary = Signal()
-            with m.If(self.start):
-                m.d.sync += stationary.eq(fields.output_stationary)
             os = fields.output_stationary
+            if self.config.depthwise:
+                os = os & (fields.opcode == isa.Opcode.MATRIX)
+            with m.If(self.start):
+                m.d.sync += stationary.eq(os)
             turns = Mux(fields.slide, fields.kernel_w, 1)
             counts = {
                 "kx": Mux(os & fields.slide, 1, fields.kernel_w),
@@ -181,6 +206,7 @@ class MatrixUnit(wiring.Component):
                 "oy": Mux(os, 1, fields.out_h),
                 "ox": Mux(os, rows - 1 + turns, fields.out_w),
             }
+        windows = self._windows(m, fields, window, read, counts) if self.config.depthwise else None
         end = read & window.last[next(iter(window.levels))]
         m.d.comb += [
             *window.set(fields, **counts),
@@ -217,7 +243,30 @@ class MatrixUnit(wiring.Component):
             self.act_read.en.eq(read & on_chip),
             self.weight_read.en.eq(weights),
         ]
-        return _Sequence(read, pass_start, end, stationary, steps)
+        return _Sequence(read, pass_start, end, stationary, steps, windows)
+
+    def _windows(
+        self, m: Module, fields: data.View, window: Window, read: Value, counts: dict[str, Value]
+    ) -> Windows:
+        """FIR: which words begin a window; a pass has words of its own number in `counts`."""
+        fir = data.View(isa.FIR, self.instruction[: isa.FIR.size])
+        m.submodules.windows = windows = Windows(config=self.config)
+        coming = fields.opcode == isa.Opcode.FIR
+        for level, words in (("oy", fir.lines), ("ox", fir.line)):
+            counts[level] = Mux(
+                coming, words, counts.get(level, fields["out_h" if level == "oy" else "out_w"])
+            )
+        m.d.comb += [
+            windows.load.eq(self._idle),
+            windows.filter.eq(coming),
+            windows.slice.eq(fir.slice),
+            windows.out_w.eq(fields.out_w),
+            windows.out_h.eq(fields.out_h),
+            windows.step.eq(read),
+            windows.line_end.eq(window.last.ox),
+            windows.pass_end.eq(window.last.oy),
+        ]
+        return windows
 
     def _turns(
         self, m: Module, fields: data.View, window: Window, read: Value, weight_addr: Signal, wait: Signal
@@ -271,7 +320,10 @@ class MatrixUnit(wiring.Component):
     ) -> None:
         """Hand what the buffers answer to the array, padding where the tap was outside."""
         valid = _delay(m, sequence.read, ACTIVATION_LATENCY, "valid")
-        outside = _delay(m, ~window.inside, ACTIVATION_LATENCY, "outside")
+        absent = ~window.inside
+        if self.config.depthwise:
+            absent = absent | ~sequence.read  # what follows a pass's words is padding, too
+        outside = _delay(m, absent, ACTIVATION_LATENCY, "outside")
         padding = Signal(self.config.activation.bits, reset_less=True)
         with m.If(self._idle):
             m.d.sync += padding.eq(fields.padding)
@@ -290,6 +342,8 @@ class MatrixUnit(wiring.Component):
                     for name in ("step", "next", "first", "last")
                 ),
             ]
+        if windows := sequence.windows:
+            m.d.comb += [array.i_filter.eq(windows.filters), array.i_slice.eq(windows.slice_kept)]
         if self.config.dense_passes > 1:
             self._indices(m, fields, window, sequence, array)
 
@@ -333,9 +387,11 @@ class MatrixUnit(wiring.Component):
         accumulator: Accumulator,
     ) -> None:
         """Address the accumulators; the flags of a word travel as long as the word does."""
-        passing = sequence.read & ~sequence.stationary
+        passing, pass_last = sequence.read & ~sequence.stationary, window.last.oy
+        if windows := sequence.windows:
+            passing, pass_last = passing & windows.begins, windows.last
         valid = _delay(m, passing, _announce(self.config), "announced")
-        pass_end = _delay(m, passing & window.last.oy, _announce(self.config), "pass_end")
+        pass_end = _delay(m, passing & pass_last, _announce(self.config), "pass_end")
         base = Signal(accumulator.addr_bits, reset_less=True)
         addr = Signal(accumulator.addr_bits, reset_less=True)
         add = Signal(reset_less=True)
@@ -388,14 +444,16 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.add(rows=ceil_log2(c.rows), results=3 * acc + weight, tiled=1)
         t.add(ff=weight + acc + 2 * ceil_log2(c.rows) + (c.lanes > 1))
         t.ff["tiled"] = 1
-    else:
+    if c.depthwise:
+        windows_terms(c, t)
+    if not c.output_stationary:
         wait = ceil_log2(pass_interval(1, c))
         t.add(waits=wait, ff=wait)
 
 
 MATRIX = Component(
     "matrix",
-    (MatrixUnit, Window, NestedCounter, Steps, Run, Results),
+    (MatrixUnit, Window, NestedCounter, Steps, Run, Results, Windows),
     _terms,
     children=(ACCUMULATOR, EDGE),
     paths=lambda c, d: {"matrix": window_path(c, d)},

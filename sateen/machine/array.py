@@ -15,6 +15,8 @@ MOST_PASSES = 1 << bits_of("passes", Opcode.MATRIX) - 1
 """Of a word, a power of two."""
 
 WEIGHT_STATIONARY, OUTPUT_STATIONARY = DATAFLOWS = ("weight_stationary", "output_stationary")
+DEPTHWISE = "depthwise"
+"""Not for every layer, and so beside the dataflows."""
 
 
 def _read_patterns(names: tuple[str, ...]) -> list[SparsityPattern]:
@@ -64,6 +66,12 @@ class Array:
         ),
     )
 
+    depthwise: bool = setting(
+        False,
+        "build the columns as FIR filters too, for convolutions whose output channels read one input channel each",
+        optional=True,
+    )
+
     @property
     def elements(self) -> int:
         """Elements of an activation word."""
@@ -109,6 +117,11 @@ class Array:
     def indexed(self) -> bool:
         """Whether the machine stores indices; one that is built for dense layers alone counts them."""
         return self.index_planes > 0
+
+    @property
+    def mappings(self) -> tuple[str, ...]:
+        """Ways to compute a layer, those of some layers alone included."""
+        return (*self.dataflows, DEPTHWISE) if self.depthwise else self.dataflows
 
     @property
     def output_stationary(self) -> bool:

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 from sateen.errors import ConfigError, FormatError
 from sateen.files import read_toml, shown
 from sateen.machine import array, datapath, fitted, storage
-from sateen.machine.array import DATAFLOWS, MOST_PASSES, OUTPUT_STATIONARY, WEIGHT_STATIONARY, Array
+from sateen.machine.array import (
+    DATAFLOWS,
+    DEPTHWISE,
+    MOST_PASSES,
+    OUTPUT_STATIONARY,
+    WEIGHT_STATIONARY,
+    Array,
+)
 from sateen.machine.datapath import Formats, Vector
 from sateen.machine.fitted import Fitted
 from sateen.machine.settings import TYPES, Setting, setting, settings_of
 from sateen.machine.storage import Buffers, Bus
 
 __all__ = [
-    "DATAFLOWS", "FIELDS", "FIELDS_OF", "MOST_PASSES", "OUTPUT_STATIONARY", "OWN", "PARTS", "RULES",
+    "DATAFLOWS", "DEPTHWISE", "FIELDS", "FIELDS_OF", "MOST_PASSES", "OUTPUT_STATIONARY", "OWN", "PARTS", "RULES",
     "WEIGHT_STATIONARY", "AcceleratorConfig",
 ]  # fmt: skip
 

@@ -54,6 +54,7 @@ class Choice(enum.IntEnum):
 class Opcode(Choice):
     LOAD = 1
     MATRIX = 4
+    FIR = 5
     DRAIN = 8
     POOL = 9
     STORE = 12
@@ -234,6 +235,23 @@ MATRIX = Layout(
     ),
 )  # fmt: skip
 
+FIR = Layout(
+    Opcode.FIR,
+    Unit.MATRIX,
+    (
+        *(f for f in MATRIX.fields if f.only != "output_stationary"),
+        Field("slice", 6, "run of `cols` elements of the word, of which each column has its own", reach="slice_bits"),
+        Field(
+            "line", 12, "words that are read of a line of the window's plane, at least out_w", count=True,
+            counted="plane_bits", reach="output_bits",
+        ),
+        Field(
+            "lines", 12, "lines of them, at least out_h", count=True, counted="plane_bits", reach="output_bits"
+        ),
+    ),
+    only="depthwise",
+)  # fmt: skip
+
 DRAIN = Layout(
     Opcode.DRAIN,
     Unit.VECTOR,
@@ -280,7 +298,7 @@ POOL = Layout(
 
 END = Layout(Opcode.END, None)
 
-LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, DRAIN, POOL, STORE, END)}
+LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, STORE, END)}
 
 EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)
 """All but END, which the dispatcher keeps."""

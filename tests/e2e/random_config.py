@@ -108,6 +108,7 @@ EXTREMES: dict[str, tuple[Any, ...]] = {
     "narrow": (False, True),
     "token_pairs": (1, (1 << 16) - 1),
     "residual": (False, True),
+    "depthwise": (False, True),
     "counters": (False, True),
 } | {name: (low, high) for name, low, high in LIMITS}
 """Values of every field at the ends of what `SMALL` allows."""

@@ -12,7 +12,7 @@ from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, LAYOUTS, Opcode, Target, Unit
 
 END = Instruction(Opcode.END)
-DATA_OPCODES = [o for o in Opcode if o is not Opcode.END]
+DATA_OPCODES = [o for o in Opcode if o is not Opcode.END and not LAYOUTS[o].only]
 
 
 def fetch(source: int, words: int) -> Instruction:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sateen.hw import isa
-from sateen.hw.matrix.unit import ACTIVATION_LATENCY, MatrixUnit, matrix_cycles, pass_interval
+from sateen.hw.matrix.unit import ACTIVATION_LATENCY, CYCLES, MatrixUnit, matrix_cycles, pass_interval
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 
 BASE = AcceleratorConfig(
@@ -118,8 +118,9 @@ def rtl_matrix(programs, config, memory):
         rng = random.Random(0)
         await ctx.tick().repeat(2)
         for fields in programs:
-            bits = isa.MATRIX.const(
-                {k: v % (1 << 24) if k == "base" else v for k, v in fields.items()}
+            layout = isa.LAYOUT[fields["opcode"]]
+            bits = layout.const(
+                {k: v % (1 << 24) if k == "base" else v for k, v in fields.items() if k in layout.members}
             ).as_bits()
             ctx.set(unit.instruction, bits)
             ctx.set(unit.start, 1)
@@ -131,7 +132,7 @@ def rtl_matrix(programs, config, memory):
             while not ctx.get(unit.done):
                 await ctx.tick()
                 cycles += 1
-                assert cycles <= matrix_cycles(fields, config), "done is late"
+                assert cycles <= CYCLES[fields["opcode"]](fields, config), "done is late"
             acc = []
             for address in range(2 * config.acc_depth):
                 await ctx.tick()  # the first read is in the cycle after done

@@ -23,7 +23,7 @@ ADDED = (
         "    Field('level', 4, below='rows', where=('toys', 7))))\n"
         "PLAY = Layout(Opcode.PLAY, Unit.TOY, (Field('games', 20),))\n",
     ),
-    ("(LOAD, MATRIX, DRAIN, POOL, STORE, END)}", "(LOAD, MATRIX, DRAIN, POOL, STORE, TOY, PLAY, END)}"),
+    ("DRAIN, POOL, STORE, END)}", "DRAIN, POOL, STORE, TOY, PLAY, END)}"),
 )
 
 
