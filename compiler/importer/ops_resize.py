@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
+from sateen.compiler.importer.broadcast import paired, stored
 from sateen.compiler.importer.layout import reshape
 from sateen.compiler.importer.moves import picked, place_channels, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
+from sateen.compiler.importer.ops_elementwise import add_two
 from sateen.compiler.importer.ops_linear import need
-from sateen.compiler.importer.phases import SAME, Phase, depthwise_kernel, emit_phases, phases
+from sateen.compiler.importer.phases import MOST_PHASES, SAME, Phase, depthwise_kernel, emit_phases, phases
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Shape
+from sateen.ir.graph import Mul, Shape
 
 # -- Resize ---------------------------------------------------------------------------------------------------
 
@@ -53,14 +55,45 @@ def resize(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         out = picked(walk, node.name, x, node.proto.output[0], row_at[:, 0], column_at[:, 0])
         return [replaced(x, out, channel, axes, walk.hwc(Value(out, x.layout)))]
     c = walk.hwc(x)[2]
-    source, (before_y, before_x) = _edges(walk, node, x, row_at, column_at)
-
+    rows, columns = phases(row_at, row_weights), phases(column_at, column_weights)
+    if len(rows) * len(columns) > MOST_PHASES:
+        for d, axis in zip(spatial, axes, strict=True):
+            x = _blended(walk, node, x, channel, axes, (d, axis), *taps[axis])
+        return [x]
+    source, before = _edges(walk, node, x, row_at, column_at)
+    rows, columns = (
+        [dataclasses.replace(p, start=p.start + b) for p in ps]
+        for ps, b in zip((rows, columns), before, strict=True)
+    )
     shape: Shape = (plane[0], plane[1], c)
     out = emit_phases(
-        walk, node.name, source, node.proto.output[0], shape, phases(row_at + before_y, row_weights),
-        phases(column_at + before_x, column_weights), depthwise_kernel(c), np.zeros(c),
-    )  # fmt: skip
+        walk, node.name, source, node.proto.output[0], shape, rows, columns, depthwise_kernel(c), np.zeros(c)
+    )
     return [replaced(x, out, channel, axes, shape)]
+
+
+def _blended(
+    walk: Walk, node: OnnxNode, x: Value, channel: int, axes: Sequence[int], where: tuple[int, int], at: np.ndarray,
+    weights: np.ndarray,
+) -> Value:  # fmt: skip
+    """Along dimension d, which lies on `axis`: the inputs of each tap, moved, times weights that differ from pixel to
+    pixel. For positions that do not repeat, where phases would be as many as outputs."""
+    d, axis = where
+    h, w, c = walk.hwc(x)
+    total: Value | None = None
+    for t in range(at.shape[1]):
+        if not weights[:, t].any():
+            continue
+        picks = [np.arange(h), np.arange(w)]
+        picks[axis] = np.clip(at[:, t], 0, (h, w)[axis] - 1)
+        shape = (len(picks[0]), len(picks[1]), c)
+        out = picked(walk, f"{node.name}.tap", x, f"{node.proto.output[0]}.tap", *picks)
+        tap = replaced(x, out, channel, axes, shape)
+        own = weights[:, t].reshape([-1 if k == d else 1 for k in range(x.rank)])
+        part = paired(walk, node, Mul, tap, stored(walk, node.name, tap, own))
+        total = part if total is None else add_two(walk, node, total, part)
+    assert total is not None
+    return total
 
 
 def _edges(
@@ -166,8 +199,7 @@ def _taps(node: OnnxNode, mode: str, size: int, out: int, scale: float) -> tuple
                 )
             return np.clip(rounded[rounding](at), 0, size - 1).astype(np.int64)[:, None], np.ones((out, 1))
         case "linear":
-            at = np.clip(at, 0, size - 1)  # as ONNX Runtime: weights of what is outside go to the edge
-            base = np.floor(at)
+            base = np.floor(at)  # outside the input all are its edge, see `_edges`
             f = at - base
             offsets, weights = np.array([0, 1]), np.stack([1 - f, f], axis=1)
         case "cubic":

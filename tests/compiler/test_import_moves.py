@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from onnx_nets import Net, compare
 
+from sateen.ir.graph import Conv
+
 
 def tail(net: Net, y: str, channels: int, *, rank: int = 4) -> Net:
     """A convolution behind it, so that the layout counts."""
@@ -35,6 +37,24 @@ def test_linear_and_cubic(scales, mode, coordinates):
     y = net("Resize", x, "", net.constant([1, 1, *scales], np.float32), mode=mode,
             coordinate_transformation_mode=coordinates)  # fmt: skip
     compare(tail(net, y, 3))
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "mode", "sizes", "convolutions"),
+    [
+        ("half_pixel", "linear", (96, 160), 64),  # as many phases as 8 times 8
+        ("align_corners", "linear", (24, 40), 0),  # positions that never repeat
+        ("align_corners", "cubic", (24, 40), 0),
+        ("align_corners", "linear", (35, 20), 34),  # few enough to be rounded once
+    ],
+)
+def test_phases_are_of_what_repeats(coordinates, mode, sizes, convolutions):
+    net = Net(17)
+    x = net.conv(net.input(1, 2, 12, 20), 2, 3, 1, 1)
+    y = net("Resize", x, "", "", net.constant([1, 3, *sizes], np.int64), mode=mode,
+            coordinate_transformation_mode=coordinates)  # fmt: skip
+    graph = compare(tail(net, y, 3))
+    assert sum(isinstance(node, Conv) for node in graph.nodes) == convolutions + 2
 
 
 @pytest.mark.parametrize("opset", [9, 10, 11, 13])
