@@ -1,5 +1,6 @@
 """The layouts of instructions and parameters for Amaranth; what they hold is `sateen.machine.isa`'s."""
 
+from collections.abc import Callable, Mapping
 from types import new_class
 
 from amaranth.hdl import Shape, ShapeLike, signed, unsigned
@@ -19,7 +20,8 @@ def _shape(field: isa.Field) -> ShapeLike:
 
     def members(namespace: dict[str, int]) -> None:
         for member in choices:
-            namespace[member.name] = member.value
+            if not member.optional:
+                namespace[member.name] = member.value
 
     return new_class(choices.__name__, (enum.IntEnum,), {"shape": unsigned(field.bits)}, members)
 
@@ -30,9 +32,25 @@ def _layout(fields: tuple[isa.Field, ...]) -> data.StructLayout:
 
 HEADER = _layout(isa.HEADER)
 LAYOUT = {opcode: _layout(layout.all_fields) for opcode, layout in isa.LAYOUTS.items()}
-LOAD, STORE, MATRIX, FIR, DRAIN, POOL = (
-    LAYOUT[o] for o in (Opcode.LOAD, Opcode.STORE, Opcode.MATRIX, Opcode.FIR, Opcode.DRAIN, Opcode.POOL)
+LOAD, STORE, MATRIX, FIR, DRAIN, POOL, ROW = (
+    LAYOUT[o]
+    for o in (
+        Opcode.LOAD,
+        Opcode.STORE,
+        Opcode.MATRIX,
+        Opcode.FIR,
+        Opcode.DRAIN,
+        Opcode.POOL,
+        Opcode.ROW,
+    )
 )
+
+
+def getter(fields: object) -> Callable[[str], int]:
+    """Reads an instruction's fields, given as a mapping or as attributes, as integers."""
+    if isinstance(fields, Mapping):
+        return lambda name: int(fields[name])
+    return lambda name: int(getattr(fields, name))
 
 
 def parameter_layout(acc_bits: int) -> data.StructLayout:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sateen.errors import BuildError
 from sateen.formats.requantize import requantize, times
+from sateen.formats.rows import Exponentials, normalize_rows, softmax_rows
 from sateen.hw.matrix.unit import pass_interval
 from sateen.hw.memory.load import word_bytes
 from sateen.machine.assembler import Instruction
@@ -62,6 +63,7 @@ class Interpreter:
         self.multiplier = np.zeros((config.parameter_depth, v), np.int64)
         self.shift = np.zeros((config.parameter_depth, v), np.int64)
         self.table = np.zeros(1 << config.activation.bits, config.activation.code_dtype)
+        self.exponentials = np.zeros(1 << config.activation.bits, np.uint32)
         self.wide = config.acc_bits > 62
         self.acc = np.zeros((n, 2 * config.acc_depth, config.cols), object if self.wide else np.int64)
         codes = config.activation.codes
@@ -125,6 +127,10 @@ class Interpreter:
 
     def _fetch(self, i: Instruction) -> None:
         """Done: `proved` has walked the program."""
+
+    def _load_exponentials(self, i: Instruction) -> None:
+        words = self._words(i)[0].astype(np.uint32) << 8 * np.arange(4, dtype=np.uint32)
+        self.exponentials[i.destination : i.destination + i.words] = words.sum(-1, dtype=np.uint32)
 
     def store(self, i: Instruction) -> None:
         c = self.config
@@ -276,6 +282,37 @@ class Interpreter:
         target = i.out_base + oy * i.out_step_y + ox * i.out_step_x + word
         self.act[:, target % c.act_depth] = best
 
+    def row(self, i: Instruction) -> None:
+        c = self.config
+        y, x = np.arange(i.out_h)[:, None, None, None, None], np.arange(i.out_w)[:, None, None, None]
+        ky, kx = np.arange(i.row_h)[:, None, None], np.arange(i.row_w)[:, None]
+        word = i.base + y * i.step_y + x * i.step_x + ky * i.step_ky + kx * i.step_kx
+        shape = (i.out_h * i.out_w, i.row_h * i.row_w * i.channel_words)
+        if math.prod(map(int, shape)) > MOST_READS:
+            raise BuildError(
+                f"program.bin: ROW reads {shape[0]} x {shape[1]} words, more than {MOST_READS:,}: the program is "
+                "damaged; compile again"
+            )
+        word = (word + np.arange(i.channel_words)).reshape(*shape)
+        codes = self.act[:, word % c.act_depth].reshape(len(self.act), shape[0], i.row_h * i.row_w, -1)
+        elements = np.arange(i.first, min(i.last, codes.shape[3]))
+        mine = codes[..., elements]
+        rows = mine.reshape(*codes.shape[:2], -1)
+        if i.normalize:
+            x, centred = self.act_fixed[rows] - i.zero, bool(i.centred)
+            acc = normalize_rows(x, c.activation, count=i.count, epsilon=i.epsilon, centred=centred)
+        else:
+            acc = softmax_rows(rows, Exponentials.of_words(self.exponentials), c.activation)
+        channel = i.parameter_base * c.vector_lanes
+        channel = channel + (elements if i.per_channel else elements % c.vector_lanes)
+        bias, factor, shift = (f.reshape(-1)[channel] for f in (self.bias, self.multiplier, self.shift))
+        acc = np.where(factor >> 15, -acc.reshape(mine.shape), acc.reshape(mine.shape))
+        acc = acc + (bias if self.wide else bias.astype(np.int64))
+        codes[..., elements] = requantize(
+            acc, factor & 0x7FFF, shift, c.activation, i.zero_point, i.low, i.high
+        )
+        self.act[:, (word + i.distance) % c.act_depth] = codes.reshape(len(codes), *shape, c.elements)
+
 
 INTO: dict[Target, Callable[[Interpreter, Instruction], None]] = {
     Target.ACTIVATION: Interpreter._load_activations,
@@ -284,6 +321,7 @@ INTO: dict[Target, Callable[[Interpreter, Instruction], None]] = {
     Target.TABLE: Interpreter._load_table,
     Target.INSTRUCTION: Interpreter._fetch,
     Target.INDEX: Interpreter._load_indices,
+    Target.EXPONENTIAL: Interpreter._load_exponentials,
 }
 """What a LOAD does."""
 
@@ -294,4 +332,5 @@ EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.FIR: Interpreter.fir,
     Opcode.DRAIN: Interpreter.drain,
     Opcode.POOL: Interpreter.pool,
+    Opcode.ROW: Interpreter.row,
 }

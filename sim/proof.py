@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from sateen.errors import BuildError
+from sateen.formats.rows import COUNT_BITS, MOST_ELEMENTS
 from sateen.hw.matrix.steps import STEP_BITS
 from sateen.hw.memory.load import targets, word_bytes
 from sateen.machine.assembler import Instruction, decode
@@ -236,6 +237,7 @@ def _load(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
         Target.PARAMETER: c.parameter_depth,
         Target.TABLE: 1 << c.activation.bits,
         Target.INDEX: c.weight_depth // c.index_rows,
+        Target.EXPONENTIAL: 1 << c.activation.bits,
     }[Target(i.target)]  # fmt: skip
     if i.target == Target.INDEX:
         planes = i.last_plane + 1
@@ -300,12 +302,32 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
         yield "multiplies by its residual, and the machine is not built for that"
 
 
+def _row(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    steps = i.channel_words * (c.elements // c.vector_lanes)
+    yield from _within("parameter words", i.parameter_base, steps if i.per_channel else 1, c.parameter_depth)
+    for name, there, built in (
+        ("normalizes", i.normalize, c.normalize),
+        ("is a softmax", not i.normalize, c.softmax),
+    ):
+        if there and not built:
+            yield f"{name}, which the machine does not"
+    elements = i.channel_words * c.elements
+    if elements >= 1 << COUNT_BITS or not i.first < i.last <= elements:
+        yield f"has elements {i.first} to {i.last - 1} of the {elements} of a pixel's words; at most {MOST_ELEMENTS}"
+    count = i.row_w * i.row_h * (i.last - i.first)
+    if count > MOST_ELEMENTS:
+        yield f"has rows of {count} elements; at most {MOST_ELEMENTS}"
+    if i.normalize and not (i.count == 1 and not i.centred) and i.count != count:
+        yield f"counts {i.count} of its rows' {count} elements"
+
+
 BOUNDED: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,
     Opcode.FIR: _fir,
     Opcode.DRAIN: _drain,
+    Opcode.ROW: _row,
 }
 ENDS = {
     f"{name}_bits"

@@ -15,6 +15,7 @@ LOADED = {
     Target.INDEX: "indices",
     Target.PARAMETER: "parameters",
     Target.TABLE: "tables",
+    Target.EXPONENTIAL: "tables",
     Target.ACTIVATION: "activations_read",
     Target.INSTRUCTION: "instructions",
 }

@@ -97,6 +97,8 @@ class Accelerator(wiring.Component):
             wiring.connect(m, requester, buffer)
         if config.table:
             wiring.connect(m, load.table, vector.table)
+        if config.softmax:
+            wiring.connect(m, load.exponential, vector.exponential)
 
         attach(m, self.bus, load.axi)
         attach(m, self.bus, store.axi)

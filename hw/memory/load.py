@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from sateen.formats.rows import EXPONENT_BITS, MANTISSA_BITS
 from sateen.hw import isa
 from sateen.hw.memory.axi import ADDRESS_BITS, AXI4Read, Burst
 from sateen.hw.memory.buffers import index_write_port
@@ -18,6 +19,7 @@ from sateen.machine.config import AcceleratorConfig
 
 ADDRESS_LATENCY = 2
 """Cycles from `start` to the first address on the bus."""
+EXPONENTIAL_BITS = MANTISSA_BITS + EXPONENT_BITS
 WRITE_LATENCY = 1
 """Cycles from a beat to the (first) write that it completes; further words of a beat follow one a cycle."""
 
@@ -31,6 +33,7 @@ def word_bytes(target: isa.Target, config: AcceleratorConfig) -> int:
         isa.Target.TABLE: 1,
         isa.Target.INSTRUCTION: isa.INSTRUCTION_BYTES,
         isa.Target.INDEX: config.index_word_bytes,
+        isa.Target.EXPONENTIAL: EXPONENTIAL_BITS // 8,
     }[target]
 
 
@@ -53,9 +56,10 @@ class LoadUnit(wiring.Component):
     base : In(64)
         Address that `source` counts from, a multiple of 4096; stable while the unit runs.
     axi : Out(AXI4Read)
-    activation, weight, parameter, table, index : Out(WritePort)
+    activation, weight, parameter, table, index, exponential : Out(WritePort)
         The buffers. A parameter word is `vector_lanes` × `parameter_bits`, without the gaps it has in memory.
-        `table` exists if `config.table`, `index`, with a slice for each plane, if `config.indexed`.
+        `table` exists if `config.table`, `index`, with a slice for each plane, if `config.indexed`,
+        `exponential` if `config.softmax`.
     instruction_valid, instruction_data : Out(1), Out(bus_bits)
         A beat of an INSTRUCTION load; always accepted.
     error : Out(1)
@@ -87,6 +91,8 @@ class LoadUnit(wiring.Component):
             members["table"] = Out(WritePort(config.activation.bits, 8))
         if config.indexed:
             members["index"] = Out(index_write_port(config))
+        if config.softmax:
+            members["exponential"] = Out(WritePort(config.activation.bits, EXPONENTIAL_BITS))
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -99,7 +105,7 @@ class LoadUnit(wiring.Component):
         unit = {t: math.gcd(n, config.beat_bytes) for t, n in size.items()}  # bytes
         grain = min(unit.values())  # bytes: what the level of the stream counts
 
-        target = Signal(isa.Target)
+        target = Signal(isa.LOAD["target"].shape)  # with the names of all machines
         address = Signal(24)
         writes_left = Signal(24 + log2(instruction_beats))  # minus 1; in the cycle after `start`, the words
         begun = Signal()  # it is the cycle after `start`
@@ -198,6 +204,7 @@ class LoadUnit(wiring.Component):
             (isa.Target.PARAMETER, self.parameter),
             *([(isa.Target.TABLE, self.table)] if config.table else []),
             *([(isa.Target.INDEX, self.index)] if config.indexed else []),
+            *([(isa.Target.EXPONENTIAL, self.exponential)] if config.softmax else []),
         ):
             word = words_of[size[t]]
             if t is isa.Target.PARAMETER:
@@ -313,6 +320,7 @@ def _bits_used(target: isa.Target, c: AcceleratorConfig) -> int:
         isa.Target.TABLE: c.activation.bits,
         isa.Target.INSTRUCTION: c.bus_bits,
         isa.Target.INDEX: c.index_word_bits,
+        isa.Target.EXPONENTIAL: EXPONENTIAL_BITS,
     }[target]
     return (1 << width) - 1
 

@@ -6,7 +6,7 @@ Nothing is kept between steps on the way in: each reads its accumulator, paramet
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -14,6 +14,7 @@ from amaranth.utils import exact_log2
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
+from sateen.hw.isa import parameter_layout
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.vector.requantize import Requantizer, control_layout, requantize_latency
@@ -35,6 +36,22 @@ def drain_latency(config: AcceleratorConfig) -> int:
     return READ_LATENCY + requantize_latency(config) + config.table + 1
 
 
+def row_signature(config: AcceleratorConfig) -> wiring.Signature:
+    """How ROW uses the requantizer, while `active`; `hw/vector/row.py` drives it."""
+    lanes = config.vector_lanes
+    return wiring.Signature(
+        {
+            "active": Out(1),
+            "control": Out(control_layout(config)),
+            "valid": Out(1),
+            "acc": Out(signed(config.acc_bits)).array(lanes),
+            "parameter": Out(parameter_layout(config.acc_bits)).array(lanes),
+            "o_valid": In(1),
+            "o_code": In(config.activation.bits).array(lanes),
+        }
+    )
+
+
 class Drain(wiring.Component):
     """The DRAIN half of the vector unit.
 
@@ -53,6 +70,8 @@ class Drain(wiring.Component):
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
     table : In(WritePort(activation.bits, 8))
         Fills the activation table. Only if `config.table`.
+    row : In(row_signature(config))
+        Only if `config.row_unit`.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
@@ -71,6 +90,8 @@ class Drain(wiring.Component):
         }
         if config.table:
             members["table"] = In(WritePort(config.activation.bits, 8))
+        if config.row_unit:
+            members["row"] = In(row_signature(config))
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -81,9 +102,19 @@ class Drain(wiring.Component):
         )
         control, part = self._control(m), self._slice(m)
         valid, step, last = self._issue(m, control)
-        m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid[-1])]
-        self._feed(m, requantizer, part, valid, step)
         codes_valid, codes = requantizer.o_valid, requantizer.o_code
+        if self.config.row_unit:
+            row = self.row
+            m.d.comb += [
+                requantizer.control.eq(Mux(row.active, row.control, control)),
+                requantizer.i_valid.eq(Mux(row.active, row.valid, valid[-1])),
+                row.o_valid.eq(codes_valid),
+                *(mine.eq(code) for mine, code in zip(row.o_code, codes, strict=True)),
+            ]
+            codes_valid = codes_valid & ~row.active
+        else:
+            m.d.comb += [requantizer.control.eq(control), requantizer.i_valid.eq(valid[-1])]
+        self._feed(m, requantizer, part, valid, step)
         if self.config.table:
             codes_valid, codes = self._look_up(m, codes_valid, codes)
         last = self._delay(m, last, self.latency - 1)
@@ -205,6 +236,9 @@ class Drain(wiring.Component):
                     parameter.eq(self.parameter.data.word_select(k, config.parameter_bits)),
                 ]
             run = Cat(step[-1], part)
+            if config.row_unit:
+                acc = Mux(self.row.active, self.row.acc[k], acc)
+                parameter = Mux(self.row.active, Value.cast(self.row.parameter[k]), parameter)
             m.d.comb += [
                 requantizer.i_acc[k].eq(acc),
                 Value.cast(requantizer.i_parameter[k]).eq(parameter),

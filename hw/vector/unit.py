@@ -1,6 +1,6 @@
 """The vector unit executes the instructions of `PARTS`, one at a time: a block each, such as hw/vector/drain.py."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -13,14 +13,16 @@ from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.formats import circuits
+from sateen.hw.isa import getter
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import Drain, drain_latency, steps_per_pixel
 from sateen.hw.vector.pool import POOL, Pool
 from sateen.hw.vector.requantize import REQUANTIZER
+from sateen.hw.vector.row import ROW, Row, row_cycles
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter, count_terms
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Opcode
+from sateen.machine.isa import Opcode, Unit, instructions_of
 
 
 def drain_cycles(fields: object, config: AcceleratorConfig) -> int:
@@ -31,7 +33,7 @@ def drain_cycles(fields: object, config: AcceleratorConfig) -> int:
     fields : mapping or object
         The fields of isa.DRAIN as integers.
     """
-    get = _getter(fields)
+    get = getter(fields)
     return get("out_h") * get("out_w") * steps_per_pixel(config) + drain_latency(config)
 
 
@@ -43,15 +45,9 @@ def pool_cycles(fields: object, config: AcceleratorConfig) -> int:
     fields : mapping or object
         The fields of isa.POOL as integers.
     """
-    get = _getter(fields)
+    get = getter(fields)
     words = get("out_h") * get("out_w") * get("channel_words")
     return words * get("kernel_h") * get("kernel_w") + Pool.latency
-
-
-def _getter(fields: object) -> Callable[[str], int]:
-    if isinstance(fields, Mapping):
-        return lambda name: int(fields[name])
-    return lambda name: int(getattr(fields, name))
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,13 @@ class Part:
 PARTS = {
     Opcode.DRAIN: Part("drain", Drain, drain_cycles),
     Opcode.POOL: Part("pool", Pool, pool_cycles),
+    Opcode.ROW: Part("row", Row, row_cycles),
 }
+
+
+def parts_of(config: AcceleratorConfig) -> dict[Opcode, Part]:
+    """Those that the machine has."""
+    return {layout.opcode: PARTS[layout.opcode] for layout in instructions_of(Unit.VECTOR, config)}
 
 
 class VectorUnit(wiring.Component):
@@ -89,15 +91,21 @@ class VectorUnit(wiring.Component):
         Slices of activation words; no `mask` if slices = 1.
     table : In(WritePort(activation.bits, 8))
         Fills the activation table. Only if `config.table`.
+    exponential : In(WritePort(activation.bits, 32))
+        Fills the table of exponentials. Only if `config.softmax`.
     """
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        self.parts: dict[Opcode, Any] = {opcode: part.block(config=config) for opcode, part in PARTS.items()}
+        self.parts: dict[Opcode, Any] = {
+            opcode: part.block(config=config) for opcode, part in parts_of(config).items()
+        }
         ports = self.parts[Opcode.DRAIN].signature.members
         members = {name: ports[name] for name in ("acc", "parameter", "read", "write")}
         if config.table:
             members["table"] = ports["table"]
+        if config.softmax:
+            members["exponential"] = self.parts[Opcode.ROW].signature.members["exponential"]
         super().__init__({"start": In(1), "instruction": In(isa.INSTRUCTION_BITS), "done": Out(1)} | members)
 
     def elaborate(self, platform: object) -> Module:
@@ -116,7 +124,10 @@ class VectorUnit(wiring.Component):
             ]
         m.d.comb += self.done.eq(_any(part.done for part in self.parts.values()))
         mask = ("mask",) if self.config.slices > 1 else ()
-        for name, signals in (("read", ("addr",)), ("write", ("addr", "data", *mask))):
+        shared: dict[str, tuple[str, ...]] = {"read": ("addr",), "write": ("addr", "data", *mask)}
+        if self.config.row_unit:
+            shared["parameter"] = ("addr",)
+        for name, signals in shared.items():
             mine = getattr(self, name)
             ports = {k: getattr(p, name) for k, p in self.parts.items() if name in p.signature.members}
             m.d.comb += mine.en.eq(_any(port.en for port in ports.values()))
@@ -126,11 +137,17 @@ class VectorUnit(wiring.Component):
                     if kind in ports:
                         value = Mux(started[kind], getattr(ports[kind], signal), value)
                 m.d.comb += getattr(mine, signal).eq(value)
-            if name == "read":
+            if name != "write":
                 m.d.comb += [port.data.eq(mine.data) for port in ports.values()]
         drain = self.parts[Opcode.DRAIN]
         wiring.connect(m, wiring.flipped(self.acc), drain.acc)
-        wiring.connect(m, wiring.flipped(self.parameter), drain.parameter)
+        if self.config.row_unit:
+            row = self.parts[Opcode.ROW]
+            wiring.connect(m, row.requantizer, drain.row)
+        else:
+            wiring.connect(m, wiring.flipped(self.parameter), drain.parameter)
+        if self.config.softmax:
+            wiring.connect(m, wiring.flipped(self.exponential), row.exponential)
         if self.config.table:
             wiring.connect(m, wiring.flipped(self.table), drain.table)
         return m
@@ -169,6 +186,6 @@ VECTOR = Component(
     "vector",
     (VectorUnit, Drain, NestedCounter, Walk),
     _terms,
-    children=(REQUANTIZER, POOL),
+    children=(REQUANTIZER, POOL, ROW),
     paths=lambda c, d: {"drain": d.memory + d.select(c.cols // c.vector_lanes)},
 )

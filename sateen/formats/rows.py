@@ -24,6 +24,7 @@ from sateen.formats.base import Format, as_integers
 
 COUNT_BITS = 16
 """Of the elements of a row, and of n."""
+MOST_ELEMENTS = (1 << COUNT_BITS) - 1
 EPSILON_BITS = 72
 """With its fraction; a machine takes as many as `variance_bits`, less one."""
 EPSILON_FRACTION = 8

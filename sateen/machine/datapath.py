@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sateen.formats import Format, parse_format
 from sateen.formats.catalog import all_formats
+from sateen.formats.rows import epsilon_bits
 from sateen.machine.settings import between, one_of, powers, rule, setting
 
 
@@ -55,6 +56,11 @@ class Formats:
         return 10 if self.activation.uniform else 0
 
     @property
+    def epsilon_bits(self) -> int:
+        """Of a normalization's epsilon."""
+        return epsilon_bits(self.activation)
+
+    @property
     def parameter_bits(self) -> int:
         """One channel's (bias, multiplier, shift), see isa.parameter_layout."""
         return self.acc_bits + 16 + 7
@@ -74,6 +80,21 @@ class Vector:
         "if `specialize`",
         optional=True,
     )
+    softmax: bool = setting(
+        False,
+        "whether there is a unit for the softmax of rows (ROW); where the model needs it, if `specialize`",
+        optional=True,
+    )
+    normalize: bool = setting(
+        False,
+        "the same for normalization by statistics of the sample, LayerNormalization and its kin",
+        optional=True,
+    )
+
+    @property
+    def row_unit(self) -> bool:
+        """Whether there is a ROW."""
+        return self.softmax or self.normalize
 
 
 @rule("vector_lanes")

@@ -50,6 +50,11 @@ class Choice(enum.IntEnum):
         """Property of the configuration without which a machine lacks it."""
         return ""
 
+    @property
+    def optional(self) -> bool:
+        """Whether only machines with an option have it; others are made without its name."""
+        return False
+
 
 class Opcode(Choice):
     LOAD = 1
@@ -57,8 +62,13 @@ class Opcode(Choice):
     FIR = 5
     DRAIN = 8
     POOL = 9
+    ROW = 10
     STORE = 12
     END = 15
+
+    @property
+    def optional(self) -> bool:
+        return bool(LAYOUTS[self].only)
 
 
 class Target(Choice):
@@ -70,10 +80,15 @@ class Target(Choice):
     TABLE = 3
     INSTRUCTION = 4
     INDEX = 5
+    EXPONENTIAL = 6
 
     @property
     def only(self) -> str:
-        return {Target.TABLE: "table", Target.INDEX: "indexed"}.get(self, "")
+        return {Target.TABLE: "table", Target.INDEX: "indexed", Target.EXPONENTIAL: "softmax"}.get(self, "")
+
+    @property
+    def optional(self) -> bool:
+        return self is Target.EXPONENTIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +311,40 @@ POOL = Layout(
     ),
 )
 
+ROW = Layout(
+    Opcode.ROW,
+    Unit.VECTOR,
+    (
+        Field("base", 24, "word of the first row's first pixel", reach=_ACT),
+        Field("step_x", 24, "words from a row to the next", reach=_ACT),
+        Field("step_y", 24, "and from a line of rows to the next", reach=_ACT),
+        Field("out_w", 12, "rows of a line", count=True, counted="plane_bits", reach="output_bits"),
+        Field("out_h", 12, "lines of rows", count=True, counted="plane_bits", reach="output_bits"),
+        Field("step_kx", 24, "words from a row's pixel to its next", reach=_ACT),
+        Field("step_ky", 24, "and from a line of them to the next", reach=_ACT),
+        Field("row_w", 12, "pixels of a row's line", count=True, counted="plane_bits", reach="output_bits"),
+        Field("row_h", 12, "lines of pixels of a row", count=True, counted="plane_bits", reach="output_bits"),
+        Field("channel_words", 12, "words of a pixel", count=True, counted="channel_bits"),
+        Field("first", 16, "element of these words with which the row begins"),
+        Field("last", 16, "and the one behind its end; others are copied"),
+        Field("distance", 24, "words from what is read to where its result is written", reach=_ACT),
+        Field("parameter_base", 16, "word of the first parameters", reach="parameter_address_bits"),
+        Field("per_channel", 1, "1: `vector_lanes` elements of a pixel have a word of parameters; 0: all have one"),
+        Field("normalize", 1, "1: normalization; 0: softmax"),
+        Field("centred", 1, "1: less the mean", only="normalize"),
+        Field("count", 16, "n: the row's elements, or 1 for its norm", only="normalize"),
+        Field("zero", 40, "zero point of what is read", signed=True, reach="clamp_bits", top=True, only="normalize"),
+        Field("epsilon", 72, "in units of n**2 * 2**-8", reach="epsilon_bits", only="normalize"),
+        Field("zero_point", 10, "added before the clamp", signed=True, reach="zero_point_bits"),
+        Field("low", 40, "clamp, in units of the format's fixed point", signed=True, reach="clamp_bits", top=True),
+        Field("high", 40, "likewise", signed=True, reach="clamp_bits", top=True),
+    ),
+    only="row_unit",
+)  # fmt: skip
+
 END = Layout(Opcode.END, None)
 
-LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, STORE, END)}
+LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, ROW, STORE, END)}
 
 EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)
 """All but END, which the dispatcher keeps."""

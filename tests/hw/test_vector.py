@@ -1,4 +1,4 @@
-"""The vector unit with real buffers against the program interpreter: DRAIN and POOL, results and cycles."""
+"""The vector unit with real buffers against the program interpreter: DRAIN, POOL and ROW, results and cycles."""
 
 import random
 
@@ -8,15 +8,16 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
+from sateen.formats.rows import exponentials, fraction_bits
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer
 from sateen.hw.vector.drain import drain_latency
 from sateen.hw.vector.requantize import residual_shift_limit
-from sateen.hw.vector.unit import VectorUnit, drain_cycles, pool_cycles
+from sateen.hw.vector.unit import PARTS, VectorUnit, drain_cycles
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
 from sateen.machine.packing import pack, unpack
-from sateen.sim.program import Interpreter
+from sateen.sim.program import EXECUTE, Interpreter
 
 BASE = AcceleratorConfig(
     rows=2, cols=4, lanes=2, group=2, act_banks=4, act_bank_depth=32, weight_depth=16, acc_depth=16,
@@ -36,6 +37,17 @@ CONFIGS = {
         activation_format="e4m3fn", acc_bits=48, group=4, product=True, table=False
     ),
 }
+ROWS = {"softmax": True, "normalize": True}
+ROW_CONFIGS = {
+    "int8": BASE.replace(**ROWS),
+    "int8-softmax": BASE.replace(softmax=True, vector_lanes=4),
+    "int8-normalize": BASE.replace(normalize=True, vector_lanes=1, table=False),
+    "uint8-slices": BASE.replace(**ROWS, activation_format="uint8", rows=4, group=4, vector_lanes=2),
+    "e4m3": BASE.replace(**ROWS, activation_format="e4m3", acc_bits=48, group=4),
+    "e5m2-one-lane": BASE.replace(**ROWS, activation_format="e5m2", acc_bits=80, vector_lanes=1),
+    "e3m4-slices": BASE.replace(**ROWS, activation_format="e3m4", rows=4, group=4, vector_lanes=4),
+    "int4": BASE.replace(**ROWS, activation_format="int4", acc_bits=28),
+}
 HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
 
 
@@ -51,6 +63,8 @@ def state(config: AcceleratorConfig, seed: int) -> Interpreter:
     s = Interpreter(config, b"", b"", 0, np.zeros((1, 0), np.uint8), 0)
     s.act[...] = some_codes(rng, fmt, s.act.shape)
     s.table[...] = some_codes(rng, fmt, s.table.shape)
+    values = fmt.fixed(fmt.codes) / max(abs(fmt.min_fixed), fmt.max_fixed)
+    s.exponentials[...] = exponentials(values * 10 ** rng.uniform(-1, 2)).words
     half = 1 << config.acc_bits - 2  # acc + bias fits acc_bits, as programs see to
     python = random.Random(seed)
 
@@ -143,6 +157,53 @@ def pools(config: AcceleratorConfig, rng: random.Random):
         yield Instruction(Opcode.POOL, fields)
 
 
+def row_instructions(config: AcceleratorConfig, rng: random.Random):
+    """Of rows of a pixel and of several, in other words and in place, that share words with others."""
+    fmt = config.activation
+    kinds = [name for name in ROWS if getattr(config, name)]
+    for n in range(12):
+        normalize = kinds[n % len(kinds)] == "normalize"
+        words, row_w, row_h = rng.randint(1, 3), *((1, 1) if n % 4 < 2 else (rng.randint(1, 2), 2))
+        out_w, out_h = (rng.randint(1, 3), rng.randint(1, 2)) if row_h == 1 else (1, 1)
+        first = rng.randrange(config.elements)
+        last = rng.randint(first + 1, words * config.elements)
+        count = (last - first) * row_w * row_h
+        pixels = row_w * row_h * out_w * out_h
+        norm = normalize and rng.random() < 0.2
+        base = rng.randint(0, 4)
+        fields = {
+            "base": base,
+            "step_x": words,
+            "step_y": out_w * words,
+            "out_w": out_w,
+            "out_h": out_h,
+            "step_kx": words,
+            "step_ky": row_w * words,
+            "row_w": row_w,
+            "row_h": row_h,
+            "channel_words": words,
+            "first": first,
+            "last": last,
+            "distance": 0 if n % 3 == 0 else HALF + rng.randint(-3, 3),
+            "parameter_base": rng.randint(0, 3),
+            "per_channel": int(words * config.elements // config.vector_lanes <= config.parameter_depth - 3)
+            * rng.randrange(2),
+            "zero_point": rng.randint(-20, 20) if fmt.uniform else 0,
+            "low": fmt.min_fixed,
+            "high": fmt.max_fixed,
+        }
+        assert pixels * words + base < HALF - 3
+        if normalize:
+            fields |= {
+                "normalize": 1,
+                "centred": int(not norm and n % 5 > 0),
+                "count": 1 if norm else count,
+                "zero": int(fmt.fixed(rng.randrange(1 << fmt.bits))),
+                "epsilon": rng.getrandbits(rng.randrange(1, 24)),
+            }
+        yield Instruction(Opcode.ROW, fields)
+
+
 class Bench(wiring.Component):
     """The unit between its buffers; all memories are filled and read through ports."""
 
@@ -174,8 +235,13 @@ def packed(values, bits: int) -> int:
     return word
 
 
-def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> None:
+def check(config: AcceleratorConfig, program: list[Instruction], seed: int, rows: bool = False) -> None:
     s, bench = state(config, seed), Bench(config)
+    if rows:  # results of the format's size, with factors of either sign
+        rng, fraction = np.random.default_rng(seed), fraction_bits(config.activation)
+        s.shift[...] = rng.integers(fraction + 4, fraction + 15, s.shift.shape)
+        bound = 1 << fraction
+        s.bias[...] = rng.integers(-bound, bound, s.bias.shape).astype(object)
     unit, fmt = bench.unit, config.activation
 
     async def fill(ctx, port, words):
@@ -207,10 +273,10 @@ def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> N
         await fill(ctx, bench.parameter.write, words)
         if config.table:
             await fill(ctx, unit.table, [int(code) for code in s.table])
+        if config.softmax:
+            await fill(ctx, unit.exponential, [int(word) for word in s.exponentials])
         for instruction in program:
-            cycles = (drain_cycles if instruction.opcode == Opcode.DRAIN else pool_cycles)(
-                instruction, config
-            )
+            cycles = PARTS[instruction.opcode].cycles(instruction, config)
             ctx.set(unit.start, 1)
             ctx.set(unit.instruction, int.from_bytes(instruction.encode(), "little"))
             await ctx.tick()
@@ -220,7 +286,7 @@ def check(config: AcceleratorConfig, program: list[Instruction], seed: int) -> N
                 assert ctx.get(unit.done) == (cycle == cycles), f"cycle {cycle} of {cycles}: {instruction}"
                 assert not ctx.get(bench.act.conflict)
                 await ctx.tick()
-            {Opcode.DRAIN: s.drain, Opcode.POOL: s.pool}[instruction.opcode](instruction)
+            EXECUTE[instruction.opcode](s, instruction)
             want = act_words()
             read = bench.act.store_read
             got = []
@@ -253,6 +319,18 @@ def test_drain(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pool(name):
     check(CONFIGS[name], list(pools(CONFIGS[name], random.Random(name))), seed=2)
+
+
+@pytest.mark.parametrize("name", ROW_CONFIGS)
+def test_row(name):
+    config = ROW_CONFIGS[name]
+    check(config, list(row_instructions(config, random.Random(name))), seed=5, rows=True)
+
+
+def test_row_after_others():
+    config, rng = ROW_CONFIGS["e3m4-slices"], random.Random(6)
+    mixed = zip(drains(config, rng), row_instructions(config, rng), pools(config, rng), strict=False)
+    check(config, [i for group in mixed for i in group], seed=6, rows=True)
 
 
 def test_alternating():

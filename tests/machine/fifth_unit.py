@@ -14,7 +14,7 @@ sys.path.insert(0, str(TESTS / "hw"))
 
 ADDED = (
     ("    STORE = 3\n", "    STORE = 3\n    TOY = 4\n"),
-    ("    POOL = 9\n", "    POOL = 9\n    TOY = 10\n    PLAY = 11\n"),
+    ("    POOL = 9\n", "    TOY = 2\n    PLAY = 3\n    POOL = 9\n"),
     ("BUS = (Unit.LOAD, Unit.STORE)", "BUS = (Unit.LOAD, Unit.STORE, Unit.TOY)"),
     (
         "END = Layout(Opcode.END, None)\n",
@@ -23,7 +23,7 @@ ADDED = (
         "    Field('level', 4, below='rows', where=('toys', 7))))\n"
         "PLAY = Layout(Opcode.PLAY, Unit.TOY, (Field('games', 20),))\n",
     ),
-    ("DRAIN, POOL, STORE, END)}", "DRAIN, POOL, STORE, TOY, PLAY, END)}"),
+    (", END)}", ", TOY, PLAY, END)}"),
 )
 
 
