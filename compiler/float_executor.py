@@ -15,6 +15,8 @@ import numpy as np
 
 from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
+from sateen.formats.rows import as_rows, from_rows
+from sateen.ir.functions import OUTPUT_FUNCTIONS
 from sateen.ir.graph import (
     Activation,
     Add,
@@ -25,9 +27,11 @@ from sateen.ir.graph import (
     Maximum,
     Mul,
     Node,
+    Normalize,
     Pool,
     PoolKind,
     Quantize,
+    Softmax,
     Stored,
 )
 from sateen.ir.pieces import moved
@@ -100,6 +104,18 @@ POOLS: dict[PoolKind, tuple[float, np.ufunc, Callable[[np.ndarray, int], np.ndar
 }
 """Of each kind what padding counts as, how taps come together, and what is made of that."""
 
+
+def normalize(node: Normalize, x: np.ndarray) -> np.ndarray:
+    """(N, H, W, C) to the same. A row of zeros stays one, whatever epsilon is."""
+    rows = as_rows(x, node.groups, node.plane)
+    if node.centred:
+        rows = rows - rows.mean(axis=-1, keepdims=True)
+    square = (rows**2).sum(axis=-1, keepdims=True) / (rows.shape[-1] if node.averaged else 1)
+    divisor = np.sqrt(square + node.epsilon)
+    rows = rows / np.where(divisor > 0, divisor, 1.0)
+    return from_rows(rows, x.shape, node.groups, node.plane) * node.scale + node.offset
+
+
 FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Conv: lambda node, x: conv(node, x[0]),
     Add: lambda node, x: x[0] + x[1],
@@ -110,6 +126,8 @@ FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Arrange: lambda node, x: moved(x, node.pieces),
     Maximum: lambda node, x: np.maximum(*x),
     Stored: lambda node, x: node.values[None],
+    Softmax: lambda node, x: OUTPUT_FUNCTIONS["softmax"].values(x[0], -1),
+    Normalize: lambda node, x: normalize(node, x[0]),
     Quantize: lambda node, x: node.quantizer.round(x[0]),
 }
 """Of each kind of node its value, for it and its inputs (N, H, W, C), float64; of one without inputs N is 1."""

@@ -303,8 +303,8 @@ class Interpreter:
             acc = normalize_rows(x, c.activation, count=i.count, epsilon=i.epsilon, centred=centred)
         else:
             acc = softmax_rows(rows, Exponentials.of_words(self.exponentials), c.activation)
-        channel = i.parameter_base * c.vector_lanes
-        channel = channel + (elements if i.per_channel else elements % c.vector_lanes)
+        channel = elements if i.per_channel else elements % c.vector_lanes
+        channel = channel + i.parameter_base * c.vector_lanes
         bias, factor, shift = (f.reshape(-1)[channel] for f in (self.bias, self.multiplier, self.shift))
         acc = np.where(factor >> 15, -acc.reshape(mine.shape), acc.reshape(mine.shape))
         acc = acc + (bias if self.wide else bias.astype(np.int64))

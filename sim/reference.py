@@ -16,9 +16,22 @@ from threadpoolctl import threadpool_limits
 from sateen.arrays import NETWORK, check_ports
 from sateen.errors import DataError
 from sateen.formats import Format
+from sateen.formats.requantize import requantize
+from sateen.formats.rows import Exponentials, as_rows, from_rows, normalize_rows, softmax_rows
 from sateen.ir.graph import Port
 from sateen.ir.pieces import moved
-from sateen.ir.quantized import Arrange, Concat, Linear, Maximum, MaxPool, Op, QuantizedGraph, Stored
+from sateen.ir.quantized import (
+    Arrange,
+    Concat,
+    Linear,
+    Maximum,
+    MaxPool,
+    Normalize,
+    Op,
+    QuantizedGraph,
+    Softmax,
+    Stored,
+)
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -232,6 +245,43 @@ class _Stored:
         return np.repeat(self.codes[None], len(next(iter(tensors.values()))), axis=0)
 
 
+class _OfRows:
+    """What rows are, and the requantization that all ops of rows share."""
+
+    def __init__(self, qgraph: QuantizedGraph, op: Softmax | Normalize) -> None:
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
+        self.input, self.quant = qgraph.tensors[op.input].quant, qgraph.tensors[op.output].quant
+        self.bias, self.multiplier, self.shift = op.bias, op.multiplier, op.shift
+
+    def codes(self, y: np.ndarray) -> np.ndarray:
+        """Of the functions of rows (N, H, W, C)."""
+        fmt = self.quant.format
+        y = np.where(self.multiplier < 0, -y, y) + self.bias
+        return requantize(y, np.abs(self.multiplier), self.shift, fmt, self.quant.zero_after)
+
+
+class _Softmax(_OfRows):
+    def __init__(self, qgraph: QuantizedGraph, op: Softmax) -> None:
+        super().__init__(qgraph, op)
+        self.op, self.table = op, Exponentials.of_words(op.exponentials)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        return self.codes(softmax_rows(tensors[self.op.input], self.table, self.quant.format))
+
+
+class _Normalize(_OfRows):
+    def __init__(self, qgraph: QuantizedGraph, op: Normalize) -> None:
+        super().__init__(qgraph, op)
+        self.op = op
+        self.fixed = self.input.format.fixed(self.input.format.codes) - self.input.zero_point
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op, x = self.op, tensors[self.op.input]
+        rows = as_rows(np.take(self.fixed, x), op.groups, op.plane)
+        y = normalize_rows(rows, self.quant.format, count=op.count, epsilon=op.epsilon, centred=op.centred)
+        return self.codes(from_rows(y, x.shape, op.groups, op.plane))
+
+
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
     MaxPool: _MaxPool,
@@ -239,6 +289,8 @@ REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Arrange: _Arrange,
     Maximum: _Maximum,
     Stored: _Stored,
+    Softmax: _Softmax,
+    Normalize: _Normalize,
 }
 
 

@@ -32,6 +32,9 @@ _SINCE = {
 class Dialect(ABC):
     """Writes into one graph."""
 
+    opset: int = _BASE_OPSET
+    """Of the default domain."""
+
     def __init__(self, writer: GraphWriter) -> None:
         self.writer = writer
 

@@ -22,6 +22,7 @@ from sateen.compiler.export.graph import Dim, GraphWriter
 from sateen.compiler.quantize.residuals import folded_zero_points
 from sateen.errors import FormatError
 from sateen.formats.catalog import ONNX_TYPES
+from sateen.formats.rows import EPSILON_FRACTION
 from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 from sateen.ir.graph import InputOp, Output, Port
@@ -32,9 +33,11 @@ from sateen.ir.quantized import (
     Linear,
     Maximum,
     MaxPool,
+    Normalize,
     Op,
     Quant,
     QuantizedGraph,
+    Softmax,
     Stored,
 )
 from sateen.sim.reference import value_order
@@ -303,6 +306,51 @@ class Exporter:
             self._reshape(taken, (c, h, width), op.name), self._quant(op.output), op.output
         )
 
+    def softmax(self, op: Softmax) -> str:
+        x = self.writer.node("Softmax", [self._operand(op.input)], op.name, self._shape(op.output), axis=1)
+        return self._activation(x, self._quant(op.output), op.output)
+
+    def normalize(self, op: Normalize) -> str:
+        """Mean, variance and what follows as operators of their own, which all opsets have."""
+        w, name = self.writer, op.name
+        h, width, c = self.qgraph.tensors[op.output].shape
+        source, target = self._quant(op.input), self._quant(op.output)
+        x, axis = self._operand(op.input), 1
+        if op.plane:
+            x, axis = self._reshape(x, (op.groups, op.elements), f"{name}_rows"), 2
+        rows = w.shape(x)
+        one = [1 if d == axis else s for d, s in enumerate(rows)]
+
+        def reduced(operator: str, values: str, what: str) -> str:
+            if self.dialect.opset < 18 and operator == "ReduceMean":
+                return w.node(operator, [values], f"{name}_{what}", one, axes=[axis], keepdims=1)
+            axes = w.constant(np.array([axis], np.int64), f"{name}_{what}_axes")
+            return w.node(operator, [values, axes], f"{name}_{what}", one, keepdims=1)
+
+        if op.centred:
+            x = w.node("Sub", [x, reduced("ReduceMean", x, "mean")], f"{name}_centred", rows)
+        square = w.node("Mul", [x, x], f"{name}_square", rows)
+        variance = reduced(
+            "ReduceMean" if op.count > 1 or op.elements == 1 else "ReduceSum", square, "variance"
+        )
+        unit = source.scale * 2.0**source.format.lsb_exponent / op.count
+        epsilon = self.dialect.scalar(op.epsilon * 2.0**-EPSILON_FRACTION * unit**2, f"{name}_epsilon")
+        variance = w.node("Add", [variance, epsilon], f"{name}_positive", one)
+        divisor = w.node("Sqrt", [variance], f"{name}_divisor", one)
+        x = w.node("Div", [x, divisor], f"{name}_normalized", rows)
+        if op.plane:
+            x = self._reshape(x, (c, h, width), f"{name}_plane")
+        step = target.scale * 2.0**target.format.lsb_exponent
+        scale = op.multiplier * np.ldexp(1.0, op.fraction - op.shift) * step
+        offset = op.bias.astype(np.float64) * np.ldexp(1.0, -op.fraction) * np.abs(scale)
+        for operator, values, neutral in (("Mul", scale, 1.0), ("Add", offset, 0.0)):
+            if (values != neutral).any():
+                constant = w.constant(
+                    values.astype(np.float32).reshape(-1, 1, 1), f"{name}_{operator.lower()}"
+                )
+                x = w.node(operator, [x, constant], f"{name}_{operator.lower()}_result", w.shape(x))
+        return self._activation(x, target, op.output, shifted=True)
+
     def _activation(self, x: str, quant: Quant, tensor: str, *, shifted: bool = False) -> str:
         """The value, rounded. `shifted`: the zero point that a minifloat adds before rounding is in x already."""
         if not quant.zero_before:
@@ -445,6 +493,8 @@ EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
     Arrange: Exporter.arrange,
     Maximum: Exporter.maximum,
     Stored: Exporter.stored,
+    Softmax: Exporter.softmax,
+    Normalize: Exporter.normalize,
 }
 """Writes an op's nodes and gives the name of its value."""
 

@@ -9,6 +9,7 @@ from sateen.compiler.importer import ops_pool as pool
 from sateen.compiler.importer import ops_quantize as quantize
 from sateen.compiler.importer import ops_repeat as repeat
 from sateen.compiler.importer import ops_resize as resize
+from sateen.compiler.importer import ops_rows as rows
 from sateen.compiler.importer import ops_running as running
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
@@ -29,6 +30,8 @@ _POOL = "pooling"
 _QUANTIZER = "quantizer, kept as the file has it"
 _PHASES = "a convolution for each phase, or pixels moved, in the buffer"
 _MOVED = "pixels and channels moved by what reads it"
+_ROWS = "normalization in the vector unit, of machines built with `normalize`"
+_SOFTMAX = "on the host at the model's end, else in the vector unit, of machines built with `softmax`"
 _LAYOUT = "layout only, nothing to compute"
 
 _TABLES: dict[str, Handler] = {
@@ -104,5 +107,13 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "ArgMax": (choose.argument(largest=True), "on the host"),
     "ArgMin": (choose.argument(largest=False), "on the host"),
     "TopK": (choose.top_k, "on the host"),
-    **{f.operator: (shape.on_host(kind), "on the host") for kind, f in OUTPUT_FUNCTIONS.items()},
+    **{
+        f.operator: (shape.on_host(kind), _SOFTMAX if kind == "softmax" else "on the host")
+        for kind, f in OUTPUT_FUNCTIONS.items()
+    },
+    "LayerNormalization": (rows.layer_normalization, _ROWS),
+    "RMSNormalization": (rows.layer_normalization, _ROWS),
+    "GroupNormalization": (rows.group_normalization, _ROWS),
+    "InstanceNormalization": (rows.group_normalization, _ROWS),
+    "LpNormalization": (rows.lp_normalization, _ROWS),
 }

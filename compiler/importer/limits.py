@@ -3,8 +3,6 @@
 A handler that refuses a node for one of these reasons says so with `Unsupported(..., limit=...)`.
 """
 
-from sateen.ir.functions import OUTPUT_FUNCTIONS
-
 ONE_OR_TWO_D = "1-D and 2-D"
 CONSTANT = "one operand constant"
 CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
@@ -24,6 +22,9 @@ EIGHT_BITS = "1 to 8 bits"
 NEAREST = "rounding to nearest, ties to even"
 AFTER_POOL = "after AveragePool"
 ROUNDING = "ROUND, FLOOR, CEIL"
+TWO_OTHERS = "at most two dimensions besides the normalized one"
+ROWS = "over a pixel's channels, or groups of whole planes"
+EUCLIDEAN = "p = 2"
 
 _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
 
@@ -37,7 +38,11 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "Resize": (COORDINATES,),
     "ConvTranspose": (ONE_OR_TWO_D,),
     **{name: (LAST,) for name in ("ArgMax", "ArgMin", "TopK")},
-    **{f.operator: (LAST,) for f in OUTPUT_FUNCTIONS.values()},
+    "Softmax": (TWO_OTHERS,),
+    **{name: (LAST,) for name in ("LogSoftmax", "Hardmax")},
+    **{name: (TWO_OTHERS, ROWS) for name in ("LayerNormalization", "RMSNormalization")},
+    "InstanceNormalization": (ROWS,),
+    "LpNormalization": (TWO_OTHERS, EUCLIDEAN),
     "Gather": (ONE_DIMENSION,),
     "LpPool": (ONE_OR_TWO_D,),
     "ReverseSequence": (ONE_LENGTH,),

@@ -16,6 +16,7 @@ from sateen.compiler.importer.moves import joined
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_linear import need
 from sateen.compiler.importer.ops_pool import axes_of
+from sateen.compiler.importer.ops_rows import softmax
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.ir.graph import Concat, Shape
@@ -194,7 +195,7 @@ def beside(walk: Walk, x: Value, channel: int, firm: Value | None) -> list[Dim]:
 
 
 def on_host(kind: str) -> Handler:
-    """Softmax and LogSoftmax of a graph output."""
+    """Softmax and LogSoftmax of a graph output; a Softmax elsewhere is the vector unit's."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         x = walk.value(node)
@@ -207,9 +208,11 @@ def on_host(kind: str) -> Handler:
         if walk.is_batch(x, axis):
             raise Unsupported("it is over the batch", "choose another axis")
         if not only_outputs(walk, node.proto.output[0]):
+            if kind == "softmax":
+                return [softmax(walk, node, x, axis)]
             raise Unsupported(
-                "it is not the last node (attention is not supported yet)",
-                "only a Softmax at the end of the model is supported: the host computes it",
+                "it is not the last node",
+                "only at the end of the model is it supported: the host computes it",
                 limits.LAST,
             )
         return [Value(x.tensor, x.layout, (*x.host, (kind, x.layout[axis])))]

@@ -14,8 +14,8 @@ _INCOMPLETE = ("it lacks inputs that it needs", "export the model again")
 _CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
 _ATTENTION = ("attention is not supported yet", "only products with constants are supported")
 _NORMALIZE = (
-    "it normalizes by statistics of the sample, which needs a division that the machine does not have",
-    "use BatchNormalization",
+    "it normalizes over neighbouring channels, or over the batch",
+    "use LayerNormalization, GroupNormalization or BatchNormalization",
 )
 _UPSAMPLE = ("it reads pixels at computed places", "compute it on the host, or end the model before it")
 _RANDOM = ("it gives random numbers", "export the model for inference, without noise")
@@ -28,11 +28,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ATTENTION, "Attention Einsum RotaryEmbedding"),
-    (
-        _NORMALIZE,
-        "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LRN "
-        "MeanVarianceNormalization LpNormalization",
-    ),
+    (_NORMALIZE, "LRN MeanVarianceNormalization"),
     (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,

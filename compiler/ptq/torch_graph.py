@@ -22,9 +22,11 @@ from sateen.ir.graph import (
     Maximum,
     Mul,
     Node,
+    Normalize,
     Pool,
     PoolKind,
     Quantize,
+    Softmax,
     Stored,
 )
 from sateen.ir.pieces import plane_of
@@ -151,6 +153,21 @@ def _arrange(node: Arrange, parts: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
+def _normalize(node: Normalize, inputs: list[torch.Tensor]) -> torch.Tensor:
+    x = inputs[0]
+    rows = x.reshape(x.shape[0], node.groups, -1, *x.shape[2:])
+    dims = (2, 3, 4) if node.plane else (2,)
+    if node.centred:
+        rows = rows - rows.mean(dim=dims, keepdim=True)
+    square = (
+        (rows**2).mean(dim=dims, keepdim=True) if node.averaged else (rows**2).sum(dim=dims, keepdim=True)
+    )
+    least = torch.finfo(torch.float32).tiny
+    rows = rows * torch.rsqrt((square + node.epsilon).clamp(min=least))
+    scale, offset = (as_tensor(v)[:, None, None] for v in (node.scale, node.offset))
+    return rows.reshape(x.shape) * scale + offset
+
+
 TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
     Add: lambda node, x: x[0] + x[1],
@@ -161,6 +178,8 @@ TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Arrange: _arrange,
     Maximum: lambda node, x: torch.maximum(*x),
     Stored: lambda node, x: channels_second(node.values[None]),
+    Softmax: lambda node, x: torch.softmax(x[0], dim=1),
+    Normalize: _normalize,
     Quantize: _quantize,
 }
 """Of each kind of node its value, for it and its inputs (N, C, H, W); of one without inputs N is 1."""

@@ -19,7 +19,7 @@ from sateen.compiler.quantize.scales import Observed, activation_quant
 from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Concat
+from sateen.ir.graph import Concat, Softmax
 from sateen.ir.quantized import Quant
 
 _logger = logging.getLogger("sateen")
@@ -102,6 +102,7 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
         n for n in network.layers if n.product and n.residual and not options.activation_format.uniform
     ]
     centered = {shared[t] for n in products for t in (n.requantized, n.residual) if t}
+    centered |= {shared[n.output] for n in network.nodes if isinstance(n, Softmax)}
     quants = kept | {
         group: activation_quant(
             _observed(statistics, members),

@@ -31,6 +31,8 @@ from sateen.ir.graph import (
     Maximum,
     Mul,
     Node,
+    Normalize,
+    Softmax,
     Stored,
 )
 
@@ -111,6 +113,9 @@ def split_branches(graph: Graph) -> Branches:
                 of[node.output] = given[0]
             case Concat():
                 of[node.output] = np.concatenate(given)
+            case Softmax() | Normalize():
+                of[node.output] = new(node.output)
+                fixed |= {*map(int, given[0]), *map(int, of[node.output])}
             case _:
                 of[node.output] = given[0]
     for tensor in {o.tensor for o in graph.outputs} | set(graph.quantizers):

@@ -10,7 +10,21 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Mul, Node, Pool, Stored
+from sateen.ir.graph import (
+    Activation,
+    Add,
+    Arrange,
+    Concat,
+    Conv,
+    Graph,
+    Maximum,
+    Mul,
+    Node,
+    Normalize,
+    Pool,
+    Softmax,
+    Stored,
+)
 
 
 def fuse(graph: Graph) -> FusedGraph:
@@ -80,7 +94,7 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                         before=node.input,
                         source=(node.name,),
                     )
-            case Pool() | Concat() | Arrange() | Maximum() | Stored():
+            case Pool() | Concat() | Arrange() | Maximum() | Stored() | Softmax() | Normalize():
                 nodes.append(node)
                 continue
             case _:

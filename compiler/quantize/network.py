@@ -16,11 +16,12 @@ from sateen.compiler.quantize.given_weights import warn_of_biases
 from sateen.compiler.quantize.linear import Basis, integers, make_linear
 from sateen.compiler.quantize.options import Options, as_format
 from sateen.compiler.quantize.residuals import align_residuals, fold_zero_points, residual_shifts_fit
+from sateen.compiler.quantize.rows import normalize, softmax
 from sateen.compiler.quantize.signs import sign_of, signs
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Arrange, Concat, Graph, Maximum, Pool, Stored
+from sateen.ir.graph import Arrange, Concat, Graph, Maximum, Normalize, Pool, Softmax, Stored
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Factor, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
@@ -149,6 +150,12 @@ def _quantized(basis: Basis, node: FusedNode) -> Op:
             return QuantizedStored(node.name, node.output, codes, (node.name,))
         case Maximum():
             return QuantizedMaximum(node.name, node.parts, node.output, (node.name,))
+        case Softmax() | Normalize():
+            quants, shape = basis.plan.quants, basis.network.graph.shapes[node.input]
+            source, target = quants[node.input], quants[node.output]
+            if isinstance(node, Softmax):
+                return softmax(node, shape, source, target)
+            return normalize(node, shape, source, target)
         case FusedLayer():
             return _layer(basis, node)
         case _:

@@ -14,7 +14,7 @@ from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import Factor, Linear, QuantizedGraph
+from sateen.ir.quantized import Factor, Linear, Normalize, Op, QuantizedGraph, Softmax
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
@@ -25,6 +25,10 @@ from sateen.sim.proof import Extent, Unproved, prove
 
 SHIFT_OPERAND_BITS = 18
 """Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
+
+
+OPTIONS: dict[str, type[Op]] = {"softmax": Softmax, "normalize": Normalize}
+"""Fields of the configuration that say what a machine is built for, and ops that need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,23 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
     """The machine for one model, or, where the configuration is to stay as it is, a check that it suffices."""
     table = any(op.table is not None for op in graph.ops)
     product = any(isinstance(op, Linear) and isinstance(op.residual, Factor) for op in graph.ops)
+    needing = {
+        option: next((op.name for op in graph.ops if isinstance(op, kind)), None)
+        for option, kind in OPTIONS.items()
+    }
     if config.specialize:
         widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
         multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier
-        return config.replace(acc_bits=acc_bits, table=table, product=product, multiplier=multiplier)
+        options = {option: name is not None for option, name in needing.items()}
+        return config.replace(
+            acc_bits=acc_bits, table=table, product=product, multiplier=multiplier, **options
+        )
+    for option, name in needing.items():
+        if name is not None and not getattr(config, option):
+            raise ConfigError(
+                f"configuration '{config.name}': {option} = false, and {OPTIONS[option].__name__} '{name}' of model "
+                f"'{graph.name}' needs the unit for it; set {option} = true"
+            )
     if acc_bits > config.acc_bits:
         raise ConfigError(
             f"configuration '{config.name}': acc_bits = {config.acc_bits}, and model '{graph.name}' needs {acc_bits} "

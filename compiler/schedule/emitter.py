@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sateen.compiler.schedule.place import Placement, planes_of
-from sateen.ir.quantized import QuantizedGraph
+from sateen.ir.quantized import Op, QuantizedGraph
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
@@ -17,7 +17,8 @@ ALIGN = 64  # constants start at a multiple of the widest bus
 PAGE = 4096
 
 Access = tuple[str, int, int]
-"""(space, first, past the last); spaces are act, weight, index (in weight words), param, table, acc and data."""
+"""(space, first, past the last); spaces are act, weight, index (in weight words), param, table, exponential, acc
+and data."""
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class Emitter:
         self.parameters = Ring(config.parameter_depth)
         self.acc_bank = 0
         self.table: bytes | None = None
+        self.exponentials: bytes | None = None
         self.layer = -1
         self.loaded_rows: dict[str, int] = {}
         self.memory: dict[str, Region] = {}
@@ -204,3 +206,21 @@ class Emitter:
             high = min(height, max(high, done + -(-height // 8)))
             self.transfer(Opcode.LOAD, tensor, view, done, high)
             self.loaded_rows[tensor] = high
+
+    def _must_store(self, tensor: str) -> bool:
+        return tensor in self.memory
+
+    def _stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
+        """For each stripe: output rows [r0, r1) and the view of every operand, streamed inputs loaded."""
+        height = self.graph.tensors[op.output].shape[0]
+        rows = self.placement.stripes[self.layer].rows
+        for n, r0 in enumerate(range(0, height, rows)):
+            r1 = min(r0 + rows, height)
+            views = {}
+            for t in dict.fromkeys(op.inputs):
+                low, high = op.rows(t, r0, r1, self.graph.tensors[t].shape[0])
+                views[t] = self.view(t, n, low, high - low)
+                if t not in self.placement.on_chip:
+                    self.bring(t, views[t], high, low)
+            views[op.output] = self.view(op.output, n, r0, rows)
+            yield r0, r1, views

@@ -6,26 +6,39 @@ into tokens. Nothing here thinks about time except the choice of tile sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sateen.compiler.schedule.dataflow import Plan, Source, plan, plan_filters
-from sateen.compiler.schedule.emitter import Access, Emitter, Lowered, View
+from sateen.compiler.schedule.emitter import Access, Lowered, View
 from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
+from sateen.compiler.schedule.rows import Rows
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
-from sateen.ir.quantized import Arrange, Concat, Factor, Linear, Maximum, MaxPool, Op, Stored, Window
+from sateen.ir.quantized import (
+    Arrange,
+    Concat,
+    Factor,
+    Linear,
+    Maximum,
+    MaxPool,
+    Normalize,
+    Op,
+    Softmax,
+    Stored,
+    Window,
+)
 from sateen.machine.config import DEPTHWISE
 from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import index_words, pack_activations, pack_parameters, tile_words
 
 
-class Lowering(Emitter):
+class Lowering(Rows):
     """One run over the graph; `result()` gives the instructions and the memory image."""
 
     def result(self) -> Lowered:
@@ -40,24 +53,6 @@ class Lowering(Emitter):
         return Lowered(
             self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size, self.choices
         )
-
-    def _must_store(self, tensor: str) -> bool:
-        return tensor in self.memory
-
-    def _stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
-        """For each stripe: output rows [r0, r1) and the view of every operand, streamed inputs loaded."""
-        height = self.graph.tensors[op.output].shape[0]
-        rows = self.placement.stripes[self.layer].rows
-        for n, r0 in enumerate(range(0, height, rows)):
-            r1 = min(r0 + rows, height)
-            views = {}
-            for t in dict.fromkeys(op.inputs):
-                low, high = op.rows(t, r0, r1, self.graph.tensors[t].shape[0])
-                views[t] = self.view(t, n, low, high - low)
-                if t not in self.placement.on_chip:
-                    self.bring(t, views[t], high, low)
-            views[op.output] = self.view(op.output, n, r0, rows)
-            yield r0, r1, views
 
     def pool(self, op: MaxPool) -> None:
         h_in, w_in, _ = self.graph.tensors[op.input].shape
@@ -428,4 +423,6 @@ LOWERING: dict[type[Op], Way] = {
     Arrange: Way(Opcode.POOL, Lowering.arrange),
     Maximum: Way(Opcode.POOL, Lowering.maximum),
     Stored: Way(Opcode.LOAD, Lowering.stored),
+    Softmax: Way(Opcode.ROW, Lowering.softmax),
+    Normalize: Way(Opcode.ROW, Lowering.normalize),
 }

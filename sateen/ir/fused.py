@@ -15,9 +15,21 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sateen.errors import ModelError
-from sateen.ir.graph import Activation, Arrange, Concat, Conv, Graph, Maximum, Node, Pool, Stored
+from sateen.ir.graph import (
+    Activation,
+    Arrange,
+    Concat,
+    Conv,
+    Graph,
+    Maximum,
+    Node,
+    Normalize,
+    Pool,
+    Softmax,
+    Stored,
+)
 
-T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Maximum | Stored | Activation)
+T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Maximum | Stored | Activation | Softmax | Normalize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,7 @@ class FusedLayer:
         return self.before if self.table and self.before else self.output
 
 
-FusedNode = FusedLayer | Pool | Concat | Arrange | Maximum | Stored
+FusedNode = FusedLayer | Pool | Concat | Arrange | Maximum | Stored | Softmax | Normalize
 """A Pool here is a max Pool."""
 
 

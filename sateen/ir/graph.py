@@ -378,6 +378,54 @@ class Stored(FloatOp):
 
 
 @dataclass(frozen=True, slots=True)
+class Softmax(FloatOp):
+    """Over the channels of each pixel."""
+
+    name: str
+    input: str
+    output: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @property
+    def homogeneous(self) -> bool:
+        return False
+
+    @property
+    def non_negative(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalize(FloatOp):
+    """(x - mean) / sqrt(variance + epsilon) * scale + offset over the channels of each pixel, in groups.
+
+    Of the whole plane if `plane`. Not `centred`, the mean counts as 0; not `averaged`, squares are summed up instead.
+    """
+
+    name: str
+    input: str
+    output: str
+    scale: np.ndarray  # float64 (C,)
+    offset: np.ndarray  # float64 (C,)
+    epsilon: float
+    plane: bool = False
+    groups: int = 1
+    centred: bool = True
+    averaged: bool = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @property
+    def homogeneous(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
 class Quantize(FloatOp):
     """A rounding, only during import: it ends as an entry of `Graph.quantizers`."""
 
@@ -395,7 +443,20 @@ class Quantize(FloatOp):
         return False
 
 
-Node = Conv | Add | Mul | Activation | Pool | Concat | Arrange | Maximum | Stored | Quantize
+Node = (
+    Conv
+    | Add
+    | Mul
+    | Activation
+    | Pool
+    | Concat
+    | Arrange
+    | Maximum
+    | Stored
+    | Softmax
+    | Normalize
+    | Quantize
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isqrt
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from sateen.ir.quant import Quant
 
 __all__ = [
     *("Arrange", "Concat", "Constant", "Factor", "Linear", "MaxPool", "Maximum", "Op", "Operand", "Quant"),
+    *("Normalize", "Softmax"),
     *("QuantizedGraph", "QuantizedOp", "Range", "Residual", "Stored", "Tensor", "Window"),
 ]
 
@@ -25,6 +27,9 @@ MULTIPLIER_BITS = 16
 MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
 SHIFT_MAX = 127
 """Of what an accumulator is rescaled by."""
+FACTOR_BITS = MULTIPLIER_BITS - 1
+FACTOR_MAX = (1 << FACTOR_BITS) - 1
+"""Of multipliers that have a sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +302,100 @@ class Stored(_Copying):
         return []
 
 
-Op = Linear | MaxPool | Concat | Arrange | Maximum | Stored
+class _OfRows(QuantizedOp):
+    """An op whose results depend on all elements of a row, by integer functions of `sateen.formats.rows`.
+
+        code = encode(clamp(round_to_format((y + bias_c) * multiplier_c * 2**-shift_c) + zero_after_out))
+
+    y is the row's function with `rows.fraction_bits`; multipliers may be negative: they are a sign, which y takes
+    before the bias is added, and a magnitude. The bias holds what minifloats add before rounding.
+    """
+
+    __slots__ = ()
+    input: str
+    bias: np.ndarray
+    multiplier: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return (self.input,)
+
+    @property
+    def window(self) -> Window:
+        return Window()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        return shapes[self.input]
+
+    @property
+    def keeps_codes(self) -> bool:
+        return False
+
+    @property
+    def raw(self) -> bool:
+        return False
+
+    @property
+    def table(self) -> None:
+        return None
+
+    def dense_macs(self, shape: Shape) -> int:
+        return 0
+
+    def _sums(self, low: int, high: int) -> list[Range]:
+        """Ranges of y, of biases, and of their sums."""
+        least, most = min(int(b) for b in self.bias), max(int(b) for b in self.bias)
+        return [(low, high), (min(least, 0), max(most, 0)), (low + least, high + most)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Softmax(_OfRows):
+    """Over the channels of each pixel; bias, multiplier and shift are one for all channels."""
+
+    name: str
+    input: str
+    output: str
+    exponentials: np.ndarray  # uint32 (2**bits,), `rows.Exponentials.words`
+    bias: np.ndarray  # int64 or object (1,)
+    multiplier: np.ndarray  # int64 (1,), 1 to FACTOR_MAX
+    shift: np.ndarray  # int64 (1,), 0 to SHIFT_MAX
+    fraction: int  # bits of y behind the point
+    source: tuple[str, ...] = ()
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        return self._sums(0, 2 << self.fraction)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalize(_OfRows):
+    """Over the channels of each pixel, in groups, or of the whole plane: see `ir.graph.Normalize`."""
+
+    name: str
+    input: str
+    output: str
+    count: int  # n of `rows.normalize_rows`
+    elements: int  # of a row
+    epsilon: int
+    bias: np.ndarray  # int64 or object (C,)
+    multiplier: np.ndarray  # int64 (C,), magnitudes 1 to FACTOR_MAX
+    shift: np.ndarray  # int64 (C,), 0 to SHIFT_MAX
+    fraction: int  # bits of y behind the point
+    plane: bool = False
+    groups: int = 1
+    centred: bool = True
+    source: tuple[str, ...] = ()
+
+    def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
+        return (0, height) if self.plane else (low, high)
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        """|y| is at most the root of the row's elements, and a little more as reciprocals are cut off."""
+        most = (isqrt(self.elements) + 2) << self.fraction
+        return self._sums(-most, most)
+
+
+Op = Linear | MaxPool | Concat | Arrange | Maximum | Stored | Softmax | Normalize
 """Every op there is."""
 
 

@@ -16,9 +16,11 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats import Format
+from sateen.formats.rows import MANTISSA_BITS, MOST_ELEMENTS, Exponentials, epsilon_bits, fraction_bits
 from sateen.ir.pieces import covered
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import (
+    FACTOR_MAX,
     MULTIPLIER_MAX,
     SHIFT_MAX,
     Arrange,
@@ -27,8 +29,10 @@ from sateen.ir.quantized import (
     Factor,
     Linear,
     Maximum,
+    Normalize,
     QuantizedGraph,
     QuantizedOp,
+    Softmax,
     Stored,
     Tensor,
 )
@@ -287,6 +291,44 @@ def _raw(graph: QuantizedGraph, op: Linear) -> str | None:
     return None if finite else "a scale or offset that is not finite"
 
 
+def _rows(graph: QuantizedGraph, op: Softmax | Normalize) -> str | None:
+    channels = graph.tensors[op.input].shape[2]
+    wanted = (channels if isinstance(op, Normalize) else 1,)
+    fields = {"bias": op.bias, "multiplier": op.multiplier, "shift": op.shift}
+    wrong = (f"{name} of {a.shape}" for name, a in fields.items() if a.shape != wanted)
+    if (found := next(wrong, None)) is not None:
+        return found
+    fmt = graph.tensors[op.output].quant.format
+    if op.fraction != fraction_bits(fmt):
+        return f"{op.fraction} bits behind the point in {fmt.name}"
+    return _outside(np.abs(op.multiplier), 1, FACTOR_MAX) or _outside(op.shift, 0, SHIFT_MAX)
+
+
+def _statistics(graph: QuantizedGraph, op: Normalize) -> str | None:
+    h, w, c = graph.tensors[op.input].shape
+    if op.groups < 1 or c % op.groups:
+        return f"{op.groups} groups of {c} channels"
+    elements = c // op.groups * (h * w if op.plane else 1)
+    if op.elements != elements or op.count not in (1, elements) or elements > MOST_ELEMENTS:
+        return f"rows of {op.elements} elements, of which {op.count} count, where there are {elements}"
+    if op.groups > 1 and not op.plane:
+        return "groups in each pixel"
+    bits = epsilon_bits(graph.tensors[op.input].quant.format)
+    return None if 0 <= op.epsilon < 1 << bits else f"an epsilon of {op.epsilon}"
+
+
+def _exponentials(graph: QuantizedGraph, op: Softmax) -> str | None:
+    fmt = graph.tensors[op.input].quant.format
+    if op.exponentials.shape != (1 << fmt.bits,) or op.exponentials.dtype != np.uint32:
+        return f"{op.exponentials.dtype} {op.exponentials.shape} for {fmt.name}"
+    if graph.tensors[op.input].shape[2] > MOST_ELEMENTS:
+        return f"rows of {graph.tensors[op.input].shape[2]} elements"
+    table = Exponentials.of_words(op.exponentials)
+    return (
+        None if int(table.mantissa.min()) >= 1 << MANTISSA_BITS - 1 else "a mantissa without its leading one"
+    )
+
+
 # -- constants ---------------------------------------------------------------------------------------------
 
 
@@ -358,5 +400,9 @@ RULES: tuple[Rule, ...] = (
         "residual", Linear, "a residual has the output's shape, or one row or column for all; one that is added a "
         f"multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'", _residual,
     ),
+    Rule("rows", Softmax, "a row's results have one factor, within the multiplier's bits", _rows),
+    Rule("exponentials", Softmax, "an exponential for each code, of rows that can be counted", _exponentials),
+    Rule("channels", Normalize, "a row's results have a factor for each channel, within the multiplier's bits", _rows),
+    Rule("statistics", Normalize, "rows are a pixel's channels, or groups of the plane's", _statistics),
     Rule("raw", Linear, "exact sums have scales, and no table", _raw),
 )  # fmt: skip

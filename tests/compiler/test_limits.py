@@ -93,6 +93,24 @@ def chosen_inside(op):
     return build
 
 
+def many_others(op, *constants):
+    """Three dimensions that are not normalized."""
+
+    def build(net):
+        x = net("Reshape", image(net)[0], net.constant([1, 2, 2, 6, 6]))
+        return net("Relu", net(op, x, *(net.random(6) for _ in range(len(constants))), axis=4))
+
+    return build
+
+
+def half_planes(op, shape, factors, **attributes):
+    def build(net):
+        x = net("Reshape", image(net)[0], net.constant(shape))
+        return net(op, x, *(net.random(*size) for size in factors), **attributes)
+
+    return build
+
+
 QONNX = "qonnx.custom_op.general"
 
 
@@ -137,8 +155,18 @@ CASES = {
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,
     ("AveragePool", limits.ONE_OR_TWO_D): solid("AveragePool", kernel_shape=[2, 2, 2]),
-    **{(op, limits.LAST): softmax_inside(op) for op in ("Softmax", "LogSoftmax", "Hardmax")},
+    **{(op, limits.LAST): softmax_inside(op) for op in ("LogSoftmax", "Hardmax")},
     **{(op, limits.LAST): chosen_inside(op) for op in ("ArgMax", "ArgMin", "TopK")},
+    ("Softmax", limits.TWO_OTHERS): many_others("Softmax"),
+    ("LayerNormalization", limits.TWO_OTHERS): many_others("LayerNormalization", "scale"),
+    ("RMSNormalization", limits.TWO_OTHERS): many_others("RMSNormalization", "scale"),
+    ("LpNormalization", limits.TWO_OTHERS): many_others("LpNormalization"),
+    **{
+        (op, limits.ROWS): half_planes(op, [1, 4, 2, 3, 6], [(3, 6)], axis=3)
+        for op in ("LayerNormalization", "RMSNormalization")
+    },
+    ("InstanceNormalization", limits.ROWS): half_planes("InstanceNormalization", [1, 8, 3, 6], [(8,), (8,)]),
+    ("LpNormalization", limits.EUCLIDEAN): one("LpNormalization", p=1, axis=1),
     ("Resize", limits.COORDINATES): resized("Resize"),
     ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
     ("Gather", limits.ONE_DIMENSION): one("Gather", np.array([[0, 3], [1, 2]]), axis=2),
@@ -170,7 +198,7 @@ CASES = {
 
 @pytest.mark.parametrize(("operator", "limit"), CASES)
 def test_the_importer_holds_the_limit(operator, limit):
-    net = Net(opset=21)
+    net = Net(opset=23 if operator == "RMSNormalization" else 21)
     net.output(CASES[operator, limit](net))
     found = [f for f in check_model(net.model()) if f.op_type == operator and not f.supported]
     assert [f.limit for f in found] == [limit], found

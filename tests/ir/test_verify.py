@@ -13,6 +13,7 @@ import pytest
 from sateen.compiler.quantize import network
 from sateen.errors import BuildError, ModelError
 from sateen.formats import parse_format, parse_sparsity
+from sateen.formats.rows import exponentials, fraction_bits
 from sateen.ir.graph import Output, Port
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
@@ -23,9 +24,11 @@ from sateen.ir.quantized import (
     Linear,
     Maximum,
     MaxPool,
+    Normalize,
     Quant,
     QuantizedGraph,
     Residual,
+    Softmax,
     Stored,
     Tensor,
 )
@@ -62,7 +65,21 @@ def graph() -> QuantizedGraph:
     tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
     outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "last"))
     port = Port("x", (4, 4, 8), (4, 4, 8))
-    return QuantizedGraph("net", (port,), outputs, (conv, pool, cat, pick, turn, kept, most, last), tensors)
+    soft, norm = rows()
+    tensors |= {o.output: Tensor(o.output, (4, 4, 8), Quant(INT8, 0.5)) for o in (soft, norm)}
+    ops = (conv, pool, cat, pick, turn, kept, most, last, soft, norm)
+    return QuantizedGraph("net", (port,), outputs, ops, tensors)
+
+
+def rows() -> tuple[Softmax, Normalize]:
+    """Of 'conv'."""
+    table = exponentials(INT8.decode(INT8.codes)).words
+    one = {"bias": np.zeros(1, np.int64), "multiplier": np.full(1, 3), "shift": np.full(1, 9)}
+    each = {"bias": np.zeros(8, np.int64), "multiplier": np.full(8, -3), "shift": np.full(8, 9)}
+    bits = fraction_bits(INT8)
+    soft = Softmax("soft", "conv", "soft", table, **one, fraction=bits)
+    norm = Normalize("norm", "conv", "norm", 32, 32, 5, **each, fraction=bits, plane=True, groups=4)
+    return soft, norm
 
 
 def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
@@ -152,6 +169,17 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("residual", "multiplier 0, shift 4", op("conv", residual=Residual("x", 0, 4))),
     ("residual", "shift 10 where the least shift is 9", op("conv", residual=Residual("x", 5, 10))),
     ("residual", r"found 'pool' of \(2, 2, 8\) for \(4, 4, 4\)", op("pick", residual=Factor("pool"))),
+    ("rows", r"Softmax 'soft'.*found shift of \(2,\)", op("soft", shift=np.full(2, 9))),
+    ("rows", "found 32768 for channel 0", op("soft", multiplier=np.full(1, 1 << 15))),
+    ("exponentials", r"found uint32 \(16,\) for int8", op("soft", exponentials=np.zeros(16, np.uint32))),
+    ("exponentials", "without its leading one", op("soft", exponentials=np.zeros(256, np.uint32))),
+    ("channels", r"Normalize 'norm'.*found bias of \(1,\)", op("norm", bias=np.zeros(1, np.int64))),
+    ("channels", "found 0 for channel 0", op("norm", multiplier=np.zeros(8, np.int64))),
+    ("channels", "found 3 bits behind the point in int8", op("norm", fraction=3)),
+    ("statistics", "found 3 groups of 8 channels", op("norm", groups=3)),
+    ("statistics", "rows of 8 elements, of which 32 count, where there are 32", op("norm", elements=8)),
+    ("statistics", "an epsilon of -1", op("norm", epsilon=-1)),
+    ("statistics", "groups in each pixel", op("norm", plane=False, elements=2, count=2)),
     ("raw", "found no scale", op("last", raw_scale=None)),
     ("raw", "found a table", op("last", table=np.zeros(256, np.uint8))),
     ("raw", "that is not finite", op("last", raw_offset=np.array([0, np.inf]))),
@@ -203,6 +231,9 @@ def test_codes_of_a_narrow_format():
         if isinstance(o, Linear):
             made = op(o.name, **small)(made)
     made = op("conv", table=np.arange(16, dtype=np.uint8))(made)
+    table = exponentials(UINT4.decode(UINT4.codes)).words
+    made = op("soft", exponentials=table, fraction=fraction_bits(UINT4))(made)
+    made = op("norm", fraction=fraction_bits(UINT4))(made)
     assert broken(made) is None
     assert broken(op("conv", weight_codes=16 * CODES)(made))[1].endswith("found a code of 16 in uint4")
     wide = np.full(16, 77, np.uint8)
