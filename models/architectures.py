@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from sateen.models import classic_networks, mobile_networks, other_networks, resnets
+from sateen.models import classic_networks, mobile_networks, other_networks, recurrent_networks, resnets
 
 ARCHITECTURES: dict[str, Callable[[int], onnx.ModelProto]] = {
     network.__name__: network
@@ -41,6 +41,8 @@ ARCHITECTURES: dict[str, Callable[[int], onnx.ModelProto]] = {
         other_networks.quartznet_5x5,
         other_networks.m5,
         other_networks.autoencoder,
+        recurrent_networks.keyword_lstm,
+        recurrent_networks.keyword_gru,
     )
 }
 

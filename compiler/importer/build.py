@@ -133,7 +133,8 @@ def build_graph(walk: Walk, codes: Mapping[str, str]) -> tuple[Graph | None, lis
             outputs[k] = dataclasses.replace(out, tensor=copy)
     kept = names | {n.output for n in nodes}
     shapes = {t: s for t, s in walk.shapes.items() if t in kept}
-    return Graph(walk.model.graph.name or "network", tuple(ports), tuple(outputs), tuple(nodes), shapes), []
+    name, ties = walk.model.graph.name or "network", tuple(walk.ties)
+    return Graph(name, tuple(ports), tuple(outputs), tuple(nodes), shapes, ties=ties), []
 
 
 def with_codes(walk: Walk, port: Port, codes: Mapping[str, str]) -> Port:

@@ -7,6 +7,7 @@ from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
 from sateen.compiler.importer import ops_quantize as quantize
+from sateen.compiler.importer import ops_recurrent as steps
 from sateen.compiler.importer import ops_repeat as repeat
 from sateen.compiler.importer import ops_resize as resize
 from sateen.compiler.importer import ops_rows as rows
@@ -21,6 +22,7 @@ from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 _CONV = "convolution on the array"
 _PRODUCT = "matrix product on the array"
 _SUM = "residual addition, or an offset folded into a convolution"
+_STEPS = "unrolled step by step, the input's products for all steps at once"
 _FOLDED = "scale and offset per channel, folded into a convolution where one is next to it"
 _CLAMP = "clamp in the vector unit"
 _MAXIMUM = "clamp in the vector unit, or pooling over two tensors"
@@ -51,6 +53,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Conv": (linear.conv, _CONV),
     "Gemm": (linear.gemm, _PRODUCT),
     "MatMul": (linear.matmul, _PRODUCT),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (steps.recurrent, _STEPS)),
     "BatchNormalization": (linear.batch_normalization, _FOLDED),
     "Add": (elementwise.add, _SUM),
     "Sum": (elementwise.add, _SUM),

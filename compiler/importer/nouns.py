@@ -60,6 +60,10 @@ class Undecided(Unsupported):
     """An open tensor does not fit. That is a problem only of a graph input, never of a stand-in."""
 
 
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What the importer says about one node (or graph input or output, where `op_type` says so)."""
@@ -196,6 +200,11 @@ class OnnxNode:
     def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
         return tuple(int(i) for i in self.attributes.get(name, default))  # type: ignore[attr-defined]
 
+    def numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+        return tuple(float(x) for x in self.attributes.get(name, default))  # type: ignore[attr-defined]
+
     def text(self, name: str, default: str) -> str:
-        value = self.attributes.get(name, default)
-        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return _text(self.attributes.get(name, default))
+
+    def texts(self, name: str, default: Sequence[str]) -> tuple[str, ...]:
+        return tuple(map(_text, self.attributes.get(name, default)))  # type: ignore[call-overload]

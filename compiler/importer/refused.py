@@ -2,10 +2,6 @@
 
 RANDOM_OPERATORS = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial"
 
-_RECURRENT = (
-    "recurrent networks are not supported",
-    "use a convolutional network, or unroll and compute on the host",
-)
 _DYNAMIC = (
     "its scale differs from sample to sample, and is an output of the model",
     "use QuantizeLinear with a fixed scale at the model's end",
@@ -22,7 +18,6 @@ _RANDOM = ("it gives random numbers", "export the model for inference, without n
 _SELECT = ("it chooses by computed values", "end the model before it and compute it on the host")
 
 _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
-    (_RECURRENT, "LSTM GRU RNN"),
     (_DYNAMIC, "DynamicQuantizeLinear"),
     (_INCOMPLETE, "QLinearConv QLinearMatMul ConvInteger MatMulInteger"),
     (_RANDOM, RANDOM_OPERATORS),

@@ -79,6 +79,7 @@ class Walk(Layouts):
         self.codes: set[str] = set()  # ONNX tensors that hold codes, not values
         self.quantizers: dict[str, Quantizer] = {}  # IR tensor: the quantizer that wrote it
         self.quants: dict[str, Quant] = {}  # ONNX tensor of codes that a quantizer wrote: what they stand for
+        self.ties: list[tuple[str, ...]] = []  # IR tensors that are to share a scale
         self.findings: list[Finding] = []
         self.any_batch = any_batch
         self.whole = whole

@@ -108,7 +108,7 @@ def _position(nodes: list[FusedNode], tensor: str) -> int:
 
 
 def _scale_groups(graph: Graph, nodes: Iterable[FusedNode]) -> dict[str, str]:
-    """Max Pools, Maximums and Concats pass codes on, so that what they read and write has one scale."""
+    """Max Pools, Maximums and Concats pass codes on, so that what they read and write has one scale; so have ties."""
     nodes = tuple(nodes)
     parent = {t: t for t in (*(p.name for p in graph.inputs), *(n.output for n in nodes))}
 
@@ -122,10 +122,18 @@ def _scale_groups(graph: Graph, nodes: Iterable[FusedNode]) -> dict[str, str]:
         if isinstance(node, Pool | Concat | Arrange | Maximum):
             for i in node.inputs:
                 parent[find(i)] = find(node.output)
+    for tie in graph.ties:
+        known = [t for t in tie if t in parent]
+        for t in known[1:]:
+            parent[find(t)] = find(known[0])
     groups = {t: find(t) for t in parent}
     # a table's input is a tensor with codes when the table stands alone; else its own error counts for nothing
     before = [n.before for n in nodes if isinstance(n, FusedLayer) and n.table and n.before]
-    return groups | {b: b for b in before if b not in groups}
+    inside = {b: b for b in before if b not in groups}
+    for tie in graph.ties:
+        own = [t for t in tie if t in inside]
+        inside |= dict.fromkeys(own, own[0] if own else "")
+    return groups | inside
 
 
 def _raw_outputs(graph: Graph, nodes: Iterable[FusedNode]) -> frozenset[str]:

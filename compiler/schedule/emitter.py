@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +96,8 @@ class Emitter:
         self.choices: dict[int, Choice] = {}
         self.steps: list[Step] = []
         self.constants = bytearray()
+        self.shared = False  # whether the constants of the op at hand may be those of another one
+        self.places: dict[bytes, int] = {}  # of constants, by their hash
         self.data_size = 0
         self.weights = Ring(config.weight_depth, config.index_rows)
         self.parameters = Ring(config.parameter_depth)
@@ -139,10 +142,13 @@ class Emitter:
         self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes))
 
     def constant(self, data: bytes) -> int:
-        self.constants += bytes(-len(self.constants) % ALIGN)
-        offset = len(self.constants)
-        self.constants += data
-        return offset
+        """Where it is in memory; while constants are `shared`, once however often it is asked for."""
+        key = hashlib.sha256(data).digest()
+        if not self.shared or key not in self.places:
+            self.constants += bytes(-len(self.constants) % ALIGN)
+            self.places[key] = len(self.constants)
+            self.constants += data
+        return self.places[key]
 
     def load_constant(self, target: Target, space: str, destination: int, words: int, source: int) -> None:
         self.emit(

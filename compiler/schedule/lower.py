@@ -6,6 +6,7 @@ into tokens. Nothing here thinks about time except the choice of tile sizes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from sateen.ir.quantized import (
     MaxPool,
     Normalize,
     Op,
+    QuantizedGraph,
     Softmax,
     Stored,
     Window,
@@ -42,8 +44,9 @@ class Lowering(Rows):
     """One run over the graph; `result()` gives the instructions and the memory image."""
 
     def result(self) -> Lowered:
+        alike = repeated(self.graph)
         for layer, op in enumerate(self.graph.ops):
-            self.layer = layer
+            self.layer, self.shared = layer, op.name in alike
             LOWERING[type(op)].lower(self, op)
             for t in op.inputs:  # rows that this op skipped and a later one reads
                 if t in self.placement.on_chip and any(
@@ -405,6 +408,21 @@ def _chunk_rows(window: Window, c: Chunk, y0: int, y1: int, height: int) -> tupl
     high = (y1 - 1) * stride - top + (c.ky1 - 1) * dilation + 1
     low = min(max(0, low), height - 1)
     return low, max(low + 1, min(height, high))
+
+
+def repeated(graph: QuantizedGraph) -> set[str]:
+    """Ops whose weights others have as well, as the steps of a recurrent layer do."""
+    found: dict[bytes, list[str]] = {}
+    for op in graph.ops:
+        if isinstance(op, Linear):
+            chosen = b"" if op.channels is None else op.channels.tobytes()
+            key = repr((op.weight.shape, op.weight.sparsity, op.groups)).encode() + op.weight.codes.tobytes()
+            found.setdefault(hashlib.sha256(key + chosen).digest(), []).append(op.name)
+    return {name for names in found.values() if len(names) >= _MANY for name in names}
+
+
+_MANY = 3
+"""Ops with the same weights that keep them in one place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,11 +99,11 @@ class FusedGraph:
     def term_inputs(self) -> tuple[str, ...]:
         """Inputs that may be given as several codes a value: nothing but layers that can repeat their weights reads
         them."""
-        results = {o.tensor for o in self.graph.outputs}
+        others = {o.tensor for o in self.graph.outputs}.union(*self.graph.ties)
         found = []
         for port in self.graph.inputs:
             readers = self.graph.consumers(port.name)
-            if readers and port.name not in results and all(map(_reads_terms, readers)):
+            if readers and port.name not in others and all(map(_reads_terms, readers)):
                 found.append(port.name)
         return tuple(found)
 

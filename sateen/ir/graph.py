@@ -522,6 +522,8 @@ class Graph:
     """Inputs that the file declares and no output depends on: shapes without the batch, None where open."""
     remarks: tuple[str, ...] = ()
     """What differs from the file, to be said where it is quantized."""
+    ties: tuple[tuple[str, ...], ...] = ()
+    """Tensors that play one part, such as a state after each step, and so share a scale; those that are still there."""
 
     def verify(self) -> None:
         """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""

@@ -353,7 +353,7 @@ def test_check_names_the_node(sateen, tmp_path):
 
     graph = helper.make_graph(
         [
-            helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="memory", hidden_size=2),
+            helper.make_node("LSTM", ["x", "w", "r"], ["a"], name="memory", hidden_size=2, input_forget=1),
             helper.make_node("Add", ["a", "b"], ["y"], name="sum"),
         ],
         "g",

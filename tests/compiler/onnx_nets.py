@@ -109,7 +109,9 @@ def compare(net: Net | onnx.ModelProto, low: float | None = None, tolerance: flo
     assert model.SerializeToString(deterministic=True) == before
     feeds = samples(model, low=low)
     want = runtime(model, feeds)
-    got = float_outputs(graph, run_float(graph, feeds))
+    ports = {p.source: p.shape for p in graph.inputs}  # all of an input may be one sample
+    given = {k: x[None] if x.shape == ports.get(k) else x for k, x in feeds.items()}
+    got = float_outputs(graph, run_float(graph, given))
     assert list(got) == list(want)
     for name, y in want.items():
         if got[name].shape == (1, *y.shape):  # an output without a batch has its one sample in front

@@ -274,7 +274,10 @@ REFUSED = {
         lambda n: n("DynamicQuantizeLinear", n.input("N", 3), outputs=3),
         "scale differs from sample to sample",
     ),
-    "lstm": (lambda n: n("GRU", n.input(4, 1, 3), n.random(1, 6, 3), n.random(1, 6, 2), hidden_size=2), "recurrent"),
+    "gates": (
+        lambda n: n("LSTM", n.input(4, 1, 3), n.random(1, 8, 3), n.random(1, 8, 2), hidden_size=2, input_forget=1),
+        "input_forget",
+    ),
     "domain": (lambda n: n("FusedConv", n.input("N", 3), domain="com.example"), "domain 'com.example'"),
     "cut factors": (
         lambda n: n("Reshape", n.conv(n.input("N", 3, 4, 5), 3, 6, 1, 1), n.constant([0, 4, 6, 5], np.int64)),

@@ -48,7 +48,9 @@ def test_is_the_standard_network(name):
     assert (parameters / 1e6, macs(model) / 1e6) == pytest.approx(PUBLISHED[name], rel=0.015)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "face_mesh", "m5", "autoencoder"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "shufflenet_v2", "face_mesh", "m5", "autoencoder", "keyword_lstm", "keyword_gru"]
+)
 def test_activations_stay_sane_and_shapes_hold(name):
     model = ARCHITECTURES[name](0)
     assert ARCHITECTURES[name](0).SerializeToString(deterministic=True) == model.SerializeToString(

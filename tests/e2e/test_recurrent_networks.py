@@ -1,0 +1,47 @@
+"""Recurrent networks in all four engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from four_engines import check, machine
+from test_moving_networks import Nodes
+
+STEPS, FEATURES, HIDDEN = 4, 3, 5
+
+
+def recurrent(
+    n: Nodes, kind: str, x: str, features: int, hidden: int, *, both: bool = False
+) -> tuple[str, ...]:
+    """Y, Y_h and, of an LSTM, Y_c."""
+    gates, d = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind], 1 + both
+    shapes = ((d, gates * hidden, features), (d, gates * hidden, hidden), (d, 2 * gates * hidden))
+    inputs = [x, *(n.constant(n.rng.normal(0, 0.5, s), np.float32) for s in shapes)]
+    names = [f"{kind}{len(n.nodes)}.{k}" for k in range(2 + (kind == "LSTM"))]
+    extra = {"linear_before_reset": 1} if kind == "GRU" else {}
+    direction = "bidirectional" if both else "forward"
+    made = onnx.helper.make_node(
+        kind, inputs, names, f"{kind}{len(n.nodes)}", hidden_size=hidden,
+        direction=direction, **extra,
+    )  # fmt: skip
+    n.nodes.append(made)
+    return tuple(names)
+
+
+def stacked() -> onnx.ModelProto:
+    """A GRU in both directions, an LSTM, and a layer for the last state: as torch exports them."""
+    n = Nodes(1, STEPS, FEATURES)
+    first, _ = recurrent(n, "GRU", n("Transpose", "x", perm=[1, 0, 2]), FEATURES, 3, both=True)
+    y = n("Reshape", n("Transpose", first, perm=[0, 2, 1, 3]), n.constant([STEPS, 1, 6]))
+    _, last, _ = recurrent(n, "LSTM", y, 6, HIDDEN)
+    weight = n.constant(n.rng.normal(0, 0.5, (HIDDEN, 3)), np.float32)
+    return n.model(n("MatMul", n("Squeeze", last, n.constant([0])), weight))
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["int8", "e4m3"])
+def test_recurrent(activations, tmp_path):
+    samples = np.random.default_rng(1).normal(0, 1, (16, STEPS, FEATURES)).astype(np.float32)
+    check(stacked(), samples, machine("int8", activations, product=True), tmp_path)
