@@ -22,6 +22,7 @@ from sateen.compiler.quantize.given import activation_format, conform, weight_fo
 from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import accumulator_bits
 from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
+from sateen.compiler.schedule.batch import batched
 from sateen.compiler.schedule.summary import schedule
 from sateen.compiler.warn import collected
 from sateen.errors import ConfigError, DataError, ModelError
@@ -57,6 +58,7 @@ def compile_model(
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     dataflow: str = AUTO,
+    batch: int = 1,
     board: str | None = None,
     shapes: Shapes | None = None,
     progress: Progress | None = None,
@@ -74,6 +76,7 @@ def compile_model(
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
+    batch : samples that a run computes together, see `sateen.compiler.schedule.batch`
     board : what bitstreams are made for, recorded in the manifest
     shapes : of inputs whose sizes the file leaves open, the batch first
     progress : called with a stage's name and the fraction of all the work done
@@ -95,7 +98,7 @@ def compile_model(
         fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
     )  # fmt: skip
     step("schedule", 0.5)
-    program = map_network(quantized, dataflow)
+    program = map_network(quantized, dataflow, batch)
     step("Verilog", 0.7)
     verilog = emit_verilog(program.config)
     step("write", 0.95)
@@ -156,8 +159,8 @@ def quantize_graph(
     return Quantized(quantized, config, record, graph.unused, tuple(warnings))
 
 
-def map_network(quantized: Quantized, dataflow: str = AUTO) -> Program:
-    """The program for the machine of `quantized.config`."""
+def map_network(quantized: Quantized, dataflow: str = AUTO, batch: int = 1) -> Program:
+    """The program for the machine of `quantized.config`, `batch` samples a run."""
     config = quantized.config
     bits = accumulator_bits(quantized.graph)
     if bits > 127:
@@ -166,13 +169,13 @@ def map_network(quantized: Quantized, dataflow: str = AUTO) -> Program:
             "at most 127 are built: choose formats with fewer exponent bits"
         )
     config = specialise(config, quantized.graph, bits)
-    return generate(quantized.graph, config, _dataflows(config, dataflow))
+    return generate(quantized.graph, config, _dataflows(config, dataflow), batch)
 
 
 def predicted(quantized: Quantized, program: Program) -> dict[str, Any]:
     """What schedule.json holds, in the nominal memory."""
     graph = quantized.graph
-    return schedule(program, NOMINAL, graph, without_indices(graph, program))
+    return schedule(program, NOMINAL, batched(graph, program.batch), without_indices(graph, program))
 
 
 def write_program(
@@ -291,6 +294,7 @@ def _manifest(
         "macs": predicted["totals"]["macs"],
         "dense_macs": predicted["totals"]["dense_macs"],
         "cycles": predicted["cycles"],
+        "batch": program.batch,
         "totals": predicted["totals"],
         "latency": NOMINAL.latency,
         "interval": NOMINAL.interval,

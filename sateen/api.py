@@ -89,6 +89,7 @@ def compile(
     scales: str | None = None,
     power_of_two: bool = False,
     dataflow: str = "auto",
+    batch: int = 1,
     board: str | None = None,
     shapes: Shapes | None = None,
     progress: Progress | None = None,
@@ -110,6 +111,8 @@ def compile(
     scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
     power_of_two : all scales are powers of two, so that requantization is a shift
     dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
+    batch : samples that a run computes together, so that weights are read once for all, where every layer computes
+        each pixel by itself, as those of an MLP do
     board : for which bitstreams will be made
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
     progress : called with a stage's name and the fraction done, 0 to 1
@@ -117,7 +120,8 @@ def compile(
     Returns
     -------
     dict
-        The manifest: "cycles" of a sample, "macs", "totals", "config", "files" with their hashes, and more.
+        The manifest: "cycles" of a run of "batch" samples, "macs", "totals", "config", "files" with their hashes, and
+        more.
 
     Raises
     ------
@@ -156,6 +160,7 @@ def compile(
         sparsity=pattern,
         sparsity_method=sparsity_method,
         dataflow=dataflow,
+        batch=batch,
         board=board,
         shapes=shapes,
         progress=progress,
@@ -324,7 +329,7 @@ def estimate(
     if isinstance(machine, str | Path) and not Path(machine).is_file():
         files = BuildFiles(machine)
         config = AcceleratorConfig.from_dict(files.manifest["config"], f"build {machine}")
-        return predict(config) | {"energy": energy(files.schedule["totals"], config)}
+        return predict(config) | {"energy": energy(files.schedule["totals"], config, files.manifest["batch"])}
     return predict(choose_config(machine, preset, None, None))
 
 

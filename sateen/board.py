@@ -12,7 +12,7 @@ from sateen.fpga.boards.link import Connection
 from sateen.hw.chip.frame import Identity
 from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register, config_word
-from sateen.sim.engines import Build, RunResult, result_of_samples
+from sateen.sim.engines import Build, RunResult, result_of_runs
 from sateen.sim.harness import Counters
 from sateen.sim.reference import quantize_inputs
 
@@ -32,7 +32,8 @@ def run_on_board(
     graph = b.graph()
     codes = quantize_inputs(graph, inputs)
     batch = len(next(iter(inputs.values())))
-    packed = [(r.offset, r.pack(codes[r.tensor], b.config)) for r in b.inputs]
+    packed = [(r.offset, data) for r, data in zip(b.inputs, b.pack(codes), strict=True)]
+    runs = -(-batch // b.batch)
 
     def report(fraction: float) -> None:
         if progress:
@@ -46,20 +47,20 @@ def run_on_board(
             loading = 0.5
             board.write(0, b.image(), lambda fraction: report(loading * fraction))
         limit = SLACK_S + 10 * b.manifest["cycles"] / identity.clock_hz
-        outputs = [np.zeros((batch, r.size), np.uint8) for r in b.outputs]
-        samples = []
+        outputs = [np.zeros((runs, r.size), np.uint8) for r in b.outputs]
+        counters = []
         started = time.perf_counter()
-        for n in range(batch):
+        for n in range(runs):
             for offset, data in packed:
                 board.write(offset, data[n].tobytes())
             board.run(0, b.memory["program_offset"])
             board.wait(limit)
-            samples.append(read_counters(board))
+            counters.append(read_counters(board))
             for r, found in zip(b.outputs, outputs, strict=True):
                 found[n] = np.frombuffer(board.read(r.offset, r.size), np.uint8)
-            report(loading + (1 - loading) * (n + 1) / batch)
+            report(loading + (1 - loading) * (n + 1) / runs)
         wall = time.perf_counter() - started
-    return result_of_samples(b, graph, "board", outputs, samples, wall)
+    return result_of_runs(b, graph, "board", batch, outputs, counters, wall)
 
 
 def check_identity(identity: Identity, b: Build, port: str) -> None:

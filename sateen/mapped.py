@@ -48,11 +48,11 @@ class MappedNetwork:
 
     @cached_property
     def cycles(self) -> int:
-        """Cycles of one sample, exactly, in a memory of latency 32 and a beat a cycle."""
+        """Cycles of a run, of one sample or a batch, exactly, in a memory of latency 32 and a beat a cycle."""
         return self.predict()
 
     def predict(self, latency: int = 32, interval: int = 1) -> int:
-        """Compute the cycles of one sample, exactly, in a memory of this timing (docs/isa.md).
+        """Compute the cycles of a run, exactly, in a memory of this timing (docs/isa.md).
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class Build:
 
     @property
     def cycles(self) -> int:
-        """Cycles of one sample, as predicted."""
+        """Cycles of a run, of one sample or a batch, as predicted."""
         return int(self.manifest["cycles"])
 
     @cached_property

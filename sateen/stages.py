@@ -258,7 +258,12 @@ class QuantizedNetwork:
         return run_reference(self.graph, _fitting(self.graph, inputs, self.network._graph().unused))
 
     def map(
-        self, machine: Machine = DEFAULT_PRESET, *, sparsity: str | None = None, dataflow: str = "auto"
+        self,
+        machine: Machine = DEFAULT_PRESET,
+        *,
+        sparsity: str | None = None,
+        dataflow: str = "auto",
+        batch: int = 1,
     ) -> MappedNetwork:
         """Make the program for one machine, whose formats become those of the network. No Verilog, no files.
 
@@ -267,6 +272,7 @@ class QuantizedNetwork:
         machine : a preset's name, a configuration, or a TOML file's path
         sparsity : "N:M"; with another pattern than the network's, weights are pruned to it first
         dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
+        batch : samples that a run computes together, where every layer computes each pixel by itself
 
         Returns
         -------
@@ -276,6 +282,8 @@ class QuantizedNetwork:
         ------
         ConfigError
             An unknown preset or option; a machine that is too small, or not built for the pattern.
+        ModelError
+            Samples cannot share a run.
 
         Example
         -------
@@ -290,7 +298,7 @@ class QuantizedNetwork:
             config = choose_config(machine, None, *self.formats)
         pattern = self.sparsity if sparsity is None else parse_sparsity(sparsity)
         quantized = self._for(config, pattern)
-        return MappedNetwork(self.network.path, quantized, map_network(quantized, dataflow))
+        return MappedNetwork(self.network.path, quantized, map_network(quantized, dataflow, batch))
 
     def _for(self, config: AcceleratorConfig, pattern: SparsityPattern) -> Quantized:
         """As `sateen.compile` would for this machine: it depends on the patterns that weights obey already."""

@@ -41,7 +41,8 @@ class RunResult:
 
     `outputs` are float32 arrays by name, batch first. `cycles`, `macs` (multiplications that the network needs, zeros
     left out by sparsity not counted), `dense_macs` and `moved_bytes` (between memory and machine, by kind, and their
-    "total") are for the whole batch, `cycles_per_inference` and `counters` for a sample.
+    "total") are for the whole batch, `cycles_per_inference` for a sample, `counters` for the last run, which is one
+    unless the build takes several samples a run.
 
     Example
     -------
@@ -90,6 +91,7 @@ class Build(BuildFiles):
         try:
             self.config = AcceleratorConfig.from_dict(self.manifest["config"], f"{folder}/manifest.json")
             self.memory = self.manifest["memory"]
+            self.batch: int = self.manifest["batch"]
             self.inputs = [Region.from_dict(d) for d in self.memory["inputs"]]
             self.outputs = [Region.from_dict(d) for d in self.memory["outputs"]]
         except (ValueError, KeyError, TypeError) as e:
@@ -106,6 +108,22 @@ class Build(BuildFiles):
         }
         text = json.dumps(held, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
+
+    def pack(self, codes: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """(N, H, W, C) codes of each input to what lies in its region, (runs, size) bytes."""
+        return [r.pack(codes[r.tensor], self.config, self.batch) for r in self.inputs]
+
+    def unpack(
+        self, regions: Sequence[np.ndarray], graph: QuantizedGraph, samples: int
+    ) -> dict[str, np.ndarray]:
+        """(runs, size) bytes of each output's region to the (N, H, W, C) results of so many samples."""
+        found = {}
+        for r, data in zip(self.outputs, regions, strict=True):
+            result = r.unpack(data, self.config)
+            found[r.tensor] = (
+                result.reshape(-1, *graph.tensors[r.tensor].shape)[:samples] if self.batch > 1 else result
+            )
+        return found
 
     @property
     def memory_bytes(self) -> int:
@@ -157,10 +175,11 @@ def run_build(
     if engine == "model":
         started = time.perf_counter()
         cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory).cycles
-        return result_of(b, engine, None, batch, cycles * batch, time.perf_counter() - started)
+        runs = -(-batch // b.batch)
+        return result_of(b, engine, None, batch, cycles * runs, time.perf_counter() - started)
     if engine == "program":
         started = time.perf_counter()
-        tensors = _run_program(b, codes, batch, report)
+        tensors = _run_program(b, graph, codes, batch, report)
         wall = time.perf_counter() - started
         return result_of(b, engine, finish_outputs(graph, tensors), batch, None, wall)
     if engine == "rtl":
@@ -183,15 +202,16 @@ def result_of(
     speed: float | None = None,
 ) -> RunResult:
     """`cycles` and `wall` (seconds) are of the whole batch."""
-    macs = b.manifest["macs"] * batch
+    runs = -(-batch // b.batch)
+    macs = b.manifest["macs"] // b.batch * batch
     return RunResult(
         outputs=outputs,
         engine=engine,
         batch=batch,
         cycles=cycles,
         macs=macs,
-        dense_macs=b.manifest["dense_macs"] * batch,
-        moved_bytes={kind: n * batch for kind, n in b.manifest["totals"]["bytes"].items()},
+        dense_macs=b.manifest["dense_macs"] // b.batch * batch,
+        moved_bytes={kind: n * runs for kind, n in b.manifest["totals"]["bytes"].items()},
         utilization=macs / (cycles * b.config.multipliers) if cycles else None,
         wall_s=wall,
         cycles_per_inference=cycles // batch if cycles else None,
@@ -201,27 +221,34 @@ def result_of(
 
 
 def _run_program(
-    b: Build, codes: dict[str, np.ndarray], batch: int, report: Callable[[float], None]
+    b: Build,
+    graph: QuantizedGraph,
+    codes: dict[str, np.ndarray],
+    batch: int,
+    report: Callable[[float], None],
 ) -> dict[str, np.ndarray]:
     constants, program = b.read("weights.bin"), b.read("program.bin")
     data_offset = b.memory["data_offset"]
-    parts: dict[str, list[np.ndarray]] = {r.tensor: [] for r in b.outputs}
-    for first in range(0, batch, BATCH):
-        last = min(first + BATCH, batch)
+    packed = b.pack(codes)
+    runs = -(-batch // b.batch)
+    parts: list[list[np.ndarray]] = [[] for _ in b.outputs]
+    at_once = max(1, BATCH // b.batch)
+    for first in range(0, runs, at_once):
+        last = min(first + at_once, runs)
         data = np.zeros((last - first, b.memory["data_size"]), np.uint8)
-        for r in b.inputs:
+        for r, held in zip(b.inputs, packed, strict=True):
             start = r.offset - data_offset
-            data[:, start : start + r.size] = r.pack(codes[r.tensor][first:last], b.config)
+            data[:, start : start + r.size] = held[first:last]
         machine = Interpreter(b.config, constants, program, b.memory["program_offset"], data, data_offset)
 
         def part(fraction: float, first: int = first, last: int = last) -> None:
-            report((first + fraction * (last - first)) / batch)
+            report((first + fraction * (last - first)) / runs)
 
         machine.run(part)
-        for r in b.outputs:
+        for r, written in zip(b.outputs, parts, strict=True):
             start = r.offset - data_offset
-            parts[r.tensor].append(r.unpack(data[:, start : start + r.size], b.config))
-    return {t: np.concatenate(p) for t, p in parts.items()}
+            written.append(data[:, start : start + r.size])
+    return b.unpack([np.concatenate(p) for p in parts], graph, batch)
 
 
 def _run_rtl(
@@ -237,51 +264,52 @@ def _run_rtl(
     from sateen.sim import verilator
 
     executable = verilator.build(verilog or b.read("accelerator.v").decode(), trace=trace is not None)
-    expected = max(1, b.manifest["cycles"])
+    expected, runs = max(1, b.manifest["cycles"]), -(-batch // b.batch)
     found = verilator.simulate(
         executable,
         b.image(),
-        inputs=[(r.offset, r.pack(codes[r.tensor], b.config)) for r in b.inputs],
+        inputs=[(r.offset, data) for r, data in zip(b.inputs, b.pack(codes), strict=True)],
         outputs=[(r.offset, r.size) for r in b.outputs],
-        batch=batch,
+        batch=runs,
         memory=memory,
         memory_bytes=b.memory_bytes,
         program=b.memory["program_offset"],
         trace=trace,
-        progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / batch)),
+        progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / runs)),
     )
-    return result_of_samples(
-        b, graph, "rtl", found.outputs, found.samples, found.wall_s, found.cycles_per_second
+    return result_of_runs(
+        b, graph, "rtl", batch, found.outputs, found.samples, found.wall_s, found.cycles_per_second
     )
 
 
-def result_of_samples(
+def result_of_runs(
     b: Build,
     graph: QuantizedGraph,
     engine: str,
+    batch: int,
     regions: Sequence[np.ndarray],
-    samples: Sequence[Counters],
+    runs: Sequence[Counters],
     wall: float,
     speed: float | None = None,
 ) -> RunResult:
-    """Of runs on the accelerator: what was read from the output regions, (batch, size) bytes each, and the counters.
+    """Of runs on the accelerator: what was read from the output regions, (runs, size) bytes each, and the counters.
 
-    Raises BuildError for a sample that did not end well.
+    Raises BuildError for a run that did not end well.
     """
-    for n, sample in enumerate(samples):
-        if sample.error or not sample.done:
-            name = Error(sample.error).name if sample.error in set(Error) else str(sample.error)
+    for n, run in enumerate(runs):
+        if run.error or not run.done:
+            name = Error(run.error).name if run.error in set(Error) else str(run.error)
             raise BuildError(
-                f"sample {n}: the accelerator ended with status {name} after {sample.cycles} cycles"
+                f"sample {n * b.batch}: the accelerator ended with status {name} after {run.cycles} cycles"
             )
-    tensors = {r.tensor: r.unpack(data, b.config) for r, data in zip(b.outputs, regions, strict=True)}
-    last = samples[-1]
+    tensors = b.unpack(regions, graph, batch)
+    last = runs[-1]
     counters = {
         "cycles": last.cycles,
         **{name: dict(zip(UNITS, getattr(last, name), strict=True)) for name in COUNTED},
         "beats_read": last.beats_read,
         "beats_written": last.beats_written,
     }
-    cycles = sum(s.cycles for s in samples)
+    cycles = sum(r.cycles for r in runs)
     outputs = finish_outputs(graph, tensors)
-    return result_of(b, engine, outputs, len(samples), cycles, wall, counters, speed)
+    return result_of(b, engine, outputs, batch, cycles, wall, counters, speed)

@@ -68,10 +68,13 @@ class Region:
         fold = Fold.from_dict(d["fold"]) if d["fold"] else None
         return cls(d["tensor"], d["offset"], d["size"], tuple(d["shape"]), d["planes"], fold)
 
-    def pack(self, codes: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
-        """(N, H, W, C) codes of the network's input to (N, size) bytes."""
+    def pack(self, codes: np.ndarray, config: AcceleratorConfig, batch: int = 1) -> np.ndarray:
+        """(N, H, W, C) codes of the network's input to (runs, size) bytes; zeros fill a run of `batch` samples up."""
         if self.fold:
             codes = self.fold.apply(codes)
+        if batch > 1:
+            rest = np.zeros((-len(codes) % batch, *codes.shape[1:]), codes.dtype)
+            codes = np.concatenate([codes, rest]).reshape(-1, *self.shape)
         return pack_activations(codes, config)
 
     def unpack(self, data: np.ndarray, config: AcceleratorConfig) -> np.ndarray:

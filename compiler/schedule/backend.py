@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sateen.compiler.schedule.batch import batched
 from sateen.compiler.schedule.emitter import PAGE, Choice, Step
 from sateen.compiler.schedule.fold import fold_inputs
 from sateen.compiler.schedule.lower import Lowering
@@ -47,6 +48,8 @@ class Program:
     outputs: tuple[Region, ...]
     choices: dict[int, Choice]
     """For each layer that the array computes."""
+    batch: int = 1
+    """Samples of a run."""
 
     @property
     def code(self) -> bytes:
@@ -98,13 +101,13 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
 
 
 def generate(
-    graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None
+    graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None, batch: int = 1
 ) -> Program:
-    """Fold, place, lower, order. ConfigError where the machine is too small for the model.
+    """Put samples together, fold, place, lower, order. ConfigError where the machine is too small for the model.
 
     `dataflows` are those of the machine's that each layer may choose from; all of them if not given.
     """
-    folded, folds = fold_inputs(graph, config)
+    folded, folds = fold_inputs(batched(graph, batch), config)
     placement = place(folded, config)
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
     steps = hoist_loads(lowered.steps, lookahead=2 * config.queue_depth)
@@ -140,6 +143,7 @@ def generate(
         inputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.inputs),
         outputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.outputs),
         choices=lowered.choices,
+        batch=batch,
     )
 
 
@@ -151,7 +155,7 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
     if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
         return program
     try:
-        return generate(graph, program.config.replace(patterns=(DENSE.name,)))
+        return generate(graph, program.config.replace(patterns=(DENSE.name,)), batch=program.batch)
     except ConfigError:
         return None
 

@@ -26,11 +26,12 @@ DRAM_PJ = (1300.0, 2600.0)
 """A 64-bit access, least and most."""
 
 
-def energy(totals: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
+def energy(totals: dict[str, Any], config: AcceleratorConfig, batch: int = 1) -> dict[str, Any]:
     """Energy of one sample, in microjoules.
 
-    `totals` are a build's, from schedule.json: multiplications, cycles of the matrix unit, bytes moved. The result
-    is {"source", "uj": {"multiply", "add", "on_chip", "memory_low", "memory_high", "total_low", "total_high"}}.
+    `totals` are those of a run of `batch` samples, from schedule.json: multiplications, cycles of the matrix unit,
+    bytes moved. The result is {"source", "uj": {"multiply", "add", "on_chip", "memory_low", "memory_high", "total_low",
+    "total_high"}}.
     """
     macs, cycles = int(totals["macs"]), int(totals["matrix_cycles"])
     a, w = (
@@ -58,7 +59,7 @@ def energy(totals: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
         "total_low": inside + low,
         "total_high": inside + high,
     }
-    return {"source": SOURCE, "uj": {name: pj * 1e-6 for name, pj in picojoules.items()}}
+    return {"source": SOURCE, "uj": {name: pj * 1e-6 / batch for name, pj in picojoules.items()}}
 
 
 def _bit(size_bits: float) -> float:

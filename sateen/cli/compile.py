@@ -78,6 +78,7 @@ def compile(args: argparse.Namespace) -> int:
             scales=args.scales,
             power_of_two=args.power_of_two,
             dataflow=args.dataflow,
+            batch=args.batch,
             board=args.board,
             shapes=dict(args.shape or ()),
             progress=report,
@@ -107,15 +108,16 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     ]
     totals = manifest["totals"]
     macs, cycles, weights = totals["macs"], totals["cycles"], totals["weights"]
+    per = "sample" if manifest["batch"] == 1 else f"run of {manifest['batch']} samples"
     rows += [
-        ("multiplications", f"{macs:,} per sample{_of(totals['dense_macs'], macs)}"),
-        ("cycles", f"{cycles:,} per sample (predicted by the cycle model)"),
+        ("multiplications", f"{macs:,} per {per}{_of(totals['dense_macs'], macs)}"),
+        ("cycles", f"{cycles:,} per {per} (predicted by the cycle model)"),
         ("utilization", f"{100 * totals['utilization']:.1f} %"),
     ]
     moved, stored = totals["bytes"]["total"], weights["values_bytes"] + weights["index_bytes"]
     dense = totals["dense"]
     rows += [
-        ("bytes moved", f"{moved:,} per sample{_of(dense and dense['bytes']['total'], moved)}"),
+        ("bytes moved", f"{moved:,} per {per}{_of(dense and dense['bytes']['total'], moved)}"),
         ("weights", f"{stored:,} bytes{_of(weights.get('dense_bytes'), stored)}"),
     ]
     p = manifest["ptq"]

@@ -180,6 +180,13 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="of all layers; auto (the default) chooses the faster one that the machine has for each layer",
     )
+    p.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="samples that a run computes together, so that weights are read once (networks of dense layers)",
+    )
 
     p = add("run", "run a build with one of the four engines, or on a board")
     p.add_argument("build", metavar="BUILD")

@@ -38,7 +38,9 @@ from sateen.ir.quantized import (
 )
 
 
-def verify(graph: QuantizedGraph, *, after: str, folded: Collection[str] = ()) -> QuantizedGraph:
+def verify(
+    graph: QuantizedGraph, *, after: str, folded: Collection[str] = (), reshaped: Collection[str] = ()
+) -> QuantizedGraph:
     """The graph itself; ModelError with the first rule that it breaks, and the op or tensor that breaks it.
 
     Parameters
@@ -46,8 +48,9 @@ def verify(graph: QuantizedGraph, *, after: str, folded: Collection[str] = ()) -
     after : the pass that made the graph, for the error
     folded : inputs whose kernel taps the host brings as channels: they have not the port's shape, and the weights
         that read them obey a pattern along the channels of each tap
+    reshaped : inputs and outputs that hold several samples, and have not the port's shape either
     """
-    found = broken(graph, folded)
+    found = broken(graph, folded, reshaped)
     if found is not None:
         raise ModelError(
             f"the quantized graph is wrong after {after}: {found[1]}; this is an error of the compiler"
@@ -55,10 +58,12 @@ def verify(graph: QuantizedGraph, *, after: str, folded: Collection[str] = ()) -
     return graph
 
 
-def broken(graph: QuantizedGraph, folded: Collection[str] = ()) -> tuple[Rule, str] | None:
+def broken(
+    graph: QuantizedGraph, folded: Collection[str] = (), reshaped: Collection[str] = ()
+) -> tuple[Rule, str] | None:
     """The first rule that the graph breaks, and how; None if it keeps all."""
     for rule in RULES:
-        for subject, where in _subjects(graph, rule, folded):
+        for subject, where in _subjects(graph, rule, folded, reshaped):
             if (found := rule.found(graph, subject)) is not None:
                 return rule, f"{where}{rule.says}; found {found}"
     return None
@@ -74,7 +79,9 @@ class Rule:
     """What is there instead; None where the rule is kept."""
 
 
-def _subjects(graph: QuantizedGraph, rule: Rule, folded: Collection[str]) -> Iterable[tuple[Any, str]]:
+def _subjects(
+    graph: QuantizedGraph, rule: Rule, folded: Collection[str], reshaped: Collection[str]
+) -> Iterable[tuple[Any, str]]:
     """All that a rule is about, and how a message begins."""
     if rule.kind is QuantizedGraph:
         return [(graph, "")]
@@ -83,7 +90,8 @@ def _subjects(graph: QuantizedGraph, rule: Rule, folded: Collection[str]) -> Ite
     if rule.kind is _Port:
         ports = [*((p, p.name) for p in graph.inputs if p.name not in folded)]
         ports += [(o.port, o.tensor) for o in graph.outputs]
-        return [(_Port(p.hwc, tensor), f"port '{p.name}': ") for p, tensor in ports]
+        kept_shape = ((p, tensor) for p, tensor in ports if tensor not in reshaped)
+        return [(_Port(p.hwc, tensor), f"port '{p.name}': ") for p, tensor in kept_shape]
     ops = [(op, f"{type(op).__name__} '{op.name}': ") for op in graph.ops]
     if rule.kind is Constant:
         kept = [

@@ -102,6 +102,7 @@ def render(
     cycles, both = schedule["cycles"], schedule["indexed"] and schedule["totals"]["dense"] is not None
     return template.render(
         manifest=manifest,
+        batch=manifest.get("batch", 1),
         title=Path(str(manifest.get("model") or manifest.get("name") or "build")).stem,
         config=manifest["config"],
         seconds=seconds,
@@ -131,7 +132,7 @@ def _estimated(schedule: dict[str, Any], manifest: dict[str, Any]) -> dict[str, 
     totals, config = schedule["totals"], AcceleratorConfig.from_dict(manifest["config"])
     found = {"clock": estimate_clock(config)}
     if {"macs", "matrix_cycles", "bytes"} <= totals.keys():
-        found["energy"] = energy(totals, config)
+        found["energy"] = energy(totals, config, manifest.get("batch", 1))
     return found
 
 
