@@ -24,6 +24,7 @@ from sateen.ir.graph import (
     Concat,
     Conv,
     Graph,
+    MatMul,
     Maximum,
     Mul,
     Node,
@@ -118,6 +119,7 @@ def normalize(node: Normalize, x: np.ndarray) -> np.ndarray:
 
 FLOAT: dict[type[Node], Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     Conv: lambda node, x: conv(node, x[0]),
+    MatMul: lambda node, x: node.batch.multiply(x[0], x[1], np.matmul) * node.scale + node.bias,
     Add: lambda node, x: x[0] + x[1],
     Mul: lambda node, x: x[0] * x[1],
     Activation: lambda node, x: evaluate(node, x[0]),

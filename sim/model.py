@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from sateen.errors import BuildError
 from sateen.hw.matrix.unit import fir_cycles, matrix_cycles
+from sateen.hw.memory.move import move_cycles
 from sateen.hw.vector.unit import PARTS as VECTOR_PARTS
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -178,5 +179,6 @@ DURATION: dict[Opcode, Duration] = {
     Opcode.FIR: lambda i, start, c, m: fir_cycles(i, c),
     **{opcode: _of_fields(part.cycles) for opcode, part in VECTOR_PARTS.items()},
     Opcode.STORE: lambda i, start, c, m: store_timing(start, i.destination, i.words, c, m) - start,
+    Opcode.MOVE: _of_fields(move_cycles),
 }
 """Cycles from the start of an instruction to its end."""

@@ -7,7 +7,7 @@ All samples run the same instructions; only the buffers' contents differ, so eve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -55,6 +55,8 @@ class Interpreter:
         self.weight_codes = np.zeros(
             (config.weight_depth, config.cols, config.lanes), config.weight.code_dtype
         )
+        self.moved_codes: np.ndarray | None = None  # (N, …) as weight_codes, from the first MOVE on
+        self.moved = np.zeros(config.weight_depth, bool)  # the weight words that a MOVE wrote
         self.index_bits = np.zeros(
             (config.weight_depth, config.index_planes, config.cols, config.lanes), np.uint8
         )
@@ -108,9 +110,9 @@ class Interpreter:
         )
 
     def _load_weights(self, i: Instruction) -> None:
-        self.weight_codes[i.destination : i.destination + i.words] = split_words(
-            self._words(i)[0], self.config
-        )
+        span = slice(i.destination, i.destination + i.words)
+        self.weight_codes[span] = split_words(self._words(i)[0], self.config)
+        self.moved[span] = False
 
     def _load_indices(self, i: Instruction) -> None:
         bits = split_planes(self._words(i)[0], i.last_plane + 1, self.config)
@@ -143,6 +145,26 @@ class Interpreter:
             )
         self.data[:, offset : offset + size] = words.reshape(len(self.data), size)
 
+    def move(self, i: Instruction) -> None:
+        c = self.config
+        w, p, r, lane = np.ogrid[: i.words, : c.dense_passes, : c.rows, : c.lanes]
+        element = r * c.group + p * c.lanes + lane  # of an activation word
+        there = (w * c.elements + element < i.reduction)[..., None, :]
+        if i.transposed:
+            col = np.arange(c.cols)[:, None]
+            address = i.base + w[..., None] + col * i.step
+            codes = self.act[:, address % c.act_depth, element[..., None, :]]
+            there = there & (col < i.columns)
+        else:
+            address = i.base + (w * c.elements + element)[..., None, :] * i.step
+            codes = self.act[:, address % c.act_depth, i.slice * c.cols + np.arange(c.cols)[:, None]]
+        codes = np.where(there, codes, c.weight.zero_code)
+        if self.moved_codes is None:
+            self.moved_codes = np.zeros((len(self.act), *self.weight_codes.shape), self.weight_codes.dtype)
+        span = slice(i.destination, i.destination + i.words * c.dense_passes * c.rows)
+        self.moved_codes[:, span] = codes.reshape(len(codes), -1, c.cols, c.lanes)
+        self.moved[span] = True
+
     # -- windows --------------------------------------------------------------------------------------------
 
     def _window(self, i: Instruction, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,10 +195,12 @@ class Interpreter:
         codes[:, ~inside.T] = i.padding
         activations = self.act_fixed[codes].reshape(len(codes), pixels, taps * c.elements)
 
-        weights = self._weights(i, taps)
-        kernel = np.moveaxis(weights, 2, 0).reshape(c.cols, 1, 1, -1)
-        product = Convolution(kernel, int(np.abs(self.act_fixed).max()))
-        psum = product(activations[:, :, None]).reshape(len(codes), pixels, c.cols)
+        largest = int(np.abs(self.act_fixed).max())
+        parts = []
+        for source, samples in self._weight_sources(i, len(codes)):
+            kernel = np.moveaxis(self._weights(i, taps, source), 2, 0).reshape(c.cols, 1, 1, -1)
+            parts.append(Convolution(kernel, largest)(activations[samples, :, None]))
+        psum = np.concatenate(parts).reshape(len(codes), pixels, c.cols)
         if psum.dtype != object:
             psum = psum.astype(np.int64)  # Python integers, not floats, in a wide accumulator
         self._accumulate(i, psum)
@@ -209,7 +233,16 @@ class Interpreter:
                 psum += stream[:, begin.ravel() + start * interval + row] * tap
         self._accumulate(i, psum)
 
-    def _weights(self, i: Instruction, taps: int) -> np.ndarray:
+    def _weight_sources(self, i: Instruction, samples: int) -> Iterator[tuple[np.ndarray, slice]]:
+        """The weight buffer's codes, for all samples or, where they are computed, for one after the other."""
+        moved = self.moved[i.weight_base :]
+        if self.moved_codes is None or not moved.any():
+            yield self.weight_codes, slice(None)
+            return
+        for n in range(samples):
+            yield np.where(self.moved[:, None, None], self.moved_codes[n], self.weight_codes), slice(n, n + 1)
+
+    def _weights(self, i: Instruction, taps: int, source: np.ndarray) -> np.ndarray:
         """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
         c = self.config
         last = i.last_steps if i.output_stationary else c.rows * i.passes
@@ -223,7 +256,7 @@ class Interpreter:
         else:
             index, row = np.divmod(step, c.rows)
         span = slice(i.weight_base, i.weight_base + len(tap))
-        fixed = self.weight_fixed[self.weight_codes[span]]
+        fixed = self.weight_fixed[source[span]]
         number = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
         counted = (number << i.index_shift) % c.group >> i.index_bits << i.index_bits
         planes = self.index_bits[span, : i.index_bits]
@@ -328,6 +361,7 @@ INTO: dict[Target, Callable[[Interpreter, Instruction], None]] = {
 EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.LOAD: Interpreter.load,
     Opcode.STORE: Interpreter.store,
+    Opcode.MOVE: Interpreter.move,
     Opcode.MATRIX: Interpreter.matrix,
     Opcode.FIR: Interpreter.fir,
     Opcode.DRAIN: Interpreter.drain,

@@ -321,6 +321,15 @@ def _row(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) ->
         yield f"counts {i.count} of its rows' {count} elements"
 
 
+def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if not c.computed_weights:
+        yield "makes weights of activations, and the machine is not built with computed_weights"
+    rows = i.words * c.dense_passes * c.rows
+    yield from _within("weight words", i.destination, rows, c.weight_depth)
+    yield from _within("columns", 0, i.columns, c.cols)
+    yield from _within("slices", i.slice, 1, c.slices)
+
+
 BOUNDED: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
@@ -328,6 +337,7 @@ BOUNDED: dict[Opcode, Check] = {
     Opcode.FIR: _fir,
     Opcode.DRAIN: _drain,
     Opcode.ROW: _row,
+    Opcode.MOVE: _move,
 }
 ENDS = {
     f"{name}_bits"

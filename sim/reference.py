@@ -24,6 +24,7 @@ from sateen.ir.quantized import (
     Arrange,
     Concat,
     Linear,
+    MatMul,
     Maximum,
     MaxPool,
     Normalize,
@@ -187,6 +188,31 @@ class _Linear:
         return self.requantizer(acc, np.take(self.residual, tensors[self.op.residual.input]))
 
 
+class _MatMul:
+    def __init__(self, qgraph: QuantizedGraph, op: MatMul) -> None:
+        self.op = op
+        h, w, c = qgraph.tensors[op.output].shape
+        self.columns = h * w * max(c, op.reduction)
+        self.fixed = [
+            q.format.fixed(q.format.codes) for q in (qgraph.tensors[t].quant for t in (op.input, op.weight))
+        ]
+        self.largest, other = (int(np.abs(fixed).max()) for fixed in self.fixed)
+        self.requantizer = Requantizer(op, op.reduction * self.largest * other)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op = self.op
+        x, y = (np.take(f, tensors[t]) for f, t in zip(self.fixed, (op.input, op.weight), strict=True))
+        sums = op.batch.multiply(x, y, self._products)
+        return self.requantizer.with_bias(sums) if op.raw else self.requantizer(sums)
+
+    def _products(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(N, M, K) by (N, K, O), exactly."""
+        each = (
+            Convolution(b.T[:, None, None], self.largest)(a[None, None]) for a, b in zip(x, y, strict=True)
+        )
+        return np.concatenate([p[0] if p.dtype == object else p[0].astype(np.int64) for p in each])
+
+
 class _MaxPool:
     """Codes are mapped to their rank by value, the largest rank wins and is mapped back."""
 
@@ -284,6 +310,7 @@ class _Normalize(_OfRows):
 
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
+    MatMul: _MatMul,
     MaxPool: _MaxPool,
     Concat: _Concat,
     Arrange: _Arrange,

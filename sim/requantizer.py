@@ -14,7 +14,7 @@ import numpy as np
 
 from sateen.formats import Format
 from sateen.formats.requantize import requantize, times
-from sateen.ir.quantized import Factor, Linear, Residual
+from sateen.ir.quantized import Factor, Residual, Summed
 from sateen.sim.integer import FLOAT64_EXACT, INT64_EXACT
 
 _TABLE_RANGE = 1 << 18
@@ -22,9 +22,9 @@ _TABLE_RANGE = 1 << 18
 
 
 class Requantizer:
-    """Accumulators of a Linear to codes. `bound` is for |acc|, `residual_bound` for |fixed(r) - zero_point|."""
+    """Accumulators of an op to codes. `bound` is for |acc|, `residual_bound` for |fixed(r) - zero_point|."""
 
-    def __init__(self, op: Linear, bound: int, residual_bound: int = 0) -> None:
+    def __init__(self, op: Summed, bound: int, residual_bound: int = 0) -> None:
         self.op = op
         fmt = op.requantized.format
         bias = op.bias.astype(object)

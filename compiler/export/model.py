@@ -31,6 +31,7 @@ from sateen.ir.quantized import (
     Concat,
     Factor,
     Linear,
+    MatMul,
     Maximum,
     MaxPool,
     Normalize,
@@ -370,6 +371,10 @@ class Exporter:
         if op.residual:
             kind, what = ("Mul", "product") if isinstance(op.residual, Factor) else ("Add", "sum")
             y = w.node(kind, [y, self._operand(op.residual.input)], f"{op.name}_{what}", w.shape(y))
+        return self._rounded(op, y)
+
+    def _rounded(self, op: Linear | MatMul, y: str) -> str:
+        """What becomes of a sum."""
         if op.raw:
             return y
         y = self._clamp(op, y)
@@ -377,6 +382,47 @@ class Exporter:
             return self._activation(y, op.requantized, op.output, shifted=True)
         y = self._activation(y, op.requantized, f"{op.output}_before", shifted=True)
         return self._activation(self._table(op, y), self._quant(op.output), op.output)
+
+    def matmul(self, op: MatMul) -> str:
+        """The batch as dimensions of its own, (N, groups, heads, pixels, channels), times what its rounding holds."""
+        w, batch = self.writer, op.batch
+        shapes = [self.qgraph.tensors[t].shape for t in (op.input, op.weight, op.output)]
+        sizes = [batch.split(k, shape) for k, shape in enumerate(shapes)]
+        factors = []
+        for k, tensor in enumerate((op.input, op.weight)):
+            groups, heads, pixels, channels = sizes[k]
+            name = f"{op.name}_{'ab'[k]}"
+            if batch.in_channels[k]:  # (N, heads * C, groups, W)
+                x = self._reshape(self._operand(tensor), (heads, channels, groups, pixels), f"{name}_heads")
+                perm = (2, 0, 3, 1)
+            else:  # (N, C, groups * heads, W)
+                x = self._reshape(self._operand(tensor), (channels, groups, heads, pixels), f"{name}_heads")
+                perm = (1, 2, 3, 0)
+            if k == 1 and batch.transposed:
+                perm = (perm[0], perm[1], perm[3], perm[2])
+            factors.append(self._transpose(x, perm, name))
+        groups, heads, pixels, channels = sizes[2]
+        y = w.node("MatMul", factors, op.name, (self.batch, groups, heads, pixels, channels))
+        perm, hwc = ((1, 3, 0, 2) if batch.in_channels[2] else (3, 0, 1, 2)), shapes[2]
+        y = self._reshape(self._transpose(y, perm, f"{op.name}_plane"), (hwc[2], *hwc[:2]), f"{op.name}_sum")
+        a, b = (self._quant(t) for t in (op.input, op.weight))
+        if op.raw:
+            assert op.raw_scale is not None
+            unit = op.raw_scale
+        else:
+            q = op.requantized
+            unit = (
+                np.ldexp(op.multiplier.astype(np.float64), -op.shift) * q.scale * 2.0**q.format.lsb_exponent
+            )
+        scale = unit / (a.scale * b.scale * 2.0 ** (a.format.lsb_exponent + b.format.lsb_exponent))
+        if (scale != 1).any():
+            factor = w.constant(scale.astype(np.float32).reshape(-1, 1, 1), f"{op.name}_scale")
+            y = w.node("Mul", [y, factor], f"{op.name}_scaled", w.shape(y))
+        if any(op.bias):
+            bias = np.array([int(v) for v in op.bias], np.float64) * unit
+            offset = w.constant(bias.astype(np.float32).reshape(-1, 1, 1), f"{op.name}_bias")
+            y = w.node("Add", [y, offset], f"{op.name}_shifted", w.shape(y))
+        return self._rounded(op, y)
 
     def _conv(self, op: Linear) -> str:
         source = self._quant(op.input)
@@ -435,7 +481,7 @@ class Exporter:
             "Gather", [x, index], f"{op.name}_input", (n, op.channels.size, *plane), axis=1
         )
 
-    def _clamp(self, op: Linear, y: str) -> str:
+    def _clamp(self, op: Linear | MatMul, y: str) -> str:
         w, quant = self.writer, op.requantized
         fmt = quant.format
         below, above = op.low > fmt.min_fixed, op.high < fmt.max_fixed
@@ -453,7 +499,7 @@ class Exporter:
         ]
         return w.node("Clip", [y, *(bounds if above else bounds[:1])], f"{op.name}_clip", w.shape(y))
 
-    def _table(self, op: Linear, y: str) -> str:
+    def _table(self, op: Linear | MatMul, y: str) -> str:
         """Look the value up: by its integer where those are few, else by counting the values below it."""
         w, quant, out = self.writer, op.requantized, self._quant(op.output)
         assert op.table is not None
@@ -488,6 +534,7 @@ def _kind(port: Port) -> int:
 
 EXPORT: dict[type[Op], Callable[[Exporter, Any], str]] = {
     Linear: Exporter.linear,
+    MatMul: Exporter.matmul,
     MaxPool: Exporter.max_pool,
     Concat: Exporter.concat,
     Arrange: Exporter.arrange,

@@ -4,7 +4,6 @@ A handler that refuses a node for one of these reasons says so with `Unsupported
 """
 
 ONE_OR_TWO_D = "1-D and 2-D"
-CONSTANT = "one operand constant"
 CONSTANT_OR_SAME = "one operand constant or both functions of one tensor"
 NUMBER = "a constant operand is one number"
 ONE_TENSOR = "between functions of one tensor"
@@ -30,7 +29,6 @@ _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "An
 
 LIMITS: dict[str, tuple[str, ...]] = {
     "Conv": (ONE_OR_TWO_D,),
-    "MatMul": (CONSTANT,),
     **{name: (CONSTANT_OR_SAME, NUMBER) for name in ("Pow", "Mod", *_COMPARISONS)},
     "Where": (ONE_TENSOR,),
     "MaxPool": (ONE_OR_TWO_D, NO_INDICES),

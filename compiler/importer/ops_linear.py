@@ -1,4 +1,4 @@
-"""Conv, Gemm, MatMul, BatchNormalization: all become Conv."""
+"""Conv, BatchNormalization, and Gemm and MatMul with a constant: all become Conv."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
 from sateen.compiler.importer.moves import place_channels, rebuilt, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
+from sateen.compiler.importer.ops_matmul import product, turned
 from sateen.compiler.importer.ops_quantize import given_weights
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
@@ -74,6 +75,12 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
+    if isinstance(walk.values[node.input(1)], Value):
+        second = walk.value(node, 1)
+        factors = turned(x, node.integer("transA", 0)), turned(second, node.integer("transB", 0))
+        y, c = product(walk, node, *factors), walk.weights(node, 2)
+        offset = 0.0 if c is None else node.number("beta", 1.0) * c
+        return [affine(walk, node, y, node.number("alpha", 1.0), offset)]
     weight = need(walk.weights(node, 1), "weights")
     c = walk.weights(node, 2)
     if node.integer("transA", 0):
@@ -103,11 +110,7 @@ def per_output(c: np.ndarray, batch: int, outputs: int) -> np.ndarray:
 def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     a, b = (walk.values[i] for i in node.inputs)
     if isinstance(a, Value) and isinstance(b, Value):
-        raise Unsupported(
-            "both operands are computed (attention is not supported yet)",
-            "only a constant operand is supported",
-            limits.CONSTANT,
-        )
+        return [product(walk, node, walk.value(node), walk.value(node, 1))]
     x = walk.value(node, 0 if isinstance(a, Value) else 1)
     left = not isinstance(a, Value)
     weight = need(walk.weights(node, 0 if left else 1), "weights")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
-from sateen.ir.graph import Activation, Conv, Expression, Graph, Node, Pool
+from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Node, Pool
 from sateen.ir.quant import GivenWeights
 
 
@@ -155,6 +155,61 @@ def affine_into_producer(graph: Graph) -> Graph | None:
     return None
 
 
+def affine_into_product(graph: Graph) -> Graph | None:
+    """scale * (a · b) + offset, of scales above 0, is what the product is rounded with."""
+    for node in graph.nodes:
+        if not isinstance(node, Conv) or not is_affine(node):
+            continue
+        producer = _producer(graph, node.input)
+        if not isinstance(producer, MatMul):
+            continue
+        scale = node.weight.reshape(-1)
+        if (scale <= 0).any() or _only_consumer(graph, producer.output) is not node:
+            continue
+        bias = producer.bias * scale + node.bias
+        merged = dataclasses.replace(producer, output=node.output, scale=producer.scale * scale, bias=bias)
+        return _replace(graph, {producer.name: merged, node.name: None})
+    return None
+
+
+def selection_into_producer(graph: Graph) -> Graph | None:
+    """Channels of a convolution that only products of two tensors read are a convolution of their own: what is
+    multiplied is then not copied."""
+    for node in graph.nodes:
+        producer = _producer(graph, node.input) if isinstance(node, Conv) else None
+        if not isinstance(node, Conv) or not isinstance(producer, Conv) or not producer.whole:
+            continue
+        selects = node.channels is not None and node.weight.shape[1:] == (1, 1, 1) and node.stride == (1, 1)
+        if not selects or any(node.pads) or not _feeds_products(graph, node.output):
+            continue
+        if node.given is not None or producer.given is not None or producer.output in graph.quantizers:
+            continue
+        if not all(isinstance(u, Conv) and u.channels is not None for u in graph.consumers(producer.output)):
+            continue
+        assert node.channels is not None
+        taken, scale = node.channels[:, 0], node.weight.reshape(-1)
+        merged = dataclasses.replace(
+            producer,
+            name=node.name,
+            output=node.output,
+            weight=producer.weight[taken] * scale[:, None, None, None],
+            bias=producer.bias[taken] * scale + node.bias,
+        )
+        return _replace(graph, {node.name: merged})
+    return None
+
+
+def _feeds_products(graph: Graph, tensor: str) -> bool:
+    """Whether all that becomes of a tensor is a factor, perhaps with its pixels moved and its channels scaled."""
+    users = graph.consumers(tensor)
+    on_the_way = (
+        isinstance(u, MatMul)
+        or ((isinstance(u, Arrange) or is_affine(u)) and _feeds_products(graph, u.output))
+        for u in users
+    )
+    return bool(users) and all(on_the_way) and all(o.tensor != tensor for o in graph.outputs)
+
+
 def affine_into_consumer(graph: Graph) -> Graph | None:
     """conv(scale * x + offset) is a convolution, unless its padding would have to be other than zero."""
     for node in graph.nodes:
@@ -295,6 +350,8 @@ PASSES: tuple[Rewrite, ...] = (
     order_into_consumer,
     stride_into_consumer,
     affine_into_producer,
+    affine_into_product,
+    selection_into_producer,
     affine_into_consumer,  # what no producer took
     compose_functions,  # after the scales that a convolution can take for nothing
     drop_identity,

@@ -19,6 +19,7 @@ from sateen.ir.graph import (
     Concat,
     Conv,
     Expression,
+    MatMul,
     Maximum,
     Mul,
     Node,
@@ -71,6 +72,12 @@ def _activation(node: Activation, inputs: list[torch.Tensor]) -> torch.Tensor:
         return torch.from_numpy(evaluate(node, inputs[0].detach().numpy())).float()
     y = _evaluate(as_expression(node), inputs[0])
     return torch.nan_to_num(y) if node.function != "clip" else y
+
+
+def _matmul(node: MatMul, inputs: list[torch.Tensor]) -> torch.Tensor:
+    a, b = (x.permute(0, 2, 3, 1) for x in inputs)
+    y = node.batch.multiply(a, b, torch.matmul)
+    return (y * as_tensor(node.scale) + as_tensor(node.bias)).permute(0, 3, 1, 2)
 
 
 def _quantize(node: Quantize, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -170,6 +177,7 @@ def _normalize(node: Normalize, inputs: list[torch.Tensor]) -> torch.Tensor:
 
 TORCH: dict[type[Node], Callable[[Any, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
+    MatMul: _matmul,
     Add: lambda node, x: x[0] + x[1],
     Mul: lambda node, x: x[0] * x[1],
     Activation: _activation,

@@ -18,8 +18,9 @@ from sateen.compiler.quantize.residuals import snap_scales
 from sateen.compiler.quantize.scales import Observed, activation_quant
 from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import DataError
+from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Concat, Softmax
+from sateen.ir.graph import Concat, MatMul, Softmax
 from sateen.ir.quantized import Quant
 
 _logger = logging.getLogger("sateen")
@@ -89,6 +90,13 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
         groups.setdefault(group, []).append(name)
     kept = {shared[name]: q.quant for name, q in given.items() if name in shared}
     kept |= {shared[t]: Quant(options.activation_format, 1.0) for t in _meaningless(network)}
+    symmetric = {shared[t]: n for n in network.layers if isinstance(n.main, MatMul) for t in n.main.inputs}
+    for group, node in symmetric.items():
+        if group in kept and kept[group].zero_point:
+            raise DataError(
+                f"MatMul '{node.name}': its operand '{group}' has zero point {kept[group].zero_point} in the file, and "
+                "the array multiplies what it computed with 0 alone; quantize it symmetrically"
+            )
     unknown = [t for group, members in groups.items() if group not in kept for t in members]
     if unknown and statistics is None:
         raise DataError(
@@ -103,6 +111,10 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
     ]
     centered = {shared[t] for n in products for t in (n.requantized, n.residual) if t}
     centered |= {shared[n.output] for n in network.nodes if isinstance(n, Softmax)}
+    centered |= set(symmetric)
+    for group, node in symmetric.items():
+        if group not in kept and statistics is not None:
+            _check_sign(node, _observed(statistics, groups[group]), options.activation_format)
     quants = kept | {
         group: activation_quant(
             _observed(statistics, members),
@@ -121,6 +133,15 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
         found = {t: quants[shared[t]] for t in network.tensors if shared[t] not in kept}
         _warn_of_ranges(network, statistics, found)
     return {name: quants[group] for name, group in shared.items()}
+
+
+def _check_sign(node: FusedLayer, seen: Observed, fmt: Format) -> None:
+    """DataError where a format of one sign would have to hold the other without a zero point."""
+    if (seen.minimum < 0 and fmt.min >= 0) or (seen.maximum > 0 and fmt.max <= 0):
+        raise DataError(
+            f"MatMul '{node.name}': its operand '{seen.name}' reaches from {seen.minimum:.3g} to {seen.maximum:.3g}; a "
+            f"computed factor has no zero point, without which {fmt.name} has one sign; choose a signed format"
+        )
 
 
 def _warn_of_ranges(network: FusedGraph, statistics: Statistics, quants: dict[str, Quant]) -> None:

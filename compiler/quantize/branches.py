@@ -28,6 +28,7 @@ from sateen.ir.graph import (
     Expression,
     Graph,
     InputOp,
+    MatMul,
     Maximum,
     Mul,
     Node,
@@ -90,6 +91,9 @@ def split_branches(graph: Graph) -> Branches:
                 of[node.output] = new(node.output)
                 if node.given is not None:  # the file's weights lie on a grid
                     fixed |= {*map(int, given[0]), *map(int, of[node.output])}
+            case MatMul():
+                of[node.output] = new(node.output)
+                fixed |= set(map(int, np.concatenate([*given, of[node.output]])))
             case Activation(function="clip" | "leaky_relu"):
                 if not _homogeneous(node):
                     join((int(b), int(given[0][0])) for b in given[0])

@@ -17,6 +17,7 @@ from sateen.ir.graph import (
     Concat,
     Conv,
     Graph,
+    MatMul,
     Maximum,
     Mul,
     Node,
@@ -56,6 +57,8 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                 # what the file rounds before the Add is a tensor of its own
                 if isinstance(sole_reader(node.output), Add | Mul) and node.output not in graph.quantizers:
                     waiting[node.output] = new
+            case MatMul():
+                new = FusedLayer(node.name, node, node.input_a, node.output, source=(node.name,))
             case Add(input_a=a, input_b=b) | Mul(input_a=a, input_b=b):
                 # the side that was written later is fused: the other is there already when it runs
                 later = a if _position(nodes, a) > _position(nodes, b) else b

@@ -1,4 +1,4 @@
-"""One layer in integers: weights, bias and the multipliers that rescale its sums."""
+"""One layer in integers: weights, bias and the multipliers that rescale its sums; products of two tensors too."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Conv, Pool
+from sateen.ir.graph import Conv, MatMul, Pool
+from sateen.ir.heads import INPUT
 from sateen.ir.quantized import MULTIPLIER_MAX, Constant, Linear, Quant
+from sateen.ir.quantized import MatMul as QuantizedMatMul
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
                 "pads": pool.pads,
                 "groups": len(weight),
             }
+        case MatMul():
+            raise AssertionError("it has no weights: see make_matmul")
         case None:
             weight, scale = uniform_weight(layer, channels, (1, 1), options, zeros > 0)
             bias = np.zeros(len(weight))
@@ -112,7 +116,33 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
     )
 
 
-def _rest(main: Conv | Pool | None, unit: np.ndarray) -> np.ndarray | None:
+def make_matmul(basis: Basis, layer: FusedLayer, main: MatMul, raw: bool) -> QuantizedMatMul:
+    """Bias and multipliers; no table or clamp yet."""
+    quants, shapes = basis.plan.quants, basis.network.graph.shapes
+    a, b, requantized = quants[main.input_a], quants[main.input_b], quants[layer.requantized]
+    unit = a.scale * b.scale * main.scale * 2.0 ** (a.format.lsb_exponent + b.format.lsb_exponent)
+    step = requantized.scale * 2.0**requantized.format.lsb_exponent
+    multiplier, shift, unit = _multipliers(layer, unit, step, raw)
+    return QuantizedMatMul(
+        name=layer.name,
+        input=main.input_a,
+        weight=main.input_b,
+        output=layer.output,
+        batch=main.batch,
+        reduction=main.batch.split(INPUT, shapes[main.input_a])[3],
+        bias=integers([round(float(v) / float(u)) for v, u in zip(main.bias, unit, strict=True)]),
+        multiplier=multiplier,
+        shift=shift,
+        requantized=requantized,
+        low=requantized.format.min_fixed,
+        high=requantized.format.max_fixed,
+        raw=raw,
+        raw_scale=unit if raw else None,
+        source=layer.source,
+    )
+
+
+def _rest(main: Conv | MatMul | Pool | None, unit: np.ndarray) -> np.ndarray | None:
     """What whole steps leave of the bias of a file's own weights: at few bits too much to lose."""
     if not isinstance(main, Conv) or main.given is None:
         return None

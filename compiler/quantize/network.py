@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from sateen.compiler.quantize.bounds import accumulator_bits
 from sateen.compiler.quantize.calibrate import Statistics
 from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.given_weights import warn_of_biases
-from sateen.compiler.quantize.linear import Basis, integers, make_linear
+from sateen.compiler.quantize.linear import Basis, integers, make_linear, make_matmul
 from sateen.compiler.quantize.options import Options, as_format
 from sateen.compiler.quantize.residuals import align_residuals, fold_zero_points, residual_shifts_fit
 from sateen.compiler.quantize.rows import normalize, softmax
@@ -21,15 +21,18 @@ from sateen.compiler.quantize.signs import sign_of, signs
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Arrange, Concat, Graph, Maximum, Normalize, Pool, Softmax, Stored
+from sateen.ir.graph import Arrange, Concat, Graph, MatMul, Maximum, Normalize, Pool, Softmax, Stored
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Factor, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import MatMul as QuantizedMatMul
 from sateen.ir.quantized import Maximum as QuantizedMaximum
 from sateen.ir.quantized import Stored as QuantizedStored
 from sateen.ir.verify import verify
 
 __all__ = ["accumulator_bits", "quantize", "quantize_fused", "residual_shifts_fit"]
+
+S = TypeVar("S", Linear, QuantizedMatMul)
 
 REWRITES: tuple[Callable[[QuantizedGraph], QuantizedGraph], ...] = (
     align_residuals,  # sets multipliers, which zero points are counted in
@@ -162,7 +165,7 @@ def _quantized(basis: Basis, node: FusedNode) -> Op:
             assert_never(node)
 
 
-def _layer(basis: Basis, layer: FusedLayer) -> Linear:
+def _layer(basis: Basis, layer: FusedLayer) -> Linear | QuantizedMatMul:
     network, quants = basis.network, basis.plan.quants
     source, requantized = quants[layer.input], quants[layer.requantized]
     raw, sign = layer.output in network.raw, sign_of(layer, network)
@@ -170,6 +173,8 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear:
         [] if raw or layer.product else [requantized] + ([quants[layer.residual]] if layer.residual else [])
     )
     zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
+    if isinstance(layer.main, MatMul):
+        return _rounded(basis, layer, make_matmul(basis, layer, layer.main, raw))
     linear = make_linear(basis, layer, sign or raw, zeros)
     if sign:
         linear = signs(linear, layer, source)
@@ -179,6 +184,13 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear:
         _check_zeros(layer, requantized, quants[layer.residual])
     elif layer.residual:
         linear = replace(linear, residual=Residual(layer.residual, 1, 0))  # see align_residuals
+    return _rounded(basis, layer, linear)
+
+
+def _rounded(basis: Basis, layer: FusedLayer, linear: S) -> S:
+    """With the table or the clamp of the layer's activation."""
+    quants = basis.plan.quants
+    requantized = quants[layer.requantized]
     if layer.table:
         return replace(linear, table=_table(layer, requantized, quants[layer.output]))
     if layer.activation:

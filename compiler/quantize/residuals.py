@@ -22,6 +22,7 @@ from sateen.ir.quantized import (
     Quant,
     QuantizedGraph,
     Residual,
+    Summed,
 )
 
 _SNAP_BITS = 13
@@ -138,7 +139,7 @@ def fold_zero_points(qgraph: QuantizedGraph) -> QuantizedGraph:
     """
     ops: list[Op] = []
     for op in qgraph.ops:
-        if isinstance(op, Linear) and not op.raw:
+        if isinstance(op, Summed) and not op.raw:
             bias = [int(b) + z for b, z in zip(op.bias, folded_zero_points(op, qgraph), strict=True)]
             wide = any(abs(b) >= 1 << 62 for b in bias)
             op = replace(op, bias=np.array(bias, object if wide else np.int64))
@@ -146,7 +147,7 @@ def fold_zero_points(qgraph: QuantizedGraph) -> QuantizedGraph:
     return replace(qgraph, ops=tuple(ops))
 
 
-def folded_zero_points(op: Linear, qgraph: QuantizedGraph) -> list[int]:
+def folded_zero_points(op: Summed, qgraph: QuantizedGraph) -> list[int]:
     """What `fold_zero_points` adds to the bias of each output channel, in units of the accumulator."""
     if op.raw:
         return [0] * len(op.bias)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Conv
+from sateen.ir.graph import Conv, MatMul
 from sateen.ir.quantized import Linear, Quant
 
 
@@ -25,10 +25,10 @@ def sign_of(node: FusedNode, network: FusedGraph) -> bool:
         or node.before in network.graph.quantizers
     ):
         return False
-    if node.main is None or node.residual:
+    if node.main is None or isinstance(node.main, MatMul) or node.residual:
         raise DataError(
-            f"BipolarQuant '{node.activation.name}' takes the sign of '{node.before}', an Add or a tensor without a "
-            "quantizer, which the machine would round first; put a Quant before it"
+            f"BipolarQuant '{node.activation.name}' takes the sign of '{node.before}', an Add, a computed product or a "
+            "tensor without a quantizer, which the machine would round first; put a Quant before it"
         )
     return True
 

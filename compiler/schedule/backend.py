@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sateen.compiler.schedule.batch import batched
 from sateen.compiler.schedule.emitter import PAGE, Choice, Step
 from sateen.compiler.schedule.fold import fold_inputs
+from sateen.compiler.schedule.heads import align_heads
 from sateen.compiler.schedule.lower import Lowering
 from sateen.compiler.schedule.narrow import narrowed
 from sateen.compiler.schedule.order import cut_chunks, hoist_loads
@@ -15,7 +16,7 @@ from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import Factor, Linear, Normalize, Op, QuantizedGraph, Softmax
+from sateen.ir.quantized import Factor, Linear, MatMul, Normalize, Op, QuantizedGraph, Softmax
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
@@ -28,7 +29,7 @@ SHIFT_OPERAND_BITS = 18
 """Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
 
 
-OPTIONS: dict[str, type[Op]] = {"softmax": Softmax, "normalize": Normalize}
+OPTIONS: dict[str, type[Op]] = {"softmax": Softmax, "normalize": Normalize, "computed_weights": MatMul}
 """Fields of the configuration that say what a machine is built for, and ops that need it."""
 
 
@@ -65,6 +66,7 @@ class Program:
 
 def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) -> AcceleratorConfig:
     """The machine for one model, or, where the configuration is to stay as it is, a check that it suffices."""
+    _check_products(config, graph)
     table = any(op.table is not None for op in graph.ops)
     product = any(isinstance(op, Linear) and isinstance(op.residual, Factor) for op in graph.ops)
     needing = {
@@ -100,6 +102,17 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
     return config
 
 
+def _check_products(config: AcceleratorConfig, graph: QuantizedGraph) -> None:
+    """ConfigError where weights cannot be made of activations, and the graph multiplies what it computes."""
+    op = next((op for op in graph.ops if isinstance(op, MatMul)), None)
+    if op is not None and config.weight_format != config.activation_format:
+        raise ConfigError(
+            f"configuration '{config.name}': MatMul '{op.name}' multiplies two computed tensors, '{op.input}' and "
+            f"'{op.weight}', of which one becomes weights: weight_format = {config.weight_format} must be "
+            f"activation_format = {config.activation_format}"
+        )
+
+
 def generate(
     graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None, batch: int = 1
 ) -> Program:
@@ -107,7 +120,7 @@ def generate(
 
     `dataflows` are those of the machine's that each layer may choose from; all of them if not given.
     """
-    folded, folds = fold_inputs(batched(graph, batch), config)
+    folded, folds = fold_inputs(align_heads(batched(graph, batch), config), config)
     placement = place(folded, config)
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
     steps = hoist_loads(lowered.steps, lookahead=2 * config.queue_depth)

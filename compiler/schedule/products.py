@@ -9,7 +9,7 @@ import numpy as np
 
 from sateen.compiler.schedule.dataflow import Source
 from sateen.compiler.schedule.tiles import concat_tile, gathered_tile, linear_tile
-from sateen.ir.quantized import Concat, Factor, Linear, Op, QuantizedGraph, Residual, Window
+from sateen.ir.quantized import Concat, Factor, Linear, MatMul, Op, QuantizedGraph, Residual, Window
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -51,6 +51,16 @@ def linear_product(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig)
         multiplier, shift = np.ones(len(op.bias), int), np.zeros(len(op.bias), int)
     return Product(
         op, sources, op.bias, multiplier, shift, op.low, op.high, op.requantized.zero_after, op.residual
+    )
+
+
+def matmul_product(op: MatMul) -> Product:
+    """Without weights, which are computed."""
+    multiplier, shift = op.multiplier, op.shift
+    if op.raw:
+        multiplier, shift = np.ones(len(op.bias), int), np.zeros(len(op.bias), int)
+    return Product(
+        op, lambda tile: [], op.bias, multiplier, shift, op.low, op.high, op.requantized.zero_after
     )
 
 

@@ -55,9 +55,10 @@ def schedule(
     graph : the network as it was quantized, with inputs not folded; it says how many multiplications there are
     dense : the program of `backend.without_indices`; None leaves the comparison out
     """
-    shapes = [graph.tensors[op.output].shape for op in graph.ops]
-    needed = [op.needed_macs(shape) for op, shape in zip(graph.ops, shapes, strict=True)]
-    every = [op.dense_macs(shape) for op, shape in zip(graph.ops, shapes, strict=True)]
+    known = {op.name: (op, graph.tensors[op.output].shape) for op in graph.ops}
+    layers_of = [known.get(op.name) for op in program.graph.ops]  # none of a copy for the machine's sake
+    needed = [op[0].needed_macs(op[1]) if op else 0 for op in layers_of]
+    every = [op[0].dense_macs(op[1]) if op else 0 for op in layers_of]
     timeline = program.predict(memory)
     layers, total = _figures(program, timeline, needed)
     if dense is program:

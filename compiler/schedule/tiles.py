@@ -280,14 +280,14 @@ def chunks(
         return Chunk(source, input, ky0, ky1, kx0, kx1, word0 + c0, word0 + c1, part, rows, shape, dataflow)
 
     if kw * tap <= limit:
-        step = _even(kh, limit // (kw * tap))
+        step = even(kh, limit // (kw * tap))
         return [chunk(y, min(y + step, kh), 0, kw, 0, words) for y in range(0, kh, step)]
     if tap <= limit:
-        step = _even(kw, limit // tap)
+        step = even(kw, limit // tap)
         return [
             chunk(y, y + 1, x, min(x + step, kw), 0, words) for y in range(kh) for x in range(0, kw, step)
         ]
-    step = _even(words, limit // rows)
+    step = even(words, limit // rows)
     return [
         chunk(y, y + 1, x, x + 1, c, min(c + step, words))
         for y in range(kh)
@@ -296,6 +296,6 @@ def chunks(
     ]
 
 
-def _even(n: int, most: int) -> int:
+def even(n: int, most: int) -> int:
     """The size of chunks of n, as few as `most` allows and then as even."""
     return -(-n // -(-n // most))

@@ -29,6 +29,7 @@ FIRST_FETCH_BYTES = CHUNK * INSTRUCTION_BYTES
 MOVED: dict[Opcode, Callable[[Instruction, AcceleratorConfig], tuple[str, int]]] = {
     Opcode.LOAD: lambda i, c: (LOADED[Target(i.target)], i.words * word_bytes(Target(i.target), c)),
     Opcode.STORE: lambda i, c: (WRITTEN, i.words * c.act_word_bytes),
+    Opcode.MOVE: lambda i, c: (WRITTEN, 0),
 }
 """What an instruction of a unit on the bus moves, and how many bytes."""
 

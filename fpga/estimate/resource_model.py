@@ -23,6 +23,8 @@ Coefficients = dict[str, dict[str, dict[str, dict[str, float]]]]
 """Family, group of components, resource, term."""
 GROUP = {"weights": "buffer", "indices": "buffer", "parameters": "buffer", "first_element": "element"}
 """Parts that have their coefficients in common with others."""
+UNMEASURED: dict[str, dict[str, float]] = {"lut": {}, "ff": {}}
+"""Of a part that no machine has that was synthesized for the fit."""
 ACROSS = "across"
 """The group of what synthesis gains across components."""
 CONSTANT = ("one", "tiled")
@@ -93,7 +95,7 @@ def predict_part(
 ) -> dict[str, float]:
     """Counts of one instance of a component, LUTs and flip-flops as they come."""
     terms = terms_of(part, config, family)
-    fitted = coefficients[family][GROUP.get(part, part)]
+    fitted = coefficients[family].get(GROUP.get(part, part), UNMEASURED)
     return {
         "lut": _sum(fitted["lut"], terms.lut),
         "ff": _sum(fitted["ff"], terms.ff),

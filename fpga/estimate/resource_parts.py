@@ -30,6 +30,7 @@ from sateen.hw.matrix.pe import PE
 from sateen.hw.matrix.unit import MatrixUnit
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
 from sateen.hw.memory.load import LoadUnit
+from sateen.hw.memory.move import Move
 from sateen.hw.memory.store import StoreUnit
 from sateen.hw.vector.pool import Pool
 from sateen.hw.vector.requantize import Requantizer
@@ -222,6 +223,7 @@ PARTS: dict[str, Part] = {
         ),
         Part("load", lambda c: LoadUnit(config=c)),
         Part("store", lambda c: StoreUnit(config=c)),
+        Part("move", lambda c: Move(config=c)),
         Part("matrix", lambda c: MatrixUnit(config=c)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
         Part("edge", lambda c: SystolicArray(config=c)),

@@ -1,6 +1,6 @@
 """The accelerator: four units, their buffers, control and registers, between memory and host."""
 
-from amaranth.hdl import Cat, Module, ResetInserter
+from amaranth.hdl import Cat, Module, Mux, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,7 @@ from sateen.hw.memory.buffers import (
     IndexBuffer,
 )
 from sateen.hw.memory.load import LOAD, LoadUnit
+from sateen.hw.memory.move import MOVE, MovingStoreUnit
 from sateen.hw.memory.store import STORE, StoreUnit
 from sateen.hw.terms import Component
 from sateen.hw.vector.unit import VECTOR, VectorUnit
@@ -52,7 +53,8 @@ class Accelerator(wiring.Component):
         m = Module()
         config = self.config
         load, matrix = LoadUnit(config=config), MatrixUnit(config=config)
-        vector, store = VectorUnit(config=config), StoreUnit(config=config)
+        vector = VectorUnit(config=config)
+        store = (MovingStoreUnit if config.computed_weights else StoreUnit)(config=config)
         m.submodules.registers = registers = Registers(config=config)
         m.submodules.control = control = Control(config=config)
         m.submodules.activations = activations = ActivationBuffer(config=config)
@@ -82,9 +84,10 @@ class Accelerator(wiring.Component):
                 port.done.eq(unit.done),
             ]
 
+        shared = isinstance(store, MovingStoreUnit)  # the write port of the weights
         for requester, buffer in (
             (load.activation, activations.load_write),
-            (load.weight, weights.write),
+            *([] if shared else [(load.weight, weights.write)]),
             (load.parameter, parameters.write),
             (matrix.act_read, activations.matrix_read),
             (matrix.weight_read, weights.read),
@@ -99,6 +102,15 @@ class Accelerator(wiring.Component):
             wiring.connect(m, load.table, vector.table)
         if config.softmax:
             wiring.connect(m, load.exponential, vector.exponential)
+        conflict = activations.conflict | matrix.acc_conflict
+        if shared:
+            moved = store.weight.en
+            m.d.comb += [
+                weights.write.en.eq(load.weight.en | moved),
+                weights.write.addr.eq(Mux(moved, store.weight.addr, load.weight.addr)),
+                weights.write.data.eq(Mux(moved, store.weight.data, load.weight.data)),
+            ]
+            conflict |= load.weight.en & moved
 
         attach(m, self.bus, load.axi)
         attach(m, self.bus, store.axi)
@@ -115,7 +127,7 @@ class Accelerator(wiring.Component):
             registers.beats.eq(Cat(load.beat, store.beat)),
         ]
         # A cycle late, for speed; what does the conflicting access is not done before.
-        m.d.sync += control.bank_conflict.eq(activations.conflict | matrix.acc_conflict)
+        m.d.sync += control.bank_conflict.eq(conflict)
         for name in ("start", "soft_reset", "program", "timeout", "expired"):
             m.d.comb += getattr(control, name).eq(getattr(registers, name))
         for name in ("ready", "busy", "done", "error", "finish", "executing", "pending"):
@@ -126,6 +138,18 @@ class Accelerator(wiring.Component):
 MACHINE = Component(
     "machine",
     (Accelerator,),
-    children=(REGISTERS, CONTROL, ACTIVATIONS, WEIGHTS, INDICES, PARAMETERS, LOAD, STORE, MATRIX, VECTOR),
+    children=(
+        REGISTERS,
+        CONTROL,
+        ACTIVATIONS,
+        WEIGHTS,
+        INDICES,
+        PARAMETERS,
+        LOAD,
+        STORE,
+        MOVE,
+        MATRIX,
+        VECTOR,
+    ),
 )
 """What estimates walk."""

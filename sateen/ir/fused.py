@@ -1,6 +1,6 @@
 """The float network as the machine runs it: each node is one pass through the array, one pooling or one Concat.
 
-    Conv | average Pool | (nothing)   ->   Add | Mul   ->   Activation
+    Conv | MatMul | average Pool | (nothing)   ->   Add | Mul   ->   Activation
 
 is one `FusedLayer`; a missing first part is an identity that carries the codes through the array. What `Graph` leaves
 open is settled here: where a tensor is rounded, which tensors must share a scale, and what is not rounded at all.
@@ -21,6 +21,7 @@ from sateen.ir.graph import (
     Concat,
     Conv,
     Graph,
+    MatMul,
     Maximum,
     Node,
     Normalize,
@@ -29,7 +30,9 @@ from sateen.ir.graph import (
     Stored,
 )
 
-T = TypeVar("T", bound=Conv | Pool | Concat | Arrange | Maximum | Stored | Activation | Softmax | Normalize)
+T = TypeVar(
+    "T", bound=Conv | MatMul | Pool | Concat | Arrange | Maximum | Stored | Activation | Softmax | Normalize
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class FusedLayer:
     """One pass through the array. `main` None is an identity; `before` is what the activation reads."""
 
     name: str
-    main: Conv | Pool | None
+    main: Conv | MatMul | Pool | None
     input: str
     output: str
     residual: str | None = None
@@ -50,7 +53,8 @@ class FusedLayer:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (self.input,) + ((self.residual,) if self.residual else ())
+        second = (self.main.input_b,) if isinstance(self.main, MatMul) else ()
+        return (self.input, *second) + ((self.residual,) if self.residual else ())
 
     @property
     def table(self) -> bool:

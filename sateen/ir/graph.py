@@ -17,6 +17,7 @@ from sateen.errors import ModelError
 from sateen.formats.sparsity import DENSE, SparsityPattern
 from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
+from sateen.ir.heads import Batch
 from sateen.ir.pieces import Piece
 from sateen.ir.quant import GivenWeights, Quant, Quantizer, rounded_to
 
@@ -187,6 +188,27 @@ class Conv(FloatOp):
         """Whether each output is an input element or zero, plus the bias, so that nothing is multiplied."""
         rows = self.weight.reshape(len(self.weight), -1)
         return bool(((rows == 0) | (rows == 1)).all() and (np.count_nonzero(rows, axis=1) <= 1).all())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatMul(FloatOp):
+    """Products of two computed tensors, `batch` of them, times `scale` plus `bias`, of each output channel."""
+
+    name: str
+    input_a: str
+    input_b: str
+    output: str
+    batch: Batch
+    scale: np.ndarray  # float64 (O,)
+    bias: np.ndarray  # float64 (O,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input_a, self.input_b)
+
+    @property
+    def homogeneous(self) -> bool:
+        return False  # its channels are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +467,7 @@ class Quantize(FloatOp):
 
 Node = (
     Conv
+    | MatMul
     | Add
     | Mul
     | Activation

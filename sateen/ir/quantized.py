@@ -6,6 +6,8 @@ ONNX states it in standard operators. Arrays of codes have the format's `code_dt
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isqrt
@@ -13,14 +15,15 @@ from math import isqrt
 import numpy as np
 
 from sateen.ir.graph import Output, Port, Shape
+from sateen.ir.heads import Batch
 from sateen.ir.operation import Constant, Operand, QuantizedOp, Range, Window
 from sateen.ir.pieces import Piece, plane_of
 from sateen.ir.quant import Quant
 
 __all__ = [
-    *("Arrange", "Concat", "Constant", "Factor", "Linear", "MaxPool", "Maximum", "Op", "Operand", "Quant"),
-    *("Normalize", "Softmax"),
-    *("QuantizedGraph", "QuantizedOp", "Range", "Residual", "Stored", "Tensor", "Window"),
+    *("Arrange", "Concat", "Constant", "Factor", "Linear", "MatMul", "MaxPool", "Maximum", "Op", "Operand"),
+    *("Normalize", "Quant", "QuantizedGraph", "QuantizedOp", "Range", "Residual", "Softmax", "Stored"),
+    *("Summed", "Tensor", "Window"),
 ]
 
 MULTIPLIER_BITS = 16
@@ -55,8 +58,37 @@ class Factor:
     input: str
 
 
+class Summed(QuantizedOp):
+    """An op whose results are the array's sums, rounded once: see `Linear`."""
+
+    __slots__ = ()
+    bias: np.ndarray  # int64 or object (O,), zero point folded in
+    multiplier: np.ndarray  # int64 (O,), 1 to MULTIPLIER_MAX
+    shift: np.ndarray  # int64 (O,), 0 to SHIFT_MAX
+    requantized: Quant  # before the table
+    low: int  # clamp, fixed-point units
+    high: int
+    raw_scale: np.ndarray | None  # float64 (O,)
+    raw_offset: np.ndarray | None
+
+    @property
+    @abstractmethod
+    def residual(self) -> Residual | Factor | None:
+        """A second summand, or factor."""
+
+    @property
+    def keeps_codes(self) -> bool:
+        return False
+
+    def real(self, values: np.ndarray, quant: Quant) -> np.ndarray:
+        if not self.raw or self.raw_scale is None:
+            return quant.dequantize(values)
+        real = values.astype(np.float64) * self.raw_scale
+        return real if self.raw_offset is None else real + self.raw_offset
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Linear(QuantizedOp):
+class Linear(Summed):
     """Convolution, Gemm, average pooling, add, rescale: everything that goes through the array.
 
     With fixed-point operands, per output channel c:
@@ -75,7 +107,7 @@ class Linear(QuantizedOp):
     name: str
     input: str
     output: str
-    weight: Constant  # a computed one would be a tensor's name
+    weight: Constant  # a computed one: see `MatMul`
     bias: np.ndarray  # int64 or object (O,), zero point folded in
     multiplier: np.ndarray  # int64 (O,), 1 to MULTIPLIER_MAX
     shift: np.ndarray  # int64 (O,), 0 to SHIFT_MAX
@@ -115,10 +147,6 @@ class Linear(QuantizedOp):
         h, w, _ = shapes[self.input]
         return (*self.window.plane(h, w), self.weight.shape[0])
 
-    @property
-    def keeps_codes(self) -> bool:
-        return False
-
     def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
         """As the window reads them, and as the residual."""
         spans = [self.window.rows(low, high, height)] if tensor == self.input else []
@@ -150,11 +178,66 @@ class Linear(QuantizedOp):
             ranges += [(least, most), (min(b, 0), max(b, 0)), (least + b, most + b)]
         return ranges
 
-    def real(self, values: np.ndarray, quant: Quant) -> np.ndarray:
-        if not self.raw or self.raw_scale is None:
-            return quant.dequantize(values)
-        real = values.astype(np.float64) * self.raw_scale
-        return real if self.raw_offset is None else real + self.raw_offset
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatMul(Summed):
+    """Products of two computed tensors, whose real zero is code 0; see `ir.heads.Batch` for where each lies.
+
+    In each part of the batch a pixel of `input`, K channels, is multiplied by what `weight` has there:
+
+        acc = sum over k of fixed(input[x, k]) * fixed(weight[c, k])     transposed: output channel c is a pixel
+        acc = sum over k of fixed(input[x, k]) * fixed(weight[k, c])     else: a channel
+
+    and what becomes of the sum is as in `Linear`.
+    """
+
+    name: str
+    input: str
+    weight: str
+    output: str
+    batch: Batch
+    reduction: int  # K
+    bias: np.ndarray
+    multiplier: np.ndarray
+    shift: np.ndarray
+    requantized: Quant
+    low: int
+    high: int
+    table: np.ndarray | None = None  # codes (2**bits,)
+    raw: bool = False
+    raw_scale: np.ndarray | None = None
+    raw_offset: np.ndarray | None = None
+    source: tuple[str, ...] = ()
+
+    @property
+    def residual(self) -> None:
+        """No second summand: an Add of its own carries it through the array."""
+        return None
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return (self.input, self.weight)
+
+    @property
+    def window(self) -> Window:
+        return Window()
+
+    def shape(self, shapes: Mapping[str, Shape]) -> Shape:
+        return self.batch.shape(shapes[self.input], shapes[self.weight])
+
+    def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
+        mine = [self.batch.rows(k, low, high) for k, t in enumerate(self.operands) if t == tensor]
+        return min(s[0] for s in mine), max(s[1] for s in mine)
+
+    def dense_macs(self, shape: Shape) -> int:
+        return math.prod(shape) * self.reduction
+
+    def sums(self, reach: Callable[[str], Range]) -> list[Range]:
+        products = [a * b for a in reach(self.input) for b in reach(self.weight)]
+        least, most = (self.reduction * v for v in (min(0, *products), max(0, *products)))
+        biases = [int(b) for b in self.bias]
+        low, high = min(0, *biases), max(0, *biases)
+        return [(least, most), (low, high), (least + low, most + high)]
 
 
 class _Copying(QuantizedOp):
@@ -395,7 +478,7 @@ class Normalize(_OfRows):
         return self._sums(-most, most)
 
 
-Op = Linear | MaxPool | Concat | Arrange | Maximum | Stored | Softmax | Normalize
+Op = Linear | MatMul | MaxPool | Concat | Arrange | Maximum | Stored | Softmax | Normalize
 """Every op there is."""
 
 

@@ -19,6 +19,7 @@ from sateen.errors import BuildError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.chosen import Chosen
 from sateen.ir.graph import HostOp, InputOp, Output, Port
+from sateen.ir.heads import Batch
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quant import Quantizer
 from sateen.ir.quantized import Constant, Factor, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
@@ -42,7 +43,7 @@ _CLASSES: dict[str, type] = {
             Output,
             HostOp,
         ),
-        *(Piece, Lattice, Chosen),
+        *(Piece, Lattice, Batch, Chosen),
         *get_args(Op),
     )
 }

@@ -28,12 +28,14 @@ from sateen.ir.quantized import (
     Constant,
     Factor,
     Linear,
+    MatMul,
     Maximum,
     Normalize,
     QuantizedGraph,
     QuantizedOp,
     Softmax,
     Stored,
+    Summed,
     Tensor,
 )
 
@@ -233,19 +235,37 @@ def _weight_shape(graph: QuantizedGraph, op: Linear) -> str | None:
     return None if good else f"a weight of {op.weight.shape} in {op.groups} groups for {channels} channels"
 
 
-def _per_channel(graph: QuantizedGraph, op: Linear) -> str | None:
-    wanted = (op.weight.shape[0],)
+def _product(graph: QuantizedGraph, op: MatMul) -> str | None:
+    shapes = [graph.tensors[t].shape for t in op.operands if isinstance(t, str)]
+    try:
+        op.batch.shape(shapes[0], shapes[1])
+    except ValueError as e:
+        return str(e)
+    found = op.batch.split(0, shapes[0])[3]
+    return None if found == op.reduction else f"{found} for {op.reduction}"
+
+
+def _symmetric(graph: QuantizedGraph, op: MatMul) -> str | None:
+    zeros = ((t, graph.tensors[t].quant.zero_point) for t in op.inputs)
+    return next((f"{zero} in '{t}'" for t, zero in zeros if zero), None)
+
+
+def _per_channel(graph: QuantizedGraph, op: Summed) -> str | None:
+    wanted = (graph.tensors[op.output].shape[2],)
     names = ("bias", "multiplier", "shift", "raw_scale", "raw_offset")
-    fields = {name: getattr(op, name) for name in names} | {"weight's scale": op.weight.scale}
+    fields = {name: getattr(op, name) for name in names}
+    if isinstance(op, Linear):
+        wanted = (op.weight.shape[0],)
+        fields["weight's scale"] = op.weight.scale
     wrong = (f"{name} of {a.shape}" for name, a in fields.items() if a is not None and a.shape != wanted)
     return next(wrong, None)
 
 
-def _multipliers(graph: QuantizedGraph, op: Linear) -> str | None:
+def _multipliers(graph: QuantizedGraph, op: Summed) -> str | None:
     return None if op.raw else _outside(op.multiplier, 1, MULTIPLIER_MAX)
 
 
-def _shifts(graph: QuantizedGraph, op: Linear) -> str | None:
+def _shifts(graph: QuantizedGraph, op: Summed) -> str | None:
     return None if op.raw else _outside(op.shift, 0, SHIFT_MAX)
 
 
@@ -254,20 +274,20 @@ def _outside(values: np.ndarray, low: int, high: int) -> str | None:
     return f"{values[wrong[0]]} for channel {wrong[0]}" if len(wrong) else None
 
 
-def _requantized(graph: QuantizedGraph, op: Linear) -> str | None:
+def _requantized(graph: QuantizedGraph, op: Summed) -> str | None:
     fmt = graph.tensors[op.output].quant.format
     if op.requantized.format != fmt:
         return f"{op.requantized.format.name} for {fmt.name}"
     return _quant(op.requantized)
 
 
-def _clamp(graph: QuantizedGraph, op: Linear) -> str | None:
+def _clamp(graph: QuantizedGraph, op: Summed) -> str | None:
     fmt = op.requantized.format
     good = fmt.min_fixed <= op.low <= op.high <= fmt.max_fixed
     return None if good else f"{op.low} to {op.high} in {fmt.name}"
 
 
-def _table(graph: QuantizedGraph, op: Linear) -> str | None:
+def _table(graph: QuantizedGraph, op: Summed) -> str | None:
     if op.table is None:
         return None
     if op.table.shape != (1 << op.requantized.format.bits,):
@@ -290,7 +310,7 @@ def _residual(graph: QuantizedGraph, op: Linear) -> str | None:
     return None if good else f"multiplier {r.multiplier}, shift {r.shift} where the least shift is {least}"
 
 
-def _raw(graph: QuantizedGraph, op: Linear) -> str | None:
+def _raw(graph: QuantizedGraph, op: Summed) -> str | None:
     if not op.raw:
         return None
     if op.table is not None or op.raw_scale is None:
@@ -389,7 +409,9 @@ RULES: tuple[Rule, ...] = (
     Rule("ports", _Port, "a port has its tensor's shape, an input perhaps several terms of it", _ports),
     Rule("raw results", QuantizedGraph, "exact sums are read by no op", _raw_read),
     Rule("weight", Linear, "the weight is (O, KH, KW, I / groups)", _weight_shape),
-    Rule("per channel", Linear, "a number for each output channel", _per_channel),
+    Rule("product", MatMul, "operands are heads of one size, and have the elements that are summed over", _product),
+    Rule("symmetric", MatMul, "both operands have zero point 0", _symmetric),
+    Rule("per channel", Summed, "a number for each output channel", _per_channel),
     Rule("pieces", Arrange, "every pixel is written once, from pixels of its parts", _pieces),
     Rule("window", QuantizedOp, "kernel, stride and dilation are at least 1", _window),
     Rule("planes", Concat, "parts have equal rows and columns", _planes),
@@ -399,11 +421,11 @@ RULES: tuple[Rule, ...] = (
     Rule("codes", Constant, "codes are numbers of their format", _constant),
     Rule("stored", Stored, "stored codes are numbers of the tensor's format", _stored),
     Rule("pattern", Constant, "weights obey their N:M pattern along the last axis", _pattern),
-    Rule("multiplier", Linear, f"multipliers are 1 to {MULTIPLIER_MAX}", _multipliers),
-    Rule("shift", Linear, f"shifts are 0 to {SHIFT_MAX}", _shifts),
-    Rule("requantized", Linear, "a sum is rounded to the output's format", _requantized),
-    Rule("clamp", Linear, "the clamp goes up, within the format", _clamp),
-    Rule("table", Linear, "a table has a code of the output's format for each code before it", _table),
+    Rule("multiplier", Summed, f"multipliers are 1 to {MULTIPLIER_MAX}", _multipliers),
+    Rule("shift", Summed, f"shifts are 0 to {SHIFT_MAX}", _shifts),
+    Rule("requantized", Summed, "a sum is rounded to the output's format", _requantized),
+    Rule("clamp", Summed, "the clamp goes up, within the format", _clamp),
+    Rule("table", Summed, "a table has a code of the output's format for each code before it", _table),
     Rule(
         "residual", Linear, "a residual has the output's shape, or one row or column for all; one that is added a "
         f"multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'", _residual,
@@ -412,5 +434,5 @@ RULES: tuple[Rule, ...] = (
     Rule("exponentials", Softmax, "an exponential for each code, of rows that can be counted", _exponentials),
     Rule("channels", Normalize, "a row's results have a factor for each channel, within the multiplier's bits", _rows),
     Rule("statistics", Normalize, "rows are a pixel's channels, or groups of the plane's", _statistics),
-    Rule("raw", Linear, "exact sums have scales, and no table", _raw),
+    Rule("raw", Summed, "exact sums have scales, and no table", _raw),
 )  # fmt: skip

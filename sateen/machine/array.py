@@ -71,6 +71,23 @@ class Array:
         "build the columns as FIR filters too, for convolutions whose output channels read one input channel each",
         optional=True,
     )
+    computed_weights: bool = setting(
+        False,
+        "a MOVE of activations into the weight buffer, for products of two computed tensors; where the model needs it, "
+        "if `specialize`",
+        optional=True,
+    )
+    transpose_words: int = setting(
+        1,
+        "weight words that a transposing MOVE makes at a time, with `computed_weights`",
+        power_of_two(64),
+        optional=True,
+    )
+
+    @property
+    def column_bits(self) -> int:
+        """Of a number of columns, 1 to `cols`."""
+        return self.cols.bit_length()
 
     @property
     def elements(self) -> int:
@@ -170,6 +187,23 @@ def few_slices(cols: int, rows: int, group: int) -> str | None:
     return None if elements // cols <= 64 else f"at least rows*group/64 = {elements // 64}"
 
 
+@rule("transpose_words")
+def words_of_a_tile(transpose_words: int, rows: int) -> str | None:
+    """at most rows"""
+    return None if transpose_words <= rows else f"at most rows = {rows}"
+
+
+@rule("computed_weights")
+def weights_like_activations(
+    computed_weights: bool, weight_format: str, activation_format: str
+) -> str | None:
+    """false, unless weights and activations have one format"""
+    if not computed_weights or weight_format == activation_format:
+        return None
+    return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
+
+
 RULES = (
-    indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices,
+    indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
+    weights_like_activations,
 )  # fmt: skip

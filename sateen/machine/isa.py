@@ -64,6 +64,7 @@ class Opcode(Choice):
     POOL = 9
     ROW = 10
     STORE = 12
+    MOVE = 13
     END = 15
 
     @property
@@ -217,6 +218,24 @@ STORE = Layout(
     ),
 )
 
+MOVE = Layout(
+    Opcode.MOVE,
+    Unit.STORE,
+    (
+        Field("base", 24, "word of the first pixel", reach=_ACT),
+        Field("step", 24, "words from a pixel to the next", reach=_ACT),
+        Field("destination", 24, "first weight word", reach="weight_address_bits"),
+        Field(
+            "words", 12, "activation words that the reduction fills", count=True, counted="channel_bits",
+        ),
+        Field("reduction", 16, "elements of the reduction that there are; the others are 0", count=True),
+        Field("transposed", 1, "1: a pixel is a column of the tile, else an element of the reduction"),
+        Field("columns", 9, "transposed: columns that there are; the others are 0", reach="column_bits"),
+        Field("slice", 6, "not transposed: run of `cols` elements of the word that is read", reach="slice_bits"),
+    ),
+    only="computed_weights",
+)  # fmt: skip
+
 MATRIX = Layout(
     Opcode.MATRIX,
     Unit.MATRIX,
@@ -344,7 +363,7 @@ ROW = Layout(
 
 END = Layout(Opcode.END, None)
 
-LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, ROW, STORE, END)}
+LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, ROW, STORE, MOVE, END)}
 
 EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)
 """All but END, which the dispatcher keeps."""

@@ -237,10 +237,11 @@ REFUSED = {
         lambda n: n("Conv", n.input("N", 3, 4, 4), n.input(2, 3, 1, 1, name="w")),
         "input 1 'w' is not constant",
     ),
-    "attention": (
-        lambda n: n("MatMul", n.input("N", 4, 4), n.input("N", 4, 4, name="y")),
-        "both operands are computed",
+    "two batches": (
+        lambda n: n("MatMul", n.input("N", 2, 4, 4), n.conv(n.input("N", 3, 4, 4, name="y"), 3, 3, 1, 1)),
+        r"it multiplies \(1, 2, 4, 4\) by \(1, 3, 4, 4\); give both factors the same batch",
     ),
+    "along the batch": (lambda n: n("MatMul", n.input("N", 4), n.input(4, 3, name="y")), "along the batch"),
     "gate": (
         lambda n: n("Mul", n.input("N", 3, 4, 4), n("Sigmoid", n.input("N", 2, 4, 4, name="y"))),
         r"\(1, 3, 4, 4\) and \(1, 2, 4, 4\)",

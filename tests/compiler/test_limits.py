@@ -148,7 +148,6 @@ SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 
 CASES = {
     ("Conv", limits.ONE_OR_TWO_D): conv_of_a_solid,
-    ("MatMul", limits.CONSTANT): two("MatMul"),
     **{(op, limits.CONSTANT_OR_SAME): two(op) for op in ("Pow", "Mod", *COMPARISONS)},
     **{(op, limits.NUMBER): with_vector(op) for op in ("Pow", "Mod", *COMPARISONS)},
     ("Where", limits.ONE_TENSOR): where_of_two,

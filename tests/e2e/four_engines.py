@@ -34,7 +34,7 @@ SPARSE = machine("int8", "int8", rows=2, cols=4, lanes=2, group=8, patterns=EIGH
 
 def check(
     model: onnx.ModelProto,
-    samples: np.ndarray,
+    samples: np.ndarray | dict[str, np.ndarray],
     config: AcceleratorConfig,
     folder: Path,
     *,
@@ -48,11 +48,10 @@ def check(
     """Results by engine; AssertionError where two engines differ."""
     path, build = folder / "model.onnx", folder / "build"
     onnx.save(model, path)
-    name = model.graph.input[0].name
-    sateen.compile(
-        path, build, calibration={name: samples}, config=config, sparsity=sparsity, dataflow=dataflow
-    )
-    inputs = {name: samples[:batch]}
+    if not isinstance(samples, dict):
+        samples = {model.graph.input[0].name: samples}
+    sateen.compile(path, build, calibration=samples, config=config, sparsity=sparsity, dataflow=dataflow)
+    inputs = {name: x[:batch] for name, x in samples.items()}
     engines = ("reference", "program", "model", "rtl") if rtl else ("reference", "program", "model")
     found = {e: sateen.run(build, inputs, e, latency=latency, interval=interval) for e in engines}
     wanted = found["reference"].outputs

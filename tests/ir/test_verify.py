@@ -15,6 +15,7 @@ from sateen.errors import BuildError, ModelError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.formats.rows import exponentials, fraction_bits
 from sateen.ir.graph import Output, Port
+from sateen.ir.heads import Batch
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
     Arrange,
@@ -22,6 +23,7 @@ from sateen.ir.quantized import (
     Constant,
     Factor,
     Linear,
+    MatMul,
     Maximum,
     MaxPool,
     Normalize,
@@ -57,17 +59,21 @@ def graph() -> QuantizedGraph:
     pick = linear("pick", "cat", np.ones((4, 1, 1, 2)), groups=4, channels=np.arange(8).reshape(4, 2))
     turned = (Piece(0, (4, 4), Lattice((0, 3), (1, 0), (0, -1)), Lattice((0, 0), (1, 0), (0, 1))),)
     turn = Arrange("turn", ("conv",), turned, "turn")
+    same = (np.zeros(4, np.int64), np.full(4, 3), np.full(4, 9), QUANT, -128, 127)
+    own = MatMul("own", "pick", "pick", "own", Batch(1, transposed=True), 4, *same)
     most = Maximum("most", ("kept", "turn"), "most")
     kept = Stored("kept", "kept", np.zeros((4, 4, 8), np.uint8))
     last = linear("last", "pick", np.ones((2, 4, 4, 4)), raw=True, raw_scale=np.ones(2))
     shapes = {"x": (4, 4, 8), "conv": (4, 4, 8), "pool": (2, 2, 8), "cat": (4, 4, 16), "pick": (4, 4, 4)}
-    shapes |= {"turn": (4, 4, 8), "most": (4, 4, 8), "kept": (4, 4, 8)}
+    shapes |= {"turn": (4, 4, 8), "most": (4, 4, 8), "kept": (4, 4, 8), "own": (4, 4, 4)}
     tensors = {t: Tensor(t, s, QUANT) for t, s in (shapes | {"last": (1, 1, 2)}).items()}
-    outputs = tuple(Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "last"))
+    outputs = tuple(
+        Output(Port(t, tensors[t].shape, tensors[t].shape), t) for t in ("pool", "turn", "own", "last")
+    )
     port = Port("x", (4, 4, 8), (4, 4, 8))
     soft, norm = rows()
     tensors |= {o.output: Tensor(o.output, (4, 4, 8), Quant(INT8, 0.5)) for o in (soft, norm)}
-    ops = (conv, pool, cat, pick, turn, kept, most, last, soft, norm)
+    ops = (conv, pool, cat, pick, turn, kept, most, own, last, soft, norm)
     return QuantizedGraph("net", (port,), outputs, ops, tensors)
 
 
@@ -151,6 +157,10 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ),
     ("weight", r"\(8, 1, 1, 8\) in 2 groups for 8 channels", op("conv", groups=2)),
     ("weight", "Linear 'pick'.*for 16 channels", op("pick", channels=np.full((4, 2), 16))),
+    ("product", r"MatMul 'own'.*\(4, 4, 4\) does not meet \(4, 4, 8\)", op("own", weight="conv")),
+    ("product", r"\(4, 4, 4\) is not 3 heads", op("own", batch=Batch(3, transposed=True))),
+    ("product", "found 4 for 5", op("own", reduction=5)),
+    ("symmetric", "MatMul 'own'.*found 3 in 'pick'", tensor("pick", quant=Quant(INT8, 0.5, 3))),
     ("per channel", r"found bias of \(3,\)", op("conv", bias=np.zeros(3, np.int64))),
     ("per channel", r"found weight's scale of \(1,\)", op("conv", weight_scale=np.ones(1))),
     ("shape", r"found \(4, 4, 16\), and 'cat' of \(4, 4, 12\)", tensor("cat", shape=(4, 4, 12))),
@@ -230,6 +240,8 @@ def test_codes_of_a_narrow_format():
     for o in made.ops:
         if isinstance(o, Linear):
             made = op(o.name, **small)(made)
+        elif isinstance(o, MatMul):
+            made = op(o.name, requantized=Quant(UINT4, 0.5), low=0, high=15)(made)
     made = op("conv", table=np.arange(16, dtype=np.uint8))(made)
     table = exponentials(UINT4.decode(UINT4.codes)).words
     made = op("soft", exponentials=table, fraction=fraction_bits(UINT4))(made)

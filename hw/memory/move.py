@@ -1,0 +1,287 @@
+"""MOVE: activation words to weight tiles, straight or transposed, by the unit that STOREs (see docs/isa.md, MOVE)."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from sateen.hw import isa
+from sateen.hw.control.dispatch import is_idle
+from sateen.hw.memory.store import READ_LATENCY, StoreUnit
+from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.terms import Component, Terms
+from sateen.hw.window import NestedCounter, Sum, count_terms
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode, bits_of
+
+LATENCY = READ_LATENCY + 1
+"""Cycles from the last address to the last write, and to `done`."""
+
+
+def block_cycles(config: AcceleratorConfig) -> int:
+    """Cycles in which a transposing MOVE makes `transpose_words` weight words: a column each, then a word each, the
+    last of which goes while the next column comes."""
+    return config.cols + config.transpose_words - 1
+
+
+def move_cycles(fields: object, config: AcceleratorConfig) -> int:
+    """D of a MOVE instruction: cycles from start to done.
+
+    Parameters
+    ----------
+    fields : mapping or object
+        The fields of isa.MOVE as integers.
+    """
+
+    def get(name: str) -> int:
+        return int(fields.get(name, 0) if isinstance(fields, Mapping) else getattr(fields, name))
+
+    words = get("words")
+    if get("transposed"):
+        return (
+            words * config.dense_passes * config.rows // config.transpose_words * block_cycles(config)
+            + LATENCY
+        )
+    return words * config.elements + LATENCY
+
+
+class Move(wiring.Component):
+    """Fills weight words from pixels: each is a row of the tile, or, transposed, a column.
+
+    A block of `transpose_words` × cols × lanes codes takes columns from one side, in each cycle some elements of a
+    pixel's word, and gives words at another. Straight, its first word takes a slice of a pixel in each cycle: lane
+    by lane. What lies beyond the tensor is 0 and is not read.
+
+    Members
+    -------
+    start, instruction, done :
+        Unit protocol; `instruction` is a `isa.MOVE` and valid with `start`. `done` comes with the last write.
+    activation : Out(ReadPort(log2(act_depth), act_word_bits))
+        The activation buffer, read latency 2.
+    weight : Out(WritePort(log2(weight_depth), weight_word_bits))
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "instruction": In(isa.LAYOUT[Opcode.MOVE]),
+                "done": Out(1),
+                "activation": Out(ReadPort(config.act_address_bits, config.act_word_bits)),
+                "weight": Out(WritePort(config.weight_address_bits, config.weight_word_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c, i = self.config, self.instruction
+        depth, address = c.transpose_words, unsigned(c.act_address_bits)
+        counted = unsigned(bits_of("reduction", Opcode.MOVE))
+        idle = is_idle(m, self.start, self.done)
+        m.submodules.nest = nest = NestedCounter(
+            levels=_levels(c),
+            sums={
+                "addr": Sum(address, dict.fromkeys("wprk", address)),
+                # straight, of the reduction; transposed, of the columns
+                "at": Sum(counted, dict.fromkeys("wprk", counted), limit=counted),
+                "element": Sum(counted, {"w": c.elements, "p": c.lanes, "r": depth * c.group}),
+                "k": Sum(unsigned(ceil_log2(_steps(c))), {"k": 1}),
+            },
+        )
+        transposed, slice_, reduction = Signal(), Signal(c.slice_bits), Signal(counted, reset_less=True)
+        active = Signal()
+        given = nest.parameters
+
+        def straight(step: Value, factor: int) -> Value:
+            """What a level steps by, which a transposing MOVE does not."""
+            return Mux(i.transposed, 0, step << exact_log2(factor))
+
+        m.d.comb += [
+            nest.load.eq(idle),
+            nest.step.eq(active),
+            given.count.w.eq(i.words),
+            given.count.p.eq(c.dense_passes),
+            given.count.r.eq(Mux(i.transposed, c.rows // depth, c.rows)),
+            given.count.k.eq(Mux(i.transposed, block_cycles(c), c.lanes)),
+            given.start.addr.eq(i.base),
+            given.step.addr.w.eq(Mux(i.transposed, 1, i.step << exact_log2(c.elements))),
+            given.step.addr.p.eq(straight(i.step, c.lanes)),
+            given.step.addr.r.eq(straight(i.step, c.group)),
+            given.step.addr.k.eq(i.step),
+            given.step.at.w.eq(straight(Const(1), c.elements)),
+            given.step.at.p.eq(straight(Const(1), c.lanes)),
+            given.step.at.r.eq(straight(Const(1), c.group)),
+            given.step.at.k.eq(1),
+            given.limit.at.eq(Mux(i.transposed, i.columns, i.reduction)),
+            self.activation.en.eq(active & nest.below.at),
+            self.activation.addr.eq(nest.value.addr),
+        ]
+        with m.If(idle):
+            m.d.sync += [transposed.eq(i.transposed), slice_.eq(i.slice), reduction.eq(i.reduction)]
+        with m.If(self.start):
+            m.d.sync += active.eq(1)
+        with m.Elif(nest.last.w):
+            m.d.sync += active.eq(0)
+
+        # from the address to the data
+        layout = data.StructLayout({"takes": 1, "gives": 1, "inside": 1, "last": 1, "element": counted})
+        arrived = Signal(layout)
+        k = nest.value.k
+        m.d.comb += [
+            arrived.takes.eq(active & (~transposed | (k < c.cols))),
+            arrived.gives.eq(active & Mux(transposed, k >= c.cols - 1, k == c.lanes - 1)),
+            arrived.inside.eq(nest.below.at),
+            arrived.last.eq(nest.last.w),
+            arrived.element.eq(nest.value.element),
+        ]
+        for n in range(READ_LATENCY):
+            delayed = Signal(layout, name=f"arrived_{n + 1}")
+            m.d.sync += delayed.eq(arrived)
+            arrived = delayed
+        word = Mux(arrived.inside, self.activation.data, Const(_zeros(c), c.act_word_bits))
+
+        block = [
+            [[Signal(c.weight.bits, name=f"code_{n}_{col}_{lane}", reset_less=True) for lane in range(c.lanes)]
+             for col in range(c.cols)]
+            for n in range(depth)
+        ]  # fmt: skip
+        column = self._column(word, arrived.element, reduction)
+        with m.If(arrived.takes & transposed):
+            for n, codes in enumerate(block):
+                for lane in range(c.lanes):
+                    m.d.sync += [a[lane].eq(b[lane]) for a, b in pairwise(codes)]
+                    m.d.sync += codes[-1][lane].eq(column[n][lane])
+        with m.Elif(arrived.takes):
+            part = word.word_select(slice_, c.cols * c.activation.bits) if c.slices > 1 else word
+            for col, lanes in enumerate(block[0]):
+                m.d.sync += [a.eq(b) for a, b in pairwise(lanes)]
+                m.d.sync += lanes[-1].eq(part.word_select(col, c.activation.bits))
+        with m.Elif(arrived.gives):
+            for a, b in pairwise(block):
+                m.d.sync += Cat(map(Cat, a)).eq(Cat(map(Cat, b)))
+
+        end = Signal()
+        m.d.sync += [self.weight.en.eq(arrived.gives), end.eq(arrived.last & arrived.gives)]
+        with m.If(idle):
+            m.d.sync += self.weight.addr.eq(i.destination)
+        with m.Elif(self.weight.en):
+            m.d.sync += self.weight.addr.eq(self.weight.addr + 1)
+        m.d.comb += [self.weight.data.eq(Cat(map(Cat, block[0]))), self.done.eq(self.weight.en & end)]
+        return m
+
+    def _column(self, word: Value, element: Value, reduction: Value) -> list[list[Value]]:
+        """The codes (transpose_words, lanes) of a pixel's word from `element` on, 0 from `reduction` on."""
+        c, bits = self.config, self.config.activation.bits
+        depth = c.transpose_words
+        runs = [
+            word[bits * ((r * depth + n) * c.group + p * c.lanes) :][: bits * c.lanes]
+            for r in range(c.rows // depth)
+            for p in range(c.dense_passes)
+            for n in range(depth)
+        ]
+        passes, lanes, run = (exact_log2(v) for v in (c.dense_passes, c.lanes, depth * c.group))
+        place = Cat(element[lanes : lanes + passes], element[run : exact_log2(c.elements)])
+        chosen = Cat(runs).word_select(place, depth * c.lanes * bits) if len(place) else Cat(runs)
+        zero = Const(c.weight.zero_code, bits)
+        return [
+            [
+                Mux(
+                    element + (n * c.group + lane) < reduction,
+                    chosen.word_select(n * c.lanes + lane, bits),
+                    zero,
+                )
+                for lane in range(c.lanes)
+            ]
+            for n in range(depth)
+        ]
+
+
+def _steps(c: AcceleratorConfig) -> int:
+    """Most iterations of the innermost level."""
+    return max(block_cycles(c), c.lanes) + 1
+
+
+def _levels(c: AcceleratorConfig) -> dict[str, int]:
+    """Words of the reduction, passes, rows, and pixels."""
+    most = {"p": c.dense_passes, "r": c.rows, "k": _steps(c)}
+    return {"w": c.channel_bits} | {name: n.bit_length() for name, n in most.items()}
+
+
+def _zeros(c: AcceleratorConfig) -> int:
+    return sum(c.activation.zero_code << c.activation.bits * e for e in range(c.elements))
+
+
+class MovingStoreUnit(wiring.Component):
+    """The store unit of a machine with `computed_weights`: STORE and MOVE, one at a time, on one read port.
+
+    Members
+    -------
+    weight : Out(WritePort(log2(weight_depth), weight_word_bits))
+        What MOVE writes.
+    others :
+        As `StoreUnit`'s.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self.store, self.move = StoreUnit(config=config), Move(config=config)
+        super().__init__(
+            dict(self.store.signature.members) | {"weight": self.move.signature.members["weight"]}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.store, m.submodules.move = store, move = self.store, self.move
+        moves = data.View(isa.HEADER, self.instruction[: isa.HEADER.size]).opcode == Opcode.MOVE
+        moving = Signal()  # settled before any access
+        with m.If(self.start):
+            m.d.sync += moving.eq(moves)
+        for name in ("axi", "error", "stall", "beat"):
+            if name == "axi":
+                wiring.connect(m, wiring.flipped(self.axi), store.axi)
+            else:
+                m.d.comb += getattr(self, name).eq(getattr(store, name))
+        wiring.connect(m, wiring.flipped(self.weight), move.weight)
+        m.d.comb += [
+            store.base.eq(self.base),
+            store.instruction.eq(self.instruction),
+            move.instruction.eq(self.instruction[: isa.LAYOUT[Opcode.MOVE].size]),
+            store.start.eq(self.start & ~moves),
+            move.start.eq(self.start & moves),
+            self.done.eq(store.done | move.done),
+            self.activation.en.eq(store.activation.en | move.activation.en),
+            self.activation.addr.eq(Mux(moving, move.activation.addr, store.activation.addr)),
+            store.activation.data.eq(self.activation.data),
+            move.activation.data.eq(self.activation.data),
+        ]
+        return m
+
+
+def _terms(c: AcceleratorConfig, t: Terms) -> None:
+    codes, counted = c.transpose_words * c.cols * c.lanes * c.weight.bits, bits_of("reduction", Opcode.MOVE)
+    address, levels = c.act_address_bits, _levels(c)
+    count_terms(list(levels.values()), t)
+    blocks = c.elements // (c.transpose_words * c.lanes)
+    t.add(one=1, block=codes, straight=c.cols * c.lanes * c.weight.bits, sums=4 * address + 4 * counted,
+          sources=7 * address + 7 * counted, elements=3 * counted, read=c.act_word_bits,
+          column=c.transpose_words * c.lanes * (c.weight.bits * t.technology.mux(blocks) + counted),
+          slices=c.cols * c.activation.bits * t.technology.mux(c.slices), address=address,
+          destination=c.weight_address_bits, inside=counted)  # fmt: skip
+    t.add(ff=codes + 5 * address + 8 * counted + 2 * (4 + counted) + c.slice_bits + c.weight_address_bits + 6)
+    t.ff["one"] = 1
+
+
+MOVE = Component(
+    "move",
+    (Move, MovingStoreUnit),
+    _terms,
+    instances=lambda c: int(c.computed_weights),
+    paths=lambda c, d: (
+        {"store": d.register + 3 * d.lut + d.carry(bits_of("reduction", Opcode.MOVE))}
+        if c.computed_weights
+        else {}
+    ),
+)

@@ -1,0 +1,103 @@
+"""Products of two computed tensors in all four engines: heads, windows, plain matrices, on chip and through memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from four_engines import check, machine
+
+import sateen
+from sateen.errors import ConfigError, DataError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
+from attention_nets import NETS, fused, matrices
+
+TINY = machine("int8", "int8", computed_weights=True)
+TALL = machine("e4m3", "e4m3", rows=4, lanes=1, group=1, computed_weights=True, transpose_words=4)
+
+OTHERS = {
+    "passes": TINY.replace(rows=2, cols=4, lanes=1, group=2, transpose_words=2),
+    "short weights": TINY.replace(weight_depth=8),
+    "few accumulators": TINY.replace(acc_depth=16),
+    "through memory": TINY.replace(act_banks=2, act_bank_depth=64),
+    "both dataflows": TINY.replace(dataflows=("weight_stationary", "output_stationary")),
+    "wide words": TINY.replace(rows=4, cols=4, lanes=2, group=4, transpose_words=1),
+    "int4": machine("int4", "int4", computed_weights=True),
+    "e5m2": machine("e5m2", "e5m2", computed_weights=True).replace(acc_bits=80),
+}
+
+
+def samples(net, batch=4):
+    rng = np.random.default_rng(3)
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim][1:] for i in net.inputs}
+    return {name: rng.normal(0, 1, (batch, *shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("network", "config"), [("fused", TINY), ("windows", TINY), ("apart", TALL)])
+def test_attention_in_rtl(network, config, tmp_path):
+    net = NETS[network]()
+    check(net.model(), samples(net), config, tmp_path)
+
+
+@pytest.mark.parametrize("network", NETS)
+@pytest.mark.parametrize("name", OTHERS)
+def test_attention_on_other_machines(network, name, tmp_path):
+    tokens = {"tokens": 9 if name == "through memory" else 19} if network in ("fused", "multihead") else {}
+    net = NETS[network](**tokens)
+    check(net.model(), samples(net), OTHERS[name], tmp_path, rtl=False)
+
+
+@pytest.mark.parametrize("network", ["fused", "windows", "matrices"])
+def test_the_export_says_the_same(network, tmp_path):
+    """ONNX Runtime on the exported model gives what the reference does, but for float32's rounding."""
+    net = NETS[network]()
+    given = samples(net)
+    check(net.model(), given, TINY, tmp_path, rtl=False)
+    session = onnxruntime.InferenceSession(tmp_path / "build/model.onnx")
+    one = {k: v[:1] for k, v in given.items()}
+    for name, y in sateen.run(tmp_path / "build", one, "reference").outputs.items():
+        (other,) = session.run([name], one)
+        np.testing.assert_allclose(other, y, atol=np.abs(y).max() / 100)
+
+
+def compile_on(config, net, folder):
+    import onnx
+
+    onnx.save(net.model(), folder / "model.onnx")
+    sateen.compile(folder / "model.onnx", folder / "build", calibration=samples(net), config=config)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            machine("int8", "int8"),
+            r"computed_weights = false, and MatMul 'MatMul\d+' of model 'net' needs the unit",
+        ),
+        (machine("int4", "int8"), "becomes weights: weight_format = int4 must be activation_format = int8"),
+    ],
+)
+def test_a_machine_that_cannot(config, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        compile_on(config, fused(), tmp_path)
+
+
+def test_a_format_of_one_sign(tmp_path):
+    config = machine("uint8", "uint8", computed_weights=True)
+    with pytest.raises(
+        DataError, match="a computed factor has no zero point, without which uint8 has one sign"
+    ):
+        compile_on(config, matrices(m=12, n=12, k=4), tmp_path)
+
+
+def test_a_factor_larger_than_the_buffer(tmp_path):
+    config = TINY.replace(act_banks=2, act_bank_depth=16)
+    with pytest.raises(
+        ConfigError, match=r"MatMul '\w+': one output row takes \d+ words of the activation buffer"
+    ):
+        compile_on(config, matrices(m=12, n=12, k=4), tmp_path)
