@@ -9,13 +9,25 @@ import numpy as np
 
 from sateen.errors import ConfigError, ModelError
 from sateen.ir.operation import Window
-from sateen.ir.quantized import Arrange, Linear, Op, QuantizedGraph, Stored
+from sateen.ir.quantized import (
+    Concat,
+    Linear,
+    Maximum,
+    MaxPool,
+    Normalize,
+    Op,
+    QuantizedGraph,
+    Softmax,
+    Stored,
+)
 from sateen.ir.verify import verify
 
 MOST = 4096
 """Samples of a run."""
 LINE = 16
 """Most samples side by side, where each is a single pixel."""
+OF_WINDOWS = {Linear, MaxPool, Concat, Maximum, Stored, Softmax, Normalize}
+"""Ops that read, for an output pixel, what their window says, but for one that is of the whole plane."""
 
 
 def batched(graph: QuantizedGraph, samples: int) -> QuantizedGraph:
@@ -57,8 +69,10 @@ def batched(graph: QuantizedGraph, samples: int) -> QuantizedGraph:
 
 def _mixes(op: Op, graph: QuantizedGraph) -> str | None:
     """Why an output pixel is not computed from the same pixel of every operand."""
-    if isinstance(op, Arrange):
-        return "moves pixels"
+    if type(op) not in OF_WINDOWS:
+        return "mixes pixels"
+    if isinstance(op, Normalize) and op.plane:
+        return "normalizes over a whole plane"
     window = op.window
     if window.kernel != (1, 1):
         return f"reads windows of {window.kernel[0]}×{window.kernel[1]} pixels"

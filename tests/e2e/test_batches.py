@@ -16,6 +16,7 @@ from sateen.sim.board import SimulatedBoard
 from sateen.sim.engines import Build
 
 TINY = machine("int8", "int8", act_bank_depth=1024)
+ROWS = machine("int8", "int8", softmax=True, normalize=True)
 BOTH = machine("e3m2", "int8", rows=4, cols=4, lanes=1, group=2, dataflows=DATAFLOWS, act_bank_depth=1024)
 
 
@@ -34,6 +35,19 @@ def pixels() -> Net:
     x = net("Relu", net.conv(net.input(1, 3, 4, 5), 3, 6, 1, 1))
     y = net("Add", net.conv(x, 6, 6, 1, 1), net.random(1, 6, 4, 5))
     return net.output(net("Add", x, y))
+
+
+def normalized(kind: str) -> Net:
+    """1×1 convolutions, normalized by pixel or by plane; the softmax of a layer's channels behind."""
+    net = Net()
+    x = net.conv(net.input(1, 3, 4, 5), 3, 8, 1, 1)
+    if kind == "LayerNormalization":
+        x = net("Transpose", x, perm=[0, 2, 3, 1])
+        x = net(kind, x, net.random(8), net.random(8), axis=-1)
+        x = net("Transpose", x, perm=[0, 3, 1, 2])
+    else:
+        x = net(kind, x, net.random(8), net.random(8))
+    return net.output(net.conv(net("Softmax", x, axis=1), 8, 4, 1, 1))
 
 
 def samples(model: onnx.ModelProto, n: int) -> np.ndarray:
@@ -78,6 +92,12 @@ def test_rtl(net, tmp_path):
         assert found.cycles == build.run({"x": x}, "model").cycles
 
 
+def test_rows_of_channels_share_a_run(tmp_path):
+    _, build, x = compiled(normalized("LayerNormalization").model(), tmp_path, ROWS, 8)
+    wanted, found = build.run({"x": x}, "reference"), build.run({"x": x}, "program")
+    assert all(y.tobytes() == found.outputs[k].tobytes() for k, y in wanted.outputs.items())
+
+
 def test_weights_are_read_once(tmp_path):
     quantized, _, _ = compiled(mlp(200).model(), tmp_path, TINY, 16)
     one, many = quantized.map(TINY), quantized.map(TINY, batch=16)
@@ -95,6 +115,8 @@ def test_what_cannot_share_a_run_is_refused(tmp_path):
         ModelError, match=r"batch 4: Linear '.*' reads windows of 3×3 pixels; .* without --batch"
     ):
         compiled(model, tmp_path, TINY, 4)
+    with pytest.raises(ModelError, match=r"batch 4: Normalize '.*' normalizes over a whole plane; "):
+        compiled(normalized("InstanceNormalization").model(), tmp_path, ROWS, 4)
     for batch in (0, -1, 5000):
         with pytest.raises(ConfigError, match=rf"batch {batch}: a run takes 1 to 4096 samples"):
             compiled(mlp().model(), tmp_path, TINY, batch)
