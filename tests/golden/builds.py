@@ -86,6 +86,7 @@ BUILDS: dict[str, Golden] = {
     "resnet_small_output": Golden(RESNET, sparsity="2:8", changes=SMALL),
     "resnet_spilled": Golden(RESNET, changes={"act_bank_depth": 128, "weight_depth": 64, "acc_depth": 16}),
     "dscnn_tiny_int8": Golden(DSCNN),
+    "dscnn_filters": Golden(DSCNN, changes={"rows": 16, "cols": 4, "lanes": 1, "group": 1, "depthwise": True}),
     "dscnn_tangnano_e2m2": Golden(DSCNN, "tangnano-20k", "e2m2", "e2m2"),
     "dscnn_mac256_int2": Golden(DSCNN, "mac256", "int2", "uint4", recipe="balanced"),
     "qonnx_int3": Golden(f"{BREVITAS}/int3.onnx", given=True),
