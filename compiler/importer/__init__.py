@@ -31,6 +31,7 @@ from sateen.compiler.importer.loading import (
     simplify,
     validate,
 )
+from sateen.compiler.importer.norms import ABSORBED, recognized
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.one_version import separated
 from sateen.compiler.importer.passes import tidy
@@ -103,11 +104,13 @@ def read_model(
     completed = complete(model)
     del model
     rewritten = in_floating_point(completed)
-    light = simplify(rewritten.light)
+    light, absorbed = recognized(simplify(rewritten.light))
     graph, problems, findings = walk_model(light, free, rewritten.codes)
     findings = of_the_file(findings, light.owners, dict(names), rewritten.codes)
     found = {f.node: f for f in findings if f.op_type not in PORTS}
     found |= {f.node: f for f in stated(completed, {n.name for n in light.model.graph.node})}
+    kinds = dict(names)
+    found |= {n: Finding(n, kinds[n], True, ABSORBED) for n in absorbed if n in kinds}
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:

@@ -14,10 +14,6 @@ from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Normalize, Softmax
 
-DOMAIN = "sateen"
-OPERATOR = "NormalizeRows"
-"""What `norms` writes in the place of the nodes that a normalization is decomposed into."""
-
 
 def softmax(walk: Walk, node: OnnxNode, x: Value, axis: int) -> Value:
     """Over dimension `axis`, which becomes the channels."""
@@ -66,17 +62,25 @@ def normalized(
     """Over dimensions `dims` of x, then scale and offset that ONNX broadcasts."""
     if walk.is_batch(x, *dims):
         raise Unsupported("its statistics are over the batch", "normalize each sample")
+    if x.host:
+        raise Unsupported("it reads what the host computes", "end the model before it")
     if epsilon < 0:
         raise Unsupported(f"epsilon = {epsilon:g} is negative", "train or export the model again")
     large = [d for d in dims if x.shape[d] > 1]
-    if len(large) <= 1:
-        x = _channels(walk, node, x, large[0] if large else dims[-1])
-    elif walk.is_open(x):
+    if walk.is_open(x) and len(large) > 1:
         channel = 1 if 1 not in dims or len(large) == x.rank - 1 else large[0]
         x = place_channels(walk, node, x, channel, [d for d in range(1, x.rank) if d != channel])[0]
+    elif walk.is_open(x):
+        x = _channels(walk, node, x, large[0] if large else dims[-1])
     if walk.is_open(x):
         return x
-    plane, groups = _rows(walk, x, dims)
+    try:
+        plane, groups = _rows(walk, x, dims)
+    except Unsupported:
+        if len(large) > 1:
+            raise
+        x = _channels(walk, node, x, large[0] if large else dims[-1])
+        plane, groups = _rows(walk, x, dims)
     return _emit(walk, node, x, plane, groups, epsilon, scale, offset, centred, averaged)
 
 
@@ -124,15 +128,28 @@ def _statistics_unused(walk: Walk, node: OnnxNode) -> None:
 
 
 def layer_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    """LayerNormalization and RMSNormalization, over all dimensions from `axis` on."""
+    """LayerNormalization and RMSNormalization, over all dimensions from `axis` on, or over `axes`: see `norms`."""
     _statistics_unused(walk, node)
     x = walk.value(node)
     axis = axis_in(node.integer("axis", -1), x.rank)
-    centred = node.op_type == "LayerNormalization"
+    centred = bool(node.integer("centred", node.op_type == "LayerNormalization"))
     scale, offset = walk.weights(node, 1), walk.weights(node, 2)
     epsilon = node.number("epsilon", 1e-5)
-    dims = range(axis, x.rank)
-    return [normalized(walk, node, x, dims, epsilon=epsilon, scale=scale, offset=offset, centred=centred)]
+    dims = axes_in(node.integers("axes", range(axis, x.rank)), x.rank)
+    averaged = bool(node.integer("averaged", 1))
+    return [
+        normalized(
+            walk,
+            node,
+            x,
+            dims,
+            epsilon=epsilon,
+            scale=scale,
+            offset=offset,
+            centred=centred,
+            averaged=averaged,
+        )
+    ]
 
 
 def group_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -147,8 +164,6 @@ def group_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     scale, offset = walk.weights(node, 1), walk.weights(node, 2)
     assert scale is not None and offset is not None
     shape = (-1, *(1,) * (x.rank - 2))
-    if scale.size == groups and groups < channels:  # before opset 21
-        scale, offset = (np.repeat(v, channels // groups) for v in (scale, offset))
     scale, offset = scale.reshape(shape), offset.reshape(shape)
     epsilon = node.number("epsilon", 1e-5)
     spatial = range(2, x.rank)
@@ -168,19 +183,3 @@ def lp_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     x = walk.value(node)
     dims = (axis_in(node.integer("axis", -1), x.rank),)
     return [normalized(walk, node, x, dims, epsilon=0.0, centred=False, averaged=False)]
-
-
-def normalize_rows(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    """What `norms` has found."""
-    x = walk.value(node)
-    return [
-        normalized(
-            walk,
-            node,
-            x,
-            axes_in(node.integers("axes", ()), x.rank),
-            epsilon=node.number("epsilon", 0.0),
-            centred=bool(node.integer("centred", 1)),
-            averaged=bool(node.integer("averaged", 1)),
-        )
-    ]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
-from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Node, Pool
+from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Node, Normalize, Pool
 from sateen.ir.quant import GivenWeights
 
 
@@ -210,6 +210,25 @@ def _feeds_products(graph: Graph, tensor: str) -> bool:
     return bool(users) and all(on_the_way) and all(o.tensor != tensor for o in graph.outputs)
 
 
+def affine_into_normalize(graph: Graph) -> Graph | None:
+    """A scale and an offset behind a normalization are its own."""
+    for node in graph.nodes:
+        producer = _producer(graph, node.inputs[0]) if node.inputs else None
+        if not isinstance(node, Conv) or not is_affine(node) or not isinstance(producer, Normalize):
+            continue
+        plain = node.stride == (1, 1) and node.channels is None
+        if plain and _only_consumer(graph, producer.output) is node:
+            scale = node.weight.reshape(-1)
+            merged = dataclasses.replace(
+                producer,
+                output=node.output,
+                scale=producer.scale * scale,
+                offset=producer.offset * scale + node.bias,
+            )
+            return _replace(graph, {producer.name: merged, node.name: None})
+    return None
+
+
 def affine_into_consumer(graph: Graph) -> Graph | None:
     """conv(scale * x + offset) is a convolution, unless its padding would have to be other than zero."""
     for node in graph.nodes:
@@ -353,6 +372,7 @@ PASSES: tuple[Rewrite, ...] = (
     affine_into_product,
     selection_into_producer,
     affine_into_consumer,  # what no producer took
+    affine_into_normalize,  # what no consumer took
     compose_functions,  # after the scales that a convolution can take for nothing
     drop_identity,
 )

@@ -15,7 +15,7 @@ from sateen.compiler.ptq.torch_learn import run  # noqa: E402
 from sateen.compiler.ptq.torch_rounding import rounded  # noqa: E402
 from sateen.formats import parse_format  # noqa: E402
 from sateen.ir.functions import FUNCTIONS  # noqa: E402
-from sateen.ir.graph import Activation, Conv, Expression, Pool  # noqa: E402
+from sateen.ir.graph import Activation, Conv, Expression, Normalize, Pool, Softmax  # noqa: E402
 from sateen.ir.quantized import Quant  # noqa: E402
 
 
@@ -42,6 +42,10 @@ def test_networks(name):
         Pool("n", "x", "y", "average", (2, 3), (1, 2), (1, 1), (0, 1, 2, 1)),
         Pool("n", "x", "y", "average", (2, 2), (1, 1), (2, 1), (1, 1, 1, 1)),
         Pool("n", "x", "y", "average", (2, 2), (2, 2), (1, 1), (1, 1, 1, 1)),
+        Softmax("n", "x", "y"),
+        Normalize("n", "x", "y", np.arange(4.0), np.ones(4), 1e-3),
+        Normalize("n", "x", "y", np.arange(4.0), np.ones(4), 1e-3, plane=True, groups=2),
+        Normalize("n", "x", "y", np.ones(4), np.zeros(4), 0.0, centred=False, averaged=False),
     ],
 )
 def test_geometry(node):

@@ -9,6 +9,8 @@ import pytest
 from four_engines import check, machine
 from onnx import TensorProto, helper, numpy_helper
 
+import sateen
+from sateen.errors import ConfigError
 from sateen.machine.config import AcceleratorConfig
 
 MACHINES = {
@@ -99,3 +101,36 @@ def test_streamed_through_memory(tmp_path):
     config: AcceleratorConfig = MACHINES["int8"]
     samples = np.random.default_rng(2).normal(size=(4, 5, 6)).astype(np.float32)
     check(layer_net(), samples, config, tmp_path, latency=5, interval=2)
+
+
+REFUSED = {
+    "no unit": (
+        softmax_net,
+        {"softmax": False},
+        "softmax = false, and Softmax 'Softmax2' of model 'rows' needs",
+    ),
+    "parameters": (
+        layer_net,
+        {"parameter_depth": 4},
+        "'LayerNormalization2': 10 channels have factors of their own",
+    ),
+    "plane": (
+        group_net,
+        {"act_banks": 2, "act_bank_depth": 32},
+        "its statistics are those of all 5 x 4 pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, tmp_path):
+    build, changes, words = REFUSED[name]
+    onnx.save(build(), tmp_path / "model.onnx")
+    shape = [d.dim_value for d in build().graph.input[0].type.tensor_type.shape.dim][1:]
+    x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+    with pytest.raises(ConfigError, match=words) as e:
+        sateen.compile(
+            tmp_path / "model.onnx", tmp_path / "build", calibration={"x": x},
+            config=MACHINES["int8"].replace(**changes),
+        )  # fmt: skip
+    assert "\n" not in str(e.value)
