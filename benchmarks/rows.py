@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 import numpy as np
 
-from sateen.compiler.quantize.rows import normalize, softmax
+from sateen.compiler.quantize import ActivationPlan, quantize
 from sateen.formats import Format
 from sateen.formats.catalog import all_formats
 from sateen.fpga.boards.devices import FAMILIES
@@ -26,12 +25,12 @@ from sateen.fpga.flow.synthesis import synthesize
 from sateen.hw.chip.verilog import convert
 from sateen.hw.vector.row import row_cycles
 from sateen.hw.vector.unit import VectorUnit
-from sateen.ir.graph import Normalize, Port, Softmax
+from sateen.ir.graph import Graph, Normalize, Output, Port, Softmax
 from sateen.ir.quant import Quant
-from sateen.ir.quantized import QuantizedGraph, Tensor
+from sateen.ir.quantized import Normalize as QuantizedNormalize
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import PRESETS
-from sateen.sim.reference import reference_codes, value_order
+from sateen.sim import run_reference
 
 LENGTHS = (3, 17, 64, 197, 768)
 ROWS, SEEDS = 96, 3
@@ -56,19 +55,20 @@ def outcome(fmt: Format, kind: str, length: int, seed: int) -> np.ndarray:
         wanted = unit * scale + offset
     target = Quant(fmt, float(np.abs(wanted).max()) / fmt.max)
     shape = (ROWS, 1, length)
-    op: Any
-    if kind == "softmax":
-        op = softmax(Softmax("op", "x", "y"), shape, source, target)
-    else:
+    node: Softmax | Normalize = Softmax("op", "x", "y")
+    if kind != "softmax":
         node = Normalize("op", "x", "y", scale, offset, EPSILON, centred=kind == "layer")
-        op = normalize(node, shape, source, target)
+    ports = [Port(name, shape, shape) for name in ("x", "y")]
+    graph = Graph("row", (ports[0],), (Output(ports[1], "y"),), (node,), {"x": shape, "y": shape})
+    plan = ActivationPlan({"x": source, "y": target}, {})
+    quantized = quantize(graph, None, weight_format="int8", activation_format=fmt, plan=plan)
+    (op,) = quantized.ops
+    if isinstance(op, QuantizedNormalize):
         step = target.scale * 2.0**fmt.lsb_exponent
         scale = op.multiplier * np.ldexp(1.0, op.fraction - op.shift) * step
         wanted = unit * scale + op.bias * np.ldexp(np.abs(scale), -op.fraction)
-    tensors = {"x": Tensor("x", shape, source), "y": Tensor("y", shape, target)}
-    graph = QuantizedGraph("row", (Port("x", shape, shape),), (), (op,), tensors)
-    found = reference_codes(graph, {"x": real})["y"]
-    rank = value_order(fmt)[0].astype(int)
+    found = target.quantize(run_reference(quantized, {"x": real})["y"])
+    rank = np.unique(fmt.fixed(fmt.codes), return_inverse=True)[1].astype(int)
     return np.abs(rank[found] - rank[target.quantize(wanted)]).ravel()
 
 
