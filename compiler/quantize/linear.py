@@ -61,7 +61,7 @@ def make_linear(basis: Basis, layer: FusedLayer, raw: bool, zeros: float) -> Lin
                     weight, scale = dyadic(conv, weight, scale, options.weight_format)
                 if basis.statistics is not None:
                     change = options.weight_format.decode(weight) * scale[:, None, None, None] - conv.weight
-                    bias = corrected_bias(conv, change, basis.statistics.tensors[conv.input].mean)
+                    bias = corrected_bias(conv, change, _mean(basis, conv.input))
             macs, sparsity = 0 if conv.selects else None, conv.sparsity
             if conv.given is not None and conv.given.again:
                 (h, w, _), columns = basis.network.graph.shapes[conv.output], weight.shape[3]
@@ -140,6 +140,15 @@ def make_matmul(basis: Basis, layer: FusedLayer, main: MatMul, raw: bool) -> Qua
         raw_scale=unit if raw else None,
         source=layer.source,
     )
+
+
+def _mean(basis: Basis, tensor: str) -> np.ndarray | None:
+    """Of each channel (C,), and of all tensors that it is tied to: so that steps have one bias."""
+    assert basis.statistics is not None
+    tie = next((t for t in basis.network.graph.ties if tensor in t), (tensor,))
+    known = [basis.statistics.tensors[t].mean for t in tie if t in basis.statistics.tensors]
+    means = [m for m in known if m is not None]
+    return np.mean(means, axis=0) if means else None
 
 
 def _rest(main: Conv | MatMul | Pool | None, unit: np.ndarray) -> np.ndarray | None:

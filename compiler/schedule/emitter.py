@@ -56,6 +56,8 @@ class Ring:
     depth: int
     unit: int = 1
     position: int = 0
+    kept: dict[tuple[int, ...], tuple[int, int]] = field(default_factory=dict)
+    """Constants that are still there, by where they are in memory: first word, and past the last."""
 
     def take(self, n: int) -> int:
         n = -(-n // self.unit) * self.unit
@@ -63,7 +65,16 @@ class Ring:
             self.position = 0
         base = self.position
         self.position += n
+        self.kept = {k: (a, b) for k, (a, b) in self.kept.items() if b <= base or base + n <= a}
         return base
+
+    def find(self, sources: tuple[int, ...], n: int) -> tuple[int, bool]:
+        """First of `n` words for these constants, and whether they are in them already."""
+        there = sources in self.kept
+        if not there:
+            base = self.take(n)
+            self.kept[sources] = base, base + n
+        return self.kept[sources][0], there
 
 
 Choice = tuple[str, dict[str, int]]

@@ -287,13 +287,21 @@ class Lowering(Rows):
         mode, parts = layer.mode, layer.chunks
         sources = self._weights(layer, origin)
         bases: dict[tuple[int, int], int] = {}
+        resident: set[tuple[int, int]] = set()
+        space = sum(c.space(config) for per in parts for c in per)
+        if self.shared and space <= config.weight_depth // 2 and self._at_once(op, layer):
+            mode = "resident"  # for the ops to come; the order of one span is the same
         if mode == "resident":
-            start = self.weights.take(sum(c.space(config) for per in parts for c in per))
+            plain = all(indices is None for per in sources for _, indices in per)
+            if self.shared and plain:
+                start, there = self.weights.find(tuple(w for per in sources for w, _ in per), space)
+            else:
+                start, there = self.weights.take(space), False
             for j, per in enumerate(parts):
                 for k, c in enumerate(per):
                     bases[j, k] = start
                     start += c.space(config)
-        resident: set[tuple[int, int]] = set()
+            resident.update(bases if there else ())
 
         def weight_base(j: int, k: int) -> int:
             """Where chunk k of tile j is, after making sure that it is there."""
@@ -339,6 +347,12 @@ class Lowering(Rows):
                         compute(j, views, y0, y1, x0, x1)
                 if self._must_store(op.output):
                     self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
+
+    def _at_once(self, op: Op, layer: Plan) -> bool:
+        """Whether all of the op's pixels are in one span, so that each weight is used once."""
+        height, width, _ = self.graph.tensors[op.output].shape
+        rows = self.placement.stripes[self.layer].rows
+        return rows >= height and len(list(layer.spans(0, height, width))) == 1
 
     def _weights(self, layer: Plan, origin: list[list[Source]]) -> list[list[tuple[int, int | None]]]:
         """Where the weights and indices of each tile's chunks are in memory."""
@@ -468,9 +482,13 @@ class Lowering(Rows):
             for values, empty in ((bias, 0), (multiplier, 0), (shift, fill))
         )
         if tiles * words <= config.parameter_depth:
-            base = self.parameters.take(tiles * words)
             source = self.constant(pack_parameters(biases, multipliers, shifts, config))
-            self.load_constant(Target.PARAMETER, "param", base, tiles * words, source)
+            if self.shared:
+                base, there = self.parameters.find((source,), tiles * words)
+            else:
+                base, there = self.parameters.take(tiles * words), False
+            if not there:
+                self.load_constant(Target.PARAMETER, "param", base, tiles * words, source)
             return lambda j: base + j * words
         spans = [slice(j * config.cols, (j + 1) * config.cols) for j in range(tiles)]
         sources = [
