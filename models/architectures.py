@@ -14,7 +14,15 @@ from pathlib import Path
 
 import onnx
 
-from sateen.models import classic_networks, mobile_networks, other_networks, recurrent_networks, resnets
+from sateen.models import (
+    classic_networks,
+    dense_networks,
+    gated_networks,
+    mobile_networks,
+    other_networks,
+    recurrent_networks,
+    resnets,
+)
 
 ARCHITECTURES: dict[str, Callable[[int], onnx.ModelProto]] = {
     network.__name__: network
@@ -43,6 +51,12 @@ ARCHITECTURES: dict[str, Callable[[int], onnx.ModelProto]] = {
         other_networks.autoencoder,
         recurrent_networks.keyword_lstm,
         recurrent_networks.keyword_gru,
+        gated_networks.mobilenet_v3_small,
+        gated_networks.efficientnet_b0,
+        dense_networks.unet,
+        dense_networks.espcn,
+        dense_networks.yolo_v5n,
+        dense_networks.yolo_v8n,
     )
 }
 

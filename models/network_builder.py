@@ -31,6 +31,8 @@ POWER = {
     "Silu": 0.36,
     "PRelu": 0.53,
     "Clip": 0.5,
+    "Tanh": 0.39,
+    "HardSigmoid": 0.29,
 }
 """Mean square of the function of a normal variable, about."""
 MAX_POWER = 1.5
@@ -119,6 +121,28 @@ class NetworkBuilder:
     def depthwise(self, name: str, x: str, kernel: Size, stride: Size = 1, **options: Any) -> str:
         channels = self.shapes[x][0]
         return self.conv(name, x, channels, kernel, stride, groups=channels, **options)
+
+    def conv_transpose(self, name: str, x: str, out: int, kernel: int, stride: int) -> str:
+        """A plane that is `stride` times as large, without padding; `kernel` is a multiple of `stride`."""
+        inputs, *size = self.shapes[x]
+        taps = (kernel // stride) ** 2 * inputs
+        weight = self.rng.standard_normal((inputs, out, kernel, kernel)) / np.sqrt(taps * self.power[x])
+        bias = 0.05 * self.rng.standard_normal(out)
+        named = zip(("weight", "bias"), (weight, bias), strict=True)
+        constants = [self.constant(f"{name}.{part}", v.astype(np.float32)) for part, v in named]
+        self.node("ConvTranspose", name, [x, *constants], kernel_shape=[kernel] * 2, strides=[stride] * 2)
+        return self._is(name, (out, *((n - 1) * stride + kernel for n in size)), 1.0)
+
+    def gate(self, name: str, x: str, squeezed: int, inner: str, outer: str) -> str:
+        """Squeeze-and-excitation; the functions by ONNX's names, and "Silu"."""
+        channels, *plane = self.shapes[x]
+        self.node("GlobalAveragePool", f"{name}.mean", [x])
+        y = self._is(f"{name}.mean", (channels, *(1 for _ in plane)), 0.3 * self.power[x])
+        y = self.conv(f"{name}.squeeze", y, squeezed, 1)
+        y = self.silu(f"{name}.f1", y) if inner == "Silu" else self.function(inner, f"{name}.f1", y)
+        y = self.function(outer, f"{name}.f2", self.conv(f"{name}.excite", y, channels, 1))
+        self.node("Mul", name, [x, y])
+        return self._is(name, self.shapes[x], 0.3 * self.power[x])
 
     def linear(self, name: str, x: str, out: int, gain: float | None = None, weight: str = "") -> str:
         """Gemm of a vector; `weight` names its constants, by default as itself."""
@@ -247,6 +271,34 @@ class NetworkBuilder:
         for n in names:
             self._is(n, (channels // 2, *plane), self.power[x])
         return names
+
+    def resize(self, name: str, x: str, mode: str = "nearest") -> str:
+        """Twice as many rows and columns."""
+        channels, *plane = self.shapes[x]
+        scales = self.constant(f"{name}.scales", np.array([1, 1, *(2 for _ in plane)], np.float32))
+        transform = "asymmetric" if mode == "nearest" else "half_pixel"
+        how = {"coordinate_transformation_mode": transform, "nearest_mode": "floor"}
+        self.node("Resize", name, [x, "", scales], mode=mode, **how)
+        return self._is(name, (channels, *(2 * n for n in plane)), self.power[x])
+
+    def depth_to_space(self, name: str, x: str, block: int) -> str:
+        channels, *plane = self.shapes[x]
+        self.node("DepthToSpace", name, [x], blocksize=block, mode="CRD")
+        return self._is(name, (channels // block**2, *(block * n for n in plane)), self.power[x])
+
+    def lines(self, name: str, x: str) -> str:
+        """Rows and columns as one dimension."""
+        channels, *plane = self.shapes[x]
+        shape = self.constant(f"{name}.shape", np.array([1, channels, math.prod(plane)]))
+        self.node("Reshape", name, [x, shape])
+        return self._is(name, (channels, math.prod(plane)), self.power[x])
+
+    def side_by_side(self, name: str, *parts: str) -> str:
+        """Along the last dimension."""
+        self.node("Concat", name, parts, axis=-1)
+        *before, _ = self.shapes[parts[0]]
+        power = sum(self.power[p] for p in parts) / len(parts)
+        return self._is(name, (*before, sum(self.shapes[p][-1] for p in parts)), power)
 
     def shuffle(self, name: str, x: str, groups: int) -> str:
         """Channel shuffle: channel i of group g becomes channel g of group i."""

@@ -179,8 +179,12 @@ def output(walk: Walk, name: str, value: Value) -> Output:
         order = [axis for _, _, axis in split_axes(normal(f for d in moved.layout[1:] for f in d), hwc)]
     if len(set(order)) != len(order):
         own = range(begin, value.rank)
-        value = rebuilt(walk, name, value, (tuple(own[:-2]), tuple(own[-2:-1]), tuple(own[-1:])))
-        hwc, order = walk.hwc(value), [0, 1, 2]
+        outer, rows, columns = tuple(own[:-2]), tuple(own[-2:-1]), tuple(own[-1:])
+        axes = {axis for d in outer for _, _, axis in split_axes(value.layout[d], hwc)}
+        # planes that are channels stay channels; one or two would leave most of a word empty
+        planes = axes == {2} and math.prod(value.shape[d] for d in outer) > 2
+        value = rebuilt(walk, name, value, (rows, columns, outer) if planes else (outer, rows, columns))
+        hwc, order = walk.hwc(value), [2, 0, 1] if planes else [0, 1, 2]
     order = [axis for axis in range(3) if axis not in order] + order
     port = Port(
         name,

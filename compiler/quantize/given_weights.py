@@ -50,7 +50,14 @@ def given_codes(conv: Conv, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
             f"Conv '{conv.name}': a weight is {value:g} times its scale ({conv.given.format.name} in the file), which "
             f"{fmt.name} does not have; use --weights {conv.given.format.name}, or a wider format"
         )
-    return fmt.positive_zero(codes), scale
+    off = scale < TURNED_OFF * scale.max()  # else the bias would be more steps than accumulators have
+    codes[off] = fmt.from_fixed(np.zeros(1, np.int64))[0]
+    return fmt.positive_zero(codes), np.where(off, scale.max(), scale)
+
+
+TURNED_OFF = 2.0**-40
+"""A channel's scale over the largest, where a batch normalization has made the channel a constant: its weights are
+taken for zero."""
 
 
 def refined(

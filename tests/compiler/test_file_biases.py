@@ -101,3 +101,26 @@ def test_an_input_that_the_file_does_not_round_is_not_given_the_few_bits_of_the_
     got = run_reference(qgraph, feeds)
     steps = np.abs(got[model.graph.output[0].name] - want[model.graph.output[0].name])
     assert np.count_nonzero(steps) <= 0.05 * steps.size
+
+
+def test_a_channel_that_batch_normalization_has_turned_off(monkeypatch):
+    """Its factor of 1e-50 makes its bias 1e50 steps of the sum: it is a constant."""
+    net = Brevitas(seed=1)
+    x = net.quant(net.input(4, 20), 0.0173, 8)
+    x = net(
+        "MatMul", x, net("Transpose", net.quant(net.random(6, 20, scale=0.2), 0.01, 8, narrow=1), perm=[1, 0])
+    )
+    scale = net.rng.uniform(0.5, 1.5, 6)
+    scale[2] = 1e-38
+    constants = [
+        net.constant(v, np.float32) for v in (scale, net.rng.normal(0, 1, 6), np.zeros(6), np.ones(6))
+    ]
+    y = net.quant(net("Relu", net("BatchNormalization", x, *constants)), 0.02, 8, signed=0)
+    model = net.output(y).model()
+    feeds = samples(model)
+    (want,) = in_qonnx(model, feeds, monkeypatch).values()
+    qgraph = quantized(model)
+    assert max(abs(int(b)) for op in qgraph.ops for b in op.bias) < 1 << 24
+    (got,) = run_reference(qgraph, feeds).values()
+    assert np.abs(got - want).max() <= 0.0201
+    assert np.ptp(got[:, 2]) == 0

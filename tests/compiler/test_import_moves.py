@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_nets import Net, compare
+from onnx_nets import Net, compare, kinds
 
 from sateen.ir.graph import Conv
 
@@ -246,3 +246,25 @@ def test_numbers_that_differ_from_pixel_to_pixel():
     x = net("Transpose", net.conv(net.input(1, 4, 6), 4, 5, 1), perm=[0, 2, 1])
     y = net("Add", x, net.random(1, 6, 5))
     compare(net.output(net("MatMul", y, net.random(5, 3))))
+
+
+@pytest.mark.parametrize(("planes", "shape"), [(3, (10, 12, 3)), (1, (1, 10, 12))])
+def test_an_output_s_planes_stay_channels_if_they_are_several(planes, shape):
+    """One would leave most of a word empty: its rows are channels instead."""
+    net = Net()
+    y = net.conv(net.input(1, 3, 5, 6), 3, 4 * planes, 3, 3, pads=[1] * 4)
+    graph = compare(net.output(net("DepthToSpace", y, blocksize=2, mode="CRD")))
+    assert graph.shapes[graph.outputs[0].tensor] == shape
+
+
+@pytest.mark.parametrize(
+    ("mode", "factor"), [("half_pixel", 2), ("pytorch_half_pixel", 3), ("asymmetric", 2)]
+)
+def test_a_whole_factor_makes_its_square_of_phases(mode, factor):
+    """However large the plane: borders are repeated, not phases of their own."""
+    net = Net()
+    scales = net.constant([1, 1, factor, factor], np.float32)
+    y = net.conv(net.input(1, 3, 20, 24), 3, 4, 1, 1)
+    y = net("Resize", y, "", scales, mode="linear", coordinate_transformation_mode=mode)
+    graph = compare(net.output(y))
+    assert kinds(graph).count("Conv") <= 1 + factor**2

@@ -24,6 +24,10 @@ PUBLISHED = {
     "googlenet": (7.00, 1583),
     "quartznet_5x5": (6.7, 3363),
     "tiny_yolo_v2": (15.87, 3490),
+    "mobilenet_v3_small": (2.54, 56.5),
+    "efficientnet_b0": (5.29, 386),
+    "yolo_v5n": (1.87, 565),
+    "yolo_v8n": (3.15, 1090),
 }
 """Millions of parameters and of multiplications, from the papers or torchvision; QuartzNet's are for ten seconds."""
 
@@ -49,7 +53,18 @@ def test_is_the_standard_network(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v2", "shufflenet_v2", "face_mesh", "m5", "autoencoder", "keyword_lstm", "keyword_gru"]
+    "name",
+    [
+        "mobilenet_v2",
+        "shufflenet_v2",
+        "face_mesh",
+        "m5",
+        "autoencoder",
+        "keyword_lstm",
+        "keyword_gru",
+        "unet",
+        "espcn",
+    ],
 )
 def test_activations_stay_sane_and_shapes_hold(name):
     model = ARCHITECTURES[name](0)
