@@ -8,7 +8,7 @@ import numpy as np
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.layout import normal, split_axes
+from sateen.compiler.importer.layout import axis_dims, normal, split_axes
 from sateen.compiler.importer.moves import place_channels
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.walk import Walk
@@ -31,6 +31,8 @@ def _channels(walk: Walk, node: OnnxNode, x: Value, axis: int) -> Value:
         raise Unsupported("it is over the batch", "choose another axis")
     if x.host:
         raise Unsupported("it reads what the host computes", "end the model before it")
+    if not walk.is_open(x) and x.layout[axis] == axis_dims(walk.hwc(x))[2]:
+        return x  # wherever the other dimensions lie
     others = [d for d in range(1, x.rank) if d != axis]
     if len(others) > 2:
         others = [d for d in others if x.layout[d]]

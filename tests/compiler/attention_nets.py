@@ -15,7 +15,7 @@ def scaled(net: Net, x: str, d: int) -> str:
     return net("Mul", x, net.constant(np.float32(d**-0.5)))
 
 
-def fused(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", features: int = 8) -> Net:
+def fused(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Softmax", features: int = 8) -> Net:
     """timm's: one projection for queries, keys and values, which a Gather of a transposed Reshape takes apart."""
     net = Net()
     x = net.input(1, tokens, features)
@@ -28,7 +28,7 @@ def fused(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", featur
     return net.output(linear(net, y, heads * d, features))
 
 
-def apart(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", features: int = 8) -> Net:
+def apart(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Softmax", features: int = 8) -> Net:
     """transformers': three projections, scores divided, another sequence for keys and values."""
     net = Net()
     x, other = net.input("N", tokens, features), net.input("N", tokens + 2, features, name="y")
@@ -44,7 +44,7 @@ def apart(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", featur
     return net.output(linear(net, y, heads * d, features))
 
 
-def multihead(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", features: int = 8) -> Net:
+def multihead(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Softmax", features: int = 8) -> Net:
     """torch's MultiheadAttention: tokens first, heads merged with the batch, both factors scaled."""
     net = Net()
     x = net("Transpose", net.input(1, tokens, features), perm=[1, 0, 2])
@@ -64,7 +64,7 @@ def multihead(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Relu", fe
     )
 
 
-def windows(heads: int = 2, d: int = 4, side: int = 4, row: str = "Relu", features: int = 8) -> Net:
+def windows(heads: int = 2, d: int = 4, side: int = 4, row: str = "Softmax", features: int = 8) -> Net:
     """Swin's: windows of an image are a batch before the heads."""
     net, half, tokens = Net(), side // 2, 4
     x = net("Transpose", net.conv(net.input(1, 3, side, side), 3, features, 1, 1), perm=[0, 2, 3, 1])

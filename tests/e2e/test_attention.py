@@ -11,13 +11,15 @@ import pytest
 from four_engines import check, machine
 
 import sateen
-from sateen.errors import ConfigError, DataError
+from sateen.errors import ConfigError, DataError, ModelError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
 from attention_nets import NETS, fused, matrices
 
-TINY = machine("int8", "int8", computed_weights=True)
-TALL = machine("e4m3", "e4m3", rows=4, lanes=1, group=1, computed_weights=True, transpose_words=4)
+TINY = machine("int8", "int8", computed_weights=True, softmax=True)
+TALL = machine(
+    "e4m3", "e4m3", rows=4, lanes=1, group=1, computed_weights=True, softmax=True, transpose_words=4
+)
 
 OTHERS = {
     "passes": TINY.replace(rows=2, cols=4, lanes=1, group=2, transpose_words=2),
@@ -26,8 +28,8 @@ OTHERS = {
     "through memory": TINY.replace(act_banks=2, act_bank_depth=64),
     "both dataflows": TINY.replace(dataflows=("weight_stationary", "output_stationary")),
     "wide words": TINY.replace(rows=4, cols=4, lanes=2, group=4, transpose_words=1),
-    "int4": machine("int4", "int4", computed_weights=True),
-    "e5m2": machine("e5m2", "e5m2", computed_weights=True).replace(acc_bits=80),
+    "int4": machine("int4", "int4", computed_weights=True, softmax=True),
+    "e5m2": machine("e5m2", "e5m2", computed_weights=True, softmax=True).replace(acc_bits=80),
 }
 
 
@@ -55,7 +57,7 @@ def test_attention_on_other_machines(network, name, tmp_path):
 @pytest.mark.parametrize("network", ["fused", "windows", "matrices"])
 def test_the_export_says_the_same(network, tmp_path):
     """ONNX Runtime on the exported model gives what the reference does, but for float32's rounding."""
-    net = NETS[network]()
+    net = NETS[network](**({} if network == "matrices" else {"row": "Relu"}))
     given = samples(net)
     check(net.model(), given, TINY, tmp_path, rtl=False)
     session = onnxruntime.InferenceSession(tmp_path / "build/model.onnx")
@@ -84,11 +86,11 @@ def compile_on(config, net, folder):
 )
 def test_a_machine_that_cannot(config, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
-        compile_on(config, fused(), tmp_path)
+        compile_on(config, fused(row="Relu"), tmp_path)
 
 
 def test_a_format_of_one_sign(tmp_path):
-    config = machine("uint8", "uint8", computed_weights=True)
+    config = machine("uint8", "uint8", computed_weights=True, softmax=True)
     with pytest.raises(
         DataError, match="a computed factor has no zero point, without which uint8 has one sign"
     ):
@@ -101,3 +103,15 @@ def test_a_factor_larger_than_the_buffer(tmp_path):
         ConfigError, match=r"MatMul '\w+': one output row takes \d+ words of the activation buffer"
     ):
         compile_on(config, matrices(m=12, n=12, k=4), tmp_path)
+
+
+def test_samples_do_not_share_a_run(tmp_path):
+    """Their pixels would be multiplied by one another."""
+    import onnx
+
+    net = matrices(m=1, n=1)
+    onnx.save(net.model(), tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=r"batch 2: MatMul '\w+' mixes pixels"):
+        sateen.compile(
+            tmp_path / "model.onnx", tmp_path / "b", calibration=samples(net), config=TINY, batch=2
+        )
