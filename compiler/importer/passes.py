@@ -370,9 +370,9 @@ PASSES: tuple[Rewrite, ...] = (
     stride_into_consumer,
     affine_into_producer,
     affine_into_product,
-    selection_into_producer,
     affine_into_consumer,  # what no producer took
     affine_into_normalize,  # what no consumer took
+    selection_into_producer,  # which makes several of a consumer
     compose_functions,  # after the scales that a convolution can take for nothing
     drop_identity,
 )
