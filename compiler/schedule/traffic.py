@@ -20,7 +20,7 @@ LOADED = {
     Target.INSTRUCTION: "instructions",
 }
 WRITTEN = "activations_written"
-KINDS = (*LOADED.values(), WRITTEN)
+KINDS = (*dict.fromkeys(LOADED.values()), WRITTEN)
 
 FIRST_FETCH_BYTES = CHUNK * INSTRUCTION_BYTES
 """The first instructions, which no instruction loads."""
