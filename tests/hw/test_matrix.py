@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from sateen.hw import isa
 from sateen.hw.matrix.unit import ACTIVATION_LATENCY, CYCLES, MatrixUnit, matrix_cycles, pass_interval
+from sateen.machine.assembler import Instruction
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
+from sateen.machine.isa import LAYOUTS
 
 BASE = AcceleratorConfig(
     rows=4,
@@ -118,10 +120,9 @@ def rtl_matrix(programs, config, memory):
         rng = random.Random(0)
         await ctx.tick().repeat(2)
         for fields in programs:
-            layout = isa.LAYOUT[fields["opcode"]]
-            bits = layout.const(
-                {k: v % (1 << 24) if k == "base" else v for k, v in fields.items() if k in layout.members}
-            ).as_bits()
+            known = {f.name for f in LAYOUTS[fields["opcode"]].fields}
+            values = {k: v % (1 << 24) if k == "base" else v for k, v in fields.items() if k in known}
+            bits = int.from_bytes(Instruction(fields["opcode"], values).encode(), "little")
             ctx.set(unit.instruction, bits)
             ctx.set(unit.start, 1)
             await ctx.tick()
