@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from four_engines import check, machine
 
 import sateen
 from sateen.errors import ConfigError, DataError, ModelError
+from sateen.machine.presets import preset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
 from attention_nets import NETS, fused, matrices
 
+CIFAR_VIT = Path(__file__).parents[2] / "models/cifar_vit.onnx"
 TINY = machine("int8", "int8", computed_weights=True, softmax=True)
 TALL = machine(
     "e4m3", "e4m3", rows=4, lanes=1, group=1, computed_weights=True, softmax=True, transpose_words=4
@@ -46,6 +49,16 @@ def test_attention_in_rtl(network, config, tmp_path):
     check(net.model(), samples(net), config, tmp_path)
 
 
+@pytest.mark.rtl
+@pytest.mark.slow
+def test_a_vision_transformer_whole(tmp_path):
+    """Nothing is on the host."""
+    config = preset("mac256").replace(transpose_words=2)
+    x = np.random.default_rng(0).uniform(0, 1, (8, 3, 32, 32)).astype(np.float32)
+    found = check(onnx.load(CIFAR_VIT), x, config, tmp_path, batch=1)
+    assert found["rtl"].cycles < 27_000
+
+
 @pytest.mark.parametrize("network", NETS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_attention_on_other_machines(network, name, tmp_path):
@@ -68,8 +81,6 @@ def test_the_export_says_the_same(network, tmp_path):
 
 
 def compile_on(config, net, folder):
-    import onnx
-
     onnx.save(net.model(), folder / "model.onnx")
     sateen.compile(folder / "model.onnx", folder / "build", calibration=samples(net), config=config)
 
@@ -107,8 +118,6 @@ def test_a_factor_larger_than_the_buffer(tmp_path):
 
 def test_samples_do_not_share_a_run(tmp_path):
     """Their pixels would be multiplied by one another."""
-    import onnx
-
     net = matrices(m=1, n=1)
     onnx.save(net.model(), tmp_path / "model.onnx")
     with pytest.raises(ModelError, match=r"batch 2: MatMul '\w+' mixes pixels"):
