@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -14,15 +15,19 @@ import onnx
 from layout_graphs import layout_graph
 
 from sateen.compiler.importer import import_model
+from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.formats.catalog import all_formats
 from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY, AcceleratorConfig
 from sateen.machine.settings import powers, rule
 from sateen.machine.space import random_machine, search_space
+from sateen.models.random_computed import random_computed_network
 from sateen.models.random_network import random_network
 
-NETWORK, LAYOUT = KINDS = ("network", "layout")
-"""Of `sateen.models.random_network`, and of layout_graphs.py, which has every order of dimensions."""
+NETWORK, LAYOUT, COMPUTED = KINDS = ("network", "layout", "computed")
+"""Of `sateen.models.random_network`, of layout_graphs.py, which has every order of dimensions, and of
+`sateen.models.random_computed`, on machines that have every option."""
+OPTIONS = ("product", "softmax", "normalize", "depthwise", "computed_weights")
 COMMON = ("int8", "uint8", "int4", "e4m3fn", "e5m2", "e3m2", "e2m1")
 ALONE = 0.05
 """Share of the cases that are generated for their network, and so share no machine."""
@@ -102,6 +107,8 @@ def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Cas
     group = np.random.default_rng([seed // machines, 2])
     simulated = group.random() < rtl
     config = fuzz_machine(group)
+    if kind == COMPUTED:
+        config = with_options(config, group)
     rng = np.random.default_rng([seed, 3])
     if rng.random() < ALONE:
         config = config.replace(specialize=True, narrow=bool(rng.random() < 0.7))
@@ -127,7 +134,20 @@ def draw(seed: int, machines: int, rtl: float, kind: str = NETWORK) -> tuple[Cas
     case = dataclasses.replace(case, batch=min(case.batch, case.samples))
     if kind == LAYOUT:
         return case, layout_graph(np.random.default_rng(seed))
+    if kind == COMPUTED:
+        return case, random_computed_network(seed)
     return case, random_network(seed, unsigned=config.weight.min_fixed >= 0)
+
+
+def with_options(config: AcceleratorConfig, rng: np.random.Generator) -> AcceleratorConfig:
+    """The machine with all that it can have; most often weights have the format of activations."""
+    with contextlib.suppress(ConfigError):
+        if rng.random() < 0.7:
+            config = config.replace(weight_format=config.activation_format)
+    for option in ("residual", *OPTIONS):
+        with contextlib.suppress(ConfigError):
+            config = config.replace(**{option: True})
+    return config
 
 
 def fuzz_machine(rng: np.random.Generator) -> AcceleratorConfig:

@@ -83,6 +83,10 @@ class NetworkBuilder:
         model.ir_version = IR_VERSION
         return model
 
+    def derived(self, name: str, shape: tuple[int, ...], power: float) -> str:
+        """Says of what `node` made its shape, without batch, and its mean square."""
+        return self._is(name, shape, power)
+
     def _is(self, name: str, shape: tuple[int, ...], power: float) -> str:
         self.shapes[name], self.power[name] = tuple(shape), power
         return name

@@ -46,7 +46,7 @@ def random_network(seed: int, scale: Scale | None = None, *, unsigned: bool = Fa
     rng = np.random.default_rng(seed)
     if scale is None:
         scale = SCALES[str(rng.choice(list(SCALES), p=SHARES))]
-    grower = _Grower(NetworkBuilder(rng), scale)
+    grower = Grower(NetworkBuilder(rng), scale)
     model = grower.grown()
     for tensor in model.graph.initializer:
         if tensor.name.endswith(".weight"):
@@ -56,7 +56,9 @@ def random_network(seed: int, scale: Scale | None = None, *, unsigned: bool = Fa
 
 
 @dataclass
-class _Grower:
+class Grower:
+    """A network that grows by blocks drawn at random."""
+
     b: NetworkBuilder
     scale: Scale
     spent: int = 0
@@ -104,10 +106,7 @@ class _Grower:
             self.open.append(
                 self.b.input("x2", *(shape if self.chance(0.7) else (self.any(1, 9), *shape[1:])))
             )
-        blocks: tuple[Callable[[], None], ...] = (
-            self.conv, self.conv, self.conv, self.depthwise, self.pool, self.activate, self.residual, self.add,
-            self.concat, self.split, self.shuffle, self.pad, self.normalize,
-        )  # fmt: skip
+        blocks = self.blocks()
         for _ in range(self.any(1, self.scale.blocks)):
             blocks[self.any(0, len(blocks) - 1)]()
         if self.chance(0.4):
@@ -124,6 +123,13 @@ class _Grower:
         if inner and self.chance(0.2):
             outputs.append(self.one(inner))
         return self.b.model("random", *dict.fromkeys(outputs))
+
+    def blocks(self) -> Sequence[Callable[[], None]]:
+        """What is drawn from; what is there twice comes twice as often."""
+        return (
+            self.conv, self.conv, self.conv, self.depthwise, self.pool, self.activate, self.residual, self.add,
+            self.concat, self.split, self.shuffle, self.pad, self.normalize,
+        )  # fmt: skip
 
     def classify(self) -> None:
         x, name = self.source(), self.name("head")

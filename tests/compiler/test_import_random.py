@@ -10,6 +10,8 @@ import pytest
 from onnx_nets import Net, compare, runtime, samples
 
 from sateen.errors import ModelError
+from sateen.models.random_computed import random_computed_network
+from sateen.models.random_network import SMALL
 
 NETWORKS = 60
 
@@ -186,3 +188,9 @@ def test_random_network(seed):
     except ModelError as e:
         assert re.match(r"^(\w+ '\w+'|graph (in|out)put '\w+'): ", str(e)), e
         assert "malformed" not in str(e)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_network_of_computed_operands(seed):
+    """Products of two tensors, attention, normalization, recurrent layers, larger planes: all of it is taken."""
+    compare(random_computed_network(seed, SMALL), tolerance=1e-3)
