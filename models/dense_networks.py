@@ -43,9 +43,9 @@ def unet(seed: int = 0) -> onnx.ModelProto:
 
 
 def espcn(seed: int = 0) -> onnx.ModelProto:
-    """Three times as many rows and columns of a 120 × 160 plane."""
+    """Three times as many rows and columns of a 96 × 96 plane."""
     b = NetworkBuilder(np.random.default_rng(seed))
-    x = b.function("Tanh", "tanh1", b.conv("conv1", b.input("luma", 1, 120, 160), 64, 5))
+    x = b.function("Tanh", "tanh1", b.conv("conv1", b.input("luma", 1, 96, 96), 64, 5))
     x = b.function("Tanh", "tanh2", b.conv("conv2", x, 32, 3))
     b.depth_to_space("large", b.conv("conv3", x, 9, 3), 3)
     return b.model("espcn", "large")
