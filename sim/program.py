@@ -235,7 +235,8 @@ class Interpreter:
 
     def _weight_sources(self, i: Instruction, samples: int) -> Iterator[tuple[np.ndarray, slice]]:
         """The weight buffer's codes, for all samples or, where they are computed, for one after the other."""
-        moved = self.moved[i.weight_base :]
+        words = i.kernel_h * i.kernel_w * i.channel_words * self.config.rows * i.passes
+        moved = self.moved[i.weight_base : i.weight_base + words]
         if self.moved_codes is None or not moved.any():
             yield self.weight_codes, slice(None)
             return
