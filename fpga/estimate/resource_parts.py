@@ -34,6 +34,7 @@ from sateen.hw.memory.move import Move
 from sateen.hw.memory.store import StoreUnit
 from sateen.hw.vector.pool import Pool
 from sateen.hw.vector.requantize import Requantizer
+from sateen.hw.vector.row import Row
 from sateen.hw.vector.unit import VectorUnit
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.instruction_use import instruction_mask
@@ -232,6 +233,7 @@ PARTS: dict[str, Part] = {
         Part("vector", lambda c: VectorUnit(config=c)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
+        Part("row", lambda c: Row(config=c)),
     )
 }
 
