@@ -11,13 +11,14 @@ from sateen.compiler.importer.nouns import PORTS, Finding
 def of_the_file(
     findings: list[Finding], owners: Mapping[str, str], types: Mapping[str, str], ports: Container[str]
 ) -> list[Finding]:
-    """The findings of the rewritten graph's nodes as findings of the file's, of several for one the worst.
+    """The findings of the rewritten graph's nodes as findings of the file's, of several for one the worst, of equally
+    bad ones that of the node that has the file's name, which does the work.
 
     `owners` is `Light.owners`, `types` has the operators of the file's nodes by name, `ports` are inputs and outputs
     that have nodes of their own.
     """
     rank = {False: 0, None: 1, True: 2}
-    found: dict[tuple[str, bool], Finding] = {}
+    found: dict[tuple[str, bool], tuple[tuple[int, bool], Finding]] = {}
     for f in findings:
         port = f.op_type in PORTS
         owner = f.node if port else owners.get(f.node, f.node)
@@ -27,11 +28,10 @@ def of_the_file(
             port, kind = True, PORTS[0]
         else:
             kind = f.op_type if port else types.get(owner, f.op_type)
-        f = replace(f, node=owner, op_type=kind)
-        key = (owner, port)
-        if key not in found or rank[f.supported] < rank[found[key].supported]:
-            found[key] = f
-    return list(found.values())
+        score, key = (rank[f.supported], f.node != owner), (owner, port)
+        if key not in found or score < found[key][0]:
+            found[key] = score, replace(f, node=owner, op_type=kind)
+    return [f for _, f in found.values()]
 
 
 def remarks(dynamic: Sequence[str]) -> tuple[str, ...]:

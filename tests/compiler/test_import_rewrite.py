@@ -135,6 +135,10 @@ def test_findings_are_those_of_the_file():
     findings = check_model(model)
     assert [(f.node, f.op_type) for f in findings] == [(n.name, n.op_type) for n in model.graph.node]
     assert all(f.supported for f in findings)
+    assert [f.reason.split()[0] for f in findings if f.op_type in ("Conv", "MaxPool")] == [
+        "convolution",
+        "pooling",
+    ]
 
 
 @pytest.mark.parametrize("domain", [CHANNELS_LAST, *QONNX])
