@@ -229,26 +229,51 @@ def affine_into_normalize(graph: Graph) -> Graph | None:
     return None
 
 
-def affine_into_consumer(graph: Graph) -> Graph | None:
-    """conv(scale * x + offset) is a convolution, unless its padding would have to be other than zero."""
+def affine_into_consumers(graph: Graph) -> Graph | None:
+    """conv(scale * x + offset) is a convolution, unless its padding would have to be other than zero.
+
+    Into several of them only what a normalization would have to keep as factors of channels.
+    """
     for node in graph.nodes:
-        user = _only_consumer(graph, node.output)
-        if not isinstance(node, Conv) or not is_affine(node) or not isinstance(user, Conv):
+        if (
+            not isinstance(node, Conv)
+            or not is_affine(node)
+            or any(o.tensor == node.output for o in graph.outputs)
+        ):
             continue
-        if any(user.pads) and node.bias.any():
+        users = graph.consumers(node.output)
+        if len(users) > 1 and not _scales_normalized(graph, node):
             continue
-        scale, offset = user.read_by(node.weight.reshape(-1)), user.read_by(node.bias)  # (O, I / groups)
-        if user.given is not None and (scale != scale[:, :1]).any():
-            continue  # the weights would leave their grid
-        merged = dataclasses.replace(
-            user,
-            input=node.input,
-            weight=user.weight * scale[:, None, None, :],
-            bias=user.bias + (user.weight * offset[:, None, None, :]).sum(axis=(1, 2, 3)),
-            given=_scaled(user.given, scale[:, 0]),
-        )
-        return _replace(graph, {user.name: merged, node.name: None})
+        merged: dict[str, Node | None] = {
+            u.name: _behind_affine(node, u) if isinstance(u, Conv) else None for u in users
+        }
+        if merged and None not in merged.values():
+            return _replace(graph, merged | {node.name: None})
     return None
+
+
+def _scales_normalized(graph: Graph, node: Conv) -> bool:
+    return (
+        node.stride == (1, 1)
+        and node.channels is None
+        and isinstance(_producer(graph, node.input), Normalize)
+    )
+
+
+def _behind_affine(node: Conv, user: Conv) -> Conv | None:
+    """The convolution of what the scale and offset read; None if it is none."""
+    if any(user.pads) and node.bias.any():
+        return None
+    scale, offset = user.read_by(node.weight.reshape(-1)), user.read_by(node.bias)  # (O, I / groups)
+    if user.given is not None and (scale != scale[:, :1]).any():
+        return None  # the weights would leave their grid
+    return dataclasses.replace(
+        user,
+        input=node.input,
+        weight=user.weight * scale[:, None, None, :],
+        bias=user.bias + (user.weight * offset[:, None, None, :]).sum(axis=(1, 2, 3)),
+        given=_scaled(user.given, scale[:, 0]),
+    )
 
 
 def _scaled(given: GivenWeights | None, factor: np.ndarray) -> GivenWeights | None:
@@ -370,7 +395,7 @@ PASSES: tuple[Rewrite, ...] = (
     stride_into_consumer,
     affine_into_producer,
     affine_into_product,
-    affine_into_consumer,  # what no producer took
+    affine_into_consumers,  # what no producer took
     affine_into_normalize,  # what no consumer took
     selection_into_producer,  # which makes several of a consumer
     compose_functions,  # after the scales that a convolution can take for nothing

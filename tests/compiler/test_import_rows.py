@@ -65,14 +65,17 @@ def test_the_last_softmax_stays_on_the_host():
     assert "Softmax" not in kinds(graph) and graph.outputs[0].host
 
 
-@pytest.mark.parametrize("readers", [1, 2])
-def test_layer_normalization(readers):
-    """Its factors go into the one convolution that reads it, or stay."""
+@pytest.mark.parametrize("others", [(), ("MatMul", "MatMul"), ("Relu",)])
+def test_layer_normalization(others):
+    """Its factors go into the convolutions that read it, or stay where something else does, too."""
     net = Net(17)
     y = net("LayerNormalization", tokens(net), net.random(6), net.random(6), axis=-1, epsilon=1e-3)
-    outputs = [net("MatMul", y, net.random(6, 3)) for _ in range(readers)]
-    node = only(compare(net.output(*outputs)), Normalize)
-    assert bool((node.scale == 1).all()) == (readers == 1)
+    readers = ("MatMul", *others)
+    outputs = [net(op, y, *([net.random(6, 3)] if op == "MatMul" else [])) for op in readers]
+    graph = compare(net.output(*outputs))
+    node = only(graph, Normalize)
+    assert bool((node.scale == 1).all()) == ("Relu" not in others)
+    assert len(graph.nodes) == 2 + len(readers)
     assert node.centred and not node.plane and node.epsilon == pytest.approx(1e-3)
 
 
