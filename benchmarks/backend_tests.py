@@ -46,6 +46,7 @@ DATA = {
     **dict.fromkeys(("LSTM", "GRU", "RNN", "QuantizeLinear", "DequantizeLinear", "QLinearConv"), 1),
     **dict.fromkeys(("QLinearMatMul", "ConvInteger", "MatMulInteger", "Gather", "CumSum", "Trilu"), 1),
     **dict.fromkeys(("GatherElements", "GatherND", "Compress", "Swish", "CastLike"), 1),
+    "Attention": 3,
 }
 """Leading operands that are computed in a network; of others, those of floating point."""
 EITHER = frozenset(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sateen.compiler.importer import ops_attention as heads
 from sateen.compiler.importer import ops_choose as choose
+from sateen.compiler.importer import ops_einsum as sums
 from sateen.compiler.importer import ops_elementwise as elementwise
 from sateen.compiler.importer import ops_linear as linear
 from sateen.compiler.importer import ops_pool as pool
@@ -21,6 +23,7 @@ from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
 
 _CONV = "convolution on the array"
 _PRODUCT = "matrix product on the array"
+_ATTENTION = "two products on the array, softmax between them on machines built with `softmax`"
 _SUM = "residual addition, or an offset folded into a convolution"
 _STEPS = "unrolled step by step, the input's products for all steps at once"
 _FOLDED = "scale and offset per channel, folded into a convolution where one is next to it"
@@ -53,6 +56,8 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Conv": (linear.conv, _CONV),
     "Gemm": (linear.gemm, _PRODUCT),
     "MatMul": (linear.matmul, _PRODUCT),
+    "Einsum": (sums.einsum, _PRODUCT),
+    "Attention": (heads.attention, _ATTENTION),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (steps.recurrent, _STEPS)),
     "BatchNormalization": (linear.batch_normalization, _FOLDED),
     "Add": (elementwise.add, _SUM),

@@ -24,6 +24,9 @@ ROUNDING = "ROUND, FLOOR, CEIL"
 TWO_OTHERS = "at most two dimensions besides the normalized one"
 ROWS = "over a pixel's channels, or groups of whole planes"
 EUCLIDEAN = "p = 2"
+NO_CACHE = "without a cache of keys and values"
+RESULT_ALONE = "its first output alone"
+PRODUCTS = "products of two operands, sums and orders of one"
 
 _COMPARISONS = ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Xor")
 
@@ -41,6 +44,8 @@ LIMITS: dict[str, tuple[str, ...]] = {
     **{name: (TWO_OTHERS, ROWS) for name in ("LayerNormalization", "RMSNormalization")},
     "InstanceNormalization": (ROWS,),
     "LpNormalization": (TWO_OTHERS, EUCLIDEAN),
+    "Attention": (NO_CACHE, RESULT_ALONE),
+    "Einsum": (PRODUCTS,),
     "Gather": (ONE_DIMENSION,),
     "LpPool": (ONE_OR_TWO_D,),
     "ReverseSequence": (ONE_LENGTH,),

@@ -10,6 +10,7 @@ from sateen.compiler.functions import as_expression, constant, substitute
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.broadcast import paired
+from sateen.compiler.importer.masks import added, chosen_by
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import aligned, raised
@@ -98,7 +99,7 @@ def add(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     """Add and Sum: all computed operands are added one after another, then the constants."""
     values = [walk.values[i] for i in node.inputs]
     computed = [v for v in values if isinstance(v, Value)]
-    constants = [walk.weights(node, i) for i, v in enumerate(values) if not isinstance(v, Value)]
+    constants = [added(walk, node, i) for i, v in enumerate(values) if not isinstance(v, Value)]
     total = computed[0]
     for value in computed[1:]:
         total = add_two(walk, node, total, value)
@@ -233,9 +234,11 @@ def bounded(walk: Walk, node: OnnxNode, x: Value, c: np.ndarray, below: bool) ->
     )
 
 
-def where(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    """A choice by a function of the tensor between functions of it, or numbers."""
+def where(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
+    """A choice by a function of the tensor between functions of it, or numbers; or by a constant."""
     values = [walk.values[i] for i in node.inputs]
+    if isinstance(values[0], np.ndarray) and values[0].size:
+        return [chosen_by(walk, node, values[0].astype(bool))]
     rank = max(v.rank if isinstance(v, Value) else np.ndim(v) for v in values if v is not None)
     values = [raised(v, rank) if isinstance(v, Value) else v for v in values]
     x = next(v for v in values if isinstance(v, Value))

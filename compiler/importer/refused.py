@@ -8,7 +8,10 @@ _DYNAMIC = (
 )
 _INCOMPLETE = ("it lacks inputs that it needs", "export the model again")
 _CONTROL = ("control flow is not supported", "export the model with the branch or loop resolved")
-_ATTENTION = ("attention is not supported yet", "only products with constants are supported")
+_ROTARY = (
+    "it turns pairs of features by their position",
+    "export the model with Mul, Add and Concat in its place",
+)
 _NORMALIZE = (
     "it normalizes over neighbouring channels, or over the batch",
     "use LayerNormalization, GroupNormalization or BatchNormalization",
@@ -22,7 +25,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_INCOMPLETE, "QLinearConv QLinearMatMul ConvInteger MatMulInteger"),
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
-    (_ATTENTION, "Attention Einsum RotaryEmbedding"),
+    (_ROTARY, "RotaryEmbedding"),
     (_NORMALIZE, "LRN MeanVarianceNormalization"),
     (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sateen.compiler.quantize.scores import scores_of, within_reach
 from sateen.errors import DataError
 from sateen.ir.graph import Graph
 from sateen.sim.reference import check_inputs
@@ -80,9 +81,10 @@ def calibrate(
     sums: dict[str, np.ndarray] = {}
     peaks: dict[str, np.ndarray] = {}
     drawn = {name: _Draw(name) for name in graph.shapes}
+    scores = scores_of(graph)
     for start in range(0, total, batch):
         tensors = run(graph, {k: v[start : start + batch] for k, v in arrays.items()})
-        for name, x in tensors.items():
+        for name, x in within_reach(scores, tensors).items():
             x = np.asarray(x, np.float64)
             sums[name] = sums.get(name, 0.0) + x.sum(axis=(0, 1, 2))
             peaks[name] = np.maximum(peaks.get(name, 0.0), np.maximum(x.max((0, 1, 2)), -x.min((0, 1, 2))))

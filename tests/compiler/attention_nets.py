@@ -109,11 +109,24 @@ def gemm(m: int = 4, k: int = 6, n: int = 3) -> Net:
     return net.output(net("Relu", net("Gemm", a, b, net.random(n), transB=1, alpha=0.5, beta=2.0)))
 
 
+def causal(heads: int = 2, d: int = 4, tokens: int = 5, features: int = 8) -> Net:
+    """One operator, in which keys and values are shared, no query sees later ones, and earlier ones count less."""
+    net = Net(23)
+    x = net.input(1, tokens, features)
+    q = linear(net, x, features, heads * d)
+    k, v = linear(net, x, features, d), linear(net, x, features, d)
+    distance = np.arange(tokens)[:, None] - np.arange(tokens)
+    mask = net.constant((-0.2 * distance).astype(np.float32))
+    y = net("Attention", q, k, v, mask, q_num_heads=heads, kv_num_heads=1, is_causal=1)
+    return net.output(linear(net, y, heads * d, features))
+
+
 NETS = {
     "fused": fused,
     "apart": apart,
     "multihead": multihead,
     "windows": windows,
+    "causal": causal,
     "matrices": matrices,
     "gemm": gemm,
 }

@@ -43,7 +43,9 @@ def samples(net, batch=4):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize(("network", "config"), [("fused", TINY), ("windows", TINY), ("apart", TALL)])
+@pytest.mark.parametrize(
+    ("network", "config"), [("fused", TINY), ("windows", TINY), ("causal", TINY), ("apart", TALL)]
+)
 def test_attention_in_rtl(network, config, tmp_path):
     net = NETS[network]()
     check(net.model(), samples(net), config, tmp_path)
