@@ -9,11 +9,12 @@ import numpy as np
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes
-from sateen.compiler.importer.moves import place_channels, rebuilt, replaced
+from sateen.compiler.importer.layout import axis_dims, dim_size, normal, remap, split_axes, without_batch
+from sateen.compiler.importer.moves import joined, place_channels, rebuilt, replaced
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_matmul import product, turned
 from sateen.compiler.importer.ops_quantize import given_weights
+from sateen.compiler.importer.ops_select import select
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import pads, pair, window_of
@@ -57,20 +58,30 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(f"its bias has shape {bias.shape}", f"it must be ({outputs},)")
     if window.pointwise and groups == 1 and not walk.is_open(x):  # any order of the positions will do
         return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True, given=given)]
-    x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
-    kernel = np.moveaxis(weight, 1, -1)  # (O, spatial..., I)
-    kernel = kernel.transpose(0, *(1 + int(i) for i in np.argsort(axes)), n + 1)
-    kernel = kernel.reshape(outputs, *pair(axes, window.kernel, 1), -1)
-    out = walk.fresh(node.proto.output[0])
-    shape: Shape = (*pair(axes, window.out, 1), outputs)
-    walk.emit(
-        Conv(
-            node.name, x.tensor, out, np.ascontiguousarray(kernel), bias, pair(axes, window.stride, 1),
-            pair(axes, window.dilation, 1), pads(axes, window), groups, given=given,
-        ),
-        shape,
-    )  # fmt: skip
-    return [replaced(x, out, 1, axes, shape)]
+
+    def placed(x: Value) -> Value:
+        x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
+        kernel = np.moveaxis(weight, 1, -1)  # (O, spatial..., I)
+        kernel = kernel.transpose(0, *(1 + int(i) for i in np.argsort(axes)), n + 1)
+        kernel = kernel.reshape(outputs, *pair(axes, window.kernel, 1), -1)
+        out = walk.fresh(node.proto.output[0])
+        shape: Shape = (*pair(axes, window.out, 1), outputs)
+        walk.emit(
+            Conv(
+                node.name, x.tensor, out, np.ascontiguousarray(kernel), bias, pair(axes, window.stride, 1),
+                pair(axes, window.dilation, 1), pads(axes, window), groups, given=given,
+            ),
+            shape,
+        )  # fmt: skip
+        return replaced(x, out, 1, axes, shape)
+
+    if walk.is_open(x) or not without_batch(x.layout[0]):
+        return [placed(x)]
+    # parts of one sample, such as windows, in the place of the batch: each has padding of its own
+    parts = [
+        placed(select(walk, node, x, 0, range(k, k + 1), f"{node.name}.{k}.input")) for k in range(x.shape[0])
+    ]
+    return [joined(walk, node.name, node.proto.output[0], parts, 0)]
 
 
 def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:
@@ -151,20 +162,20 @@ def contract(
     """
     if walk.is_batch(x, *dims):
         raise Unsupported("it sums over the batch", "keep the batch first")
-    joined = normal(f for d in dims for f in x.layout[d])
-    if dim_size(joined) != weight.shape[0]:
+    summed = normal(f for d in dims for f in x.layout[d])
+    if dim_size(summed) != weight.shape[0]:
         raise Unsupported(
-            f"{dim_size(joined)} features meet weights of shape {weight.shape}",
+            f"{dim_size(summed)} features meet weights of shape {weight.shape}",
             f"use {weight.shape[0]} features",
         )
     others = [d for d in range(x.rank) if d not in dims]
     outputs = weight.shape[1]
     if walk.is_open(x):
-        x, hwc = walk.decide(x, walk.beside(x, *dims), joined, strength=1)
-        joined = normal(f for d in dims for f in x.layout[d])
+        x, hwc = walk.decide(x, walk.beside(x, *dims), summed, strength=1)
+        summed = normal(f for d in dims for f in x.layout[d])
     else:
         hwc = walk.hwc(x)
-    spans = [math.prod(size for size, _, axis in split_axes(joined, hwc) if axis == k) for k in range(3)]
+    spans = [math.prod(size for size, _, axis in split_axes(summed, hwc) if axis == k) for k in range(3)]
     whole = [spans[k] == hwc[k] for k in range(3)]
     if not whole[2] or not all(w or s == 1 for w, s in zip(whole, spans, strict=True)):
         if walk.is_open(x) or x.host:
@@ -174,12 +185,12 @@ def contract(
                 "remove the Reshape or Transpose before it, or flatten the whole tensor",
             )
         x = rebuilt(walk, node.name, x, (tuple(others[:-1]), tuple(others[-1:]), tuple(dims)))
-        hwc, joined = walk.hwc(x), normal(f for d in dims for f in x.layout[d])
+        hwc, summed = walk.hwc(x), normal(f for d in dims for f in x.layout[d])
         spans = [1, 1, hwc[2]]
     kh, kw = (hwc[k] if spans[k] > 1 else 1 for k in (0, 1))
     # from the order of the features to that of the tensor: the dimension's factors by falling stride
-    sizes = [size for size, _ in joined]
-    order = sorted(range(len(joined)), key=lambda k: -joined[k][1])
+    sizes = [size for size, _ in summed]
+    order = sorted(range(len(summed)), key=lambda k: -summed[k][1])
     kernel = weight.T.reshape(outputs, *sizes).transpose(0, *(1 + k for k in order))
     kernel = np.ascontiguousarray(kernel).reshape(outputs, kh, kw, hwc[2])
     out = walk.fresh(node.proto.output[0])

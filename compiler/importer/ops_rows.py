@@ -8,8 +8,8 @@ import numpy as np
 
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.layout import axis_dims, normal, split_axes
-from sateen.compiler.importer.moves import place_channels
+from sateen.compiler.importer.layout import axis_dims, normal, split_axes, without_batch
+from sateen.compiler.importer.moves import place_channels, rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Normalize, Softmax
@@ -33,6 +33,11 @@ def _channels(walk: Walk, node: OnnxNode, x: Value, axis: int) -> Value:
         raise Unsupported("it reads what the host computes", "end the model before it")
     if not walk.is_open(x) and x.layout[axis] == axis_dims(walk.hwc(x))[2]:
         return x  # wherever the other dimensions lie
+    if (
+        not walk.is_open(x) and without_batch(x.layout[0]) and axis
+    ):  # windows, say, are a dimension like others
+        rows, columns, rest = (tuple(d for d in role if d != axis) for role in roles_of(walk, x))
+        return rebuilt(walk, node.name, x, (rows, (*columns, *rest), (axis,)))
     others = [d for d in range(1, x.rank) if d != axis]
     if len(others) > 2:
         others = [d for d in others if x.layout[d]]
