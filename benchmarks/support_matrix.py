@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from generated import update
 
-from sateen.compiler.importer import DYNAMIC, HANDLERS, INTEGER_OPERATORS, LIMITS, WRITTEN
+from sateen.compiler.importer import DYNAMIC, FUSED, HANDLERS, INTEGER_OPERATORS, LIMITS, MISPLACED, WRITTEN
 from sateen.formats import all_formats
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.machine.presets import PRESETS
@@ -27,8 +27,10 @@ def matrix() -> str:
     rows = [(f"ONNX operators: {use}", _operators(groups)) for use, groups in sorted(by_use.items())]
     fixed = ", ".join(f"`{name}`" for name in sorted({*INTEGER_OPERATORS} - {DYNAMIC}))
     written = ", ".join(f"`{name}`" for name in sorted({*WRITTEN} - {*HANDLERS}))
+    fused = ", ".join(f"`{name}`" for name in sorted({*FUSED, *MISPLACED}))
     rows += [
         ("ONNX operators: written as others of these", written),
+        ("operators of ONNX Runtime: written as others of these", fused),
         ("integer operators, of ONNX and ONNX Runtime: the same on real numbers, between quantizers", fixed),
         ("scales that depend on the sample: one for all instead, from calibration samples", f"`{DYNAMIC}`"),
         ("integers", ", ".join(integers)),

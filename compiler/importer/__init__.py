@@ -14,6 +14,7 @@ import onnx
 
 from sateen.compiler.importer.build import walk_model
 from sateen.compiler.importer.domains import QUANTIZERS
+from sateen.compiler.importer.fused import FUSED, MISPLACED
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.compiler.importer.host_inputs import on_host
 from sateen.compiler.importer.integer import in_floating_point
@@ -46,9 +47,11 @@ from sateen.ir.graph import Graph
 
 __all__ = [
     "DYNAMIC",
+    "FUSED",
     "HANDLERS",
     "INTEGER_OPERATORS",
     "LIMITS",
+    "MISPLACED",
     "WRITTEN",
     "Finding",
     "Shapes",

@@ -121,6 +121,11 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     },
     "LayerNormalization": (rows.layer_normalization, _ROWS),
     "RMSNormalization": (rows.layer_normalization, _ROWS),
+    "MeanVarianceNormalization": (rows.mean_variance_normalization, _ROWS),
+    "LRN": (
+        rows.local_response,
+        "a square and a power by table, sums by a matrix product, a product of two tensors",
+    ),
     "GroupNormalization": (rows.group_normalization, _ROWS),
     "InstanceNormalization": (rows.group_normalization, _ROWS),
     "LpNormalization": (rows.lp_normalization, _ROWS),

@@ -42,6 +42,8 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "Softmax": (TWO_OTHERS,),
     **{name: (LAST,) for name in ("LogSoftmax", "Hardmax")},
     **{name: (TWO_OTHERS, ROWS) for name in ("LayerNormalization", "RMSNormalization")},
+    "MeanVarianceNormalization": (TWO_OTHERS, ROWS),
+    "LRN": (TWO_OTHERS,),
     "InstanceNormalization": (ROWS,),
     "LpNormalization": (TWO_OTHERS, EUCLIDEAN),
     "Attention": (NO_CACHE, RESULT_ALONE),

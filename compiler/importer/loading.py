@@ -18,6 +18,8 @@ from sateen.compiler.importer.constants import Light, as_inputs, lightened, sket
 from sateen.compiler.importer.control import has_control, unrolled
 from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, opset_of
 from sateen.compiler.importer.external import load_external
+from sateen.compiler.importer.fused import MISPLACED
+from sateen.compiler.importer.integer_forms import MICROSOFT
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.compiler.importer.rewrite import rewrite
 from sateen.compiler.importer.shapes import forget_shapes
@@ -102,19 +104,24 @@ def validate(model: onnx.ModelProto, where: str = "model") -> None:
 
 def _completed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy with what runtimes do without and the checker does not: some type of each output, a version
-    of each domain (which converters leave out), and, before version 4 of the file format, initializers among the
-    inputs."""
+    of each domain (which converters leave out), ONNX Runtime's domain of its own operators, and, before version 4 of
+    the file format, initializers among the inputs."""
     typed = all(
         o.type.HasField("tensor_type") and o.type.tensor_type.HasField("shape") for o in model.graph.output
     )
     versions = {o.domain for o in model.opset_import}
     unversioned = {n.domain for n in model.graph.node if n.domain not in DEFAULT} - versions
-    if typed and not unversioned and model.ir_version >= _FREE_INITIALIZERS:
+    misplaced = [k for k, n in enumerate(model.graph.node) if n.op_type in MISPLACED and n.domain in DEFAULT]
+    if misplaced and MICROSOFT not in versions:
+        unversioned.add(MICROSOFT)
+    if typed and not unversioned and not misplaced and model.ir_version >= _FREE_INITIALIZERS:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, _FREE_INITIALIZERS)
     copy.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(unversioned))
+    for k in misplaced:
+        copy.graph.node[k].domain = MICROSOFT
     for o in copy.graph.output:
         if not o.type.WhichOneof("value"):
             o.type.tensor_type.elem_type = onnx.TensorProto.FLOAT

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sateen.compiler.functions import X, constant
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.layout import axis_dims, normal, split_axes, without_batch
 from sateen.compiler.importer.moves import place_channels, rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Normalize, Softmax
+from sateen.ir.graph import Activation, Conv, Expression, Mul, Normalize, Softmax
 
 
 def softmax(walk: Walk, node: OnnxNode, x: Value, axis: int) -> Value:
@@ -180,6 +181,48 @@ def group_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if walk.is_open(x):
         return [x]
     return [_emit(walk, node, x, True, groups, epsilon, scale, offset)]
+
+
+def mean_variance_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """Over `axes`, by default all but dimension 1: the batch, too, which must then be fixed to 1."""
+    x = walk.value(node)
+    dims = axes_in(node.integers("axes", (0, 2, 3)), x.rank)
+    return [normalized(walk, node, x, dims, epsilon=_DEVIATION**2)]
+
+
+_DEVIATION = 1e-9
+"""What MeanVarianceNormalization adds to a standard deviation."""
+
+
+def local_response(walk: Walk, node: OnnxNode) -> Sequence[Value]:
+    """LRN: x / (bias + alpha / size * the sum of squares over `size` neighbouring channels)**beta."""
+    x = walk.value(node)
+    if x.rank < 2:
+        raise Unsupported(f"an input of shape {x.shape}", "make dimension 1 the channels")
+    size, alpha, beta = node.integer("size", 0), node.number("alpha", 1e-4), node.number("beta", 0.75)
+    bias = node.number("bias", 1.0)
+    if size < 1 or alpha < 0 or bias <= 0:
+        raise Unsupported(
+            f"size = {size}, alpha = {alpha:g}, bias = {bias:g}",
+            "size and bias must be above 0, alpha not below",
+        )
+    x = _channels(walk, node, x, 1)
+    if walk.is_open(x):
+        return [x]
+    shape, out = walk.hwc(x), node.proto.output[0]
+    square, total, factor = (walk.fresh(f"{out}.{part}") for part in ("square", "sum", "factor"))
+    walk.emit(
+        Activation(node.name, x.tensor, square, "composed", expression=Expression("mul", (), (X, X))), shape
+    )
+    distance = np.subtract.outer(np.arange(shape[2]), np.arange(shape[2]))  # (O, I)
+    near = (distance <= (size - 1) // 2) & (-distance <= size // 2)
+    weight = (near * (alpha / size))[:, None, None, :]
+    walk.emit(Conv(node.name, square, total, weight, np.full(shape[2], bias)), shape)
+    power = Expression("pow", (), (Expression("max", (), (X, constant(bias))), constant(-beta)))
+    walk.emit(Activation(node.name, total, factor, "composed", expression=power), shape)
+    result = walk.fresh(out)
+    walk.emit(Mul(node.name, x.tensor, factor, result), shape)
+    return [Value(result, x.layout)]
 
 
 def lp_normalization(walk: Walk, node: OnnxNode) -> Sequence[Value]:

@@ -12,10 +12,6 @@ _ROTARY = (
     "it turns pairs of features by their position",
     "export the model with Mul, Add and Concat in its place",
 )
-_NORMALIZE = (
-    "it normalizes over neighbouring channels, or over the batch",
-    "use LayerNormalization, GroupNormalization or BatchNormalization",
-)
 _UPSAMPLE = ("it reads pixels at computed places", "compute it on the host, or end the model before it")
 _RANDOM = ("it gives random numbers", "export the model for inference, without noise")
 _SELECT = ("it chooses by computed values", "end the model before it and compute it on the host")
@@ -26,7 +22,6 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_RANDOM, RANDOM_OPERATORS),
     (_CONTROL, "If Loop Scan SequenceMap"),
     (_ROTARY, "RotaryEmbedding"),
-    (_NORMALIZE, "LRN MeanVarianceNormalization"),
     (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,

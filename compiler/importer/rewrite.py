@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 
 from sateen.compiler.importer.constants import Constants, Light
 from sateen.compiler.importer.domains import CHANNELS_LAST, DEFAULT, GENERAL, opset_of
+from sateen.compiler.importer.fused import FUSED, MISPLACED
+from sateen.compiler.importer.integer_forms import MICROSOFT
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 from sateen.compiler.importer.thresholds import steps_of
 from sateen.compiler.importer.versions import given_ranks, rank_of
@@ -181,6 +183,8 @@ def per_channel(
 
 RULES: dict[tuple[str, str], Rule] = {
     **{(domain, name): rule for domain in DEFAULT for name, rule in WRITTEN.items()},
+    **{(MICROSOFT, name): rule for name, rule in FUSED.items()},
+    **{(domain, name): rule for domain in DEFAULT for name, rule in MISPLACED.items()},
     **{(CHANNELS_LAST, name): channels_last for name in ("Conv", "MaxPool", "AveragePool")},
     (CHANNELS_LAST, "BatchNormalization"): channels_last_normalization,
     **{

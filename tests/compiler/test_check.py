@@ -167,16 +167,18 @@ def test_check_lists_every_node_and_all_problems():
     net = Net()
     x = net.input("N", 3, 8, 8)
     y = net.conv(x, 3, 4, 3, 3)
-    y = net("LRN", y, size=3)
+    y = net("Hardmax", y, axis=1)
     y = net("Relu", y)
     y = net("GridSample", y, net.random(1, 3, 3, 2))
     y = net("Conv", y, net.constant(np.full((2, 4, 1, 1), np.nan), np.float32))
     net.output(net("Flatten", y))
     findings = check_model(net.model())
-    assert [f.node for f in findings] == ["Conv0", "LRN1", "Relu2", "GridSample3", "Conv4", "Flatten5"]
+    assert [f.node for f in findings] == ["Conv0", "Hardmax1", "Relu2", "GridSample3", "Conv4", "Flatten5"]
     assert [f.supported for f in findings] == [True, False, True, False, False, True]
     assert all(f.reason for f in findings) and all(f.remedy for f in findings if not f.supported)
-    with pytest.raises(ModelError, match=r"^LRN 'LRN1': .*\(and 2 more: `sateen check` lists them\)$"):
+    with pytest.raises(
+        ModelError, match=r"^Hardmax 'Hardmax1': .*\(and 2 more: `sateen check` lists them\)$"
+    ):
         import_model(net.model())
 
 
@@ -369,14 +371,14 @@ def test_nodes_behind_a_refused_one():
     """Checked as far as shapes allow, and never called supported where they are not."""
     net = Net()
     x = net.conv(net.input("N", 3, 8, 8), 3, 4, 1, 1)
-    y = net("LRN", x, size=3)
+    y = net("Hardmax", x, axis=1)
     net.output(net.conv(y, 4, 4, 3, 3))
     net.output(net("Relu", net("Mul", y, net.random(1, 4, 1, 1))))
     net.output(net("Add", y, x), net("Concat", y, y, axis=1), net("Mul", y, net("Sigmoid", x)))
     net.output(net("Slice", y, *(net.constant([v], np.int64) for v in (0, 2, 1))))
     found = {f.node: f.supported for f in check_model(net.model())}
     assert found == {
-        "Conv0": True, "LRN1": False, "Conv2": True, "Mul3": None, "Relu4": True, "Add5": None, "Concat6": None,
+        "Conv0": True, "Hardmax1": False, "Conv2": True, "Mul3": None, "Relu4": True, "Add5": None, "Concat6": None,
         "Sigmoid7": True, "Mul8": None, "Slice9": None,
     }  # fmt: skip
 
@@ -385,7 +387,7 @@ def test_quantizers_are_not_checked_before_the_whole_graph_is():
     net = Net()
     scale, zero = net.constant(0.1, np.float32), net.constant(0, np.int8)
     y = net("DequantizeLinear", net("QuantizeLinear", net.input("N", 3, 4, 4), scale, zero), scale, zero)
-    model = net.output(net("LRN", y, size=3)).model()
+    model = net.output(net("GridSample", y, net.random(1, 3, 3, 2))).model()
     assert [f.supported for f in check_model(model)] == [None, None, False]
     assert [f.state for f in check_model(model)] == ["not checked", "not checked", "not supported"]
 

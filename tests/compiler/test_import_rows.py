@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_nets import Net, compare, kinds
+from onnx_nets import Net, compare, kinds, samples
 
-from sateen.compiler.importer import check_model
+from sateen.compiler.float_executor import float_outputs, run_float
+from sateen.compiler.importer import check_model, import_model
 from sateen.ir.graph import Normalize, Softmax
 
 
@@ -183,7 +184,84 @@ def test_what_only_looks_like_one_is_left():
     assert not node.centred  # of d, whose mean along the other axis is not 0
 
 
+@pytest.mark.parametrize("axes", [(0, 2, 3), (1,), (1, 2, 3)])
+def test_mean_variance_normalization(axes):
+    """Over the batch, too, where the file has one sample."""
+    net = Net(13)
+    x = net.conv(net.input(1, 3, 4, 6), 3, 8, 1, 1)
+    given = {} if axes == (0, 2, 3) else {"axes": axes}
+    y = net("MeanVarianceNormalization", x, **given)
+    node = only(compare(net.output(net.conv(y, 8, 3, 1, 1))), Normalize)
+    assert (node.plane, node.groups) == ((False, 1) if axes == (1,) else (True, 8 if axes[0] == 0 else 1))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 21])
+def test_local_response(size):
+    net = Net(13)
+    y = net("LRN", image(net), size=size, alpha=0.3, beta=0.6, bias=1.5)
+    assert kinds(compare(net.output(net("Relu", y)))).count("Mul") == 1
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_local_response_of_an_even_size(size):
+    """Which ONNX Runtime refuses; by ONNX's formula one channel more above than below."""
+    net = Net(13)
+    model = net.output(net("LRN", net.input("N", 8, 3, 4), size=size, alpha=0.3)).model()
+    x = samples(model)["x"]
+    near = [x[:, max(0, c - (size - 1) // 2) : c + size // 2 + 1] for c in range(8)]
+    total = np.stack([(n**2).sum(axis=1) for n in near], axis=1)
+    want = x / (1 + 0.3 / size * total) ** 0.75
+    graph = import_model(model)
+    (got,) = float_outputs(graph, run_float(graph, {"x": x})).values()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("others", ["", "offset", "offset bias", "bias"])
+def test_normalized_sum_of_onnx_runtime(others):
+    """The sum is an output, too, as the next layer's residual branch reads it."""
+    net = Net(17)
+    x = tokens(net)
+    given = [net.random(6) if name in others else "" for name in ("offset", "bias")]
+    y = net(
+        "SkipLayerNormalization", x, net("Relu", x), net.random(6), *given, outputs=4, epsilon=1e-3,
+        domain="com.microsoft",
+    )  # fmt: skip
+    net.nodes[-1].output[1] = net.nodes[-1].output[2] = ""
+    node = only(compare(after(net, net("Add", y, f"{y}_3"), 6)), Normalize)
+    assert node.centred and node.epsilon == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_simplified_normalization_of_onnx_runtime(bias):
+    """RMSNormalization by another name, and of a sum."""
+    net = Net(17)
+    x = net("SimplifiedLayerNormalization", tokens(net), net.random(6), axis=-1, epsilon=1e-3)
+    given = [net.random(6)] if bias else []
+    y = net(
+        "SkipSimplifiedLayerNormalization", x, net("Relu", x), net.random(6), *given,
+        domain="com.microsoft",
+    )  # fmt: skip
+    nodes = [n for n in compare(after(net, y, 6)).nodes if isinstance(n, Normalize)]
+    assert [n.centred for n in nodes] == [False, False]
+
+
+@pytest.mark.parametrize("operator", ["Gelu", "BiasGelu", "FastGelu", "QuickGelu"])
+def test_gelu_of_onnx_runtime(operator):
+    net = Net(17)
+    bias = [net.random(6)] if operator in ("BiasGelu", "FastGelu") else []
+    y = net(operator, tokens(net), *bias, domain="com.microsoft")
+    assert kinds(compare(after(net, y, 6))).count("Activation") == 1
+
+
 BAD = {
+    "neighbours": (lambda n: n("LRN", image(n), size=3, bias=-1.0), "size = 3, alpha = 0.0001, bias = -1"),
+    "mean of the batch": (lambda n: n("MeanVarianceNormalization", image(n)), "over the batch"),
+    "a skip's statistics": (
+        lambda n: n(
+            "SkipLayerNormalization", *[tokens(n)] * 2, n.random(6), outputs=2, domain="com.microsoft"
+        ),
+        "its statistics are outputs",
+    ),
     "batch": (lambda n: n("LpNormalization", tokens(n), axis=0), "over the batch"),
     "statistics": (
         lambda n: n("Add", n("LayerNormalization", tokens(n), n.random(6), outputs=2), "layernormalization1_1"),

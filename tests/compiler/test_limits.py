@@ -164,6 +164,13 @@ CASES = {
         (op, limits.ROWS): half_planes(op, [1, 4, 2, 3, 6], [(3, 6)], axis=3)
         for op in ("LayerNormalization", "RMSNormalization")
     },
+    ("MeanVarianceNormalization", limits.TWO_OTHERS): half_planes(
+        "MeanVarianceNormalization", [1, 2, 2, 6, 6], [], axes=[-1]
+    ),
+    ("MeanVarianceNormalization", limits.ROWS): half_planes(
+        "MeanVarianceNormalization", [1, 4, 2, 3, 6], [], axes=[3, 4]
+    ),
+    ("LRN", limits.TWO_OTHERS): solid("LRN", size=3),
     ("InstanceNormalization", limits.ROWS): half_planes("InstanceNormalization", [1, 8, 3, 6], [(8,), (8,)]),
     ("LpNormalization", limits.EUCLIDEAN): one("LpNormalization", p=1, axis=1),
     ("Resize", limits.COORDINATES): resized("Resize"),
