@@ -2,12 +2,14 @@
 
     python benchmarks/resource_model.py [--configurations N] [--arrays N] [--machines N] [--workers N] [--anew]
                                         [--scheduler ADDRESS]
+    python benchmarks/resource_model.py --row-units [--workers N]
     python benchmarks/resource_model.py --fit-only
 
 Writes fpga/estimate/resource_data.parquet, fpga/estimate/resource_model.json and docs/results/resource_model.md. Runs
 on this machine, or on a Dask cluster that has the same Yosys. What the file has already is taken from there, if this
 Yosys made it, and syntheses are cached: so a run with more configurations adds to the last one, and an interrupted
-one goes on. After a change of what is counted, --anew counts all again. Wants the extra `benchmark`.
+one goes on. After a change of what is counted, --anew counts all again; --row-units counts only the unit for rows,
+which no sampled machine has, and keeps the other rows of the file. Wants the extra `benchmark`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import sateen.fpga.estimate
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.resource_data import (
     ARRAY_PARTS,
+    ROW_PARTS,
+    ROW_UNITS,
     SEED,
     WHOLE,
     Row,
@@ -37,11 +41,13 @@ from sateen.fpga.estimate.resource_data import (
     measure_machine,
     measure_parts,
     read,
+    row_units,
     write,
 )
 from sateen.fpga.estimate.resource_fit import (
     LEAST_MACHINES,
     fit,
+    left_out_errors,
     machine_errors,
     part_errors,
     ranges,
@@ -66,6 +72,7 @@ def experiment(
         ("components", samples, tuple(PARTS.values())),
         ("arrays", more, ARRAY_PARTS),
         ("decoders", decoders(), (DECODER,)),
+        ("row units", row_units(), ROW_PARTS),
     )
     with Progress() as bars:
         for family in FAMILIES.values():
@@ -96,12 +103,14 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
     held = sum(held_out(from_json(configs[n])) for n in whole)
     different = len({r["text"] for r in rows if r["part"] in PARTS})
     single = len({r["configuration"] for r in rows if r["part"] == DECODER.name})
+    units = len({r["configuration"] for r in rows} & set(ROW_UNITS))
     out = [
         "# Resource model",
         "",
         "Written by `python benchmarks/resource_model.py`: estimates of `sateen cost --estimate` against counts by",
         f"{model['tool']}. Components are fitted to {different} different ones of",
-        f"{len(configs) - len(whole) - single} configurations; decoders are counted one by one, all {single} of them.",
+        f"{len(configs) - len(whole) - single - units} configurations, and of {units} more with the unit for rows;",
+        f"decoders are counted one by one, all {single} of them.",
         f"{len(whole)} other configurations are synthesized as machines in",
         f"one, as `sateen cost` counts them; {held} of them, picked by a hash of their fields, are held out. Fewer",
         f"than {LEAST_MACHINES} of the others fit nothing: what synthesis gains across components is then taken as 0,",
@@ -137,6 +146,11 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
                 cells += [_percent(found, "median"), _percent(found, "worst")]
             cells.append(f"{sum(bool(e['dsp'] or e['bram']) for e in mine)} of {len(mine)}")
             out.append(f"| {' | '.join(cells)} |")
+        left_out = left_out_errors(rows, ROW_PARTS[0].name, family.name)
+        out += ["", "Units for rows, each fitted to the others only:", ""]
+        out += ["| resource | units | median | 95th percentile | worst | worst configuration |"]
+        out += ["|---|--:|--:|--:|--:|---|"]
+        out += [_line(TITLES[name], name, left_out, configs) for name in RESOURCES]
     return "\n".join(out) + "\n"
 
 
@@ -187,9 +201,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster (default: this machine)")
     parser.add_argument("--anew", action="store_true", help="count again what the file has")
+    parser.add_argument("--row-units", action="store_true", help="counted, beside the data that are there")
     parser.add_argument("--fit-only", action="store_true", help="of the data that are there")
     args = parser.parse_args()
     if args.fit_only:
+        rows = read(str(DATA))
+    elif args.row_units:
+        rows = [r for r in read(str(DATA)) if r["configuration"] not in ROW_UNITS]
+        for family in FAMILIES.values():
+            rows += measure_parts(row_units(), family, parts=ROW_PARTS, workers=args.workers)
+        write(rows, str(DATA))
         rows = read(str(DATA))
     else:
         from dask.distributed import Client, LocalCluster

@@ -38,8 +38,12 @@ FIRST_ARRAY = 5_000
 ARRAY_PARTS = tuple(PARTS[name] for name in ("element", "first_element", "edge"))
 FIRST_DECODER = 8_000
 """Number of the first format's decoder."""
+FIRST_ROW_UNIT = 9_000
+"""Number of the first configuration of which only the unit for rows is synthesized."""
+ROW_PARTS = (PARTS["row"],)
 FIRST_MACHINE = 10_000
 """Number of the first machine that is synthesized as one."""
+ROW_UNITS = range(FIRST_ROW_UNIT, FIRST_MACHINE)
 HELD_OUT = 4
 """One machine in so many is kept out of the fit altogether, picked by a hash of its fields; the components of the
 others are not in the fit, either, as they are no configurations of `configurations`."""
@@ -104,6 +108,19 @@ def decoders() -> list[Sample]:
         Sample(FIRST_DECODER + n, default.replace(activation_format=name, multiplier=multiplier))
         for n, (name, multiplier) in enumerate(kinds)
     ]
+
+
+def row_units() -> list[Sample]:
+    """Softmax, normalization and both with each of three formats in one lane; more lanes with one of them."""
+    functions = ({"softmax": True, "normalize": True}, {"softmax": True}, {"normalize": True})
+    found = []
+    for f, (name, acc_bits) in enumerate((("int8", 32), ("e4m3", 48), ("int4", 20))):
+        default = AcceleratorConfig(weight_format=name, activation_format=name, acc_bits=acc_bits)
+        for n, lanes in enumerate((1, 4, 8)):
+            for k, enabled in enumerate(functions):
+                if lanes == 1 or k == (f + n) % len(functions):  # eight lanes take minutes
+                    found.append(default.replace(cols=max(4, lanes), vector_lanes=lanes, **enabled))
+    return [Sample(FIRST_ROW_UNIT + n, config) for n, config in enumerate(found)]
 
 
 def machines(count: int) -> list[Sample]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sateen.fpga.estimate.components import COMPONENTS, terms_of
 from sateen.fpga.estimate.fitted_range import extent
-from sateen.fpga.estimate.resource_data import WHOLE, Row, from_json, held_out
+from sateen.fpga.estimate.resource_data import ROW_UNITS, WHOLE, Row, from_json, held_out
 from sateen.fpga.estimate.resource_model import (
     ACROSS,
     CONSTANT,
@@ -131,6 +131,18 @@ def part_errors(rows: list[Row], coefficients: Coefficients, family: str) -> lis
     return found
 
 
+def left_out_errors(rows: list[Row], part: str, family: str) -> list[dict[str, Any]]:
+    """Errors of each different component of a kind that no sampled machine has, fitted to all others of its kind."""
+    mine = distinct(r for r in rows if r["family"] == family and r["part"] == part)
+    found = []
+    for row in mine:
+        others = fit_parts(r for r in mine if r is not row)
+        guess = predict_part(part, from_json(row["config"]), family, others)
+        errors = {name: relative(guess[name], row[name]) for name in RESOURCES}
+        found.append({"configuration": row["configuration"]} | errors)
+    return found
+
+
 def machine_errors(rows: list[Row], coefficients: Coefficients, family: str) -> list[dict[str, Any]]:
     """Errors of each machine that was synthesized as one."""
     found = []
@@ -160,7 +172,9 @@ def summary(errors: list[float]) -> dict[str, Any]:
 
 def ranges(rows: list[Row]) -> dict[str, Any]:
     """Least and most of each size in the data, and bits of the formats in fixed point."""
-    texts = dict.fromkeys(r["config"] for r in rows if r["part"] != DECODER.name)
+    texts = dict.fromkeys(
+        r["config"] for r in rows if r["part"] != DECODER.name and r["configuration"] not in ROW_UNITS
+    )
     configs = [from_json(text) for text in texts]
     found: dict[str, Any] = extent(configs, RANGED)
     for fmt in {f for c in configs for f in (c.weight, c.activation)}:

@@ -233,7 +233,7 @@ PARTS: dict[str, Part] = {
         Part("vector", lambda c: VectorUnit(config=c)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
-        Part("row", lambda c: Row(config=c)),
+        Part("row", lambda c: Row(config=c), every=1),
     )
 }
 

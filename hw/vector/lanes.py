@@ -240,7 +240,8 @@ def lanes_terms(c: AcceleratorConfig, t: Terms) -> None:
     fmt, mux = c.activation, t.technology.mux
     element, wide = rows.element_bits(fmt), product_bits(c)
     inverse = rows.reciprocal_bits(fmt) + 2
-    factor = element + rows.COUNT_BITS + 1 if c.normalize else rows.MANTISSA_BITS + 1
+    # what is multiplied by the reciprocal is as wide as the product of which it is a difference
+    factor = element + max(element, rows.COUNT_BITS + 1) + 1 if c.normalize else rows.MANTISSA_BITS + 1
     t.multiply(factor, inverse + 1)
     t.add(coarse=wide * mux(1 << SHIFT_BITS - FINE), fine=(c.acc_bits + 8) * 3, sign=c.acc_bits)
     t.add(ff=2 * wide + 3 * c.acc_bits + 30 + fmt.bits + SHIFT_BITS + FINE)
