@@ -144,6 +144,18 @@ def trunc(bits, mode="FLOOR", kind="AveragePool"):
     return build
 
 
+def attention(outputs, *past):
+    """Of one tensor with itself, its outputs used."""
+
+    def build(net):
+        x = image(net)[0]
+        y = net("Attention", x, x, x, "", *(net.constant(p) for p in past), outputs=outputs)
+        net.output(*(f"{y}_{k}" for k in range(1, outputs)))
+        return y
+
+    return build
+
+
 SCALES = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1)
 
 CASES = {
@@ -171,6 +183,9 @@ CASES = {
         "MeanVarianceNormalization", [1, 4, 2, 3, 6], [], axes=[3, 4]
     ),
     ("LRN", limits.TWO_OTHERS): solid("LRN", size=3),
+    ("Attention", limits.NO_CACHE): attention(1, *[np.zeros((1, 4, 2, 6), np.float32)] * 2),
+    ("Attention", limits.RESULT_ALONE): attention(2),
+    ("Einsum", limits.PRODUCTS): one("Einsum", equation="abcc->abc"),
     ("InstanceNormalization", limits.ROWS): half_planes("InstanceNormalization", [1, 8, 3, 6], [(8,), (8,)]),
     ("LpNormalization", limits.EUCLIDEAN): one("LpNormalization", p=1, axis=1),
     ("Resize", limits.COORDINATES): resized("Resize"),
@@ -204,7 +219,7 @@ CASES = {
 
 @pytest.mark.parametrize(("operator", "limit"), CASES)
 def test_the_importer_holds_the_limit(operator, limit):
-    net = Net(opset=23 if operator == "RMSNormalization" else 21)
+    net = Net(opset=23 if operator in ("RMSNormalization", "Attention") else 21)
     net.output(CASES[operator, limit](net))
     found = [f for f in check_model(net.model()) if f.op_type == operator and not f.supported]
     assert [f.limit for f in found] == [limit], found
