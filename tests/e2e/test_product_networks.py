@@ -64,7 +64,20 @@ def constants() -> onnx.ModelProto:
     return n.model(n.conv(n("Mul", y, z), 4, 3), n("Max", z, n("ReduceMean", y, n.constant([3]), keepdims=1)))
 
 
-NETWORKS = {"squeeze": squeeze_and_excite, "gates": gates, "extremes": extremes, "constants": constants}
+def neighbours() -> onnx.ModelProto:
+    """Channels divided by a power of their neighbours' squares, as AlexNet has them."""
+    n = Nodes(1, 3, 6, 5)
+    y = n("LRN", n("Relu", n.conv("x", 3, 8)), size=5, alpha=0.5, beta=0.75)
+    return n.model(n.conv(y, 8, 4))
+
+
+NETWORKS = {
+    "neighbours": neighbours,
+    "squeeze": squeeze_and_excite,
+    "gates": gates,
+    "extremes": extremes,
+    "constants": constants,
+}
 
 
 @pytest.mark.rtl
