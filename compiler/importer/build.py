@@ -215,12 +215,13 @@ def output(walk: Walk, name: str, value: Value) -> Output:
 def unique_names(nodes: list[Node]) -> list[Node]:
     """An ONNX node may have become several: the later ones get a number."""
     seen: set[str] = set()
+    numbers: dict[str, int] = {}
     out = []
     for node in nodes:
-        n, name = 1, node.name
-        while name in seen:
+        n = numbers.get(node.name, 1)
+        while (name := node.name if n == 1 else f"{node.name}_{n}") in seen:
             n += 1
-            name = f"{node.name}_{n}"
+        numbers[node.name] = n
         seen.add(name)
         out.append(node if name == node.name else dataclasses.replace(node, name=name))
     return out

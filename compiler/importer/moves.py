@@ -14,14 +14,13 @@ import numpy as np
 from sateen.compiler.importer.layout import Dim, axis_dims, normal, split_axes, without_batch
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import selection, settle
+from sateen.compiler.importer.transpose import MOST_PIECES, exchanged
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.graph import Arrange, Concat, Shape
 from sateen.ir.pieces import Piece, pieces_of
 
 Roles = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Dimensions of an ONNX tensor that are rows, columns and channels, most significant first."""
-
-MOST_PIECES = 4096
 
 
 def roles_of(walk: Walk, x: Value) -> Roles:
@@ -52,7 +51,8 @@ def rebuilt(
     }
     shape = tuple(math.prod(sizes.get(d, 1) for d in role) for role in roles)
     hwc: Shape = (shape[0], shape[1], shape[2])
-    tensor = _moved(walk, name, x.tensor, walk.hwc(x), hwc, places)
+    tensor = exchanged(walk, name, x.tensor, walk.hwc(x), hwc, places)
+    tensor = tensor or _moved(walk, name, x.tensor, walk.hwc(x), hwc, places)
     return Value(tensor, laid_out(x, roles, sizes, hwc), x.host)
 
 

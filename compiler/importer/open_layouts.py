@@ -16,7 +16,7 @@ from sateen.compiler.importer.layout import (
     row_major,
     without_batch,
 )
-from sateen.compiler.importer.nouns import Undecided, Unsupported, Value, View, free_name
+from sateen.compiler.importer.nouns import Undecided, Unsupported, Value, View
 from sateen.ir.graph import Shape
 
 
@@ -28,6 +28,7 @@ class Layouts:
         self.any_batch = False
         """Whether the file leaves the batch open; it is 1 here, but no dimension of size 1."""
         self.names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last that `fresh` gave each name
         self.shapes: dict[str, Shape] = {}
         self.open: dict[str, tuple[int, View | None]] = {}  # strength of the decision and the decision
         self.derived: dict[str, list[tuple[Value, Value]]] = {}  # open tensors made from open ones
@@ -36,7 +37,10 @@ class Layouts:
 
     def fresh(self, name: str) -> str:
         """`name`, or `name` with a number, so that no tensor is written twice."""
-        found = free_name(name, self.names)
+        n = self._numbers.get(name, 1)
+        while (found := name if n == 1 else f"{name}_{n}") in self.names:
+            n += 1
+        self._numbers[name] = n
         self.names.add(found)
         return found
 

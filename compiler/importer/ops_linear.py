@@ -17,7 +17,7 @@ from sateen.compiler.importer.ops_quantize import given_weights
 from sateen.compiler.importer.ops_select import select
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
-from sateen.compiler.importer.windows import pads, pair, window_of
+from sateen.compiler.importer.windows import Window, pads, pair, window_of
 from sateen.ir.graph import Conv, Shape
 from sateen.ir.quant import GivenWeights
 
@@ -58,6 +58,8 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         raise Unsupported(f"its bias has shape {bias.shape}", f"it must be ({outputs},)")
     if window.pointwise and groups == 1 and not walk.is_open(x):  # any order of the positions will do
         return [contract(walk, node, x, (1,), weight.reshape(outputs, -1).T, bias, keep=True, given=given)]
+    if n == 1 and channels == outputs == 1 and given is None and _along_channels(walk, x, 2):
+        return [_over_channels(walk, node, x, weight[0, 0], bias, window)]
 
     def placed(x: Value) -> Value:
         x, axes = place_channels(walk, node, x, 1, range(2, x.rank))
@@ -82,6 +84,29 @@ def conv(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         placed(select(walk, node, x, 0, range(k, k + 1), f"{node.name}.{k}.input")) for k in range(x.shape[0])
     ]
     return [joined(walk, node.name, node.proto.output[0], parts, 0)]
+
+
+def _along_channels(walk: Walk, x: Value, d: int) -> bool:
+    """Whether dimension d is the channels of a single pixel."""
+    if walk.is_open(x) or x.host or walk.is_batch(x, *range(1, x.rank)):
+        return False
+    hwc = walk.hwc(x)
+    return hwc[:2] == (1, 1) and hwc[2] > 1 and x.layout[d] == axis_dims(hwc)[2]
+
+
+def _over_channels(
+    walk: Walk, node: OnnxNode, x: Value, kernel: np.ndarray, bias: np.ndarray, window: Window
+) -> Value:
+    """A kernel (K,) that slides over channels: each output channel reads its own few."""
+    at = np.arange(window.out[0])[:, None] * window.stride[0] - window.begin[0]
+    at = at + np.arange(len(kernel)) * window.dilation[0]
+    inside = (at >= 0) & (at < walk.hwc(x)[2])
+    out, size = walk.fresh(node.proto.output[0]), len(at)
+    weight = np.where(inside, kernel, 0.0)[:, None, None, :]
+    channels = np.where(inside, at, 0).astype(np.int64)
+    made = Conv(node.name, x.tensor, out, weight, np.repeat(bias, size), groups=size, channels=channels)
+    walk.emit(made, (1, 1, size))
+    return Value(out, (*x.layout[:2], axis_dims((1, 1, size))[2]))
 
 
 def gemm(walk: Walk, node: OnnxNode) -> Sequence[Value]:

@@ -54,7 +54,10 @@ def product(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
     outer = lead[: next((i for i, found in enumerate(channel) if found), len(lead))]
     heads = lead[len(outer) :]
     transposed = _in_channels(walk, second, k_b) or not _in_channels(walk, second, n)
-    there = [any(_in_channels(walk, v, (d,)) for d in heads) for v in (first, second)]
+    there = [  # where a factor is moved, its heads become rows
+        any(_in_channels(walk, v, (d,)) for d in heads) and (v.shape[c] == 1 or _in_channels(walk, v, (c,)))
+        for v, (c,) in ((first, k_a), (second, k_b if transposed else n))
+    ]
     batch = Batch(
         math.prod(a.shape[d] for d in heads),
         (there[0], there[1], there[WEIGHT] and not transposed),

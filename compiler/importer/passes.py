@@ -49,10 +49,6 @@ def _only_consumer(graph: Graph, tensor: str) -> Node | None:
     return consumers[0]
 
 
-def _producer(graph: Graph, tensor: str) -> Node | None:
-    return next((n for n in graph.nodes if n.output == tensor), None)
-
-
 def _is_depthwise_1x1(node: Node) -> bool:
     return (
         isinstance(node, Conv)
@@ -95,7 +91,7 @@ def merge_padding(graph: Graph) -> Graph | None:
         if not is_padding(node):
             continue
         assert isinstance(node, Conv)
-        producer = _producer(graph, node.input)
+        producer = graph.producer(node.input)
         for user in graph.consumers(node.output):
             if not isinstance(user, Conv | Pool):
                 continue
@@ -140,7 +136,7 @@ def _is_pointwise(node: Node | None) -> bool:
 def affine_into_producer(graph: Graph) -> Graph | None:
     """scale * conv(x) + offset is a convolution."""
     for node in graph.nodes:
-        producer = _producer(graph, node.inputs[0]) if node.inputs else None
+        producer = graph.producer(node.inputs[0]) if node.inputs else None
         if is_affine(node) and isinstance(producer, Conv) and _only_consumer(graph, producer.output) is node:
             assert isinstance(node, Conv)
             scale = node.weight.reshape(-1)
@@ -160,7 +156,7 @@ def affine_into_product(graph: Graph) -> Graph | None:
     for node in graph.nodes:
         if not isinstance(node, Conv) or not is_affine(node):
             continue
-        producer = _producer(graph, node.input)
+        producer = graph.producer(node.input)
         if not isinstance(producer, MatMul):
             continue
         scale = node.weight.reshape(-1)
@@ -176,7 +172,7 @@ def selection_into_producer(graph: Graph) -> Graph | None:
     """Channels of a convolution that only products of two tensors read are a convolution of their own: what is
     multiplied is then not copied."""
     for node in graph.nodes:
-        producer = _producer(graph, node.input) if isinstance(node, Conv) else None
+        producer = graph.producer(node.input) if isinstance(node, Conv) else None
         if not isinstance(node, Conv) or not isinstance(producer, Conv) or not producer.whole:
             continue
         selects = node.channels is not None and node.weight.shape[1:] == (1, 1, 1) and node.stride == (1, 1)
@@ -213,7 +209,7 @@ def _feeds_products(graph: Graph, tensor: str) -> bool:
 def affine_into_normalize(graph: Graph) -> Graph | None:
     """A scale and an offset behind a normalization are its own."""
     for node in graph.nodes:
-        producer = _producer(graph, node.inputs[0]) if node.inputs else None
+        producer = graph.producer(node.inputs[0]) if node.inputs else None
         if not isinstance(node, Conv) or not is_affine(node) or not isinstance(producer, Normalize):
             continue
         plain = node.stride == (1, 1) and node.channels is None
@@ -254,9 +250,7 @@ def affine_into_consumers(graph: Graph) -> Graph | None:
 
 def _scales_normalized(graph: Graph, node: Conv) -> bool:
     return (
-        node.stride == (1, 1)
-        and node.channels is None
-        and isinstance(_producer(graph, node.input), Normalize)
+        node.stride == (1, 1) and node.channels is None and isinstance(graph.producer(node.input), Normalize)
     )
 
 

@@ -61,7 +61,7 @@ def _recentred(graph: Graph, quantize: Quantize) -> Graph | None:
         return None
     if any(o.tensor in (quantize.input, quantize.output) for o in graph.outputs):
         return None
-    after, before = readers[0], _writer(graph, quantize.input)
+    after, before = readers[0], graph.producer(quantize.input)
     rounded = replace(quantize, output=after.output, quantizer=replace(quantize.quantizer, quant=shifted))
     if before and np.isclose(_offset(before), offset, rtol=1e-6):
         old: Changes = {quantize.name: (replace(rounded, input=before.inputs[0]),), after.name: ()}
@@ -78,13 +78,13 @@ def _recentred(graph: Graph, quantize: Quantize) -> Graph | None:
 
 def _lowered(graph: Graph, tensor: str, offset: float) -> Changes | None:
     """What makes the tensor less by the offset, within what writes it; None if that is impossible."""
-    node = _writer(graph, tensor)
+    node = graph.producer(tensor)
     if node is None or len(graph.consumers(tensor)) != 1:
         return None
     if isinstance(node, Conv):
         return {node.name: (replace(node, bias=node.bias - offset),)}
     if isinstance(node, Add):
-        found = (_lowered(graph, i, offset) for i in node.inputs if isinstance(_writer(graph, i), Conv))
+        found = (_lowered(graph, i, offset) for i in node.inputs if isinstance(graph.producer(i), Conv))
         return next((changes for changes in found if changes), None)
     if isinstance(node, Activation) and node.function == "clip":
         inner = _lowered(graph, node.input, offset)
@@ -103,10 +103,6 @@ def _offset(node: Node) -> float:
     if adds and isinstance(node, Conv) and (node.bias == node.bias[0]).all():
         return float(node.bias[0])
     return float("nan")
-
-
-def _writer(graph: Graph, tensor: str) -> Node | None:
-    return next((n for n in graph.nodes if n.output == tensor), None)
 
 
 def retabled(node: Activation) -> Activation:
@@ -280,8 +276,8 @@ def _clips(graph: Graph) -> Graph:
             if before and before != after:
                 node = retabled(node)
             elif before and after and node.input not in kept and len(graph.consumers(node.input)) == 1:
-                producer = next(n for n in graph.nodes if n.output == node.input)
-                if not _moves(producer):
+                producer = graph.producer(node.input)
+                if producer is not None and not _moves(producer):
                     del found[node.input]
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), quantizers=found)

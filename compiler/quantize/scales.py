@@ -149,6 +149,9 @@ def activation_quant(
             "with any scale; choose a format with a smaller bias, or scale the network"
         )
     samples = Samples(seen.samples, function)
+    values = samples.x[samples.x != 0]
+    if centered and values.size and values[0] == values[-1]:  # an identity: there is a scale that is exact
+        method = "minmax"
     if method == "percentile" and seen.samples.size:
         rest = (100 - PERCENTILE) / 2
         cut_low, cut_high = np.percentile(samples.x, [rest, 100 - rest])

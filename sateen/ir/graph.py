@@ -547,6 +547,9 @@ class Graph:
     """What differs from the file, to be said where it is quantized."""
     ties: tuple[tuple[str, ...], ...] = ()
     """Tensors that play one part, such as a state after each step, and so share a scale; those that are still there."""
+    _readers: dict[str, tuple[Node, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _writers: dict[str, Node] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Filled when first asked for: the nodes do not change."""
 
     def verify(self) -> None:
         """Raise ModelError unless every tensor is written once, before it is read, and has a shape."""
@@ -574,4 +577,17 @@ class Graph:
         return x if quantizer is None else quantizer.round(x)
 
     def consumers(self, tensor: str) -> tuple[Node, ...]:
-        return tuple(n for n in self.nodes if tensor in n.inputs)
+        """In order, each once."""
+        if not self._readers:
+            found: dict[str, list[Node]] = {}
+            for node in self.nodes:
+                for i in dict.fromkeys(node.inputs):
+                    found.setdefault(i, []).append(node)
+            self._readers.update((t, tuple(nodes)) for t, nodes in found.items())
+        return self._readers.get(tensor, ())
+
+    def producer(self, tensor: str) -> Node | None:
+        """The node that writes it; None for an input."""
+        if not self._writers:
+            self._writers.update((n.output, n) for n in self.nodes)
+        return self._writers.get(tensor)
