@@ -14,13 +14,14 @@ from sateen.compiler.schedule.narrow import narrowed
 from sateen.compiler.schedule.order import cut_chunks, hoist_loads
 from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.tokens import add_tokens
+from sateen.compiler.schedule.weave import Span, attentions, weave
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
 from sateen.ir.quantized import Factor, Linear, MatMul, Normalize, Op, QuantizedGraph, Softmax
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
-from sateen.sim.host import Region
+from sateen.sim.host import Fold, Region
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Timeline, predict
 from sateen.sim.proof import Extent, Unproved, prove
@@ -118,12 +119,24 @@ def generate(
 ) -> Program:
     """Put samples together, fold, place, lower, order. ConfigError where the machine is too small for the model.
 
-    `dataflows` are those of the machine's that each layer may choose from; all of them if not given.
+    `dataflows` are those of the machine's that each layer may choose from; all of them if not given. Attention is woven
+    where that takes fewer cycles.
     """
     folded, folds = fold_inputs(align_heads(batched(graph, batch), config), config)
-    placement = place(folded, config)
+    spans = attentions(folded)
+    programs = [_generated(folded, folds, config, dataflows, batch, [])]
+    if spans:
+        programs.append(_generated(folded, folds, config, dataflows, batch, spans))
+    return min(programs, key=lambda p: p.predict(MemoryTiming(32)).cycles) if spans else programs[0]
+
+
+def _generated(
+    folded: QuantizedGraph, folds: dict[str, Fold], config: AcceleratorConfig, dataflows: Sequence[str] | None,
+    batch: int, spans: list[Span],
+) -> Program:  # fmt: skip
+    placement = place(folded, config, [(first, last) for first, _, last in spans])
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
-    steps = hoist_loads(lowered.steps, lookahead=2 * config.queue_depth)
+    steps = hoist_loads(weave(lowered.steps, spans, config), lookahead=2 * config.queue_depth)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
 
@@ -134,7 +147,7 @@ def generate(
     data_offset = program_offset + page(len(instructions) * INSTRUCTION_BYTES)
     if data_offset + lowered.data_size > 1 << 32:
         raise ConfigError(
-            f"model '{graph.name}' takes {data_offset + lowered.data_size} bytes of memory; addresses have 32 bits"
+            f"model '{folded.name}' takes {data_offset + lowered.data_size} bytes of memory; addresses have 32 bits"
         )
     _link(steps, data_offset)
     for i in instructions:

@@ -22,7 +22,7 @@ def hoist_loads(steps: list[Step], lookahead: int) -> list[Step]:
         while (
             position > last_load + 1
             and len(out) - position < lookahead
-            and not _conflict(out[position - 1], step)
+            and not conflict(out[position - 1], step)
         ):
             position -= 1
         out.insert(position, step)
@@ -34,7 +34,7 @@ def _overlap(a: list[Access], b: list[Access]) -> bool:
     return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
 
 
-def _conflict(a: Step, b: Step) -> bool:
+def conflict(a: Step, b: Step) -> bool:
     """Whether b, after a in program order, must wait for a: a read after a write, or the other way round."""
     return _overlap(a.writes, b.reads) or _overlap(a.writes, b.writes) or _overlap(a.reads, b.writes)
 

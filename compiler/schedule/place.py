@@ -6,10 +6,11 @@ it runs (two slots a stream, so that a stripe is loaded or stored while another 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sateen.errors import ConfigError
-from sateen.ir.quantized import Op, QuantizedGraph
+from sateen.ir.quantized import Arrange, Op, QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.packing import row_words
 
@@ -22,6 +23,8 @@ class Block:
     size: int
     first: int
     last: int
+    apart: frozenset[str] = frozenset()
+    """Those that another unit reads at the same time."""
     base: int = -1
 
 
@@ -52,8 +55,27 @@ def planes_of(op: Op | None, config: AcceleratorConfig) -> int:
     return 1
 
 
-def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
-    """Raises ConfigError if an op cannot run even one row at a time."""
+def place(
+    graph: QuantizedGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]] = ()
+) -> Placement:
+    """Raises ConfigError if an op cannot run even one row at a time.
+
+    `together` are first and last of ops that run beside one another, if that costs no tensor its place on chip: their
+    tensors share no word, and what they read no bank where that can be.
+    """
+    alone = _place(graph, config, ())
+    if not together:
+        return alone
+    try:
+        found = _place(graph, config, together)
+    except ConfigError:
+        return alone
+    return found if set(found.spilled) <= set(alone.spilled) else alone
+
+
+def _place(
+    graph: QuantizedGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]]
+) -> Placement:
     ops = graph.ops
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -65,11 +87,21 @@ def place(graph: QuantizedGraph, config: AcceleratorConfig) -> Placement:
         first.setdefault(op.output, i)
         last.setdefault(op.output, i)
         producer[op.output] = op
+    apart: dict[str, frozenset[str]] = {}
+    for low, high in together:
+        for t in {t for op in ops[low : high + 1] for t in (*op.inputs, op.output)}:
+            first[t], last[t] = min(first[t], low), max(last[t], high)
+        read = frozenset(t for op in ops[low : high + 1] if not isinstance(op, Arrange) for t in op.inputs)
+        apart |= dict.fromkeys(read, read)
     sizes = {t: tensor_words(graph, t, config, planes_of(producer.get(t), config)) for t in first}
     spilled: list[str] = [t for t, n in sizes.items() if n > config.act_depth]
 
     while True:
-        blocks = [Block(t, sizes[t], first[t], last[t]) for t in first if t not in spilled]
+        blocks = [
+            Block(t, sizes[t], first[t], last[t], apart.get(t, frozenset()))
+            for t in first
+            if t not in spilled
+        ]
         failed = _fit(blocks, graph, config)
         if failed is not None:
             spilled.append(_victim(blocks, failed.first, failed.last).name)
@@ -110,6 +142,10 @@ def _fit(blocks: list[Block], graph: QuantizedGraph, config: AcceleratorConfig) 
     return None
 
 
+_APART = 8
+"""What a shared bank counts where two units read it at once."""
+
+
 def _banks(base: int, size: int, config: AcceleratorConfig) -> set[int]:
     return set(range(base // config.act_bank_depth, (base + size - 1) // config.act_bank_depth + 1))
 
@@ -132,7 +168,10 @@ def _best_base(
         if any(b.base < base + block.size and base < b.base + b.size for b in alive):
             continue
         mine = _banks(base, block.size, config)
-        shared = sum(len(mine & _banks(b.base, b.size, config)) for b in alive)
+        shared = sum(
+            len(mine & _banks(b.base, b.size, config)) * (_APART if b.name in block.apart else 1)
+            for b in alive
+        )
         fragmented = base % config.act_bank_depth != 0 and not any(b.base + b.size == base for b in alive)
         score = (shared, fragmented, base)
         if best is None or score < best[0]:
