@@ -18,6 +18,7 @@ import tempfile
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,8 +36,6 @@ NETWORKS = {
 }
 MACHINE = sateen.preset("mac256").replace(vector_lanes=16, bus_bits=256, transpose_words=2, depthwise=True)
 """8 rows of two lanes, 16 columns, 1 MiB of activations; what else a network needs is added to it (`specialize`)."""
-ROWS = ("Softmax", "Normalize")
-"""Kinds of layers that the unit for rows computes."""
 FORMATS = ("int8", "e4m3", "int4", "e2m1")
 
 
@@ -44,7 +43,7 @@ def measure(name: str, path: Path, layers: bool, rtl: bool) -> None:
     network = sateen.load(path)
     if network.graph is None:
         found = next(f for f in network.findings if f.supported is False)
-        print(f"| {name} | refused: {found.op_type}: {found.reason} | | | | |", flush=True)
+        print(f"| {name} | refused: {found.op_type}: {found.reason} | | | | | |", flush=True)
         return
     rng = np.random.default_rng(0)
     samples = {p.name: rng.normal(0, 1, (2, *p.shape)).astype(np.float32) for p in network.graph.inputs}
@@ -54,28 +53,28 @@ def measure(name: str, path: Path, layers: bool, rtl: bool) -> None:
     found = "not run"
     if rtl:
         found = _rtl(mapped, {k: v[:1] for k, v in samples.items()})
+    at_work, alone = share(mapped.schedule["timeline"], cycles)
     print(
         f"| {name} | {macs / 1e6:,.1f} M | {cycles:,} | {macs / (cycles * MACHINE.multipliers):.1%} | "
-        f"{share(rows, cycles):.1%} | {found} |",
+        f"{at_work:.1%} | {alone:.1%} | {found} |",
         flush=True,
     )
     if layers:
         for row in rows:
             print(
-                f"| . {row['name']} | {row['kind']} | {row['cycles']:,} | {row['start']:,} to {row['end']:,} | | |"
+                f"| . {row['name']} | {row['kind']} | {row['cycles']:,} | {row['start']:,} to {row['end']:,} | | | |"
             )
 
 
-def share(layers: list[dict], cycles: int) -> float:
-    """Of the time, in which a row is being computed and no product is."""
-    alone = np.zeros(cycles + 1, bool)
-    for row in layers:
-        if row["kind"] in ROWS:
-            alone[row["start"] : row["end"]] = True
-    for row in layers:
-        if row["macs"]:
-            alone[row["start"] : row["end"]] = False
-    return float(alone.mean())
+def share(timeline: list[dict[str, Any]], cycles: int) -> tuple[float, float]:
+    """Of the time, in which a row is being computed; and in which meanwhile the array has nothing to do."""
+    rows, array = np.zeros(cycles + 1, bool), np.zeros(cycles + 1, bool)
+    for event in timeline:
+        if event["opcode"] == "ROW":
+            rows[event["start"] : event["done"] + 1] = True
+        elif event["engine"] == "matrix":
+            array[event["start"] : event["done"] + 1] = True
+    return float(rows.mean()), float((rows & ~array).mean())
 
 
 def _rtl(mapped: sateen.MappedNetwork, inputs: dict[str, np.ndarray]) -> str:
@@ -133,8 +132,8 @@ def main() -> int:
             parser.error("--accuracy needs --data")
         measure_accuracy(options.data, options.methods, options.formats, options.images, options.calibration)
         return 0
-    print("| network | multiplications | cycles | busy | rows alone | in RTL |")
-    print("|---|--:|--:|--:|--:|---|")
+    print("| network | multiplications | cycles | busy | rows | rows alone | in RTL |")
+    print("|---|--:|--:|--:|--:|--:|---|")
     with tempfile.TemporaryDirectory() as folder:
         paths = {file.stem: file for file in options.file}
         for name in options.only or ([] if options.file else NETWORKS):

@@ -35,8 +35,9 @@ def attentions(graph: QuantizedGraph) -> list[Span]:
             continue
         before, users = graph.producer(op.input), graph.consumers(op.output)
         behind = users[0] if len(users) == 1 else None
-        alone = isinstance(before, MatMul) and graph.consumers(op.input) == (op,)
-        if alone and isinstance(behind, MatMul) and behind.input == op.output:
+        if not isinstance(before, MatMul) or graph.consumers(op.input) != (op,):
+            continue
+        if isinstance(behind, MatMul) and behind.input == op.output:
             found.append((number[before.name], i, number[behind.name]))
     return found
 

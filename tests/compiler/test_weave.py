@@ -78,14 +78,6 @@ def test_what_is_in_conflict_stays_in_order(quantized, monkeypatch, lanes):
                 assert (id(other) in seen) == (id(other) in earlier)
 
 
-def test_not_where_the_scores_go_through_memory(quantized, monkeypatch):
-    small = MACHINE.replace(act_banks=2, act_bank_depth=2048)
-    found, before, after = mapped(quantized, monkeypatch, small)
-    ((_, middle, _),) = attentions(found.program.graph)
-    assert found.program.graph.ops[middle].input in found.program.placement.spilled
-    assert after == before
-
-
 def test_is_never_slower(quantized, monkeypatch):
     """The vector unit has more to do than the array here."""
     slow = MACHINE.replace(vector_lanes=2)
