@@ -69,7 +69,14 @@ def convnext_block(seed: int) -> onnx.ModelProto:
 
 
 OWN = {f.__name__: f for f in (visual_wake_words, keyword_spotting, convnext_block)}
-STANDARD = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v4_conv_small", "efficientnet_lite0", "quartznet_5x5")
+STANDARD = (
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v4_conv_small",
+    "efficientnet_lite0",
+    "efficientnet_b0",
+    "quartznet_5x5",
+)
 NETWORKS: dict[str, Callable[[int], onnx.ModelProto]] = OWN | {name: ARCHITECTURES[name] for name in STANDARD}
 
 SQUARE = AcceleratorConfig(

@@ -22,7 +22,6 @@ from sateen.compiler.quantize.given import activation_format, conform, weight_fo
 from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import accumulator_bits
 from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
-from sateen.compiler.schedule.batch import batched
 from sateen.compiler.schedule.summary import schedule
 from sateen.compiler.warn import collected
 from sateen.errors import ConfigError, DataError, ModelError
@@ -175,7 +174,7 @@ def map_network(quantized: Quantized, dataflow: str = AUTO, batch: int = 1) -> P
 def predicted(quantized: Quantized, program: Program) -> dict[str, Any]:
     """What schedule.json holds, in the nominal memory."""
     graph = quantized.graph
-    return schedule(program, NOMINAL, batched(graph, program.batch), without_indices(graph, program))
+    return schedule(program, NOMINAL, graph, without_indices(graph, program))
 
 
 def write_program(

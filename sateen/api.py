@@ -111,8 +111,8 @@ def compile(
     scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
     power_of_two : all scales are powers of two, so that requantization is a shift
     dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
-    batch : samples that a run computes together, so that weights are read once for all, where every layer computes
-        each pixel by itself, as those of an MLP do
+    batch : samples that a run computes together, so that weights are read once for all from the layer on where that
+        is faster
     board : for which bitstreams will be made
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
     progress : called with a stage's name and the fraction done, 0 to 1

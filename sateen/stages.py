@@ -272,7 +272,7 @@ class QuantizedNetwork:
         machine : a preset's name, a configuration, or a TOML file's path
         sparsity : "N:M"; with another pattern than the network's, weights are pruned to it first
         dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer
-        batch : samples that a run computes together, where every layer computes each pixel by itself
+        batch : samples that a run computes together, so that weights are read once for all where that is faster
 
         Returns
         -------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sateen.compiler.schedule.batch import batched
+from sateen.compiler.schedule.batch import batched, best_cut, cuts, displaced, mixed
 from sateen.compiler.schedule.emitter import PAGE, Choice, Step
 from sateen.compiler.schedule.fold import fold_inputs
 from sateen.compiler.schedule.heads import align_heads
@@ -13,6 +13,7 @@ from sateen.compiler.schedule.lower import Lowering
 from sateen.compiler.schedule.narrow import narrowed
 from sateen.compiler.schedule.order import cut_chunks, hoist_loads
 from sateen.compiler.schedule.place import Placement, place
+from sateen.compiler.schedule.samples import SampledGraph
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.compiler.schedule.weave import Span, attentions, weave
 from sateen.errors import ConfigError
@@ -22,7 +23,7 @@ from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
 from sateen.sim.host import Fold, Region
-from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 from sateen.sim.model import Timeline, predict
 from sateen.sim.proof import Extent, Unproved, prove
 
@@ -39,7 +40,7 @@ class Program:
     """What runs: constants at 0, then the program, then `data` (inputs, outputs, spilled tensors), page by page."""
 
     config: AcceleratorConfig
-    graph: QuantizedGraph  # as lowered, with folded inputs
+    graph: SampledGraph  # as lowered, with folded inputs
     placement: Placement
     instructions: list[Instruction]
     constants: bytes
@@ -115,28 +116,80 @@ def _check_products(config: AcceleratorConfig, graph: QuantizedGraph) -> None:
 
 
 def generate(
-    graph: QuantizedGraph, config: AcceleratorConfig, dataflows: Sequence[str] | None = None, batch: int = 1
+    graph: QuantizedGraph,
+    config: AcceleratorConfig,
+    dataflows: Sequence[str] | None = None,
+    batch: int = 1,
+    cut: int | None = None,
 ) -> Program:
-    """Put samples together, fold, place, lower, order. ConfigError where the machine is too small for the model.
+    """Fold, put samples together, place, lower, order. ConfigError where the machine is too small for the model.
 
-    `dataflows` are those of the machine's that each layer may choose from; all of them if not given. Attention is woven
-    where that takes fewer cycles.
+    Parameters
+    ----------
+    dataflows : those of the machine's that each layer may choose from; all of them if not given
+    cut : the op up to which samples are computed one after the other, as `batched` has it; the fastest if not given
+
+    Attention of a single sample is woven where that takes fewer cycles.
     """
-    folded, folds = fold_inputs(align_heads(batched(graph, batch), config), config)
-    spans = attentions(folded)
-    programs = [_generated(folded, folds, config, dataflows, batch, [])]
-    if spans:
-        programs.append(_generated(folded, folds, config, dataflows, batch, spans))
-    return min(programs, key=lambda p: p.predict(MemoryTiming(32)).cycles) if spans else programs[0]
+    folded, folds = fold_inputs(align_heads(graph, config), config)
+    if batch == 1:
+        one = batched(folded, batch)
+        spans = attentions(one)
+        programs = [
+            _generated(one, config, folds, dataflows, batch, s) for s in ([], spans)[: 1 + bool(spans)]
+        ]
+        return min(programs, key=lambda p: p.predict(NOMINAL).cycles) if spans else programs[0]
+    tried = [cut or 0] if cut is not None or not mixed(folded) else cuts(folded, batch, config)
+    found: dict[int, Program] = {}
+
+    def attempt(at: int) -> Program | None:
+        try:
+            found[at] = _generated(batched(folded, batch, at, folds), config, folds, dataflows, batch)
+        except ConfigError:
+            if at == tried[-1] and not found:
+                raise
+        return found.get(at)
+
+    programs = [p for p in map(attempt, tried) if p is not None]
+    if len(programs) == 1 or programs[-1].graph.cut < len(folded.ops):
+        return min(programs, key=lambda p: p.predict(NOMINAL).cycles)
+    layers = {p.graph.cut: _layer_cycles(p, len(folded.ops)) for p in programs}
+    guesses = [
+        best_cut(layers, cost) for cost in (displaced(folded, batch, config), [0] * (len(folded.ops) + 1))
+    ]
+    for at in dict.fromkeys(guesses):
+        if at not in found and (better := attempt(at)) is not None:
+            layers[at] = _layer_cycles(better, len(folded.ops))
+    return found[min(layers, key=lambda at: sum(layers[at]))]
+
+
+def _layer_cycles(program: Program, ops: int) -> list[int]:
+    """By which each op of one sample's graph moves the end of the program, in all the samples."""
+    cut, batch, cycles, end = program.graph.cut, program.batch, [0] * ops, 0
+    done: dict[int, int] = {}
+    timeline = program.predict(NOMINAL)
+    for event in timeline.events:
+        layer = event.instruction.layer
+        done[layer] = max(done.get(layer, 0), event.done + 1)
+    for layer in range(cut * batch + ops - cut):
+        until = max(end, done.get(layer, 0))
+        cycles[layer % cut if layer < cut * batch else layer - cut * (batch - 1)] += until - end
+        end = until
+    cycles[-1] += timeline.cycles - end
+    return cycles
 
 
 def _generated(
-    folded: QuantizedGraph, folds: dict[str, Fold], config: AcceleratorConfig, dataflows: Sequence[str] | None,
-    batch: int, spans: list[Span],
-) -> Program:  # fmt: skip
+    folded: SampledGraph,
+    config: AcceleratorConfig,
+    folds: dict[str, Fold],
+    dataflows: Sequence[str] | None,
+    batch: int,
+    spans: Sequence[Span] = (),
+) -> Program:
     placement = place(folded, config, [(first, last) for first, _, last in spans])
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
-    steps = hoist_loads(weave(lowered.steps, spans, config), lookahead=2 * config.queue_depth)
+    steps = hoist_loads(weave(lowered.steps, list(spans), config), lookahead=2 * config.queue_depth)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
 
@@ -181,7 +234,8 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
     if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
         return program
     try:
-        return generate(graph, program.config.replace(patterns=(DENSE.name,)), batch=program.batch)
+        dense = program.config.replace(patterns=(DENSE.name,))
+        return generate(graph, dense, batch=program.batch, cut=program.graph.cut)
     except ConfigError:
         return None
 

@@ -1,15 +1,20 @@
-"""Several samples in one run, as pixels of a plane: where layers take each pixel by itself, weights are read once."""
+"""Several samples in one run: one below the other in a plane, so that weights are read once for all."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import fields, replace
 
 import numpy as np
 
-from sateen.errors import ConfigError, ModelError
+from sateen.compiler.schedule.place import tensor_words
+from sateen.compiler.schedule.samples import SampledGraph
+from sateen.errors import ConfigError
 from sateen.ir.operation import Window
+from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
+    Arrange,
     Concat,
     Linear,
     Maximum,
@@ -19,32 +24,34 @@ from sateen.ir.quantized import (
     QuantizedGraph,
     Softmax,
     Stored,
+    Tensor,
 )
 from sateen.ir.verify import verify
+from sateen.machine.config import AcceleratorConfig
 
 MOST = 4096
 """Samples of a run."""
 LINE = 16
 """Most samples side by side, where each is a single pixel."""
+COPIES = 4096
+"""Most ops before a cut, in all samples: more make a program of millions of instructions."""
 OF_WINDOWS = {Linear, MaxPool, Concat, Maximum, Stored, Softmax, Normalize}
 """Ops that read, for an output pixel, what their window says, but for one that is of the whole plane."""
 
 
-def batched(graph: QuantizedGraph, samples: int) -> QuantizedGraph:
-    """The graph on planes that hold `samples` samples, one below the other; single pixels side by side first.
+def batched(graph: QuantizedGraph, samples: int, cut: int = 0, folded: Collection[str] = ()) -> SampledGraph:
+    """The graph for `samples` samples: ops before number `cut` once for each, those behind it on planes of all.
 
-    Raises ModelError for an op that reads other pixels than its own, ConfigError for a number out of range.
+    Where every op takes each pixel by itself, and none is cut off, single pixels lie side by side. ConfigError for a
+    number of samples out of range.
     """
     if not 1 <= samples <= MOST:
         raise ConfigError(f"batch {samples}: a run takes 1 to {MOST} samples")
+    own = {f.name: getattr(graph, f.name) for f in fields(QuantizedGraph)}
     if samples == 1:
-        return graph
-    for op in graph.ops:
-        if reason := _mixes(op, graph):
-            raise ModelError(
-                f"batch {samples}: {type(op).__name__} '{op.name}' {reason}; samples share a run where every layer "
-                "computes each pixel by itself, as those of an MLP do: compile without --batch"
-            )
+        return SampledGraph(**own)
+    if cut or mixed(graph):
+        return _below(graph, own, samples, cut)
 
     def plane(h: int, w: int) -> tuple[int, int]:
         side = math.gcd(samples, LINE) if h == w == 1 else 1
@@ -54,31 +61,123 @@ def batched(graph: QuantizedGraph, samples: int) -> QuantizedGraph:
     for name, tensor in graph.tensors.items():
         h, w, c = tensor.shape
         tensors[name] = replace(tensor, shape=(*plane(h, w), c))
-
-    def op_of_all(op: Op) -> Op:
-        if isinstance(op, Stored):
-            return replace(op, codes=np.tile(op.codes, (samples, 1, 1)).reshape(tensors[op.output].shape))
-        if isinstance(op, Linear) and op.macs is not None:
-            return replace(op, macs=op.macs * samples)
-        return op
-
-    ops = tuple(op_of_all(op) for op in graph.ops)
+    ops = tuple(
+        replace(op, codes=np.tile(op.codes, (samples, 1, 1)).reshape(tensors[op.output].shape))
+        if isinstance(op, Stored)
+        else op
+        for op in graph.ops
+    )
     ports = {p.name for p in graph.inputs} | {o.tensor for o in graph.outputs}
-    return verify(replace(graph, ops=ops, tensors=tensors), after="batched", reshaped=ports)
+    made = SampledGraph(**own | {"ops": ops, "tensors": tensors}, samples=dict.fromkeys(tensors, samples))
+    verify(made, after="batched", folded=folded, reshaped=ports)
+    return made
 
 
-def _mixes(op: Op, graph: QuantizedGraph) -> str | None:
-    """Why an output pixel is not computed from the same pixel of every operand."""
-    if type(op) not in OF_WINDOWS:
-        return "mixes pixels"
-    if isinstance(op, Normalize) and op.plane:
-        return "normalizes over a whole plane"
-    window = op.window
-    if window.kernel != (1, 1):
-        return f"reads windows of {window.kernel[0]}×{window.kernel[1]} pixels"
-    if window != Window(dilation=window.dilation):
-        return f"reads with strides {window.stride} and pads {window.pads}"
+def mixed(graph: QuantizedGraph) -> bool:
+    """Whether an op computes a pixel from others than the same of every operand."""
+    return any(_mixes(op, graph) for op in graph.ops)
+
+
+def _mixes(op: Op, graph: QuantizedGraph) -> bool:
     planes = {graph.tensors[t].shape[:2] for t in (*op.inputs, op.output)}
-    if len(planes) > 1:
-        return f"has planes of several sizes, {' and '.join(f'{h}×{w}' for h, w in sorted(planes))}"
-    return None
+    by_pixel = type(op) in OF_WINDOWS and op.window == Window(dilation=op.window.dilation)
+    return not by_pixel or len(planes) > 1 or (isinstance(op, Normalize) and op.plane)
+
+
+def cuts(graph: QuantizedGraph, samples: int, config: AcceleratorConfig) -> list[int]:
+    """Where `batched` cuts at first: nowhere, behind the last op whose planes of all exceed the buffer, at the end."""
+    ops = graph.ops
+    words = (sum(tensor_words(graph, t, config) for t in {*op.inputs, op.output}) * samples for op in ops)
+    last = max((i + 1 for i, n in enumerate(words) if n > config.act_depth), default=0)
+    return [at for at in sorted({0, last, len(ops)}) if at * samples <= COPIES]
+
+
+def displaced(graph: QuantizedGraph, samples: int, config: AcceleratorConfig) -> list[int]:
+    """Of every cut, about the cycles on the bus of what planes of all samples drive from the buffer."""
+    sizes = {t: tensor_words(graph, t, config) for t in graph.tensors}
+    ops = graph.ops
+    own = [sum(sizes[t] for t in {*op.inputs, op.output}) for op in ops]
+    beats = max(1.0, config.act_word_bytes / config.beat_bytes)
+    found = []
+    for at in range(len(ops) + 1):
+        read = {t for op in ops[at:] for t in op.inputs}
+        room = config.act_depth - samples * sum(sizes[op.output] for op in ops[:at] if op.output in read)
+        out = sum(
+            sizes[op.output] for op, n in zip(ops[:at], own, strict=False) if room < n <= config.act_depth
+        )
+        found.append(round(2 * samples * out * beats))
+    return found
+
+
+def best_cut(layers: dict[int, list[int]], displaced: list[int]) -> int:
+    """Where the ops before take fewest cycles in the program of single samples, and those behind in another.
+
+    Parameters
+    ----------
+    layers : for the cut of each program, cycles of every op; the last one cuts at the end
+    displaced : cycles that each cut costs beside
+    """
+    *others, end = sorted(layers)
+    costs = {
+        at: sum(layers[end][:at]) + sum(layers[cut][at:]) + displaced[at]
+        for cut in reversed(others)
+        for at in range(cut, end + 1)
+    }
+    return min(costs, key=lambda at: costs[at])
+
+
+def _below(graph: QuantizedGraph, own: dict[str, object], samples: int, cut: int) -> SampledGraph:
+    """All samples one below the other, behind the cut, and tensors of one before it."""
+    early, late = graph.ops[:cut], graph.ops[cut:]
+    ports = {p.name for p in graph.inputs} | {o.tensor for o in graph.outputs}
+    of_all = ports | {t for op in late for t in (*op.inputs, op.output)}
+    tensors: dict[str, Tensor] = {}
+    parts: dict[str, tuple[str, int]] = {}
+    for name, tensor in graph.tensors.items():
+        h, w, c = tensor.shape
+        if name in of_all:
+            tensors[name] = replace(tensor, shape=(h * samples, w, c))
+    ops: list[Op] = []
+    for s in range(samples):
+        names = {t: f"{t}@{s}" for op in early for t in (*op.inputs, op.output)}
+        for t, copy in names.items():
+            tensors[copy] = replace(graph.tensors[t], name=copy)
+            if t in of_all:
+                parts[copy] = t, s * graph.tensors[t].shape[0]
+        ops += [renamed(op, names) for op in early]
+    ops += [_of_all(op, graph, samples) for op in late]
+    return SampledGraph(
+        **own | {"ops": tuple(ops), "tensors": tensors},  # type: ignore[arg-type]
+        samples=dict.fromkeys(of_all, samples), parts=parts, cut=cut,
+    )  # fmt: skip
+
+
+def renamed(op: Op, names: dict[str, str]) -> Op:
+    """The op with other operands and another output."""
+    changes: dict[str, object] = {}
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if f.name in ("input", "output") or (f.name == "weight" and isinstance(value, str)):
+            changes[f.name] = names[value]
+        elif f.name == "parts":
+            changes[f.name] = tuple(names[t] for t in value)
+        elif f.name == "residual" and value is not None:
+            changes[f.name] = replace(value, input=names[value.input])
+    return replace(op, **changes)  # type: ignore[arg-type]
+
+
+def _of_all(op: Op, graph: QuantizedGraph, samples: int) -> Op:
+    if isinstance(op, Stored):
+        return replace(op, codes=np.tile(op.codes, (samples, 1, 1)))
+    if not isinstance(op, Arrange):
+        return op
+    height = graph.tensors[op.output].shape[0]
+
+    def lower(lattice: Lattice, rows: int) -> Lattice:
+        return replace(lattice, origin=(lattice.origin[0] + rows, lattice.origin[1]))
+
+    def moved(piece: Piece, s: int) -> Piece:
+        source = lower(piece.source, s * graph.tensors[op.parts[piece.part]].shape[0])
+        return replace(piece, source=source, target=lower(piece.target, s * height))
+
+    return replace(op, pieces=tuple(moved(p, s) for s in range(samples) for p in op.pieces))

@@ -16,6 +16,9 @@ from sateen.machine.config import DEPTHWISE, OUTPUT_STATIONARY, AcceleratorConfi
 from sateen.machine.isa import Target
 from sateen.sim.memory_timing import NOMINAL, load_timing
 
+Span = tuple[int, int, int, int]
+"""An accumulator tile: output rows [y0, y1) and columns [x0, x1), as (y0, y1, x0, x1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -47,19 +50,47 @@ class Plan:
     time: int
     """Cycles in which the slowest unit is busy, one accumulator tile after the other. Loads count where they are
     repeated for each, in the nominal memory: a bus that is slower or wider has other best cuts."""
+    sample: int = 0
+    """Output rows of a sample, where no tile reaches into the next one; 0 where all rows are alike."""
 
-    def spans(self, r0: int, r1: int, width: int) -> list[tuple[int, int, int, int]]:
-        """Accumulator tiles (y0, y1, x0, x1) of rows [r0, r1)."""
+    def spans(self, r0: int, r1: int, width: int) -> list[Span]:
+        """Accumulator tiles of rows [r0, r1)."""
+        edge = self.sample or r1
+        ends = [(low, min(low + edge - low % edge, r1)) for low in _begins(r0, r1, edge)]
         return [
-            (y, min(y + self.tile_h, r1), x, min(x + self.tile_w, width))
-            for y in range(r0, r1, self.tile_h)
+            (y, min(y + self.tile_h, high), x, min(x + self.tile_w, width))
+            for low, high in ends
+            for y in range(low, high, self.tile_h)
             for x in range(0, width, self.tile_w)
         ]
+
+    def together(self, spans: Sequence[Span], config: AcceleratorConfig) -> list[list[Span]]:
+        """Runs of spans that a chunk of weights meets one after the other: samples that share an accumulator bank."""
+        found: list[list[Span]] = []
+        room = 0
+        for span in spans:
+            pixels = _pixels(span)
+            if self.mode != "chunk" or not self.sample or pixels > room:
+                found.append([])
+                room = config.acc_depth
+            found[-1].append(span)
+            room -= pixels
+        return found
+
+
+def _begins(r0: int, r1: int, edge: int) -> list[int]:
+    """r0, and every multiple of `edge` between it and r1."""
+    return [r0, *range(r0 + edge - r0 % edge, r1, edge)]
+
+
+def _pixels(span: Span) -> int:
+    y0, y1, x0, x1 = span
+    return (y1 - y0) * (x1 - x0)
 
 
 def plan(
     sources: Sequence[Sequence[Source]], stripes: Sequence[tuple[int, int]], width: int, config: AcceleratorConfig,
-    dataflow: str, slide: bool,
+    dataflow: str, slide: bool, sample: int = 0,
 ) -> Plan:  # fmt: skip
     """Cut a layer for one dataflow.
 
@@ -69,11 +100,13 @@ def plan(
     stripes : output rows [low, high) that are computed before the next ones
     width : output columns
     slide : a tap is the neighbouring pixel's next (stride and dilation are equal)
+    sample : as `Plan.sample`
     """
     sizes = [sum(s.shape.size(config, dataflow) for s in per) for per in sources]
     rows = stripes[0][1] - stripes[0][0]
     largest = sources[int(np.argmax(sizes))]
-    tile_h, tile_w = _tile(rows, width, [s.shape for s in largest], config, dataflow)
+    within = min(rows, sample or rows)
+    tile_h, tile_w = _tile(within, width, [s.shape for s in largest], config, dataflow)
     once = len(stripes) == 1 and tile_h >= rows and tile_w >= width
     half, quarter = config.weight_depth // 2, config.weight_depth // 4
 
@@ -92,9 +125,11 @@ def plan(
     heights = [tile_h]
     if mode == "chunk" and tile_w == width:  # fewer tiles load the weights less often
         tallest = config.acc_depth // width
-        heights += sorted({-(-rows // n) for n in range(1, rows + 1)} & set(range(tile_h + 1, tallest + 1)))
+        heights += sorted(
+            {-(-within // n) for n in range(1, within + 1)} & set(range(tile_h + 1, tallest + 1))
+        )
     plans = [
-        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0), cut, stripes, width, config, slide)
+        _timed(Plan(dataflow, h, tile_w, mode, cut, 0, 0, sample), cut, stripes, width, config, slide)
         for h in heights
     ]
     return min(plans, key=lambda p: p.time)
@@ -102,16 +137,19 @@ def plan(
 
 def plan_filters(
     op: Linear, stripes: Sequence[tuple[int, int]], plane: tuple[int, int], out: tuple[int, int],
-    config: AcceleratorConfig,
+    config: AcceleratorConfig, sample: int = 0,
 ) -> Plan | None:  # fmt: skip
-    """Cut a depthwise layer for FIR; None where its kernel does not fit. `plane` and `out` are (height, width)."""
+    """Cut a depthwise layer for FIR; None where its kernel does not fit.
+
+    `plane` and `out` are (height, width) of a sample, `sample` is as `Plan.sample`.
+    """
     tiles, rows = output_tiles(op.weight.shape[0], config), stripes[0][1] - stripes[0][0]
     best = None
     for width, geometry in geometries(op.window, plane, out, config):
         space = -(-geometry.passes * config.rows // config.index_rows) * config.index_rows
-        tallest = min(rows, config.acc_depth // width)
-        fewest = -(-rows // tallest)
-        for height in sorted({-(-rows // n) for n in range(fewest, min(rows, fewest + 3) + 1)}):
+        within = min(rows, sample or rows)
+        fewest = -(-within // min(within, config.acc_depth // width))
+        for height in sorted({-(-within // n) for n in range(fewest, min(within, fewest + 3) + 1)}):
             once = len(stripes) == 1 and height >= rows and width >= out[1]
             if once or space * tiles > config.weight_depth:
                 mode = "chunk" if once else "tile"
@@ -119,12 +157,13 @@ def plan_filters(
                     continue
             else:
                 mode = "resident"
-            layer = Plan(DEPTHWISE, height, width, mode, [], 0, 0)
+            layer = Plan(DEPTHWISE, height, width, mode, [], 0, 0, sample)
             spans = [s for low, high in stripes for s in layer.spans(low, high, out[1])]
             load = _words_cycles(geometry.passes * config.rows, config) if once else 0
             cycles = time = 0
             for y0, y1, x0, x1 in spans:
-                fir = geometry.cycles(y0, y1, x0, x1, config)
+                top = y0 - y0 % sample if sample else 0
+                fir = geometry.cycles(y0 - top, y1 - top, x0, x1, config)
                 cycles += tiles * fir
                 time += tiles * max(fir + 1, load, _drain_cycles((y1 - y0) * (x1 - x0), config))
             if best is None or (time, cycles) < (best[0].time, best[0].cycles):
@@ -141,15 +180,17 @@ def _timed(
 ) -> Plan:  # fmt: skip
     """With its `cycles` and `time`."""
     sizes = Counter(
-        (y1 - y0, x1 - x0) for low, high in stripes for y0, y1, x0, x1 in layer.spans(low, high, width)
+        tuple((y1 - y0, x1 - x0) for y0, y1, x0, x1 in group)
+        for low, high in stripes
+        for group in layer.together(layer.spans(low, high, width), config)
     )
     cycles = time = 0
     for per in cut:
         load = sum(_load_cycles(c, config) for c in per) if layer.mode == "chunk" else 0
-        for (h, w), count in sizes.items():
-            matrix = sum(matrix_cycles(c.fields(h, w, slide), config) for c in per)
+        for group, count in sizes.items():
+            matrix = sum(matrix_cycles(c.fields(h, w, slide), config) for h, w in group for c in per)
             cycles += count * matrix
-            time += count * max(matrix, load, _drain_cycles(h * w, config))
+            time += count * max(matrix, load, sum(_drain_cycles(h * w, config) for h, w in group))
     return replace(layer, cycles=cycles, time=time)
 
 

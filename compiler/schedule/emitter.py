@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sateen.compiler.schedule.place import Placement, planes_of
-from sateen.ir.quantized import Op, QuantizedGraph
+from sateen.compiler.schedule.samples import SampledGraph
+from sateen.ir.quantized import Op
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
@@ -44,6 +45,10 @@ class View:
     row: int
     cw: int
     plane_words: int = 0
+
+    def below(self, rows: int) -> View:
+        """What begins so many rows further down."""
+        return View(self.base + rows * self.row, self.row, self.cw, self.plane_words)
 
     def rows(self, low: int, high: int) -> Access:
         return "act", self.base + low * self.row, self.base + high * self.row
@@ -96,7 +101,7 @@ class Emitter:
 
     def __init__(
         self,
-        graph: QuantizedGraph,
+        graph: SampledGraph,
         placement: Placement,
         config: AcceleratorConfig,
         folds: dict[str, Fold],
@@ -127,7 +132,7 @@ class Emitter:
             else:
                 self.outputs.append(self.memory[tensor])
         for tensor in placement.spilled:
-            if tensor not in self.memory:
+            if graph.whole(tensor) not in self.memory:
                 self._region(tensor)
 
     def _region(self, tensor: str, fold: Fold | None = None) -> Region:
@@ -181,13 +186,14 @@ class Emitter:
         """LOAD or STORE rows [low, high) of a tensor, all planes."""
         if low >= high:
             return
-        region = self.memory[tensor]
+        whole, first = self.graph.parts.get(tensor, (tensor, 0))
+        region = self.memory[whole]
         row = view.row
-        height = self.graph.tensors[tensor].shape[0]
+        height = region.shape[0]
         word = self.config.act_word_bytes
         for plane in range(max(1, region.planes)):
             on_chip = view.base + plane * view.plane_words + low * row
-            start = region.offset + (plane * height + low) * row * word
+            start = region.offset + (plane * height + first + low) * row * word
             words = (high - low) * row
             act: Access = ("act", on_chip, on_chip + words)
             data: Access = ("data", start, start + words * word)
@@ -215,7 +221,7 @@ class Emitter:
             assert low is not None
             self.transfer(Opcode.LOAD, tensor, view, low, high)
             return
-        if all(p.name != tensor for p in self.graph.inputs):
+        if all(p.name != self.graph.whole(tensor) for p in self.graph.inputs):
             return
         done = self.loaded_rows.get(tensor, 0)
         if done < high:
@@ -225,7 +231,7 @@ class Emitter:
             self.loaded_rows[tensor] = high
 
     def _must_store(self, tensor: str) -> bool:
-        return tensor in self.memory
+        return self.graph.whole(tensor) in self.memory
 
     def _stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
         """For each stripe: output rows [r0, r1) and the view of every operand, streamed inputs loaded."""
@@ -235,7 +241,7 @@ class Emitter:
             r1 = min(r0 + rows, height)
             views = {}
             for t in dict.fromkeys(op.inputs):
-                low, high = op.rows(t, r0, r1, self.graph.tensors[t].shape[0])
+                low, high = self.graph.rows(op, t, r0, r1)
                 views[t] = self.view(t, n, low, high - low)
                 if t not in self.placement.on_chip:
                     self.bring(t, views[t], high, low)

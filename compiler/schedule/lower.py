@@ -7,13 +7,15 @@ into tokens. Nothing here thinks about time except the choice of tile sizes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from sateen.compiler.schedule.dataflow import Plan, Source, plan, plan_filters
+from sateen.compiler.schedule.dataflow import Plan, Source, Span, plan, plan_filters
 from sateen.compiler.schedule.emitter import Access, Lowered, View
 from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.place import planes_of
@@ -62,26 +64,31 @@ class Lowering(Rows):
         )
 
     def pool(self, op: MaxPool) -> None:
-        h_in, w_in, _ = self.graph.tensors[op.input].shape
+        _, w_in, _ = self.graph.tensors[op.input].shape
         _, w_out, _ = self.graph.tensors[op.output].shape
         depth = self.config.act_depth
         for r0, r1, views in self._stripe_views(op):
             source, target = views[op.input], views[op.output]
-            step = -(-(r1 - r0) // 4)  # so that the next op can start on the first rows
-            for y0 in range(r0, r1, step):
-                y1 = min(y0 + step, r1)
-                low, high = op.rows(op.input, y0, y1, h_in)
+            for y0, y1 in self._bands(op, r0, r1):
+                low, high = self.graph.rows(op, op.input, y0, y1)
                 if op.input in self.placement.on_chip:
                     self.bring(op.input, source, high)
+                first, h_in, top = self.graph.place_of(op, op.input, y0)
                 self.emit(
                     Opcode.POOL, [source.rows(low, high)], [target.rows(y0, y1)],
-                    **self._window(op.window, source, y0, 0, w_in, h_in),
+                    **self._window(op.window, source.below(first), y0 - top, 0, w_in, h_in),
                     kernel_w=op.kernel[1], kernel_h=op.kernel[0], channel_words=source.cw, out_w=w_out, out_h=y1 - y0,
                     out_base=(target.base + y0 * target.row) % depth,
                     out_step_x=target.cw % depth, out_step_y=target.row % depth,
                 )  # fmt: skip
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
+
+    def _bands(self, op: Op, r0: int, r1: int) -> Iterator[tuple[int, int]]:
+        """Output rows [r0, r1) of each sample in four, so that the next op can start on the first."""
+        for _, low, high in self.graph.spans(op, r0, r1):
+            step = -(-(high - low) // 4)
+            yield from ((y, min(y + step, high)) for y in range(low, high, step))
 
     def arrange(self, op: Arrange) -> None:
         """Each piece is a POOL of single pixels: it reads and writes wherever its steps say."""
@@ -117,9 +124,7 @@ class Lowering(Rows):
         depth = self.config.act_depth
         for r0, r1, views in self._stripe_views(op):
             a, b, target = (views[t] for t in (*op.parts, op.output))
-            step = -(-(r1 - r0) // 4)  # as in `pool`
-            for y0 in range(r0, r1, step):
-                y1 = min(y0 + step, r1)
+            for y0, y1 in self._bands(op, r0, r1):
                 for t in op.parts:
                     if t in self.placement.on_chip:
                         self.bring(t, views[t], y1)
@@ -269,10 +274,13 @@ class Lowering(Rows):
         rows = self.placement.stripes[self.layer].rows
         stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
         everywhere = [d for d in self.dataflows if d != DEPTHWISE]
-        plans = [plan(sources, stripes, width, self.config, d, product.slides) for d in everywhere]
+        n = self.graph.apart(op)
+        sample = height // n if n > 1 else 0
+        plans = [plan(sources, stripes, width, self.config, d, product.slides, sample) for d in everywhere]
         if DEPTHWISE in self.dataflows and isinstance(op, Linear) and is_depthwise(op):
             in_h, in_w, _ = self.graph.tensors[op.input].shape
-            if filters := plan_filters(op, stripes, (in_h, in_w), (height, width), self.config):
+            plane, out = (in_h // n, in_w), (height // n, width)
+            if filters := plan_filters(op, stripes, plane, out, self.config, sample):
                 plans.append(filters)
         chosen = min(plans, key=lambda p: (p.time, p.cycles))
         self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
@@ -320,31 +328,38 @@ class Lowering(Rows):
         parameter_base = self._parameters(product, tiles)
         self._load_table(op)
 
-        def compute(j: int, views: dict[str, View], y0: int, y1: int, x0: int, x1: int) -> None:
-            acc = self.acc_bank * config.acc_depth
+        def compute(j: int, views: dict[str, View], spans: Sequence[Span]) -> None:
+            first = self.acc_bank * config.acc_depth
             bank: Access = ("acc", self.acc_bank, self.acc_bank + 1)
             self.acc_bank ^= 1
+            sizes = [(y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in spans]
+            begins = [first + n for n in accumulate([0, *sizes[:-1]])]
             for k, c in enumerate(parts[j]):
-                if isinstance(c, Filter):
-                    self._fir(product, c, views[c.input], weight_base(j, k), acc, bank, y0, y1, x0, x1)
-                    continue
-                self._matrix(product, c, views[c.input], weight_base(j, k), acc, bank, k > 0, y0, y1, x0, x1)
-            self._drain(product, j, views, parameter_base(j), acc, bank, y0, y1, x0, x1)
+                base = weight_base(j, k)
+                for acc, span in zip(begins, spans, strict=True):
+                    if isinstance(c, Filter):
+                        self._fir(product, c, views[c.input], base, acc, bank, *span)
+                    else:
+                        self._matrix(product, c, views[c.input], base, acc, bank, k > 0, *span)
+            base = parameter_base(j)
+            for acc, span in zip(begins, spans, strict=True):
+                self._drain(product, j, views, base, acc, bank, *span)
 
         for r0, r1, views in self._stripe_views(op):
             if mode == "tile":
                 resident.clear()
             spans = layer.spans(r0, r1, w_out)
             if mode == "resident":
-                for y0, y1, x0, x1 in spans:
+                for span in spans:
                     for j in range(tiles):
-                        compute(j, views, y0, y1, x0, x1)
+                        compute(j, views, [span])
+                    _, y1, _, x1 = span
                     if x1 == w_out and self._must_store(op.output):
-                        self.transfer(Opcode.STORE, op.output, views[op.output], y0, y1)
+                        self.transfer(Opcode.STORE, op.output, views[op.output], span[0], y1)
             else:
                 for j in range(tiles):
-                    for y0, y1, x0, x1 in spans:
-                        compute(j, views, y0, y1, x0, x1)
+                    for group in layer.together(spans, config):
+                        compute(j, views, group)
                 if self._must_store(op.output):
                     self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
 
@@ -383,10 +398,13 @@ class Lowering(Rows):
         self, product: Product, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
         y0: int, y1: int, x0: int, x1: int,
     ) -> None:  # fmt: skip
-        h_in, w_in, _ = self.graph.tensors[c.input].shape
+        _, w_in, _ = self.graph.tensors[c.input].shape
+        first, h_in, above = self.graph.place_of(product.op, c.input, y0)
+        y0, y1 = y0 - above, y1 - above
         low, high = _chunk_rows(product.window, c, y0, y1, h_in)
         if c.input in self.placement.on_chip:
-            self.bring(c.input, v, high)
+            self.bring(c.input, v, first + high)
+        v = v.below(first)
         top, left = (-at * d for at, d in zip((c.ky0, c.kx0), product.window.dilation, strict=True))
         pads = product.window.pads
         moved = replace(product.window, pads=(pads[0] + top, pads[1] + left, *pads[2:]))
@@ -410,12 +428,15 @@ class Lowering(Rows):
         self, product: Product, f: Filter, v: View, weight_base: int, acc: int, bank: Access,
         y0: int, y1: int, x0: int, x1: int,
     ) -> None:  # fmt: skip
-        h_in, w_in, _ = self.graph.tensors[f.input].shape
+        _, w_in, _ = self.graph.tensors[f.input].shape
+        first, h_in, above = self.graph.place_of(product.op, f.input, y0)
+        y0, y1 = y0 - above, y1 - above
         low, high = product.window.rows(y0, y1, h_in)
         low = min(low, h_in - 1)
         high = max(high, low + 1)
         if f.input in self.placement.on_chip:
-            self.bring(f.input, v, high)
+            self.bring(f.input, v, first + high)
+        v = v.below(first)
         # lines below `high` may not be there yet; their taps are zero
         window = self._window(f.geometry.streamed, v, y0, x0, w_in, high)
         window["base"] = (window["base"] + f.word) % self.config.act_depth
@@ -444,15 +465,16 @@ class Lowering(Rows):
             "low": product.low, "high": product.high, "zero_point": product.zero_point,
         }  # fmt: skip
         if r := product.residual:
-            v, (height, width, _) = views[r.input], self.graph.tensors[r.input].shape
-            low, high = (y0, y1) if height > 1 else (0, 1)
+            v, (_, width, _) = views[r.input], self.graph.tensors[r.input].shape
+            first, height, above = self.graph.place_of(op, r.input, y0)
+            low, high = (first + y0 - above, first + y1 - above) if height > 1 else (first, first + 1)
             if r.input in self.placement.on_chip:
                 self.bring(r.input, v, high)
             reads.append(v.rows(low, high))
             step_x, step_y = v.cw * (width > 1), v.row * (height > 1)
             fields |= {
                 "residual": 1,
-                "residual_base": (v.base + y0 * step_y + x0 * step_x + word) % depth,
+                "residual_base": (v.base + low * v.row + x0 * step_x + word) % depth,
                 "residual_step_x": step_x % depth,
                 "residual_step_y": step_y % depth,
                 "residual_multiplier": 0 if isinstance(r, Factor) else r.multiplier,
@@ -524,12 +546,14 @@ def _chunk_rows(window: Window, c: Chunk, y0: int, y1: int, height: int) -> tupl
 def repeated(graph: QuantizedGraph) -> set[str]:
     """Ops whose weights others have as well, as the steps of a recurrent layer do."""
     found: dict[bytes, list[str]] = {}
+    names = Counter(op.name for op in graph.ops)  # one for each sample
     for op in graph.ops:
         if isinstance(op, Linear):
             chosen = b"" if op.channels is None else op.channels.tobytes()
             key = repr((op.weight.shape, op.weight.sparsity, op.groups)).encode() + op.weight.codes.tobytes()
             found.setdefault(hashlib.sha256(key + chosen).digest(), []).append(op.name)
-    return {name for names in found.values() if len(names) >= _MANY for name in names}
+    tied = {name for ops in found.values() if len(ops) >= _MANY for name in ops}
+    return tied | {name for name, n in names.items() if n > 1}
 
 
 _MANY = 3

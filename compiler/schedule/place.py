@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sateen.compiler.schedule.samples import SampledGraph
 from sateen.errors import ConfigError
 from sateen.ir.quantized import Arrange, Op, QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
@@ -56,10 +57,11 @@ def planes_of(op: Op | None, config: AcceleratorConfig) -> int:
 
 
 def place(
-    graph: QuantizedGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]] = ()
+    graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]] = ()
 ) -> Placement:
     """Raises ConfigError if an op cannot run even one row at a time.
 
+    One sample's rows of a tensor that is read whole have their place in it.
     `together` are first and last of ops that run beside one another, if that costs no tensor its place on chip: their
     tensors share no word, and what they read no bank where that can be.
     """
@@ -73,19 +75,18 @@ def place(
     return found if set(found.spilled) <= set(alone.spilled) else alone
 
 
-def _place(
-    graph: QuantizedGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]]
-) -> Placement:
+def _place(graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]]) -> Placement:
     ops = graph.ops
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     producer: dict[str, Op] = {}
+    used = {t for op in ops for t in op.inputs}
+    inside = {t: (whole, row) for t, (whole, row) in graph.parts.items() if whole in used}
     for i, op in enumerate(ops):
-        for t in op.inputs:
-            first.setdefault(t, i)
-            last[t] = i
-        first.setdefault(op.output, i)
-        last.setdefault(op.output, i)
+        for t in (*op.inputs, op.output):
+            tensor = inside[t][0] if t in inside else t
+            first.setdefault(tensor, i)
+            last[tensor] = i
         producer[op.output] = op
     apart: dict[str, frozenset[str]] = {}
     for low, high in together:
@@ -121,7 +122,11 @@ def _place(
             spilled.append(_victim(blocks, i, i).name)
             break
         else:
-            return Placement({b.name: b.base for b in blocks}, stripes, spilled)
+            on_chip = {b.name: b.base for b in blocks}
+            for t, (whole, row) in inside.items():
+                if whole in on_chip:
+                    on_chip[t] = on_chip[whole] + row * row_words(*graph.tensors[t].shape[1:], config)
+            return Placement(on_chip, stripes, spilled)
 
 
 def _victim(blocks: list[Block], first: int, last: int) -> Block:
@@ -184,13 +189,15 @@ def _stripes(
     op: Op,
     blocks: list[Block],
     spilled: list[str],
-    graph: QuantizedGraph,
+    graph: SampledGraph,
     config: AcceleratorConfig,
     sizes: dict[str, int],
 ) -> Stripes | int:
     """The tallest stripes whose slots fit beside the tensors on chip; else the words that one row would take."""
     height = graph.tensors[op.output].shape[0]
-    streamed = [t for t in dict.fromkeys((*op.inputs, op.output)) if t in spilled]
+    streamed = [
+        t for t in dict.fromkeys((*op.inputs, op.output)) if t in spilled or graph.whole(t) in spilled
+    ]
     if not streamed:
         return Stripes(height)
     alive = [b for b in blocks if b.first <= index <= b.last]
@@ -219,13 +226,13 @@ def _stripes(
 
 
 def _stripe_words(
-    t: str, op: Op, rows: int, graph: QuantizedGraph, config: AcceleratorConfig, sizes: dict[str, int]
+    t: str, op: Op, rows: int, graph: SampledGraph, config: AcceleratorConfig, sizes: dict[str, int]
 ) -> int:
     """Words of the tallest stripe of tensor `t`."""
-    h = graph.tensors[t].shape[0]
-    row = sizes[t] // h  # all planes of a raw output
+    whole = t if t in sizes else graph.whole(t)
+    row = sizes[whole] // graph.tensors[whole].shape[0]  # all planes of a raw output
     height = graph.tensors[op.output].shape[0]
     if t == op.output:
         return rows * row
-    spans = (op.rows(t, low, min(low + rows, height), h) for low in range(0, height, rows))
+    spans = (graph.rows(op, t, low, min(low + rows, height)) for low in range(0, height, rows))
     return max(max(1, hi - lo) for lo, hi in spans) * row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,10 @@ class Rows(Emitter):
         """
         depth, elements = self.config.act_depth, self.config.elements
         height, width, channels = self.graph.tensors[op.output].shape
+        own = height // self.graph.apart(op)
         if self.placement.stripes[self.layer].rows < height:
             raise ConfigError(
-                f"normalization '{op.name}': its statistics are those of all {height} x {width} pixels, which do not "
+                f"normalization '{op.name}': its statistics are those of all {own} x {width} pixels, which do not "
                 f"fit the activation buffer of {depth} words beside their results; raise act_bank_depth or act_banks"
             )
         size = channels // op.groups
@@ -80,14 +82,14 @@ class Rows(Emitter):
             if shared:
                 self._copy(source, target, height, width)
             read = target if shared else source
-            for low in range(0, channels, size):
+            for y, low in product(range(0, height, own), range(0, channels, size)):
                 word, end = low // elements, -(-(low + size) // elements)
                 self.emit(
-                    Opcode.ROW, [read.rows(0, height), parameters], [target.rows(0, height)],
+                    Opcode.ROW, [read.rows(y, y + own), parameters], [target.rows(y, y + own)],
                     **fields
                     | {"parameter_base": self._first_parameter(fields, word)},
-                    base=(read.base + word) % depth, out_w=1, out_h=1,
-                    step_kx=read.cw % depth, step_ky=read.row % depth, row_w=width, row_h=height,
+                    base=(read.base + y * read.row + word) % depth, out_w=1, out_h=1,
+                    step_kx=read.cw % depth, step_ky=read.row % depth, row_w=width, row_h=own,
                     channel_words=end - word, first=low - word * elements, last=low + size - word * elements,
                     distance=_distance(read, target, depth),
                 )  # fmt: skip

@@ -52,13 +52,15 @@ def schedule(
 
     Parameters
     ----------
-    graph : the network as it was quantized, with inputs not folded; it says how many multiplications there are
+    graph : the network of one sample as it was quantized, with inputs not folded; it says how many multiplications
+        there are
     dense : the program of `backend.without_indices`; None leaves the comparison out
     """
     known = {op.name: (op, graph.tensors[op.output].shape) for op in graph.ops}
     layers_of = [known.get(op.name) for op in program.graph.ops]  # none of a copy for the machine's sake
-    needed = [op[0].needed_macs(op[1]) if op else 0 for op in layers_of]
-    every = [op[0].dense_macs(op[1]) if op else 0 for op in layers_of]
+    samples = [program.graph.samples.get(op.output, 1) for op in program.graph.ops]
+    needed = [op[0].needed_macs(op[1]) * n if op else 0 for op, n in zip(layers_of, samples, strict=True)]
+    every = [op[0].dense_macs(op[1]) * n if op else 0 for op, n in zip(layers_of, samples, strict=True)]
     timeline = program.predict(memory)
     layers, total = _figures(program, timeline, needed)
     if dense is program:
@@ -67,6 +69,7 @@ def schedule(
         others, other_total = _figures(dense, dense.predict(memory), every)
     ops = program.graph.ops
     counts = [weight_counts(op) for op in ops]
+    once = {op.name: count for op, count in zip(ops, counts, strict=True)}  # those of all samples
     for index, layer in enumerate(layers):
         other = others[index] if dense else None
         layer |= _description(program, index) | {"index": index, "dense_macs": every[index]}
@@ -74,7 +77,7 @@ def schedule(
     totals = total | {
         "dense_macs": sum(every),
         "dense": _compared(other_total if dense else None),
-        "weights": _weights(added(counts), total, other_total if dense else None),
+        "weights": _weights(added(once.values()), total, other_total if dense else None),
     }
     if dense is not None:
         totals["saved"] = {

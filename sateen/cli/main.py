@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="samples that a run computes together, so that weights are read once (networks of dense layers)",
+        help="samples that a run computes together, so that weights are read once for all where that is faster",
     )
 
     p = add("run", "run a build with one of the four engines, or on a board")
