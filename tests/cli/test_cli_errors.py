@@ -56,7 +56,7 @@ def test_wrong_options(sateen, args):
         (["--sparsity", "half"], "unknown sparsity 'half'; patterns are dense, 1:2"),
         (["--preset", "mac256", "--sparsity", "2:8"], "'mac256' is built for dense; use --preset sat256"),
         (["--batch", "0"], "batch 0: a run takes 1 to 4096 samples"),
-        (["--batch", "4"], "reads windows of 3×3 pixels; samples share a run where"),
+        (["--batch", "5000"], "batch 5000: a run takes 1 to 4096 samples"),
     ],
 )
 def test_wrong_compile_options(sateen, model, data, tmp_path, options, message):

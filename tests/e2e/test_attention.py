@@ -12,7 +12,7 @@ import pytest
 from four_engines import check, machine
 
 import sateen
-from sateen.errors import ConfigError, DataError, ModelError
+from sateen.errors import ConfigError, DataError
 from sateen.machine.presets import preset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
@@ -116,13 +116,3 @@ def test_a_factor_larger_than_the_buffer(tmp_path):
         ConfigError, match=r"MatMul '\w+': one output row takes \d+ words of the activation buffer"
     ):
         compile_on(config, matrices(m=12, n=12, k=4), tmp_path)
-
-
-def test_samples_do_not_share_a_run(tmp_path):
-    """Their pixels would be multiplied by one another."""
-    net = matrices(m=1, n=1)
-    onnx.save(net.model(), tmp_path / "model.onnx")
-    with pytest.raises(ModelError, match=r"batch 2: MatMul '\w+' mixes pixels"):
-        sateen.compile(
-            tmp_path / "model.onnx", tmp_path / "b", calibration=samples(net), config=TINY, batch=2
-        )
