@@ -118,7 +118,9 @@ def _rtl(quantized: sateen.QuantizedNetwork, feeds: dict[str, np.ndarray], optio
         return "not run"
     weights, activations = quantized.formats
     config = sateen.preset(options.preset).replace(weight_format=weights, activation_format=activations)
-    mapped = quantized.map(config.replace(specialize=False, acc_bits=48, table=True, product=True))
+    parts = {"table": True, "product": True, "softmax": True, "normalize": True}
+    parts["computed_weights"] = weights == activations
+    mapped = quantized.map(config.replace(specialize=False, acc_bits=48, **parts))
     some = {k: v[:1] for k, v in feeds.items()}
     started = time.perf_counter()
 
