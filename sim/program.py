@@ -169,12 +169,7 @@ class Interpreter:
 
     def _window(self, i: Instruction, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Addresses and whether they lie inside, both (kernel_h, kernel_w, channel_words, height, width)."""
-        shape = (i.kernel_h, i.kernel_w, i.channel_words, height, width)
-        if math.prod(map(int, shape)) > MOST_READS:
-            raise BuildError(
-                f"program.bin: {i.opcode.name} reads {' x '.join(map(str, shape))} words, more than {MOST_READS:,}: "
-                "the program is damaged; compile again"
-            )
+        _check_reads(i, i.kernel_h, i.kernel_w, i.channel_words, height, width)
         ky = np.arange(i.kernel_h)[:, None, None, None, None]
         kx = np.arange(i.kernel_w)[:, None, None, None]
         c = np.arange(i.channel_words)[:, None, None]
@@ -318,15 +313,11 @@ class Interpreter:
 
     def row(self, i: Instruction) -> None:
         c = self.config
+        shape = (i.out_h * i.out_w, i.row_h * i.row_w * i.channel_words)
+        _check_reads(i, *shape)
         y, x = np.arange(i.out_h)[:, None, None, None, None], np.arange(i.out_w)[:, None, None, None]
         ky, kx = np.arange(i.row_h)[:, None, None], np.arange(i.row_w)[:, None]
         word = i.base + y * i.step_y + x * i.step_x + ky * i.step_ky + kx * i.step_kx
-        shape = (i.out_h * i.out_w, i.row_h * i.row_w * i.channel_words)
-        if math.prod(map(int, shape)) > MOST_READS:
-            raise BuildError(
-                f"program.bin: ROW reads {shape[0]} x {shape[1]} words, more than {MOST_READS:,}: the program is "
-                "damaged; compile again"
-            )
         word = (word + np.arange(i.channel_words)).reshape(*shape)
         codes = self.act[:, word % c.act_depth].reshape(len(self.act), shape[0], i.row_h * i.row_w, -1)
         elements = np.arange(i.first, min(i.last, codes.shape[3]))
@@ -346,6 +337,15 @@ class Interpreter:
             acc, factor & 0x7FFF, shift, c.activation, i.zero_point, i.low, i.high
         )
         self.act[:, (word + i.distance) % c.act_depth] = codes.reshape(len(codes), *shape, c.elements)
+
+
+def _check_reads(i: Instruction, *shape: int) -> None:
+    """BuildError if so many words are more than a program that the compiler made reads at once."""
+    if math.prod(map(int, shape)) > MOST_READS:
+        raise BuildError(
+            f"program.bin: {i.opcode.name} reads {' x '.join(map(str, shape))} words, more than {MOST_READS:,}: "
+            "the program is damaged; compile again"
+        )
 
 
 INTO: dict[Target, Callable[[Interpreter, Instruction], None]] = {

@@ -132,34 +132,48 @@ def generate(
     Attention of a single sample is woven where that takes fewer cycles.
     """
     folded, folds = fold_inputs(align_heads(graph, config), config)
-    if batch == 1:
-        one = batched(folded, batch)
-        spans = attentions(one)
-        programs = [
-            _generated(one, config, folds, dataflows, batch, s) for s in ([], spans)[: 1 + bool(spans)]
-        ]
-        return min(programs, key=lambda p: p.predict(NOMINAL).cycles) if spans else programs[0]
+    if batch > 1:
+        return _of_samples(folded, config, folds, dataflows, batch, cut)
+    one = batched(folded, batch)
+    plain = _generated(one, config, folds, dataflows, batch)
+    if not (spans := attentions(one)):
+        return plain
+    return _fastest([plain, _generated(one, config, folds, dataflows, batch, spans)])
+
+
+def _fastest(programs: Sequence[Program]) -> Program:
+    return min(programs, key=lambda p: p.predict(NOMINAL).cycles)
+
+
+def _of_samples(
+    folded: QuantizedGraph,
+    config: AcceleratorConfig,
+    folds: dict[str, Fold],
+    dataflows: Sequence[str] | None,
+    batch: int,
+    cut: int | None,
+) -> Program:
+    """With the given cut, or the fastest of some: those that `cuts` gives, then guesses from what layers take there."""
+    ops = len(folded.ops)
     tried = [cut or 0] if cut is not None or not mixed(folded) else cuts(folded, batch, config)
     found: dict[int, Program] = {}
 
-    def attempt(at: int) -> Program | None:
+    def attempt(at: int) -> None:
         try:
             found[at] = _generated(batched(folded, batch, at, folds), config, folds, dataflows, batch)
         except ConfigError:
             if at == tried[-1] and not found:
                 raise
-        return found.get(at)
 
-    programs = [p for p in map(attempt, tried) if p is not None]
-    if len(programs) == 1 or programs[-1].graph.cut < len(folded.ops):
-        return min(programs, key=lambda p: p.predict(NOMINAL).cycles)
-    layers = {p.graph.cut: _layer_cycles(p, len(folded.ops)) for p in programs}
-    guesses = [
-        best_cut(layers, cost) for cost in (displaced(folded, batch, config), [0] * (len(folded.ops) + 1))
-    ]
-    for at in dict.fromkeys(guesses):
-        if at not in found and (better := attempt(at)) is not None:
-            layers[at] = _layer_cycles(better, len(folded.ops))
+    for at in tried:
+        attempt(at)
+    if len(found) == 1 or max(found) < ops:
+        return _fastest([*found.values()])
+    layers = {at: _layer_cycles(p, ops) for at, p in found.items()}
+    for cost in (displaced(folded, batch, config), [0] * (ops + 1)):
+        if (at := best_cut(layers, cost)) not in found:
+            attempt(at)
+    layers |= {at: _layer_cycles(p, ops) for at, p in found.items() if at not in layers}
     return found[min(layers, key=lambda at: sum(layers[at]))]
 
 

@@ -9,9 +9,8 @@ from dataclasses import fields, replace
 import numpy as np
 
 from sateen.compiler.schedule.place import tensor_words
-from sateen.compiler.schedule.samples import SampledGraph
+from sateen.compiler.schedule.samples import SampledGraph, of_one_pixel
 from sateen.errors import ConfigError
-from sateen.ir.operation import Window
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
     Arrange,
@@ -80,8 +79,7 @@ def mixed(graph: QuantizedGraph) -> bool:
 
 def _mixes(op: Op, graph: QuantizedGraph) -> bool:
     planes = {graph.tensors[t].shape[:2] for t in (*op.inputs, op.output)}
-    by_pixel = type(op) in OF_WINDOWS and op.window == Window(dilation=op.window.dilation)
-    return not by_pixel or len(planes) > 1 or (isinstance(op, Normalize) and op.plane)
+    return type(op) not in OF_WINDOWS or len(planes) > 1 or not of_one_pixel(op)
 
 
 def cuts(graph: QuantizedGraph, samples: int, config: AcceleratorConfig) -> list[int]:

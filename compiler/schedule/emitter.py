@@ -215,13 +215,12 @@ class Emitter:
         slots = self.placement.stripes[self.layer].slots[tensor]
         return View(slots[stripe % len(slots)] - low_row * row, row, cw, rows * row)
 
-    def bring(self, tensor: str, view: View, high: int, low: int | None = None) -> None:
-        """Make rows below `high` of an input present: a streamed stripe [low, high), or a graph input's next rows."""
-        if tensor not in self.placement.on_chip:
-            assert low is not None
-            self.transfer(Opcode.LOAD, tensor, view, low, high)
-            return
-        if all(p.name != self.graph.whole(tensor) for p in self.graph.inputs):
+    def bring(self, tensor: str, view: View, high: int) -> None:
+        """Make rows below `high` present: of a graph input on chip the next ones are loaded, and what is streamed is
+        there already (`_stripe_views`)."""
+        if tensor not in self.placement.on_chip or all(
+            p.name != self.graph.whole(tensor) for p in self.graph.inputs
+        ):
             return
         done = self.loaded_rows.get(tensor, 0)
         if done < high:
@@ -229,6 +228,12 @@ class Emitter:
             high = min(height, max(high, done + -(-height // 8)))
             self.transfer(Opcode.LOAD, tensor, view, done, high)
             self.loaded_rows[tensor] = high
+
+    def bands(self, op: Op, r0: int, r1: int) -> Iterator[tuple[int, int]]:
+        """Output rows [r0, r1) of each sample in four, so that the next op can start on the first."""
+        for _, low, high in self.graph.spans(op, r0, r1):
+            step = -(-(high - low) // 4)
+            yield from ((y, min(y + step, high)) for y in range(low, high, step))
 
     def _must_store(self, tensor: str) -> bool:
         return self.graph.whole(tensor) in self.memory
@@ -244,6 +249,6 @@ class Emitter:
                 low, high = self.graph.rows(op, t, r0, r1)
                 views[t] = self.view(t, n, low, high - low)
                 if t not in self.placement.on_chip:
-                    self.bring(t, views[t], high, low)
+                    self.transfer(Opcode.LOAD, t, views[t], low, high)
             views[op.output] = self.view(op.output, n, r0, rows)
             yield r0, r1, views

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -69,10 +69,9 @@ class Lowering(Rows):
         depth = self.config.act_depth
         for r0, r1, views in self._stripe_views(op):
             source, target = views[op.input], views[op.output]
-            for y0, y1 in self._bands(op, r0, r1):
+            for y0, y1 in self.bands(op, r0, r1):
                 low, high = self.graph.rows(op, op.input, y0, y1)
-                if op.input in self.placement.on_chip:
-                    self.bring(op.input, source, high)
+                self.bring(op.input, source, high)
                 first, h_in, top = self.graph.place_of(op, op.input, y0)
                 self.emit(
                     Opcode.POOL, [source.rows(low, high)], [target.rows(y0, y1)],
@@ -84,12 +83,6 @@ class Lowering(Rows):
             if self._must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
-    def _bands(self, op: Op, r0: int, r1: int) -> Iterator[tuple[int, int]]:
-        """Output rows [r0, r1) of each sample in four, so that the next op can start on the first."""
-        for _, low, high in self.graph.spans(op, r0, r1):
-            step = -(-(high - low) // 4)
-            yield from ((y, min(y + step, high)) for y in range(low, high, step))
-
     def arrange(self, op: Arrange) -> None:
         """Each piece is a POOL of single pixels: it reads and writes wherever its steps say."""
         depth, most = self.config.act_depth, (1 << bits_of("out_w", Opcode.POOL)) - 1
@@ -99,8 +92,7 @@ class Lowering(Rows):
             for piece in (q for p in inside if p is not None for q in p.cut(most)):
                 source = views[op.parts[piece.part]]
                 low, high = piece.source.rows(piece.counts)
-                if op.parts[piece.part] in self.placement.on_chip:
-                    self.bring(op.parts[piece.part], source, high)
+                self.bring(op.parts[piece.part], source, high)
 
                 def words(view: View, pixels: Pair) -> int:
                     return (pixels[0] * view.row + pixels[1] * view.cw) % depth
@@ -124,10 +116,9 @@ class Lowering(Rows):
         depth = self.config.act_depth
         for r0, r1, views in self._stripe_views(op):
             a, b, target = (views[t] for t in (*op.parts, op.output))
-            for y0, y1 in self._bands(op, r0, r1):
+            for y0, y1 in self.bands(op, r0, r1):
                 for t in op.parts:
-                    if t in self.placement.on_chip:
-                        self.bring(t, views[t], y1)
+                    self.bring(t, views[t], y1)
                 self.emit(
                     Opcode.POOL, [a.rows(y0, y1), b.rows(y0, y1)], [target.rows(y0, y1)],
                     base=(a.base + y0 * a.row) % depth, step_x=a.cw % depth, step_y=a.row % depth,
@@ -211,8 +202,7 @@ class Lowering(Rows):
         ]
         x, w = views[op.input], views[op.weight]
         for t, row in zip((op.input, op.weight), rows, strict=False):
-            if t in self.placement.on_chip:
-                self.bring(t, views[t], row + 1)
+            self.bring(t, views[t], row + 1)
         width, outputs = sizes[OUTPUT][2:]
         words, tile = -(-op.reduction // config.elements), config.rows * config.dense_passes
         step = even(words, max(config.weight_depth // 4 // tile, 1))
@@ -402,8 +392,7 @@ class Lowering(Rows):
         first, h_in, above = self.graph.place_of(product.op, c.input, y0)
         y0, y1 = y0 - above, y1 - above
         low, high = _chunk_rows(product.window, c, y0, y1, h_in)
-        if c.input in self.placement.on_chip:
-            self.bring(c.input, v, first + high)
+        self.bring(c.input, v, first + high)
         v = v.below(first)
         top, left = (-at * d for at, d in zip((c.ky0, c.kx0), product.window.dilation, strict=True))
         pads = product.window.pads
@@ -434,8 +423,7 @@ class Lowering(Rows):
         low, high = product.window.rows(y0, y1, h_in)
         low = min(low, h_in - 1)
         high = max(high, low + 1)
-        if f.input in self.placement.on_chip:
-            self.bring(f.input, v, first + high)
+        self.bring(f.input, v, first + high)
         v = v.below(first)
         # lines below `high` may not be there yet; their taps are zero
         window = self._window(f.geometry.streamed, v, y0, x0, w_in, high)
@@ -468,8 +456,7 @@ class Lowering(Rows):
             v, (_, width, _) = views[r.input], self.graph.tensors[r.input].shape
             first, height, above = self.graph.place_of(op, r.input, y0)
             low, high = (first + y0 - above, first + y1 - above) if height > 1 else (first, first + 1)
-            if r.input in self.placement.on_chip:
-                self.bring(r.input, v, high)
+            self.bring(r.input, v, high)
             reads.append(v.rows(low, high))
             step_x, step_y = v.cw * (width > 1), v.row * (height > 1)
             fields |= {

@@ -14,8 +14,6 @@ from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import pack_parameters
 
 _MOST_PIXELS = (1 << bits_of("out_w", Opcode.ROW)) - 1
-_BANDS = 4
-"""Instructions for the rows of a stripe, so that the next op can start on the first."""
 
 
 class Rows(Emitter):
@@ -42,11 +40,8 @@ class Rows(Emitter):
         parameters, fields = self._row_parameters(op)
         for r0, r1, views in self._stripe_views(op):
             source, target = views[op.input], views[op.output]
-            step = -(-(r1 - r0) // _BANDS)
-            for y0 in range(r0, r1, step):
-                y1 = min(y0 + step, r1)
-                if op.input in self.placement.on_chip:
-                    self.bring(op.input, source, y1)
+            for y0, y1 in self.bands(op, r0, r1):
+                self.bring(op.input, source, y1)
                 for x0 in range(0, width, _MOST_PIXELS):
                     self.emit(
                         Opcode.ROW, [source.rows(y0, y1), *reads, parameters], [target.rows(y0, y1)],
@@ -77,8 +72,7 @@ class Rows(Emitter):
         parameters, fields = self._row_parameters(op)
         for _, _, views in self._stripe_views(op):
             source, target = views[op.input], views[op.output]
-            if op.input in self.placement.on_chip:
-                self.bring(op.input, source, height)
+            self.bring(op.input, source, height)
             if shared:
                 self._copy(source, target, height, width)
             read = target if shared else source

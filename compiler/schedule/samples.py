@@ -9,6 +9,11 @@ from sateen.ir.operation import Range, Window
 from sateen.ir.quantized import Arrange, MatMul, Normalize, Op, QuantizedGraph
 
 
+def of_one_pixel(op: Op) -> bool:
+    """Whether an output pixel reads a single one of each operand: by its window, and not by statistics of the plane."""
+    return op.window == Window(dilation=op.window.dilation) and not (isinstance(op, Normalize) and op.plane)
+
+
 @dataclass(frozen=True, slots=True)
 class SampledGraph(QuantizedGraph):
     """Ops are of all samples, or of one: those of one read and write its rows of what others have of all."""
@@ -33,8 +38,7 @@ class SampledGraph(QuantizedGraph):
         if n == 1 or isinstance(op, Arrange | MatMul):  # which say where each row is
             return 1
         heights = {self.tensors[t].shape[0] for t in (*op.inputs, op.output)}
-        by_pixel = len(heights) == 1 and op.window == Window(dilation=op.window.dilation)
-        return n if not by_pixel or (isinstance(op, Normalize) and op.plane) else 1
+        return 1 if len(heights) == 1 and of_one_pixel(op) else n
 
     def rows(self, op: Op, tensor: str, low: int, high: int) -> Range:
         """Rows of operand `tensor` that output rows [low, high) read, of whichever samples these are."""
