@@ -190,8 +190,20 @@ class Conv(FloatOp):
         return bool(((rows == 0) | (rows == 1)).all() and (np.count_nonzero(rows, axis=1) <= 1).all())
 
 
+class _OfTwo(FloatOp):
+    """An op of two computed tensors."""
+
+    __slots__ = ()
+    input_a: str
+    input_b: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input_a, self.input_b)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class MatMul(FloatOp):
+class MatMul(_OfTwo):
     """Products of two computed tensors, `batch` of them, times `scale` plus `bias`, of each output channel."""
 
     name: str
@@ -203,16 +215,12 @@ class MatMul(FloatOp):
     bias: np.ndarray  # float64 (O,)
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input_a, self.input_b)
-
-    @property
     def homogeneous(self) -> bool:
         return False  # its channels are others
 
 
 @dataclass(frozen=True, slots=True)
-class Add(FloatOp):
+class Add(_OfTwo):
     """Of equal channels; an operand with one row, or one column, has it for all rows or columns of the other."""
 
     name: str
@@ -221,26 +229,18 @@ class Add(FloatOp):
     output: str
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input_a, self.input_b)
-
-    @property
     def homogeneous(self) -> bool:
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class Mul(FloatOp):
+class Mul(_OfTwo):
     """Element by element; rows and columns as those of an Add."""
 
     name: str
     input_a: str
     input_b: str
     output: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.input_a, self.input_b)
 
     @property
     def homogeneous(self) -> bool:

@@ -240,14 +240,10 @@ class MatMul(Summed):
         return [(least, most), (low, high), (least + low, most + high)]
 
 
-class _Copying(QuantizedOp):
-    """An op whose results are codes of its inputs."""
+class _OfCodes(QuantizedOp):
+    """An op that gives codes at once: it multiplies no weights, and looks nothing up."""
 
     __slots__ = ()
-
-    @property
-    def keeps_codes(self) -> bool:
-        return True
 
     @property
     def raw(self) -> bool:
@@ -259,6 +255,16 @@ class _Copying(QuantizedOp):
 
     def dense_macs(self, shape: Shape) -> int:
         return 0
+
+
+class _Copying(_OfCodes):
+    """An op whose results are codes of its inputs."""
+
+    __slots__ = ()
+
+    @property
+    def keeps_codes(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +391,7 @@ class Stored(_Copying):
         return []
 
 
-class _OfRows(QuantizedOp):
+class _OfRows(_OfCodes):
     """An op whose results depend on all elements of a row, by integer functions of `sateen.formats.rows`.
 
         code = encode(clamp(round_to_format((y + bias_c) * multiplier_c * 2**-shift_c) + zero_after_out))
@@ -414,17 +420,6 @@ class _OfRows(QuantizedOp):
     @property
     def keeps_codes(self) -> bool:
         return False
-
-    @property
-    def raw(self) -> bool:
-        return False
-
-    @property
-    def table(self) -> None:
-        return None
-
-    def dense_macs(self, shape: Shape) -> int:
-        return 0
 
     def _sums(self, low: int, high: int) -> list[Range]:
         """Ranges of y, of biases, and of their sums."""
