@@ -23,7 +23,11 @@ def finite(mask: np.ndarray) -> np.ndarray:
 def added(walk: Walk, node: OnnxNode, i: int) -> np.ndarray | None:
     """Constant input i of an Add; -inf may mask what only a Softmax reads."""
     value = walk.constant(node, i)
-    if value is None or value.dtype.kind != "f" or np.isnan(value).any() or not _are_scores(walk, node):
+    if value is None or value.dtype.kind != "f" or np.isnan(value).any():
+        return walk.weights(node, i)
+    if (np.isfinite(value) & (value >= MASKED)).all() or not _are_scores(
+        walk, node
+    ):  # masks nothing, most often
         return walk.weights(node, i)
     counted = value.max(axis=-1, initial=-np.inf) > -np.inf
     return finite(value) if counted.all() else walk.weights(node, i)

@@ -38,18 +38,10 @@ def product(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
         rows, lead = (*lead, rank - 2), ()
     if any(a.shape[d] != b.shape[d] for d in lead):
         raise Unsupported(f"it multiplies {a.shape} by {b.shape}", "give both factors the same batch")
-    m, n, k_a, k_b = rows, (rank - 1,), (rank - 1,), (rank - 2,)
+    first, second, m, n, k_a, k_b = a, b, rows, (rank - 1,), (rank - 1,), (rank - 2,)
     if _in_channels(walk, a, m) and not _in_channels(walk, a, k_a) and _in_channels(walk, b, k_b):
-        first, second, m, n, k_a, k_b = (
-            b,
-            a,
-            n,
-            m,
-            k_b,
-            k_a,
-        )  # the product of the transposed, in the other order
-    else:
-        first, second = a, b
+        # the product of the transposed, in the other order
+        first, second, m, n, k_a, k_b = second, first, n, m, k_b, k_a
     channel = (_in_channels(walk, first, (d,)) or _in_channels(walk, second, (d,)) for d in lead)
     outer = lead[: next((i for i, found in enumerate(channel) if found), len(lead))]
     heads = lead[len(outer) :]

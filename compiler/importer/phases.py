@@ -104,9 +104,14 @@ def phases(at: np.ndarray, weights: np.ndarray) -> list[Phase]:
         return Phase(first, period, len(own), int(own[0, low]), stride, w[0, low:high])
 
     for period in range(1, n + 1):
-        found = [one(first, period) for first in range(period)]
-        if all(p is not None for p in found):
-            return [p for p in found if p is not None]
+        found: list[Phase] = []
+        for first in range(period):
+            phase = one(first, period)
+            if phase is None:
+                break
+            found.append(phase)
+        else:
+            return found
     raise AssertionError("a phase of one output is always one")
 
 
