@@ -21,16 +21,16 @@ from sateen.ir.graph import Graph
 
 
 def random_inputs(graph: Graph, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """All codes evenly, or normal numbers."""
+    """All codes evenly, or normal numbers, by the file's names."""
     rng = np.random.default_rng(seed)
     found = {}
     for port in graph.inputs:
         shape = (n, *port.shape)
         if port.codes is None:
-            found[port.name] = rng.normal(0, 1, shape).astype(np.float32)
+            found[port.source] = rng.normal(0, 1, shape).astype(np.float32)
         else:
             low, high = port.codes.format.min_fixed, port.codes.format.max_fixed
-            found[port.name] = rng.integers(low, high + 1, shape).astype(port.kind)
+            found[port.source] = rng.integers(low, high + 1, shape).astype(port.kind)
     return found
 
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from integer_agreement import random_inputs
 
 import sateen
 from sateen.compiler.export import run_file
 from sateen.compiler.importer import load_model
 from sateen.errors import SateenError
-from sateen.ir.graph import Graph
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared/cases/networks"
 HALF = 0.5
@@ -41,20 +41,6 @@ class Options:
 
 class _TooSlow(Exception):
     """The RTL took longer than it may."""
-
-
-def random_inputs(graph: Graph, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """All codes evenly, or normal numbers."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for port in graph.inputs:
-        shape = (n, *port.shape)
-        if port.codes is None:
-            found[port.source] = rng.normal(0, 1, shape).astype(np.float32)
-        else:
-            low, high = port.codes.format.min_fixed, port.codes.format.max_fixed
-            found[port.source] = rng.integers(low, high + 1, shape).astype(port.kind)
-    return found
 
 
 def measure(path: Path, options: Options) -> str:
