@@ -14,7 +14,6 @@ Cycles are counted from a word's address: its data are there in cycle 2, each st
 """
 
 from collections.abc import Iterable
-from functools import reduce
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
@@ -217,7 +216,7 @@ class Lanes(wiring.Component):
                     self.total.eq(Mux(begin6, 0, self.total) + total),
                 ]
         if config.softmax:
-            greatest = reduce(lambda a, b: Mux(a > b, a, b), exponents)
+            greatest = _greatest(m, exponents)
             before = Mux(tags[5].first, 0, self.exponent)
             with m.If(tags[5].statistics & tags[5].greatest):
                 m.d.sync += self.exponent.eq(Mux(greatest > before, greatest, before))
@@ -232,6 +231,19 @@ def _sum(values: Iterable[Value]) -> Value:
     while len(values) > 1:
         pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
         values = pairs + values[len(values) & ~1 :]
+    return values[0]
+
+
+def _greatest(m: Module, values: list[Value]) -> Value:
+    """Pairwise. Each has a signal: its operands stand in it twice, and text would grow with 2**lanes."""
+    level = 0
+    while len(values) > 1:
+        greater: list[Value] = []
+        for k, (a, b) in enumerate(zip(values[::2], values[1::2], strict=False)):
+            signal = Signal(a.shape(), name=f"greatest_{level}_{k}")
+            m.d.comb += signal.eq(Mux(a > b, a, b))
+            greater.append(signal)
+        values, level = greater + values[len(values) & ~1 :], level + 1
     return values[0]
 
 
