@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types unit demo clean
+.PHONY: help setup learn test lint types unit demo clean
 
 
 help:
@@ -26,15 +26,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
 	@touch $@
 
+# torch's tests skip without it; the CPU build where an index offers one.
+learn: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[learn,train]' --constraint constraints.txt
+
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 
-# mypy knows no package-dir mapping: it gets the layout that is installed.
 types: setup
-	@rm -rf build/types
-	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p sateen
+	cd src && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p sateen
 
 unit: setup
 	$(BIN)/pytest -n 2

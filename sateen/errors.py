@@ -33,5 +33,10 @@ class LimitError(BuildError):
     exit_code = 1
 
 
+def missing(library: str, extra: str) -> BuildError:
+    """The error of a library that only an optional dependency of `extra` brings."""
+    return BuildError(f"{library} is missing; install it with: pip install 'sateen[{extra}]'")
+
+
 class LinkError(SateenError, RuntimeError):
     """A board that does not answer, refuses a command, or is not the one that is wanted."""

@@ -23,7 +23,12 @@ ALLOWED = {
     "models": {"nouns", "models"},
     "top": {"nouns", "hw", "sim", "compiler", "fpga", "top"},  # command line and Python interface
 }
-EXTRA = {"models": "train", "compiler": "test", "fpga": "benchmark"}
+EXTRA = {
+    "models": ("train",),
+    "compiler": ("test",),
+    "fpga": ("benchmark", "cost", "link", "gowin"),
+    "sim": ("link",),
+}
 """Packages that may import libraries of an optional dependency, inside functions."""
 TORCH = "sateen.compiler.ptq.torch_"
 """Modules that need the extra `learn`, imported inside functions; beside models/ they alone import torch."""
@@ -130,14 +135,15 @@ def test_no_module_needs_itself():
     assert not needs, "\n".join(f"{name} imports {sorted(others)}" for name, others in needs.items())
 
 
-def test_the_package_lists_every_folder():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folders = {
-        ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
-        for folder, package in PACKAGES.items()
-        for path in (ROOT / folder).rglob("__init__.py")
-    }
-    assert set(settings["packages"]) == folders
+def test_every_folder_is_linked_into_the_package():
+    """src/ is what is installed: sateen/, with links to the other folders (pyproject.toml)."""
+    package = ROOT / "src/sateen"
+    links = {path.name for path in package.iterdir() if path.is_symlink()}
+    assert package.resolve() == ROOT / "sateen"
+    assert links == PACKAGES.keys() - {"sateen"}
+    assert all((package / name).resolve() == ROOT / name for name in links)
+    bare = {p.parent for folder in PACKAGES for p in (ROOT / folder).rglob("*.py")}
+    assert not [folder for folder in bare if not (folder / "__init__.py").is_file()]
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -151,7 +157,8 @@ def test_every_library_is_declared_and_few_import_torch(path, name):
     if name.startswith(TORCH):
         declared |= distributions(project["optional-dependencies"]["learn"])
     elif layer(name) in EXTRA:
-        declared |= distributions(project["optional-dependencies"][EXTRA[layer(name)]])
+        for extra in EXTRA[layer(name)]:
+            declared |= distributions(project["optional-dependencies"][extra])
     declared = {
         {"scikit_learn": "sklearn", "protobuf": "google", "pillow": "PIL", "pyserial": "serial"}.get(d, d)
         for d in declared

@@ -4,9 +4,6 @@ import inspect
 import json
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -129,17 +126,3 @@ def test_the_float_network_runs(place):
     expected = np.concatenate([session.run(None, {"input": x[None]})[0] for x in names["images"]])
     (found,) = names["network"].run({"input": names["images"]}).values()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_the_wheel_says_that_it_has_types(tmp_path):
-    make = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
-    copy = shutil.copytree(
-        ROOT,
-        tmp_path / "source",
-        ignore=shutil.ignore_patterns(".*", "build", "tests", "benchmarks", "docs", "*.egg-info"),
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", make, tmp_path], cwd=copy, capture_output=True, text=True, check=True
-    )
-    with zipfile.ZipFile(tmp_path / out.stdout.split()[-1]) as wheel:
-        assert "sateen/py.typed" in wheel.namelist()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from sateen.errors import ConfigError
+from sateen.errors import ConfigError, missing
 from sateen.fpga.flow.place_and_route import Part
 from sateen.fpga.flow.vivado import VENDOR_BOARDS
 
@@ -185,7 +185,11 @@ def board(name: str) -> Board:
 
 def _from_platform(path: str, uart: tuple[str, str, str] | None) -> Pins:
     from amaranth.build import Attrs
-    from amaranth_boards.resources import UARTResource
+
+    try:
+        from amaranth_boards.resources import UARTResource
+    except ImportError:
+        raise missing("amaranth-boards", "link") from None
 
     module, _, name = path.rpartition(".")
     platform = getattr(importlib.import_module(f"amaranth_boards.{module}"), name)()

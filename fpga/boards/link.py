@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from sateen.errors import LinkError
+from sateen.errors import LinkError, missing
 from sateen.hw.chip.frame import (
     ANSWER,
     CRC_BYTES,
@@ -89,8 +89,10 @@ class Connection:
     @classmethod
     def open(cls, port: str, *, baud: int = 115200, timeout: float = 1.0, retries: int = 5) -> Connection:
         """Open a device such as /dev/ttyUSB0 or COM3. Raises LinkError."""
-        import serial
-
+        try:
+            import serial
+        except ImportError:
+            raise missing("pyserial", "link") from None
         try:
             opened = serial.Serial(port, baud, timeout=READ_S, write_timeout=10.0, exclusive=True)
         except (serial.SerialException, OSError, ValueError) as e:

