@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,8 +13,8 @@ import numpy as np
 from sateen.compiler.functions import X, constant
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
-from sateen.compiler.importer.layout import axis_dims, remap, split_axes, without_batch
-from sateen.compiler.importer.moves import place_channels, rebuilt, replaced
+from sateen.compiler.importer.layout import Dim, axis_dims, normal, remap, split_axes, without_batch
+from sateen.compiler.importer.moves import place_channels, rebuilt, replaced, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.ops_select import select
@@ -164,7 +166,7 @@ def reduction(kind: Reduction) -> Handler:
 
 
 def reduce(walk: Walk, node: OnnxNode, x: Value, kind: Reduction, dims: tuple[int, ...], keep: bool) -> Value:
-    """Reduce over whole dimensions: a Pool over whole axes, or a Conv when channels are among them."""
+    """Reduce over dimensions: rows and columns by a Pool, channels by a Conv, after a move where neither takes them."""
     if walk.is_open(x):
         left = [d for d in range(x.rank) if d not in dims and without_batch(x.layout[d])]
         channel = left[0] if len(left) == 1 else min(1, x.rank - 1)
@@ -172,41 +174,102 @@ def reduce(walk: Walk, node: OnnxNode, x: Value, kind: Reduction, dims: tuple[in
     else:
         hwc = walk.hwc(x)
     count = int(np.prod([x.shape[d] for d in dims]))
-    reduced = [p for d in dims for p in split_axes(x.layout[d], hwc)]
-    spans = [int(np.prod([size for size, _, axis in reduced if axis == k])) for k in range(3)]
-    if spans[2] > 1 or kind == "sum":
-        return _by_contraction(walk, node, x, kind, dims, count, spans, hwc, keep)
-    if any(span not in (1, size) for span, size in zip(spans, hwc, strict=True)):
-        raise Unsupported(
-            f"it reduces over a part of the rows or columns of {hwc}", "reduce over whole dimensions"
-        )
-    out = walk.fresh(node.proto.output[0])
-    shape: Shape = (hwc[0] // spans[0], hwc[1] // spans[1], hwc[2])
-    walk.emit(Pool(node.name, x.tensor, out, kind, (spans[0], spans[1])), shape)
-    result = [() if d in dims else remap(x.layout[d], hwc, shape) for d in range(x.rank)]
-    return Value(out, tuple(r for d, r in enumerate(result) if keep or d not in dims))
-
-
-def _by_contraction(
-    walk: Walk, node: OnnxNode, x: Value, kind: Reduction, dims: tuple[int, ...], count: int, spans: list[int],
-    hwc: Shape, keep: bool,
-) -> Value:  # fmt: skip
-    if kind == "max":
-        others = tuple(d for d in range(x.rank) if d not in dims)
+    runs = [_run(x, dims, hwc, axis) for axis in range(3)]
+    whole = runs[2] == [(hwc[2], 1)]
+    if kind == "max" and runs[2]:
         if walk.is_open(x) or x.host:
             raise Undecided("which of its dimensions are channels is not known", "")
-        return reduce(walk, node, rebuilt(walk, node.name, x, (dims, (), others)), kind, dims, keep)
-    factor = 1.0 / count if kind == "average" else 1.0
-    if spans[2] == 1 and hwc[2] > 1:  # sum over space alone
-        mean = reduce(walk, node, x, "average", dims, keep)
-        out = walk.fresh(f"{node.proto.output[0]}.sum")
-        c = hwc[2]
-        walk.emit(
-            depthwise(node.name, mean.tensor, out, np.full(c, float(count)), np.zeros(c)), walk.hwc(mean)
-        )
-        return Value(out, mean.layout)
-    result = contract(walk, node, x, dims, np.full((count, 1), factor), np.zeros(1), keep=True)
-    return Value(result.tensor, tuple(r for d, r in enumerate(result.layout) if keep or d not in dims))
+        others = tuple(d for d in range(x.rank) if d not in dims)
+        moved = rebuilt(walk, node.name, x, (dims, (), others)) if whole else _outermost(walk, node, x, dims)
+        return reduce(walk, node, moved, kind, dims, keep)
+    windows = [_window_over(run, size) for run, size in zip(runs[:2], hwc[:2], strict=True)]
+    if None in windows:
+        return reduce(walk, node, _outermost(walk, node, x, dims), kind, dims, keep)
+    entire = all(not run or run == [(size, 1)] for run, size in zip(runs, hwc, strict=True))
+    if entire and (whole or (kind == "sum" and hwc[2] == 1)):
+        factor = 1.0 / count if kind == "average" else 1.0
+        result = contract(walk, node, x, dims, np.full((count, 1), factor), np.zeros(1), keep=True)
+        return Value(result.tensor, tuple(r for d, r in enumerate(result.layout) if keep or d not in dims))
+    out, shape = x.tensor, hwc
+    if any(runs[:2]):
+        h, w = (w for w in windows if w is not None)
+        shape = ((hwc[0] - h.span) // h.stride + 1, (hwc[1] - w.span) // w.stride + 1, hwc[2])
+        out = walk.fresh(node.proto.output[0])
+        pooled = Pool(
+            node.name, x.tensor, out, "max" if kind == "max" else "average", (h.kernel, w.kernel),
+            (h.stride, w.stride), (h.dilation, w.dilation),
+        )  # fmt: skip
+        walk.emit(pooled, shape)
+    if runs[2] or kind == "sum":
+        taken = np.stack([_digits(shape[2], runs[2], at) for at in range(math.prod(n for n, _ in runs[2]))])
+        c, n = taken.shape[::-1]
+        factor = 1.0 / n if kind == "average" else count / n
+        source, out, shape = out, walk.fresh(node.proto.output[0]), (shape[0], shape[1], c)
+        weight = np.full((c, 1, 1, n), factor)
+        walk.emit(Conv(node.name, source, out, weight, np.zeros(c), groups=c, channels=taken.T), shape)
+    layout = [() if d in dims else _left(x.layout[d], hwc, shape, runs) for d in range(x.rank)]
+    return Value(out, tuple(r for d, r in enumerate(layout) if keep or d not in dims))
+
+
+Runs = list[tuple[int, int]]
+"""Of one axis, the digits of its index that are summed over: (size, step), the finest first."""
+
+
+def _run(x: Value, dims: Sequence[int], hwc: Shape, axis: int) -> Runs:
+    unit = (hwc[1] * hwc[2], hwc[2], 1)[axis]
+    found = [p for d in dims for p in split_axes(x.layout[d], hwc) if p[2] == axis]
+    digits = sorted(((size, stride // unit) for size, stride, _ in found), key=lambda f: -f[1])
+    return list(normal(digits))[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+
+    @property
+    def span(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+
+def _window_over(run: Runs, size: int) -> _Reach | None:
+    """The window that takes these digits of an axis together: neighbours, or what lies equally far apart."""
+    if not run:
+        return _Reach()
+    (n, step), *more = run
+    if more or (step > 1 and n * step < size):
+        return None
+    return _Reach(n, n) if step == 1 else _Reach(n, 1, step)
+
+
+def _digits(size: int, run: Runs, at: int) -> np.ndarray:
+    """Indices of an axis whose digits `run` are those of `at`."""
+    index = np.arange(size)
+    for n, step in run:
+        index = index[index // step % n == at % n]
+        at //= n
+    return index
+
+
+def _left(dim: Dim, hwc: Shape, shape: Shape, runs: Sequence[Runs]) -> Dim:
+    """Where a dimension lies once the digits are gone."""
+    factors = []
+    for size, stride, axis in split_axes(dim, hwc):
+        if axis >= 0:
+            step = stride // (hwc[1] * hwc[2], hwc[2], 1)[axis]
+            step //= math.prod(n for n, s in runs[axis] if s < step)
+            stride = step * (shape[1] * shape[2], shape[2], 1)[axis]
+        factors.append((size, stride))
+    return normal(factors)
+
+
+def _outermost(walk: Walk, node: OnnxNode, x: Value, dims: Sequence[int]) -> Value:
+    """x with these dimensions as rows, outside all others."""
+    if x.host:
+        raise Unsupported("it reduces what the host computes", "end the model before it")
+    rows, columns, channels = (tuple(d for d in role if d not in dims) for role in roles_of(walk, x))
+    return rebuilt(walk, node.name, x, ((*dims, *rows), columns, channels))
 
 
 def pad(walk: Walk, node: OnnxNode) -> Sequence[Value]:

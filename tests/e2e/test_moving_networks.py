@@ -75,11 +75,22 @@ def detector() -> onnx.ModelProto:
     return n.model(n("Add", n("Transpose", turned, perm=[0, 2, 1]), y), turned)
 
 
+def reduced() -> onnx.ModelProto:
+    """Sums of channels that lie apart, means of planes one behind the other, the largest of neighbouring rows."""
+    n = Nodes(1, 3, 8, 8)
+    halves = n("Reshape", n("Relu", n.conv("x", 3, 8, 3)), n.constant([1, 2, 4, 8, 8]))
+    added = n("ReduceSum", halves, n.constant([1]), keepdims=0)
+    planes = [n("Unsqueeze", y, n.constant([1])) for y in (added, n.conv("x", 3, 4, 3))]
+    mean = n("ReduceMean", n("Concat", *planes, axis=1), n.constant([1]), keepdims=0)
+    rows = n("Reshape", mean, n.constant([1, 4, 4, 2, 8]))
+    return n.model(mean, n.conv(n("ReduceMax", rows, n.constant([3]), keepdims=0), 4, 3))
+
+
 @pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "depth"),
-    [(unet, 1024), (unet, 128), (shuffled, 1024), (shuffled, 64), (detector, 1024)],
+    [(reduced, 1024), (unet, 1024), (unet, 128), (shuffled, 1024), (shuffled, 64), (detector, 1024)],
 )
 def test_moving(network, depth, tmp_path):
     """With the smaller buffer most tensors go through memory, in stripes."""
