@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,17 +23,23 @@ from sateen.ir.graph import Port
 from sateen.ir.pieces import moved
 from sateen.ir.quantized import (
     Arrange,
+    BiasGradient,
+    ComputedConv,
     Concat,
+    Gate,
     Linear,
     MatMul,
     Maximum,
     MaxPool,
     Normalize,
     Op,
+    PoolGate,
     QuantizedGraph,
     Softmax,
     Stored,
+    WeightGradient,
 )
+from sateen.sim import gradients
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
 
@@ -308,6 +315,77 @@ class _Normalize(_OfRows):
         return self.codes(from_rows(y, x.shape, op.groups, op.plane))
 
 
+class _Fixed:
+    """Tensors as fixed-point numbers."""
+
+    def __init__(self, qgraph: QuantizedGraph, op: Op) -> None:
+        self.op: Any = op
+        self.columns = int(np.prod(qgraph.tensors[op.output].shape))
+        self.formats = {t: qgraph.tensors[t].quant.format for t in op.inputs}
+        self.out = qgraph.tensors[op.output].quant.format
+
+    def fixed(self, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+        return self.formats[name].fixed(tensors[name]).astype(np.float64)
+
+
+class _ComputedConv(_Fixed):
+    def __init__(self, qgraph: QuantizedGraph, op: ComputedConv) -> None:
+        super().__init__(qgraph, op)
+        self.columns *= len(op.kernel) * op.reduction
+        reach = max(abs(v) for span in op.sums(qgraph.reach) for v in span)
+        residual = max(map(abs, qgraph.reach(op.residual.input))) if op.residual else 0
+        self.requantizer = Requantizer(op, reach, residual)
+
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op = self.op
+        x = self.fixed(tensors, op.input)
+        weights = self.fixed(tensors, op.weight)
+        results = []
+        for one, weight in zip(x[:, None], weights, strict=True):  # each sample may have its own
+            kept = weight * gradients.selected(weight, op.pattern, 2 if op.transposed else 1)
+            if op.transposed:
+                results.append(gradients.backward(one, kept, op.window, op.plane))
+            else:
+                results.append(gradients.forward(one, kept, op.window))
+        acc = np.concatenate([r if r.dtype == object else r.astype(np.int64) for r in results])
+        if op.raw:
+            return self.requantizer.with_bias(acc)
+        residual = self.fixed(tensors, op.residual.input).astype(np.int64) if op.residual else None
+        return self.requantizer(acc, residual)
+
+
+class _WeightGradient(_Fixed):
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        x, dy = (self.fixed(tensors, t) for t in (self.op.input, self.op.gradient))
+        sums = [
+            gradients.weight_gradient(a[None], b[None], self.op.window) for a, b in zip(x, dy, strict=True)
+        ]
+        return np.stack([s if s.dtype == object else s.astype(np.int64) for s in sums])
+
+
+class _BiasGradient(_Fixed):
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        dy = self.fixed(tensors, self.op.gradient)
+        return np.stack([gradients.bias_gradient(one)[None, None] for one in dy])
+
+
+class _Gate(_Fixed):
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op = self.op
+        dy = self.fixed(tensors, op.input).astype(np.int64)
+        reference = self.fixed(tensors, op.reference)
+        return self.out.from_fixed(gradients.gate(dy, reference, op.low, op.high))
+
+
+class _PoolGate(_Fixed):
+    def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
+        op = self.op
+        dy = self.fixed(tensors, op.input).astype(np.int64)
+        x, pooled = (self.fixed(tensors, t) for t in (op.reference, op.pooled))
+        window = replace(op.window, dilation=op.dilation, pads=op.pads)
+        return self.out.from_fixed(gradients.pool_gate(dy, x, pooled, op.tap, window))
+
+
 REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Linear: _Linear,
     MatMul: _MatMul,
@@ -318,6 +396,11 @@ REFERENCE: dict[type[Op], Callable[[QuantizedGraph, Any], Step]] = {
     Stored: _Stored,
     Softmax: _Softmax,
     Normalize: _Normalize,
+    ComputedConv: _ComputedConv,
+    WeightGradient: _WeightGradient,
+    BiasGradient: _BiasGradient,
+    Gate: _Gate,
+    PoolGate: _PoolGate,
 }
 
 

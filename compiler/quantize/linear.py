@@ -21,8 +21,13 @@ from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
 from sateen.ir.graph import Conv, MatMul, Pool
 from sateen.ir.heads import INPUT
-from sateen.ir.quantized import MULTIPLIER_MAX, Constant, Linear, Quant
+from sateen.ir.quantized import (
+    Constant,
+    Linear,
+    Quant,
+)
 from sateen.ir.quantized import MatMul as QuantizedMatMul
+from sateen.ir.sums import MULTIPLIER_MAX
 
 
 @dataclass(frozen=True, slots=True)

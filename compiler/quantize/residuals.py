@@ -14,9 +14,6 @@ from sateen.compiler.quantize.scales import normalised
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph
 from sateen.ir.quantized import (
-    MULTIPLIER_BITS,
-    MULTIPLIER_MAX,
-    SHIFT_MAX,
     Linear,
     Op,
     Quant,
@@ -24,6 +21,7 @@ from sateen.ir.quantized import (
     Residual,
     Summed,
 )
+from sateen.ir.sums import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX
 
 _SNAP_BITS = 13
 """Of the ratio of two scales that an Add brings together: short enough to survive the loss of some low bits."""

@@ -17,9 +17,9 @@ from sateen.formats.rows import (
 )
 from sateen.ir.graph import Normalize, Shape, Softmax
 from sateen.ir.quant import Quant
-from sateen.ir.quantized import FACTOR_BITS, FACTOR_MAX, SHIFT_MAX
 from sateen.ir.quantized import Normalize as QuantizedNormalize
 from sateen.ir.quantized import Softmax as QuantizedSoftmax
+from sateen.ir.sums import FACTOR_BITS, FACTOR_MAX, SHIFT_MAX
 
 _RANGE = 14
 """A channel's factor is at least its offset times 2**-_RANGE, so that the offset stays short."""

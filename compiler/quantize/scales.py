@@ -15,7 +15,10 @@ import numpy as np
 from sateen.compiler.quantize.calibrate import LARGEST
 from sateen.errors import DataError
 from sateen.formats import Format
-from sateen.ir.quantized import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX, Quant
+from sateen.ir.quantized import (
+    Quant,
+)
+from sateen.ir.sums import MULTIPLIER_BITS, MULTIPLIER_MAX, SHIFT_MAX
 
 METHODS = ("mse", "minmax", "percentile", "entropy")
 PERCENTILE = 99.95

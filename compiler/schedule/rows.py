@@ -9,7 +9,11 @@ import numpy as np
 
 from sateen.compiler.schedule.emitter import Access, Emitter, View
 from sateen.errors import ConfigError
-from sateen.ir.quantized import FACTOR_BITS, Normalize, Softmax
+from sateen.ir.quantized import (
+    Normalize,
+    Softmax,
+)
+from sateen.ir.sums import FACTOR_BITS
 from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import pack_parameters
 

@@ -7,32 +7,54 @@ ONNX states it in standard operators. Arrays of codes have the format's `code_dt
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isqrt
 
 import numpy as np
 
+from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, Gradient, PoolGate, WeightGradient
 from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.heads import Batch
 from sateen.ir.operation import Constant, Operand, QuantizedOp, Range, Window
 from sateen.ir.pieces import Piece, plane_of
 from sateen.ir.quant import Quant
+from sateen.ir.sums import (
+    Factor,
+    OfCodes,
+    Residual,
+    Summed,
+)
 
 __all__ = [
-    *("Arrange", "Concat", "Constant", "Factor", "Linear", "MatMul", "MaxPool", "Maximum", "Op", "Operand"),
-    *("Normalize", "Quant", "QuantizedGraph", "QuantizedOp", "Range", "Residual", "Softmax", "Stored"),
-    *("Summed", "Tensor", "Window"),
+    "Arrange",
+    "BiasGradient",
+    "ComputedConv",
+    "Concat",
+    "Constant",
+    "Factor",
+    "Gate",
+    "Gradient",
+    "Linear",
+    "MatMul",
+    "MaxPool",
+    "Maximum",
+    "Normalize",
+    "Op",
+    "Operand",
+    "PoolGate",
+    "Quant",
+    "QuantizedGraph",
+    "QuantizedOp",
+    "Range",
+    "Residual",
+    "Softmax",
+    "Stored",
+    "Summed",
+    "Tensor",
+    "WeightGradient",
+    "Window",
 ]
-
-MULTIPLIER_BITS = 16
-MULTIPLIER_MAX = (1 << MULTIPLIER_BITS) - 1
-SHIFT_MAX = 127
-"""Of what an accumulator is rescaled by."""
-FACTOR_BITS = MULTIPLIER_BITS - 1
-FACTOR_MAX = (1 << FACTOR_BITS) - 1
-"""Of multipliers that have a sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,51 +62,6 @@ class Tensor:
     name: str
     shape: Shape
     quant: Quant
-
-
-@dataclass(frozen=True, slots=True)
-class Residual:
-    """A second operand, added before the rounding: fixed-point units of its format, times multiplier * 2**-shift."""
-
-    input: str
-    multiplier: int  # 1 to MULTIPLIER_MAX
-    shift: int  # s0 <= min(shift) of the channels
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """A second operand that the sum is multiplied by before the rounding, in fixed-point units of its format."""
-
-    input: str
-
-
-class Summed(QuantizedOp):
-    """An op whose results are the array's sums, rounded once: see `Linear`."""
-
-    __slots__ = ()
-    bias: np.ndarray  # int64 or object (O,), zero point folded in
-    multiplier: np.ndarray  # int64 (O,), 1 to MULTIPLIER_MAX
-    shift: np.ndarray  # int64 (O,), 0 to SHIFT_MAX
-    requantized: Quant  # before the table
-    low: int  # clamp, fixed-point units
-    high: int
-    raw_scale: np.ndarray | None  # float64 (O,)
-    raw_offset: np.ndarray | None
-
-    @property
-    @abstractmethod
-    def residual(self) -> Residual | Factor | None:
-        """A second summand, or factor."""
-
-    @property
-    def keeps_codes(self) -> bool:
-        return False
-
-    def real(self, values: np.ndarray, quant: Quant) -> np.ndarray:
-        if not self.raw or self.raw_scale is None:
-            return quant.dequantize(values)
-        real = values.astype(np.float64) * self.raw_scale
-        return real if self.raw_offset is None else real + self.raw_offset
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,24 +217,7 @@ class MatMul(Summed):
         return [(least, most), (low, high), (least + low, most + high)]
 
 
-class _OfCodes(QuantizedOp):
-    """An op that gives codes at once: it multiplies no weights, and looks nothing up."""
-
-    __slots__ = ()
-
-    @property
-    def raw(self) -> bool:
-        return False
-
-    @property
-    def table(self) -> None:
-        return None
-
-    def dense_macs(self, shape: Shape) -> int:
-        return 0
-
-
-class _Copying(_OfCodes):
+class _Copying(OfCodes):
     """An op whose results are codes of its inputs."""
 
     __slots__ = ()
@@ -391,7 +351,7 @@ class Stored(_Copying):
         return []
 
 
-class _OfRows(_OfCodes):
+class _OfRows(OfCodes):
     """An op whose results depend on all elements of a row, by integer functions of `sateen.formats.rows`.
 
         code = encode(clamp(round_to_format((y + bias_c) * multiplier_c * 2**-shift_c) + zero_after_out))
@@ -473,13 +433,28 @@ class Normalize(_OfRows):
         return self._sums(-most, most)
 
 
-Op = Linear | MatMul | MaxPool | Concat | Arrange | Maximum | Stored | Softmax | Normalize
+Op = (
+    Linear
+    | MatMul
+    | MaxPool
+    | Concat
+    | Arrange
+    | Maximum
+    | Stored
+    | Softmax
+    | Normalize
+    | ComputedConv
+    | WeightGradient
+    | BiasGradient
+    | Gate
+    | PoolGate
+)
 """Every op there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedGraph:
-    """Ops in topological order. A tensor written by a raw Linear has no codes and is read by no op.
+    """Ops in topological order. A tensor of exact sums has no codes and is read by no op.
 
     An input's tensor may have a multiple of the port's channels: it is then split into terms (`terms`).
     """

@@ -10,23 +10,23 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats import Format
 from sateen.formats.rows import MANTISSA_BITS, MOST_ELEMENTS, Exponentials, epsilon_bits, fraction_bits
+from sateen.ir.gradients import Gating
 from sateen.ir.pieces import covered
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import (
-    FACTOR_MAX,
-    MULTIPLIER_MAX,
-    SHIFT_MAX,
     Arrange,
+    ComputedConv,
     Concat,
     Constant,
     Factor,
+    Gradient,
     Linear,
     MatMul,
     Maximum,
@@ -37,7 +37,9 @@ from sateen.ir.quantized import (
     Stored,
     Summed,
     Tensor,
+    WeightGradient,
 )
+from sateen.ir.sums import FACTOR_MAX, MULTIPLIER_MAX, SHIFT_MAX
 
 
 def verify(
@@ -332,6 +334,52 @@ def _rows(graph: QuantizedGraph, op: Softmax | Normalize) -> str | None:
     return _outside(np.abs(op.multiplier), 1, FACTOR_MAX) or _outside(op.shift, 0, SHIFT_MAX)
 
 
+def _trained_weight(graph: QuantizedGraph, op: ComputedConv) -> str | None:
+    taps, inputs, outputs = graph.tensors[op.weight].shape
+    read, reduction = graph.tensors[op.input].shape[2], outputs if op.transposed else inputs
+    good = taps == math.prod(op.kernel) and read == reduction == op.reduction
+    return None if good else f"a weight of {(taps, inputs, outputs)} for {op.reduction} of {read} channels"
+
+
+def _transposed_plane(graph: QuantizedGraph, op: ComputedConv) -> str | None:
+    if not op.transposed:
+        return None
+    made = op.window.plane(*op.plane)
+    return (
+        None if made == graph.tensors[op.input].shape[:2] else f"{op.plane}, of which the window makes {made}"
+    )
+
+
+def _trained_residual(graph: QuantizedGraph, op: ComputedConv) -> str | None:
+    if op.residual is None:
+        return None
+    r, shape = op.residual, graph.tensors[op.output].shape
+    if graph.tensors[r.input].shape != shape:
+        return f"'{r.input}' of {graph.tensors[r.input].shape} for {shape}"
+    least = int(op.shift.min())
+    good = not op.raw and 1 <= r.multiplier <= MULTIPLIER_MAX and 0 <= r.shift <= least
+    return None if good else f"multiplier {r.multiplier}, shift {r.shift} where the least shift is {least}"
+
+
+def _gradient_plane(graph: QuantizedGraph, op: WeightGradient) -> str | None:
+    h, w, _ = graph.tensors[op.input].shape
+    own = graph.tensors[op.gradient].shape[:2]
+    good = op.window.plane(h, w) == own and op.pixels == math.prod(own)
+    return None if good else f"{op.pixels} pixels of {own}, where the window makes {op.window.plane(h, w)}"
+
+
+def _gated(graph: QuantizedGraph, op: Gating) -> str | None:
+    shapes = {graph.tensors[t].shape for t in (op.input, op.compared)}
+    return None if len(shapes) == 1 else ", ".join(map(str, sorted(shapes)))
+
+
+def _no_zero_points(graph: QuantizedGraph, op: QuantizedOp) -> str | None:
+    if not isinstance(op, get_args(Gradient)):
+        return None
+    wrong = (t for t in (*op.inputs, op.output) if graph.tensors[t].quant.zero_point)
+    return next((f"'{t}' with {graph.tensors[t].quant.zero_point}" for t in wrong), None)
+
+
 def _statistics(graph: QuantizedGraph, op: Normalize) -> str | None:
     h, w, c = graph.tensors[op.input].shape
     if op.groups < 1 or c % op.groups:
@@ -434,5 +482,11 @@ RULES: tuple[Rule, ...] = (
     Rule("exponentials", Softmax, "an exponential for each code, of rows that can be counted", _exponentials),
     Rule("channels", Normalize, "a row's results have a factor for each channel, within the multiplier's bits", _rows),
     Rule("statistics", Normalize, "rows are a pixel's channels, or groups of the plane's", _statistics),
+    Rule("trained weight", ComputedConv, "a weight is (taps, inputs, outputs)", _trained_weight),
+    Rule("transposed plane", ComputedConv, "the window over the output makes the input", _transposed_plane),
+    Rule("trained residual", ComputedConv, "a residual has the output's shape, factors as Linear's", _trained_residual),
+    Rule("gradient", WeightGradient, "the window over the input makes the gradient's pixels", _gradient_plane),
+    Rule("gate", Gating, "a gradient has the shape of what it is compared with", _gated),
+    Rule("no zero points", QuantizedOp, "of a training step's tensors zero points are 0", _no_zero_points),
     Rule("raw", Summed, "exact sums have scales, and no table", _raw),
 )  # fmt: skip

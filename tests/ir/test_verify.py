@@ -19,20 +19,26 @@ from sateen.ir.heads import Batch
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
     Arrange,
+    BiasGradient,
+    ComputedConv,
     Concat,
     Constant,
     Factor,
+    Gate,
     Linear,
     MatMul,
     Maximum,
     MaxPool,
     Normalize,
+    PoolGate,
     Quant,
     QuantizedGraph,
+    QuantizedOp,
     Residual,
     Softmax,
     Stored,
     Tensor,
+    WeightGradient,
 )
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.ir.verify import RULES, broken, verify
@@ -73,7 +79,9 @@ def graph() -> QuantizedGraph:
     port = Port("x", (4, 4, 8), (4, 4, 8))
     soft, norm = rows()
     tensors |= {o.output: Tensor(o.output, (4, 4, 8), Quant(INT8, 0.5)) for o in (soft, norm)}
-    ops = (conv, pool, cat, pick, turn, kept, most, own, last, soft, norm)
+    step, sizes = gradients()
+    tensors |= {t: Tensor(t, s, QUANT) for t, s in sizes.items()}
+    ops = (conv, pool, cat, pick, turn, kept, most, own, last, soft, norm, *step)
     return QuantizedGraph("net", (port,), outputs, ops, tensors)
 
 
@@ -86,6 +94,27 @@ def rows() -> tuple[Softmax, Normalize]:
     soft = Softmax("soft", "conv", "soft", table, **one, fraction=bits)
     norm = Normalize("norm", "conv", "norm", 32, 32, 5, **each, fraction=bits, plane=True, groups=4)
     return soft, norm
+
+
+def gradients() -> tuple[tuple[QuantizedOp, ...], dict[str, tuple[int, int, int]]]:
+    """Of 'conv' and 'pool', as if what they give were gradients, and 'turn' weights of 4 taps; and their shapes."""
+    rounded = (np.zeros(4, np.int64), np.full(4, 3), np.full(4, 9), QUANT, -128, 127)
+    at = {"stride": (2, 2), "transposed": True, "plane": (4, 4), "reduction": 8}
+    back = ComputedConv(
+        "back", "pool", "turn", "back", (2, 2), *rounded, residual=Residual("pick", 5, 4), **at
+    )
+    gate = Gate("gate", "conv", "x", "gate", 0, 9)
+    tap = PoolGate("tap", "pool", "conv", "pool", "tap", (0, 1), (2, 2))
+    weights = WeightGradient("weights", "pick", "pool", "weights", (2, 2), 4, (2, 2))
+    biases = BiasGradient("biases", "pool", "biases", 4)
+    shapes = {
+        "back": (4, 4, 4),
+        "gate": (4, 4, 8),
+        "tap": (2, 2, 8),
+        "weights": (4, 4, 8),
+        "biases": (1, 1, 8),
+    }
+    return (back, gate, tap, weights, biases), shapes
 
 
 def op(name: str, **fields) -> Callable[[QuantizedGraph], QuantizedGraph]:
@@ -129,7 +158,7 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("order", "'nothing', which 'pool' reads", op("pool", input="nothing")),
     ("order", "'conv', which 'pool' writes again", op("pool", output="conv")),
     ("order", "'x', which 'conv' writes again", op("conv", output="x")),
-    ("order", "the output 'pool', which nothing writes", lambda g: replace(g, ops=g.ops[:1] + g.ops[2:])),
+    ("order", "the output 'last', which nothing writes", lambda g: replace(g, ops=g.ops[:8] + g.ops[9:])),
     ("listed", "'cat', which is not", without("cat")),
     ("tensor", r"tensor 'cat'.*found \(4, 16\)", tensor("cat", shape=(4, 16))),
     ("tensor", r"found \(4, 0, 16\)", tensor("cat", shape=(4, 0, 16))),
@@ -190,6 +219,21 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("statistics", "rows of 8 elements, of which 32 count, where there are 32", op("norm", elements=8)),
     ("statistics", "an epsilon of -1", op("norm", epsilon=-1)),
     ("statistics", "groups in each pixel", op("norm", plane=False, elements=2, count=2)),
+    ("trained weight", r"ComputedConv 'back'.*\(4, 4, 8\) for 4 of 8 channels", op("back", reduction=4)),
+    (
+        "transposed plane",
+        r"found \(4, 4\), of which the window makes \(3, 3\)",
+        op("back", stride=(1, 1)),
+    ),
+    (
+        "trained residual",
+        r"found 'x' of \(4, 4, 8\) for \(4, 4, 4\)",
+        op("back", residual=Residual("x", 5, 4)),
+    ),
+    ("trained residual", "shift 10 where the least shift is 9", op("back", residual=Residual("pick", 5, 10))),
+    ("gradient", r"found 5 pixels of \(2, 2\), where the window makes \(2, 2\)", op("weights", pixels=5)),
+    ("gate", r"Gate 'gate'.*\(2, 2, 8\), \(4, 4, 8\)", op("gate", reference="pool")),
+    ("no zero points", "PoolGate 'tap'.*found 'tap' with 3", tensor("tap", quant=Quant(INT8, 0.5, 3))),
     ("raw", "found no scale", op("last", raw_scale=None)),
     ("raw", "found a table", op("last", table=np.zeros(256, np.uint8))),
     ("raw", "that is not finite", op("last", raw_offset=np.array([0, np.inf]))),
@@ -240,7 +284,7 @@ def test_codes_of_a_narrow_format():
     for o in made.ops:
         if isinstance(o, Linear):
             made = op(o.name, **small)(made)
-        elif isinstance(o, MatMul):
+        elif isinstance(o, MatMul | ComputedConv):
             made = op(o.name, requantized=Quant(UINT4, 0.5), low=0, high=15)(made)
     made = op("conv", table=np.arange(16, dtype=np.uint8))(made)
     table = exponentials(UINT4.decode(UINT4.codes)).words
