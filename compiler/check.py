@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from sateen.compiler.importer import Finding, Shapes, read_model
+from sateen.compiler.importer import Finding, Shapes, Values, read_model
 from sateen.compiler.importer.nouns import PORTS
 from sateen.compiler.quantize.activations import open_tensors, plan_activations
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
@@ -35,19 +35,21 @@ DEFAULT = parse_format("int8")
 """Stands for the configuration's format where the file says none: any will do for what is checked."""
 
 
-def check_model(source: str | Path | onnx.ModelProto, shapes: Shapes | None = None) -> list[Finding]:
+def check_model(
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None
+) -> list[Finding]:
     """One finding for each node of the file, in its order, then for what else stands against compiling it.
 
     Raises ModelError only if the file cannot be read at all.
     """
-    return checked(source, shapes)[1]
+    return checked(source, shapes, values)[1]
 
 
 def checked(
-    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None
 ) -> tuple[Graph | None, list[Finding]]:
     """What was imported, None where something is refused, and the findings of `check_model`."""
-    graph, findings = read_model(source, shapes)
+    graph, findings = read_model(source, shapes, values)
     if graph is None or not graph.quantizers:
         return graph, findings
     for found in _trial(graph):

@@ -14,7 +14,7 @@ import numpy as np
 
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
-from sateen.compiler.importer import Shapes, import_model
+from sateen.compiler.importer import Shapes, Values, import_model
 from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
 from sateen.compiler.quantize.fuse import fuse
@@ -60,6 +60,7 @@ def compile_model(
     batch: int = 1,
     board: str | None = None,
     shapes: Shapes | None = None,
+    values: Values | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest, with the seconds of TIMES.
@@ -78,6 +79,7 @@ def compile_model(
     batch : samples that a run computes together, see `sateen.compiler.schedule.batch`
     board : what bitstreams are made for, recorded in the manifest
     shapes : of inputs whose sizes the file leaves open, the batch first
+    values : what inputs are for every sample
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -93,7 +95,7 @@ def compile_model(
 
     step("import", 0.0)
     quantized = quantize_graph(
-        import_model(model_path, shapes), str(model_path), config=config, calibration=calibration,
+        import_model(model_path, shapes, values), str(model_path), config=config, calibration=calibration,
         fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
     )  # fmt: skip
     step("schedule", 0.5)

@@ -32,6 +32,7 @@ from sateen.options import (
     Arrays,
     Progress,
     Shapes,
+    Values,
     arrays,
     choose_config,
     choose_recipe,
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
     from sateen.sim.engines import RunResult
 
 
-def check(model: str | Path, *, shapes: Shapes | None = None) -> list[Finding]:
+def check(model: str | Path, *, shapes: Shapes | None = None, values: Values | None = None) -> list[Finding]:
     """Say of each node of an ONNX file whether it is supported.
 
     Parameters
     ----------
     model : the file's path
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+    values : inputs that are the same for every sample, and so constants: {"sr": 16000}
 
     Returns
     -------
@@ -71,7 +73,7 @@ def check(model: str | Path, *, shapes: Shapes | None = None) -> list[Finding]:
     """
     from sateen.compiler.check import check_model
 
-    return check_model(model_path(model), shapes)
+    return check_model(model_path(model), shapes, values)
 
 
 def compile(
@@ -92,6 +94,7 @@ def compile(
     batch: int = 1,
     board: str | None = None,
     shapes: Shapes | None = None,
+    values: Values | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into a build folder: program, weights, Verilog, exact cycles.
@@ -115,6 +118,7 @@ def compile(
         is faster
     board : for which bitstreams will be made
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+    values : inputs that are the same for every sample, and so constants: {"sr": 16000}
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
@@ -163,6 +167,7 @@ def compile(
         batch=batch,
         board=board,
         shapes=shapes,
+        values=values,
         progress=progress,
     )
 

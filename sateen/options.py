@@ -28,6 +28,9 @@ Arrays = str | Path | Mapping[str, np.ndarray]
 Shapes = Mapping[str, Sequence[int]]
 """By graph input, the batch first."""
 
+Values = Mapping[str, float | np.ndarray]
+"""By graph input: what it always is."""
+
 Machine = AcceleratorConfig | str | Path
 """A configuration, a preset's name, or a TOML file's path."""
 

@@ -31,6 +31,7 @@ from sateen.options import (
     Arrays,
     Machine,
     Shapes,
+    Values,
     arrays,
     choose_config,
     choose_recipe,
@@ -46,13 +47,16 @@ if TYPE_CHECKING:
     from sateen.compiler.ptq.recipe import Recipe
 
 
-def load(model: str | Path | ModelProto, *, shapes: Shapes | None = None) -> Network:
+def load(
+    model: str | Path | ModelProto, *, shapes: Shapes | None = None, values: Values | None = None
+) -> Network:
     """Read an ONNX file.
 
     Parameters
     ----------
     model : the file's path, or what `onnx.load` makes of one
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
+    values : inputs that are the same for every sample, and so constants: {"sr": 16000}
 
     Returns
     -------
@@ -72,7 +76,7 @@ def load(model: str | Path | ModelProto, *, shapes: Shapes | None = None) -> Net
     from sateen.compiler.check import checked
 
     path = model_path(model) if isinstance(model, str | Path) else Path("model.onnx")
-    graph, findings = checked(path if isinstance(model, str | Path) else model, shapes)
+    graph, findings = checked(path if isinstance(model, str | Path) else model, shapes, values)
     return Network(path, tuple(findings), graph)
 
 

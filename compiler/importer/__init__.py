@@ -37,7 +37,7 @@ from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.one_version import separated
 from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
-from sateen.compiler.importer.shapes import Shapes, with_shapes
+from sateen.compiler.importer.shapes import Shapes, Values, with_shapes, with_values
 from sateen.compiler.importer.stated import stated
 from sateen.compiler.importer.versions import modernized
 from sateen.compiler.importer.wide_weights import split_wide
@@ -55,6 +55,7 @@ __all__ = [
     "WRITTEN",
     "Finding",
     "Shapes",
+    "Values",
     "check_model",
     "import_model",
     "load_model",
@@ -70,12 +71,14 @@ def _load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     return load_model(source)
 
 
-def import_model(source: str | Path | onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
+def import_model(
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None
+) -> Graph:
     """The network as an IR graph, tidied and verified. The model is not changed.
 
     Raises ModelError with the first problem and how many more there are.
     """
-    graph, findings = read_model(source, shapes)
+    graph, findings = read_model(source, shapes, values)
     problems = [f for f in findings if f.supported is False]
     if problems:
         more = f" (and {len(problems) - 1} more: `sateen check` lists them)" if len(problems) > 1 else ""
@@ -94,13 +97,13 @@ def check_model(source: str | Path | onnx.ModelProto) -> list[Finding]:
 
 
 def read_model(
-    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None
+    source: str | Path | onnx.ModelProto, shapes: Shapes | None = None, values: Values | None = None
 ) -> tuple[Graph | None, list[Finding]]:
     """The graph, tidied and verified, or None where a finding says that something is not supported; the findings.
 
-    `shapes` are those of inputs that the file leaves open.
+    `shapes` are those of inputs that the file leaves open, `values` what inputs always are.
     """
-    model = with_shapes(_load(source), shapes)
+    model = with_shapes(with_values(_load(source), values), shapes)
     names = [(name, n.op_type) for name, n in zip(node_names(model), model.graph.node, strict=True)]
     declared = {i.name: _shape(i) for i in graph_inputs(model.graph)}
     free = any_batch(model.graph)

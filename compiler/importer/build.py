@@ -33,7 +33,7 @@ def walk_model(light: Light, any_batch: bool, codes: Mapping[str, str]) -> Found
     batch = max((_sizes(i)[0] for i in graph_inputs(light.model.graph) if _sizes(i)), default=1)
     if found[0] is None and not any_batch and batch > 1:
         again = _walked(light, any_batch, codes, whole=True)
-        if again[0] is not None:
+        if again[0] is not None or len(again[1]) < len(found[1]):
             return again
     return found
 
@@ -159,10 +159,10 @@ def output(walk: Walk, name: str, value: Value) -> Output:
     """Raises Unsupported for codes, and for elements in an order in which pixels and channels cannot be moved."""
     if name in walk.codes:
         raise Unsupported("it gives codes, not values", "put a DequantizeLinear at the model's end")
-    if walk.batch > 1 or walk.any_batch or value.rank == 0:
+    if walk.batch > 1 or (walk.any_batch and value.rank):
         walk.batch_first(value)
     # a sample's output that has no batch gets one in front of its dimensions
-    begin = 0 if value.layout[0] and walk.batch == 1 else 1
+    begin = 0 if walk.batch == 1 and (not value.rank or value.layout[0]) else 1
     hwc = walk.hwc(value)
     pieces = split_axes(normal(f for d in value.layout[begin:] for f in d), hwc)
     order = [axis for _, _, axis in pieces]

@@ -62,6 +62,9 @@ class Constants:
             elif node.op_type == "Identity" and node.input[0] in self._tensors:
                 self._tensors[node.output[0]] = self._tensors[node.input[0]]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays or name in self._tensors
+
     def get(self, name: str) -> np.ndarray | None:
         """None for what is computed. Raises ModelError for a tensor that does not hold what its shape says."""
         if name in self._arrays:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from sateen.compiler.importer.constants import Constants, Light
 from sateen.compiler.importer.domains import DEFAULT, opset_of
@@ -34,7 +35,7 @@ def unrolled(light: Light, shapes: Mapping[str, tuple[int, ...]]) -> Light:
     refused, owners = dict(light.refused), dict(light.owners)
     opset = opset_of(model)
     while True:
-        known = _Known(light, graph, shapes)
+        known = _Known(light, graph, shapes, opset)
         nodes: list[onnx.NodeProto] = []
         changed = False
         for k, proto in enumerate(graph.node):
@@ -67,10 +68,57 @@ def unrolled(light: Light, shapes: Mapping[str, tuple[int, ...]]) -> Light:
 class _Known:
     """Constants and shapes by tensor, and constants that unrolling adds."""
 
-    def __init__(self, light: Light, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, light: Light, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], opset: int
+    ) -> None:
         self.shapes = shapes
         self.constants = Constants(graph, light.arrays)
         self.added: list[onnx.TensorProto] = []
+        self.inputs, self.nodes, self.opset = list(graph.input), list(graph.node), opset
+        self.sources = {o: list(n.input) for n in graph.node for o in n.output}
+        self.sizes = {
+            n.output[0]: np.array(shapes[n.input[0]], np.int64)
+            for n in graph.node
+            if n.op_type == "Shape" and not n.attribute and min(shapes.get(n.input[0], (0,)), default=0) > 0
+        }
+
+    def value(self, name: str) -> np.ndarray | None:
+        """A constant, or what operators make of constants and of shapes; None for what is computed."""
+        if name in self.constants:
+            return self.constants.get(name)
+        behind = self._behind(name)
+        nodes = [n for n in self.nodes if behind.intersection(n.output)]
+        feeds = {i: self.sizes.get(i, self.constants.get(i)) for i in behind}
+        nodes = [n for n in self.nodes if any(o in behind and feeds[o] is None for o in n.output)]
+        made = {o for n in nodes for o in n.output}
+        given = {i: v for i, v in feeds.items() if v is not None}
+        if made | set(given) < behind or any(n.op_type in _KINDS for n in nodes):
+            return None
+        ports = [helper.make_value_info(i, onnx.TypeProto()) for i in given]
+        graph = helper.make_graph(nodes, "known", ports, [helper.make_value_info(name, onnx.TypeProto())])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+        try:
+            (found,) = ReferenceEvaluator(model).run([name], given)
+        except Exception:  # of an operator that it does not have: then it is not known
+            return None
+        return np.asarray(found)
+
+    def _behind(self, name: str) -> set[str]:
+        """What the tensor is made of, itself included; of a Shape whose input's sizes are known, that is all."""
+        waiting, seen = [name], set[str]()
+        while waiting:
+            at = waiting.pop()
+            if at and at not in seen:
+                seen.add(at)
+                waiting += [] if at in self.constants or at in self.sizes else self.sources.get(at, ())
+        return seen
+
+    def number_behind(self, name: str) -> str | None:
+        """The graph's input of one element that alone decides what the tensor is."""
+        behind = self._behind(name)
+        inputs = [i for i in self.inputs if i.name in behind]
+        single = all(d.dim_value == 1 for i in inputs for d in i.type.tensor_type.shape.dim)
+        return inputs[0].name if len(inputs) == 1 and single else None
 
     def add(self, name: str, values: np.ndarray) -> str:
         self.added.append(numpy_helper.from_array(values, name))
@@ -123,9 +171,12 @@ def _same(source: str, target: str) -> onnx.NodeProto:
 
 
 def _if(node: OnnxNode, known: _Known, prefix: str) -> Iterator[onnx.NodeProto]:
-    condition = known.constants.get(node.input(0))
+    condition = known.value(node.input(0))
     if condition is None:
-        raise Unsupported("its condition is computed", "export the model with the branch resolved")
+        remedy = "export the model with the branch resolved"
+        if (number := known.number_behind(node.input(0))) is not None:
+            remedy = f"say what the input '{number}' always is: --value {number}=1, or {remedy}"
+        raise Unsupported("its condition is computed", remedy)
     branch = node.attributes["then_branch" if condition.any() else "else_branch"]
     assert isinstance(branch, onnx.GraphProto)
     names: dict[str, str] = {}
@@ -164,8 +215,8 @@ def _steady(body: onnx.GraphProto) -> bool:
 
 
 def _loop(node: OnnxNode, known: _Known, prefix: str) -> Iterator[onnx.NodeProto]:
-    count = known.constants.get(node.input(0)) if node.input(0) else None
-    going = known.constants.get(node.input(1)) if node.input(1) else np.array(True)
+    count = known.value(node.input(0)) if node.input(0) else None
+    going = known.value(node.input(1)) if node.input(1) else np.array(True)
     body = node.attributes["body"]
     assert isinstance(body, onnx.GraphProto)
     remedy = "export the model with the loop unrolled"

@@ -22,7 +22,7 @@ from sateen.compiler.importer.fused import MISPLACED
 from sateen.compiler.importer.integer_forms import MICROSOFT
 from sateen.compiler.importer.refused import RANDOM_OPERATORS
 from sateen.compiler.importer.rewrite import rewrite
-from sateen.compiler.importer.shapes import forget_shapes
+from sateen.compiler.importer.shapes import fill, forget_shapes
 from sateen.compiler.importer.versions import modernized
 from sateen.errors import ModelError
 
@@ -158,8 +158,17 @@ def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def any_batch(graph: onnx.GraphProto) -> bool:
-    """Whether the file leaves the batch of an input open."""
-    return any(_any_batch(value) for value in graph_inputs(graph))
+    """Whether the file leaves the batch of an input open. Where another has that size elsewhere, as states of recurrent
+    layers do, it is one sample's dimension like any other."""
+    inputs = graph_inputs(graph)
+    later = {d.dim_param for value in inputs for d in value.type.tensor_type.shape.dim[1:]}
+    return not later.intersection(_open_batches(graph)) and any(_any_batch(value) for value in inputs)
+
+
+def _open_batches(graph: onnx.GraphProto) -> set[str]:
+    """Names of open first dimensions."""
+    found = (v.type.tensor_type.shape.dim[0].dim_param for v in graph_inputs(graph) if _any_batch(v))
+    return {name for name in found if name}
 
 
 def _any_batch(value: onnx.ValueInfoProto) -> bool:
@@ -172,12 +181,14 @@ def _any_batch(value: onnx.ValueInfoProto) -> bool:
 
 
 def _fix_batch(graph: onnx.GraphProto) -> None:
-    """An unknown first dimension becomes 1; all other shapes are forgotten, to be inferred anew."""
-    fixed = False
+    """An unknown first dimension becomes 1, and so does what shares its name; all other shapes are forgotten, to be
+    inferred anew."""
+    fixed, named = False, dict.fromkeys(_open_batches(graph), 1)
     for value in graph_inputs(graph):
         if _any_batch(value):
             value.type.tensor_type.shape.dim[0].dim_value = 1
             fixed = True
+        fill(value, named)
     if fixed:
         forget_shapes(graph)
 

@@ -20,7 +20,7 @@ from sateen.compiler.importer.integer_forms import MICROSOFT
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported
 from sateen.compiler.importer.thresholds import steps_of
 from sateen.compiler.importer.versions import given_ranks, rank_of
-from sateen.compiler.importer.written import WRITTEN
+from sateen.compiler.importer.written import WRITTEN, of_nothing
 
 
 class Rewriter:
@@ -31,6 +31,8 @@ class Rewriter:
         self.ranks = given_ranks(light.model.graph)
         for node in light.model.graph.node:
             self.ranks.update(dict.fromkeys(node.output, rank_of(node, self.ranks, light.model.graph)))
+        self.integers = {i.name for i in light.model.graph.input if _is_number(i)}
+        """Inputs of one integer."""
         self.added: list[onnx.TensorProto] = []
         self.constants = Constants(light.model.graph, light.arrays)
 
@@ -38,6 +40,12 @@ class Rewriter:
         """A constant of the graph; its name."""
         self.added.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
+
+
+def _is_number(info: onnx.ValueInfoProto) -> bool:
+    tensor = info.type.tensor_type
+    integers = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    return tensor.HasField("shape") and not tensor.shape.dim and tensor.elem_type in integers
 
 
 Rule = Callable[[Rewriter, OnnxNode], Iterator[onnx.NodeProto]]
@@ -183,6 +191,7 @@ def per_channel(
 
 RULES: dict[tuple[str, str], Rule] = {
     **{(domain, name): rule for domain in DEFAULT for name, rule in WRITTEN.items()},
+    **{(domain, "Mul"): of_nothing for domain in DEFAULT},
     **{(MICROSOFT, name): rule for name, rule in FUSED.items()},
     **{(domain, name): rule for domain in DEFAULT for name, rule in MISPLACED.items()},
     **{(CHANNELS_LAST, name): channels_last for name in ("Conv", "MaxPool", "AveragePool")},

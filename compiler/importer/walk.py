@@ -214,15 +214,15 @@ class Walk(Layouts):
         if not info.type.HasField("tensor_type"):
             raise Unsupported("not a tensor", "export the model with tensor inputs")
         tensor = info.type.tensor_type
-        if not tensor.HasField("shape") or not tensor.shape.dim:
+        if not tensor.HasField("shape"):
             raise Unsupported(
-                "it is one number" if tensor.HasField("shape") else "its shape is not known",
-                "export the model with fixed input shapes, batch first",
+                "its shape is not known", "export the model with fixed input shapes, batch first"
             )
         consumers = [n for n in self.model.graph.node if info.name in n.input]
         if tensor.elem_type not in FLOAT_TYPES and not all(n.op_type == "Cast" for n in consumers):
             kind = type_name(tensor.elem_type)
-            raise Unsupported(f"its type is {kind}", "export the model with float inputs")
+            remedy = f"export the model with float inputs, or say what it always is: --value {info.name}=1"
+            raise Unsupported(f"its type is {kind}", remedy if not tensor.shape.dim else remedy.split(",")[0])
         shape = []
         for i, d in enumerate(tensor.shape.dim):
             if d.dim_value == 0 and d.HasField("dim_value"):
@@ -243,6 +243,8 @@ class Walk(Layouts):
                     f"only the batch, dimension 0, may be dynamic: give its sizes with --shape {info.name}={sizes}",
                 )
             shape.append(d.dim_value)
+        if not shape:
+            return self._number(info.name)
         if not self.whole and self.names and shape[0] != self.batch:
             self.open[info.name] = (-1, None)  # a stand-in
             self.values[info.name] = Value(info.name, row_major(shape))
@@ -270,6 +272,15 @@ class Walk(Layouts):
             )
         self.shapes[info.name] = view.hwc
         return Value(info.name, (*first, *layout))
+
+    def _number(self, name: str) -> Value:
+        """An input without dimensions: one number for each sample."""
+        dims = [i.type.tensor_type.shape.dim for i in graph_inputs(self.model.graph)]
+        if not self.whole and any(d[0].dim_value > 1 for d in dims if d):
+            raise Unsupported("it is one number for a batch of several", "export the model for a batch of 1")
+        self.names.add(name)
+        self.shapes[name] = (1, 1, 1)
+        return Value(name, ())
 
     # -- what handlers read -------------------------------------------------------------------------------
 

@@ -83,6 +83,16 @@ def mean(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
     yield helper.make_node("Mul", [f"{y}.sum", share], [y])
 
 
+def of_nothing(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """A number of an integer input times 0, by which exporters keep an input that nothing needs."""
+    for number, other in (node.inputs, node.inputs[::-1]):
+        zero = rewriter.constants.get(other)
+        if number in rewriter.integers and zero is not None and zero.ndim == 0 and not zero.any():
+            yield helper.make_node("Identity", [other], node.proto.output)
+            return
+    yield node.proto
+
+
 WRITTEN = {
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"), norm),
     "GlobalLpPool": global_norm,

@@ -17,7 +17,7 @@ _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked
 
 
 def check(args: argparse.Namespace) -> int:
-    findings = api.check(args.model, shapes=dict(args.shape or ()))
+    findings = api.check(args.model, shapes=dict(args.shape or ()), values=dict(args.value or ()))
     bad = [f for f in findings if f.supported is False]
     open_ = sum(f.supported is None for f in findings)
     if args.json:
@@ -81,6 +81,7 @@ def compile(args: argparse.Namespace) -> int:
             batch=args.batch,
             board=args.board,
             shapes=dict(args.shape or ()),
+            values=dict(args.value or ()),
             progress=report,
         )
     if args.json:

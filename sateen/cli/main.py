@@ -64,6 +64,16 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form input=1,3,320,320") from None
 
 
+def _value(text: str) -> tuple[str, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        if not (name and equals):
+            raise ValueError
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form input=16000") from None
+
+
 def _command(name: str) -> Command:
     """The function `name` of its module, imported when the command is run, so that --help is quick."""
 
@@ -124,6 +134,13 @@ def build_parser() -> argparse.ArgumentParser:
             type=_shape,
             metavar="INPUT=1,3,320,320",
             help="the sizes of an input that the file leaves open, the batch first; once for each such input",
+        )
+        sub.add_argument(
+            "--value",
+            action="append",
+            type=_value,
+            metavar="INPUT=16000",
+            help="the number that an input is for every sample; once for each such input",
         )
 
     p = add("check", "say for each node of the model whether it is supported and, if not, why")

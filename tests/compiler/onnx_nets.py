@@ -82,10 +82,10 @@ def samples(
     for info in model.graph.input:
         if info.name not in constant:
             dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
-            shape = (dims[0] or batch, *dims[1:])
+            shape = (dims[0] or batch, *dims[1:]) if dims else ()
             x = rng.normal(0, 1, shape) if low is None else rng.uniform(low, low + 2, shape)
             kind = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-            out[info.name] = (x * 50 if np.issubdtype(kind, np.integer) else x).astype(kind)
+            out[info.name] = np.asarray(x * 50 if np.issubdtype(kind, np.integer) else x).astype(kind)
     return out
 
 
