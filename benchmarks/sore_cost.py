@@ -11,7 +11,7 @@ from sateen.formats import PATTERNS, SparsityPattern, parse_format
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize
-from sateen.hw.library.sore import SORE
+from sateen.hw.memory.sore import SORE
 
 CATALOGUE = tuple(p for p in PATTERNS.values() if not p.dense)
 UNITS = {

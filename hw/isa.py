@@ -7,6 +7,7 @@ from amaranth.hdl import Shape, ShapeLike, signed, unsigned
 from amaranth.lib import data, enum
 
 from sateen.machine import isa
+from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BITS, INSTRUCTION_BYTES, Opcode, Target, Unit
 
 __all__ = ["CHUNK", "INSTRUCTION_BITS", "INSTRUCTION_BYTES", "Opcode", "Target", "Unit"]
@@ -44,6 +45,12 @@ LOAD, STORE, MATRIX, FIR, DRAIN, POOL, ROW = (
         Opcode.ROW,
     )
 )
+
+
+def layout_of(opcode: Opcode, config: AcceleratorConfig) -> data.StructLayout:
+    """Without the fields that the machine is made without."""
+    fields = isa.LAYOUTS[opcode].all_fields
+    return _layout(tuple(f for f in fields if not f.optional or getattr(config, f.only)))
 
 
 def getter(fields: object) -> Callable[[str], int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from sateen.errors import BuildError
+from sateen.formats import SparsityPattern
 from sateen.formats.requantize import requantize, times
 from sateen.formats.rows import Exponentials, normalize_rows, softmax_rows
 from sateen.hw.matrix.unit import pass_interval
@@ -22,6 +23,7 @@ from sateen.machine.isa import Opcode, Target
 from sateen.machine.packing import pack, split_planes, split_words, unpack, unpack_parameters
 from sateen.sim.integer import Convolution
 from sateen.sim.proof import Extent, proved
+from sateen.sim.sore import select
 
 MOST_READS = 1 << 26
 """Of an instruction: a hundred times what a layer of a large network takes, and little enough to be held."""
@@ -56,6 +58,7 @@ class Interpreter:
             (config.weight_depth, config.cols, config.lanes), config.weight.code_dtype
         )
         self.moved_codes: np.ndarray | None = None  # (N, …) as weight_codes, from the first MOVE on
+        self.moved_indices: np.ndarray | None = None  # likewise, whole, with what they are in bits
         self.moved = np.zeros(config.weight_depth, bool)  # the weight words that a MOVE wrote
         self.index_bits = np.zeros(
             (config.weight_depth, config.index_planes, config.cols, config.lanes), np.uint8
@@ -158,12 +161,28 @@ class Interpreter:
         else:
             address = i.base + (w * c.elements + element)[..., None, :] * i.step
             codes = self.act[:, address % c.act_depth, i.slice * c.cols + np.arange(c.cols)[:, None]]
-        codes = np.where(there, codes, c.weight.zero_code)
+        codes = np.where(there, codes, c.weight.zero_code)  # N, words, passes, rows, cols, lanes
         if self.moved_codes is None:
             self.moved_codes = np.zeros((len(self.act), *self.weight_codes.shape), self.weight_codes.dtype)
-        span = slice(i.destination, i.destination + i.words * c.dense_passes * c.rows)
-        self.moved_codes[:, span] = codes.reshape(len(codes), -1, c.cols, c.lanes)
+            self.moved_indices = np.zeros_like(self.moved_codes, np.uint8)
+        indices = np.zeros_like(codes, np.uint8)
+        if i.index_bits:
+            codes, indices = self._selected(i, codes)
+        span = slice(i.destination, i.destination + codes.shape[1] * codes.shape[2] * c.rows)
+        for kept, new in ((self.moved_codes, codes), (self.moved_indices, indices)):
+            assert kept is not None
+            kept[:, span] = new.reshape(len(codes), -1, c.cols, c.lanes)
         self.moved[span] = True
+
+    def _selected(self, i: Instruction, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The largest of every m of codes (N, words, passes, rows, cols, lanes), and their indices, in fewer passes."""
+        c, m = self.config, 1 << i.index_bits
+        order = (0, 1, 3, 4, 2, 5)  # what a group has, last
+        group = codes.transpose(order).reshape(*(codes.shape[k] for k in order[:4]), c.group)
+        shape = (*group.shape[:4], -1, c.lanes)
+        found = select(group, SparsityPattern(m >> i.index_shift, m), c.weight)
+        kept, indices = (f.reshape(shape).transpose(0, 1, 4, 2, 3, 5) for f in found)
+        return kept, indices
 
     # -- windows --------------------------------------------------------------------------------------------
 
@@ -192,8 +211,8 @@ class Interpreter:
 
         largest = int(np.abs(self.act_fixed).max())
         parts = []
-        for source, samples in self._weight_sources(i, len(codes)):
-            kernel = np.moveaxis(self._weights(i, taps, source), 2, 0).reshape(c.cols, 1, 1, -1)
+        for sample, samples in self._weight_sources(i, len(codes)):
+            kernel = np.moveaxis(self._weights(i, taps, sample), 2, 0).reshape(c.cols, 1, 1, -1)
             parts.append(Convolution(kernel, largest)(activations[samples, :, None]))
         psum = np.concatenate(parts).reshape(len(codes), pixels, c.cols)
         if psum.dtype != object:
@@ -228,17 +247,28 @@ class Interpreter:
                 psum += stream[:, begin.ravel() + start * interval + row] * tap
         self._accumulate(i, psum)
 
-    def _weight_sources(self, i: Instruction, samples: int) -> Iterator[tuple[np.ndarray, slice]]:
-        """The weight buffer's codes, for all samples or, where they are computed, for one after the other."""
+    def _weight_sources(self, i: Instruction, samples: int) -> Iterator[tuple[int | None, slice]]:
+        """None, for all samples, or, where weights are computed, one sample after the other."""
         words = i.kernel_h * i.kernel_w * i.channel_words * self.config.rows * i.passes
         moved = self.moved[i.weight_base : i.weight_base + words]
         if self.moved_codes is None or not moved.any():
-            yield self.weight_codes, slice(None)
+            yield None, slice(None)
             return
         for n in range(samples):
-            yield np.where(self.moved[:, None, None], self.moved_codes[n], self.weight_codes), slice(n, n + 1)
+            yield n, slice(n, n + 1)
 
-    def _weights(self, i: Instruction, taps: int, source: np.ndarray) -> np.ndarray:
+    def _weight_words(self, span: slice, bits: int, sample: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and stored indices of weight words (n, cols, lanes), of a sample where they are computed."""
+        codes, planes = self.weight_codes[span], self.index_bits[span, :bits]
+        stored = (planes << np.arange(bits)[:, None, None]).sum(1, dtype=np.int64)
+        if sample is None:
+            return codes, stored
+        assert self.moved_codes is not None and self.moved_indices is not None
+        moved = self.moved[span, None, None]
+        indices = self.moved_indices[sample, span] & (1 << bits) - 1
+        return np.where(moved, self.moved_codes[sample, span], codes), np.where(moved, indices, stored)
+
+    def _weights(self, i: Instruction, taps: int, sample: int | None) -> np.ndarray:
         """Fixed-point weights (taps * channel words, elements, cols), whichever way they lie in the buffer."""
         c = self.config
         last = i.last_steps if i.output_stationary else c.rows * i.passes
@@ -251,12 +281,12 @@ class Interpreter:
             row, index = np.divmod(step, i.passes)
         else:
             index, row = np.divmod(step, c.rows)
-        span = slice(i.weight_base, i.weight_base + len(tap))
-        fixed = self.weight_fixed[source[span]]
+        codes, stored = self._weight_words(
+            slice(i.weight_base, i.weight_base + len(tap)), i.index_bits, sample
+        )
+        fixed = self.weight_fixed[codes]
         number = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
         counted = (number << i.index_shift) % c.group >> i.index_bits << i.index_bits
-        planes = self.index_bits[span, : i.index_bits]
-        stored = (planes << np.arange(i.index_bits)[:, None, None]).sum(1, dtype=np.int64)
         element = row[:, None, None] * c.group + counted + stored
         weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
         np.add.at(weights, (tap[:, None, None], element, np.arange(c.cols)[:, None]), fixed)

@@ -324,7 +324,11 @@ def _row(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) ->
 def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
     if not c.computed_weights:
         yield "makes weights of activations, and the machine is not built with computed_weights"
-    rows = i.words * c.dense_passes * c.rows
+    kept = [(p.index_bits, p.n) for p in c.sparse_patterns if c.computed_patterns]
+    if i.index_bits and (i.index_bits, 1 << max(0, i.index_bits - i.index_shift)) not in kept:
+        yield f"keeps a pattern of index_bits = {i.index_bits}, index_shift = {i.index_shift}, which the machine lacks"
+    shift = i.index_shift if i.index_bits else 0
+    rows = i.words * (c.dense_passes >> shift) * c.rows
     yield from _within("weight words", i.destination, rows, c.weight_depth)
     yield from _within("columns", 0, i.columns, c.cols)
     yield from _within("slices", i.slice, 1, c.slices)

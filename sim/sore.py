@@ -1,4 +1,4 @@
-"""The model of SORE: the n elements of greatest magnitude in each group of m (the RTL is `sateen.hw.library.sore`)."""
+"""The model of SORE: the n elements of greatest magnitude in each group of m (the RTL is `sateen.hw.memory.sore`)."""
 
 from __future__ import annotations
 

@@ -79,6 +79,7 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
         widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
         multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier
         options = {option: name is not None for option, name in needing.items()}
+        options["computed_patterns"] = False  # which no op asks for
         return config.replace(
             acc_bits=acc_bits, table=table, product=product, multiplier=multiplier, **options
         )

@@ -18,7 +18,9 @@ from sateen.hw.memory.buffers import (
     IndexBuffer,
 )
 from sateen.hw.memory.load import LOAD, LoadUnit
-from sateen.hw.memory.move import MOVE, MovingStoreUnit
+from sateen.hw.memory.move import MOVE
+from sateen.hw.memory.moving_store import MovingStoreUnit
+from sateen.hw.memory.select import SELECT
 from sateen.hw.memory.store import STORE, StoreUnit
 from sateen.hw.terms import Component
 from sateen.hw.vector.unit import VECTOR, VectorUnit
@@ -111,6 +113,9 @@ class Accelerator(wiring.Component):
                 weights.write.data.eq(Mux(moved, store.weight.data, load.weight.data)),
             ]
             conflict |= load.weight.en & moved
+        if config.computed_patterns:
+            wiring.connect(m, store.index, indices.moved)
+            conflict |= load.index.en & store.index.en
 
         attach(m, self.bus, load.axi)
         attach(m, self.bus, store.axi)
@@ -137,7 +142,7 @@ class Accelerator(wiring.Component):
 
 MACHINE = Component(
     "machine",
-    (Accelerator,),
+    (Accelerator, MovingStoreUnit),
     children=(
         REGISTERS,
         CONTROL,
@@ -148,6 +153,7 @@ MACHINE = Component(
         LOAD,
         STORE,
         MOVE,
+        SELECT,
         MATRIX,
         VECTOR,
     ),

@@ -14,7 +14,7 @@ from sateen.machine.isa import Opcode, Unit, instructions_of
 
 def instruction_bits(unit: Unit, config: AcceleratorConfig) -> int:
     """Bits of an instruction that reach `unit`: its longest layout."""
-    return max(layout.bits for layout in instructions_of(unit, config))
+    return max(layout.bits_of(config) for layout in instructions_of(unit, config))
 
 
 def instruction_beats(config: AcceleratorConfig) -> int:

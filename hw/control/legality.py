@@ -16,7 +16,7 @@ def is_illegal(unit: Unit, instruction: Value, config: AcceleratorConfig) -> Val
     layouts = instructions_of(unit, config)
     found: list[Value] = []
     for layout in layouts:
-        view = data.View(isa.LAYOUT[layout.opcode], instruction[: layout.bits])
+        view = data.View(isa.layout_of(layout.opcode, config), instruction[: layout.bits_of(config)])
         wrong = _wrong(layout, view, config)
         found += wrong if len(layouts) == 1 else [w & (view.opcode == layout.opcode) for w in wrong]
     return reduce(or_, found) if found else Const(0)

@@ -82,6 +82,8 @@ class IndexBuffer(wiring.Component):
         The planes of a weight word, that of bit 0 lowest. Data comes after `latency` cycles and stays until the
         next read.
     write : In(index_write_port(config))
+    moved : In(WritePort(log2(weight_depth), index_row_bits))
+        One row, all planes, with `computed_patterns`; not in the cycle of a `write`.
     """
 
     latency = 1
@@ -90,7 +92,10 @@ class IndexBuffer(wiring.Component):
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
         read = ReadPort(exact_log2(config.weight_depth), config.index_row_bits)
-        super().__init__({"read": In(read), "write": In(index_write_port(config))})
+        members = {"read": In(read), "write": In(index_write_port(config))}
+        if config.computed_patterns:
+            members["moved"] = In(WritePort(exact_log2(config.weight_depth), config.index_row_bits))
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -107,10 +112,17 @@ class IndexBuffer(wiring.Component):
             word = self.write.data.word_select(b, config.index_word_bits)
             for place in range(config.index_rows):  # synthesis makes them one wide port
                 write = plane.write_port()
+                enabled = self.write.en & (self.write.mask[b] if config.index_planes > 1 else 1)
+                block, row = self.write.addr, word.word_select(place, row_bits)
+                if config.computed_patterns:
+                    moved = self.moved
+                    enabled |= moved.en & (moved.addr[:place_bits] == place)
+                    block = Mux(moved.en, moved.addr[place_bits:], block)
+                    row = Mux(moved.en, moved.data.word_select(b, row_bits), row)
                 m.d.comb += [
-                    write.en.eq(self.write.en & (self.write.mask[b] if config.index_planes > 1 else 1)),
-                    write.addr.eq(Cat(Const(place, place_bits), self.write.addr)),
-                    write.data.eq(word.word_select(place, row_bits)),
+                    write.en.eq(enabled),
+                    write.addr.eq(Cat(Const(place, place_bits), block)),
+                    write.data.eq(row),
                 ]
         return m
 
@@ -237,6 +249,8 @@ def _index_terms(c: AcceleratorConfig, t: Terms) -> None:
     for _ in range(c.index_planes):
         t.store(found, c.cols * c.lanes)
     t.add(planes=c.index_planes, blocks=c.index_planes * c.index_rows * (found.ways > 1))
+    if c.computed_patterns:
+        t.add(moved=c.index_planes * (c.index_word_bits + 2 * c.index_rows + c.weight_address_bits))
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:

@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
-from sateen.hw.memory.store import READ_LATENCY, StoreUnit
+from sateen.hw.memory.store import READ_LATENCY
 from sateen.hw.ports import ReadPort, WritePort
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import NestedCounter, Sum, count_terms
@@ -39,13 +39,13 @@ def move_cycles(fields: object, config: AcceleratorConfig) -> int:
     def get(name: str) -> int:
         return int(fields.get(name, 0) if isinstance(fields, Mapping) else getattr(fields, name))
 
-    words = get("words")
+    words, kept = get("words"), 0
+    if index_bits := get("index_bits"):
+        kept = 1 + (1 << index_bits - get("index_shift"))  # SORE's latency, and the places of the last run
     if get("transposed"):
-        return (
-            words * config.dense_passes * config.rows // config.transpose_words * block_cycles(config)
-            + LATENCY
-        )
-    return words * config.elements + LATENCY
+        blocks = words * config.dense_passes * config.rows // config.transpose_words
+        return blocks * block_cycles(config) + LATENCY + kept
+    return words * config.elements + LATENCY + kept
 
 
 class Move(wiring.Component):
@@ -69,7 +69,7 @@ class Move(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "instruction": In(isa.LAYOUT[Opcode.MOVE]),
+                "instruction": In(isa.layout_of(Opcode.MOVE, config)),
                 "done": Out(1),
                 "activation": Out(ReadPort(config.act_address_bits, config.act_word_bits)),
                 "weight": Out(WritePort(config.weight_address_bits, config.weight_word_bits)),
@@ -142,7 +142,7 @@ class Move(wiring.Component):
             delayed = Signal(layout, name=f"arrived_{n + 1}")
             m.d.sync += delayed.eq(arrived)
             arrived = delayed
-        word = Mux(arrived.inside, self.activation.data, Const(_zeros(c), c.act_word_bits))
+        word = Mux(arrived.inside, self.activation.data, zero_word(c))
 
         block = [
             [[Signal(c.weight.bits, name=f"code_{n}_{col}_{lane}", reset_less=True) for lane in range(c.lanes)]
@@ -211,53 +211,10 @@ def _levels(c: AcceleratorConfig) -> dict[str, int]:
     return {"w": c.channel_bits} | {name: n.bit_length() for name, n in most.items()}
 
 
-def _zeros(c: AcceleratorConfig) -> int:
-    return sum(c.activation.zero_code << c.activation.bits * e for e in range(c.elements))
-
-
-class MovingStoreUnit(wiring.Component):
-    """The store unit of a machine with `computed_weights`: STORE and MOVE, one at a time, on one read port.
-
-    Members
-    -------
-    weight : Out(WritePort(log2(weight_depth), weight_word_bits))
-        What MOVE writes.
-    others :
-        As `StoreUnit`'s.
-    """
-
-    def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.store, self.move = StoreUnit(config=config), Move(config=config)
-        super().__init__(
-            dict(self.store.signature.members) | {"weight": self.move.signature.members["weight"]}
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.store, m.submodules.move = store, move = self.store, self.move
-        moves = data.View(isa.HEADER, self.instruction[: isa.HEADER.size]).opcode == Opcode.MOVE
-        moving = Signal()  # settled before any access
-        with m.If(self.start):
-            m.d.sync += moving.eq(moves)
-        for name in ("axi", "error", "stall", "beat"):
-            if name == "axi":
-                wiring.connect(m, wiring.flipped(self.axi), store.axi)
-            else:
-                m.d.comb += getattr(self, name).eq(getattr(store, name))
-        wiring.connect(m, wiring.flipped(self.weight), move.weight)
-        m.d.comb += [
-            store.base.eq(self.base),
-            store.instruction.eq(self.instruction),
-            move.instruction.eq(self.instruction[: isa.LAYOUT[Opcode.MOVE].size]),
-            store.start.eq(self.start & ~moves),
-            move.start.eq(self.start & moves),
-            self.done.eq(store.done | move.done),
-            self.activation.en.eq(store.activation.en | move.activation.en),
-            self.activation.addr.eq(Mux(moving, move.activation.addr, store.activation.addr)),
-            store.activation.data.eq(self.activation.data),
-            move.activation.data.eq(self.activation.data),
-        ]
-        return m
+def zero_word(c: AcceleratorConfig) -> Const:
+    """An activation word of zeros."""
+    code = c.activation.zero_code
+    return Const(sum(code << c.activation.bits * e for e in range(c.elements)), c.act_word_bits)
 
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
@@ -276,9 +233,9 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
 
 MOVE = Component(
     "move",
-    (Move, MovingStoreUnit),
+    (Move, NestedCounter),
     _terms,
-    instances=lambda c: int(c.computed_weights),
+    instances=lambda c: int(c.computed_weights and not c.computed_patterns),
     paths=lambda c, d: (
         {"store": d.register + 3 * d.lut + d.carry(bits_of("reduction", Opcode.MOVE))}
         if c.computed_weights

@@ -84,6 +84,13 @@ class Array:
         optional=True,
     )
 
+    computed_patterns: bool = setting(
+        False,
+        "a MOVE that keeps the n largest of every m of what it makes weights of, with `computed_weights`, for all of "
+        "`patterns`; where the model needs it, if `specialize`",
+        optional=True,
+    )
+
     @property
     def column_bits(self) -> int:
         """Of a number of columns, 1 to `cols`."""
@@ -110,6 +117,11 @@ class Array:
     @property
     def dense_passes(self) -> int:
         return self.group // self.lanes
+
+    @property
+    def sparse_patterns(self) -> tuple[SparsityPattern, ...]:
+        """Those of `patterns` that leave something out."""
+        return tuple(p for p in _read_patterns(self.patterns) if not p.dense)
 
     @property
     def index_bits(self) -> int:
@@ -203,7 +215,17 @@ def weights_like_activations(
     return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
 
 
+@rule("computed_patterns")
+def patterns_of_computed_weights(
+    computed_patterns: bool, computed_weights: bool, patterns: tuple[str, ...], lanes: int
+) -> str | None:
+    """false, unless computed_weights, lanes = 1 and patterns has one of N:M"""
+    if not computed_patterns or (computed_weights and lanes == 1 and len(set(patterns)) > 1):
+        return None
+    return "false, unless computed_weights = true, lanes = 1 and patterns has an N:M pattern"
+
+
 RULES = (
     indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
-    weights_like_activations,
+    weights_like_activations, patterns_of_computed_weights,
 )  # fmt: skip

@@ -117,7 +117,9 @@ class Field:
     top: bool = False
     """With `reach`: the highest bit does as well, which tells the sign of a narrow value."""
     only: str = ""
-    """Property of the configuration without which the machine has no use for the field."""
+    """Property of the configuration without which the machine has no use for the field, …"""
+    optional: bool = False
+    """… and is made without its bits; such fields come last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ class Layout:
     @property
     def bits(self) -> int:
         return sum(f.bits for f in self.all_fields)
+
+    def bits_of(self, config: AcceleratorConfig) -> int:
+        """Those that a machine is made with."""
+        return sum(f.bits for f in self.all_fields if not f.optional or getattr(config, f.only))
 
     def offset(self, name: str) -> int:
         """The lowest bit of a field. KeyError for an unknown one."""
@@ -232,6 +238,13 @@ MOVE = Layout(
         Field("transposed", 1, "1: a pixel is a column of the tile, else an element of the reduction"),
         Field("columns", 9, "transposed: columns that there are; the others are 0", reach="column_bits"),
         Field("slice", 6, "not transposed: run of `cols` elements of the word that is read", reach="slice_bits"),
+        Field(
+            "index_bits", 3, "log2(m) of a pattern, of which the n largest of every m are kept; 0: all elements",
+            reach="index_count_bits", only="computed_patterns", optional=True,
+        ),
+        Field(
+            "index_shift", 3, "log2(m/n)", reach="index_count_bits", only="computed_patterns", optional=True
+        ),
     ),
     only="computed_weights",
 )  # fmt: skip

@@ -14,8 +14,8 @@ from sateen.fpga.flow.gate_level import gate_level
 from sateen.fpga.flow.synthesis import run_tool
 from sateen.hw.chip.verilog import convert
 from sateen.hw.library.mac import MAC
-from sateen.hw.library.sore import SORE
 from sateen.hw.matrix.pe import PE
+from sateen.hw.memory.sore import SORE
 from sateen.hw.vector.requantize import Requantizer
 from sateen.machine.config import AcceleratorConfig
 

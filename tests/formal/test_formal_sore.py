@@ -31,7 +31,7 @@ from sateen.formats import SparsityPattern, parse_format
 from sateen.hw.formats import circuits
 from sateen.hw.formats.integer import IntegerCircuits
 from sateen.hw.library import sore
-from sateen.hw.library.sore import SORE
+from sateen.hw.memory.sore import SORE
 
 pytestmark = pytest.mark.formal
 

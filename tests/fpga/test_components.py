@@ -21,6 +21,10 @@ from sateen.machine.config import DATAFLOWS
 from sateen.machine.presets import PRESETS, preset
 
 BOTH = preset("tiny").replace(group=8, patterns=("dense", "2:4"), dataflows=DATAFLOWS)
+SELECTS = preset("tiny").replace(
+    name="selects", lanes=1, group=4, patterns=("dense", "2:4"), computed_weights=True, computed_patterns=True
+)
+MOVES = preset("tiny").replace(name="moves", computed_weights=True)
 FILTERS = preset("tiny").replace(name="filters", depthwise=True)
 
 
@@ -54,7 +58,7 @@ def claimed(block: wiring.Component, part: Component, path: str) -> Iterator[tup
             yield from claimed(inner, part, where)
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), BOTH, FILTERS], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [*PRESETS.values(), BOTH, FILTERS, MOVES, SELECTS], ids=lambda c: c.name)
 def test_every_block_of_the_machine_has_terms(config):
     found: Counter[str] = Counter()
     for name, n in claimed(Accelerator(config=config), MACHINE, "top"):

@@ -4,12 +4,13 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.memory import Memory as Ram
 from amaranth.sim import Simulator
 
 from sateen.hw import isa
 from sateen.hw.memory.move import Move, move_cycles
+from sateen.hw.memory.select import SelectingMove, shift_of
 from sateen.hw.memory.store import READ_LATENCY
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -36,12 +37,19 @@ CONFIGS = {
     "one word a column": config_of(2, 4, 1, 2, 1, "e2m1"),
     "all words": config_of(8, 4, 2, 2, 8, "e5m2"),
     "sparse": config_of(2, 4, 2, 4, 1, patterns=("dense", "2:4")),
+    "2:4": config_of(2, 4, 1, 4, 1, patterns=("dense", "2:4"), computed_patterns=True),
+    "1:2, a word": config_of(1, 2, 1, 2, 1, "int4", patterns=("dense", "1:2"), computed_patterns=True),
+    "three patterns, e4m3": config_of(
+        4, 4, 1, 8, 4, "e4m3", patterns=("dense", "2:8", "4:8", "1:4"), computed_patterns=True
+    ),
+    "2:16, e2m1": config_of(2, 8, 1, 16, 2, "e2m1", patterns=("dense", "2:16"), computed_patterns=True),
 }
 
 
 def rtl(config, instructions, words):
-    """(weight words by address, cycles) after each of the instructions, which run in turn."""
-    dut = Move(config=config)
+    """(weight words by address, index words, cycles) after each of the instructions, which run in turn."""
+    selects = config.computed_patterns
+    dut = (SelectingMove if selects else Move)(config=config)
     m = Module()
     m.submodules.dut = dut
     m.submodules.ram = ram = Ram(shape=config.act_word_bits, depth=config.act_depth, init=words)
@@ -57,26 +65,30 @@ def rtl(config, instructions, words):
         m.d.comb += dut.activation.data.eq(late)
     with m.Else():
         m.d.comb += dut.activation.data.eq(~0)
-    found, buffer = [], {}
+    found, buffer, indices = [], {}, {}
 
     async def bench(ctx):
         for i in instructions:
-            fields = int.from_bytes(i.encode(), "little") & (1 << isa.LAYOUT[Opcode.MOVE].size) - 1
+            fields = int.from_bytes(i.encode(), "little") & (1 << isa.layout_of(Opcode.MOVE, config).size) - 1
             ctx.set(dut.instruction.as_value(), fields)
             ctx.set(dut.start, 1)
             cycles = 0
             while True:
                 sampled = (dut.done, dut.weight.en, dut.weight.addr, dut.weight.data)
-                _, _, done, en, address, data = await ctx.tick().sample(*sampled)
+                sampled += (dut.index.en, dut.index.addr, dut.index.data) if selects else (0, 0, 0)
+                _, _, done, en, address, data, *index = await ctx.tick().sample(*map(Value.cast, sampled))
                 ctx.set(dut.start, 0)
                 ctx.set(dut.instruction.as_value(), 0)
                 if en:
                     buffer[address] = data
+                if index[0]:
+                    assert en and index[1] == address
+                    indices[address] = index[2]
                 if done:
                     break
                 cycles += 1
                 assert cycles < 20000, "the MOVE does not end"
-            found.append((dict(buffer), cycles))
+            found.append((dict(buffer), dict(indices), cycles))
         for _ in range(4):
             _, _, *strobes = await ctx.tick().sample(dut.done, dut.weight.en, dut.activation.en)
             assert not any(strobes)
@@ -102,6 +114,9 @@ def random_move(config, rng):
         fields |= {"transposed": 1, "columns": rng.randint(1, config.cols)}
     else:
         fields |= {"slice": rng.randrange(config.slices)}
+    if config.computed_patterns and rng.random() < 0.75:
+        pattern = rng.choice(config.sparse_patterns)
+        fields |= {"index_bits": pattern.index_bits, "index_shift": shift_of(pattern)}
     return Instruction(Opcode.MOVE, fields)
 
 
@@ -114,13 +129,25 @@ def test_weights_and_cycles(name):
     ref.act[:] = random_codes.integers(0, 1 << config.activation.bits, ref.act.shape)
     packed = pack(ref.act[0], config.activation.bits, config.act_word_bytes)
     words = [int.from_bytes(w.tobytes(), "little") for w in packed]
-    for i, (buffer, cycles) in zip(instructions, rtl(config, instructions, words), strict=True):
+    wanted, places = {}, {}  # what lies in the buffers, and the indices of patterns
+    for i, (buffer, indices, cycles) in zip(instructions, rtl(config, instructions, words), strict=True):
         ref.move(i)
         assert cycles == move_cycles(i, config), i
-        codes = ref.moved_codes[0].reshape(config.weight_depth, -1)
-        weights = pack(codes, config.weight.bits, config.weight_word_bytes)
-        wanted = {n: int.from_bytes(weights[n].tobytes(), "little") for n in np.flatnonzero(ref.moved)}
+        passes = config.dense_passes >> i.index_shift
+        span = range(i.destination, i.destination + i.words * passes * config.rows)
+        assert set(np.flatnonzero(ref.moved)) == {*wanted, *span}
+        weights = pack(
+            ref.moved_codes[0].reshape(config.weight_depth, -1), config.weight.bits, config.weight_word_bytes
+        )
+        wanted |= {n: int.from_bytes(weights[n].tobytes(), "little") for n in span}
         assert buffer == wanted, i
+        if i.index_bits:
+            bits = ref.moved_indices[0, span, None] >> np.arange(config.index_planes)[:, None, None] & 1
+            flat = bits.reshape(len(span), -1)
+            places |= {
+                n: sum(int(b) << k for k, b in enumerate(row)) for n, row in zip(span, flat, strict=True)
+            }
+        assert indices == places, i
 
 
 def test_straight_and_transposed_by_hand():
@@ -133,3 +160,23 @@ def test_straight_and_transposed_by_hand():
     assert ref.moved_codes[0, :2].tolist() == [[[2, 12], [3, 13]], [[22, 0], [23, 0]]]  # (row, column, lane)
     ref.move(Instruction(Opcode.MOVE, shared | {"reduction": 3, "transposed": 1, "columns": 2}))
     assert ref.moved_codes[0, :2].tolist() == [[[0, 1], [10, 11]], [[2, 0], [12, 0]]]
+
+
+def test_pattern_by_hand():
+    """1:2 of channels: the larger of each two, with its index; of equals the first; zeros beyond the reduction."""
+    config = config_of(1, 2, 1, 4, 1, patterns=("dense", "1:2"), computed_patterns=True)
+    ref = Interpreter(config, b"", b"", 0, np.zeros((1, 0), np.uint8), 0)
+    ref.act[0, :2] = np.array([[3, -7, 2, 9], [-5, 5, -1, 8]]).astype(np.uint8)
+    fields = {
+        "words": 1,
+        "reduction": 3,
+        "transposed": 1,
+        "columns": 2,
+        "step": 1,
+        "index_bits": 1,
+        "index_shift": 1,
+    }
+    ref.move(Instruction(Opcode.MOVE, fields))
+    codes, indices = (x[0, :2, :, 0].astype(np.int8).tolist() for x in (ref.moved_codes, ref.moved_indices))
+    assert codes == [[-7, -5], [2, -1]]  # (place, column)
+    assert indices == [[1, 0], [0, 0]]

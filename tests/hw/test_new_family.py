@@ -29,7 +29,7 @@ from sateen.formats.requantize import requantize
 from sateen.fpga.estimate.resource_model import estimate
 from sateen.hw.formats import CIRCUITS, Circuits, Operand, circuits, decoder_term
 from sateen.hw.formats.minifloat import MinifloatCircuits
-from sateen.hw.library.sore import SORE
+from sateen.hw.memory.sore import SORE
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Constant, Linear
 from sateen.machine.config import AcceleratorConfig

@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 
 from sateen.errors import DataError
 from sateen.formats import PATTERNS, SparsityPattern, all_formats, parse_format
-from sateen.hw.library.sore import SORE
+from sateen.hw.memory.sore import SORE
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.packing import index_words, pack, tile_words
 from sateen.sim.sore import entries, select

@@ -1,0 +1,42 @@
+"""LUTs and flip-flops of MOVE, with patterns and without, by Yosys: python benchmarks/move_cost.py [FORMAT ...]"""
+
+import sys
+
+from amaranth.back import verilog
+
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.memory.move import Move
+from sateen.hw.memory.select import SelectingMove
+from sateen.machine.config import AcceleratorConfig
+
+PATTERNS = (("dense",), ("dense", "2:8"), ("dense", "2:4", "2:8"))
+
+
+def machine(fmt: str, transpose_words: int, patterns: tuple[str, ...]) -> AcceleratorConfig:
+    """8 × 32 elements with groups of 8."""
+    return AcceleratorConfig(
+        rows=8, cols=32, lanes=1, group=8, weight_format=fmt, activation_format=fmt, bus_bits=256, act_bank_depth=4096,
+        weight_depth=4096, vector_lanes=16, parameter_depth=1024, computed_weights=True,
+        transpose_words=transpose_words, patterns=patterns, computed_patterns=len(patterns) > 1,
+    )  # fmt: skip
+
+
+def main(formats: list[str]) -> None:
+    print("| format | words at a time | patterns | family | LUT | FF |")
+    print("|---|--:|---|---|--:|--:|")
+    for fmt in formats:
+        for words in (1, 8):
+            for patterns in PATTERNS:
+                config = machine(fmt, words, patterns)
+                block = (SelectingMove if config.computed_patterns else Move)(config=config)
+                text = verilog.convert(block, name="move")
+                for family in (FAMILIES["ecp5"], FAMILIES["xcup"]):
+                    n = resources(synthesize(text, family, top="move").cells, family)
+                    cells = (fmt, words, " ".join(patterns), family.title, n["lut"], n["ff"])
+                    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["int8", "e4m3"])
