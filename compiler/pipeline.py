@@ -30,7 +30,7 @@ from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.chip.verilog import emit_verilog
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv, Graph, Port
+from sateen.ir.graph import Conv, Graph, Port, first_of_each
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
@@ -290,7 +290,7 @@ def _manifest(
         "model": shown(model),
         "name": quantized.name,
         "config": program.config.to_dict(),
-        "inputs": [_port(p) for p in quantized.inputs if not p.shared],
+        "inputs": [_port(p) for p in first_of_each(quantized.inputs)],
         "outputs": [_port(o.port) | {"shape": list(o.shape)} for o in quantized.outputs],
         "macs": predicted["totals"]["macs"],
         "dense_macs": predicted["totals"]["dense_macs"],
@@ -314,7 +314,7 @@ def _manifest(
 
 
 def _port(port: Port) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": port.name, "shape": list(port.shape)}
+    found: dict[str, Any] = {"name": port.source, "shape": list(port.shape)}
     if port.kind != "float32":
         found["type"] = port.kind
     if port.codes is not None:

@@ -77,13 +77,15 @@ def quantize_inputs(qgraph: QuantizedGraph, inputs: dict[str, np.ndarray]) -> di
 
 
 def check_inputs(ports: tuple[Port, ...], inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`inputs`, by the file's names, as real, finite arrays (N, *port.shape) with one N of at least 1 for each port, or
-    DataError."""
+    """`inputs`, by the file's names, as real, finite arrays (N, *port.shape) with one N of at least 1, by the file's
+    names and the ports'; or DataError."""
     given = check_ports(inputs, {p.source: p.shape for p in ports}, say=NETWORK)
     for port in ports:
         if port.codes is not None:
             _check_codes(port, given[port.source])
-    return {p.name: given[p.source] for p in ports}
+        if port.table is not None:
+            _check_rows(port, given[port.source])
+    return {p.name: given[p.source] for p in ports} | given
 
 
 def _check_codes(port: Port, x: np.ndarray) -> None:
@@ -97,6 +99,18 @@ def _check_codes(port: Port, x: np.ndarray) -> None:
     if x.min() < low or x.max() > high:
         worst = int(x.min() if x.min() < low else x.max())
         raise DataError(f"input '{port.name}': it holds {worst}; {what}")
+
+
+def _check_rows(port: Port, x: np.ndarray) -> None:
+    """Raise DataError unless `x` holds indices of the port's table."""
+    assert port.table is not None
+    n = len(port.table)
+    if x.min() < -n or x.max() >= n or (x != np.rint(x)).any():
+        wrong = x[(x < -n) | (x >= n) | (x != np.rint(x))][0]
+        raise DataError(
+            f"input '{port.source}': it holds {wrong}; it chooses rows of a table of {n}: give integers from 0 to "
+            f"{n - 1}"
+        )
 
 
 def finish_outputs(qgraph: QuantizedGraph, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def compare_with_onnxruntime(
     except _Unavailable as e:
         return result | {"skipped": str(e)}
     counts = np.zeros(5, np.int64)
-    kinds = {p.name: p.kind for p in qgraph.inputs}
+    kinds = {p.source: p.kind for p in qgraph.inputs}
     for start in range(0, len(next(iter(inputs.values()))), batch):
         part = {k: np.asarray(v[start : start + batch], kinds[k]) for k, v in inputs.items()}
         ours = reference_codes(qgraph, part)

@@ -25,7 +25,7 @@ from sateen.formats.catalog import ONNX_TYPES
 from sateen.formats.rows import EPSILON_FRACTION
 from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
-from sateen.ir.graph import InputOp, Output, Port
+from sateen.ir.graph import InputOp, Output, Port, first_of_each
 from sateen.ir.quantized import (
     Arrange,
     Concat,
@@ -78,8 +78,8 @@ class Exporter:
         self.qgraph = qgraph
         self.given: dict[str, str] = {}
         self.batch: Dim = "N" if batch is None else batch
-        ports = [*qgraph.inputs, *(o.port for o in qgraph.outputs)]
-        self.writer = GraphWriter([p.name for p in ports])
+        names = {p.source for p in qgraph.inputs} | {p.name for p in qgraph.inputs}
+        self.writer = GraphWriter([*names, *(o.port.name for o in qgraph.outputs)])
         self.dialect: Dialect
         if uses_standard_types(qgraph):
             self.dialect = Standard(self.writer, _formats(qgraph))
@@ -87,7 +87,8 @@ class Exporter:
             self.dialect = Qonnx(self.writer)
         self.value: dict[str, str] = {}  # tensor -> the float value (N, C, H, W)
         self.inputs = [
-            self.writer.input(p.name, (self.batch, *p.shape), _kind(p)) for p in qgraph.inputs if not p.shared
+            self.writer.input(p.source, (self.batch, *p.shape), _kind(p))
+            for p in first_of_each(qgraph.inputs)
         ]
         for port in qgraph.inputs:
             self._input(port)
@@ -123,7 +124,10 @@ class Exporter:
         if port.codes is not None:
             shape = w.shape(x)
             x = w.node("DequantizeLinear", [x, *self._scale(port)], f"{port.name}_real", shape)
-        if tuple(port.shape) != tuple(port.view):
+        if port.table is not None:
+            rows = w.constant(port.table.astype(np.float32), f"{port.name}_table")
+            x = w.node("Gather", [rows, x], f"{port.name}_rows", (*w.shape(x), *port.table.shape[1:]))
+        if tuple(w.shape(x)[1:]) != tuple(port.view):
             x = self._reshape(x, port.view, f"{port.name}_view")
         perm = tuple(port.axes[i] for i in (2, 0, 1))
         x = self._transpose(x, perm, f"{port.name}_channels_first")

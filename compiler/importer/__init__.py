@@ -32,6 +32,7 @@ from sateen.compiler.importer.loading import (
     simplify,
     validate,
 )
+from sateen.compiler.importer.lookups import LOOKED_UP, looked_up, with_lookups
 from sateen.compiler.importer.norms import ABSORBED, recognized
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.one_version import separated
@@ -111,17 +112,20 @@ def read_model(
     del model
     rewritten = in_floating_point(completed)
     light, absorbed = recognized(simplify(rewritten.light))
+    light, lookups, tables = looked_up(light)
     graph, problems, findings = walk_model(light, free, rewritten.codes)
     findings = of_the_file(findings, light.owners, dict(names), rewritten.codes)
     found = {f.node: f for f in findings if f.op_type not in PORTS}
     found |= {f.node: f for f in stated(completed, {n.name for n in light.model.graph.node})}
     kinds = dict(names)
     found |= {n: Finding(n, kinds[n], True, ABSORBED) for n in absorbed if n in kinds}
+    found |= {n: Finding(n, kinds[n], True, LOOKED_UP) for n in tables if n in kinds}
     ports = [f for f in (*findings, *problems) if f.op_type in PORTS]
     if graph is not None:
         try:
             graph = settle(tidy(on_host(separated(recentered(graph)), light.model)))
             graph = replace(split_wide(graph), remarks=remarks(rewritten.dynamic))
+            graph = with_lookups(graph, lookups)
             graph.verify()
         except Refused as e:
             node = light.owners.get(e.finding.node, e.finding.node)

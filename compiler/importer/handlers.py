@@ -37,6 +37,7 @@ _PHASES = "a convolution for each phase, or pixels moved, in the buffer"
 _MOVED = "pixels and channels moved by what reads it"
 _ROWS = "normalization in the vector unit, of machines built with `normalize`"
 _SOFTMAX = "on the host at the model's end, else in the vector unit, of machines built with `softmax`"
+_SELECTED = "selection, folded into a convolution where it can be"
 _LAYOUT = "layout only, nothing to compute"
 
 _TABLES: dict[str, Handler] = {
@@ -94,9 +95,9 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Cast": (shape.cast, _LAYOUT),
     "CastLike": (shape.cast, _LAYOUT),
     "Shape": (shape.shape, "constant"),
-    "Slice": (select.slice_of, "selection, folded into a convolution where it can be"),
-    "Split": (select.split, "selection, folded into a convolution where it can be"),
-    "Gather": (select.gather, "selection, folded into a convolution where it can be"),
+    "Slice": (select.slice_of, _SELECTED),
+    "Split": (select.split, _SELECTED),
+    "Gather": (select.gather, _SELECTED),
     "Expand": (repeat.expand, _MOVED),
     "Tile": (repeat.tile, _MOVED),
     "Compress": (repeat.compress, _MOVED),

@@ -121,7 +121,7 @@ def cast(walk: Walk, node: OnnxNode) -> Sequence[Value | np.ndarray]:
         name = onnx.TensorProto.DataType.Name(to) if to in onnx.TensorProto.DataType.values() else str(to)
         raise Unsupported(
             f"it casts a computed tensor to {name.lower()}",
-            "only casts to floating point are supported",
+            "cast to floating point; an input that is always the same, such as a mask, is given with --value",
             limits.TO_FLOAT,
         )
     return [walk.value(node)]

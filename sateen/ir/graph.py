@@ -76,7 +76,9 @@ class Port:
     codes: Quant | None = None
     kind: str = "float32"
     shared: str = ""
-    """The input that it shows, where several ports show one; the first of them has its name."""
+    """The file's input that it shows, where that has another name: of several ports of one, the first has its name."""
+    table: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Rows (V, …) that the file's integers choose, before the view: the host looks them up."""
 
     @property
     def source(self) -> str:
@@ -92,6 +94,8 @@ class Port:
         """(N, *shape) to (N, H, W, C), values for codes, with what the host does."""
         if self.codes is not None:
             x = self.codes.real(np.asarray(x, np.float64) * 2.0**self.codes.format.lsb_exponent)
+        if self.table is not None:
+            x = np.asarray(self.table[np.asarray(x, np.int64)], np.float64)
         x = x.reshape(len(x), *self.view).transpose(0, *(a + 1 for a in self.axes))
         for op in self.host:
             x = op.apply(x)
@@ -108,6 +112,11 @@ class Port:
             fmt = self.codes.format
             return fmt.fixed(self.codes.quantize(y)).astype(self.kind)
         return (np.rint(y) if np.issubdtype(self.kind, np.integer) else y).astype(self.kind)
+
+
+def first_of_each(ports: tuple[Port, ...]) -> list[Port]:
+    """One port of each of the file's inputs, in order."""
+    return list({p.source: p for p in ports[::-1]}.values())[::-1]
 
 
 class FloatOp(ABC):

@@ -39,9 +39,26 @@ def stacked() -> onnx.ModelProto:
     return n.model(n("MatMul", n("Squeeze", last, n.constant([0])), weight))
 
 
+def spoken() -> onnx.ModelProto:
+    """Tokens: rows of a table, a GRU over them, its last state."""
+    n = Nodes(1, STEPS)
+    y = n("Gather", n.constant(n.rng.normal(0, 1, (10, FEATURES)), np.float32), "x")
+    _, last = recurrent(n, "GRU", n("Transpose", y, perm=[1, 0, 2]), FEATURES, 3)
+    model = n.model(n("Squeeze", last, n.constant([0])))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    return model
+
+
 @pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.parametrize("activations", ["int8", "e4m3"])
 def test_recurrent(activations, tmp_path):
     samples = np.random.default_rng(1).normal(0, 1, (16, STEPS, FEATURES)).astype(np.float32)
     check(stacked(), samples, machine("int8", activations, product=True), tmp_path)
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+def test_tokens(tmp_path):
+    tokens = np.random.default_rng(1).integers(0, 10, (16, STEPS))
+    check(spoken(), tokens, machine("int8", "int8", product=True), tmp_path)
