@@ -1,8 +1,9 @@
 """Sateen: an ONNX network to a bit-exact FPGA accelerator.
 
 `sateen.check`, `compile`, `run`, `cost`, `report` and `bitstream` do what the commands of the same names do, `estimate`
-what `sateen cost --estimate` does; `load` begins the same in stages, whose values can be looked at and used again
-(`sateen.stages`). All are loaded on first use, so that importing a number format stays cheap.
+what `sateen cost --estimate` does; `explore` searches for the machine that serves a network best, and `pick` compiles
+it; `load` begins the same in stages, whose values can be looked at and used again (`sateen.stages`). All are loaded on
+first use, so that importing a number format stays cheap.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sateen.version import __version__
 if TYPE_CHECKING:
     from sateen.api import bitstream, check, compile, cost, estimate, report, run
     from sateen.errors import SateenError
+    from sateen.explorer.api import explore, pick
     from sateen.formats import Format, parse_format
     from sateen.machine.config import AcceleratorConfig
     from sateen.machine.presets import PRESETS, preset
@@ -39,9 +41,11 @@ __all__ = [
     "compile",
     "cost",
     "estimate",
+    "explore",
     "load",
     "open",
     "parse_format",
+    "pick",
     "preset",
     "random_machine",
     "report",
@@ -57,6 +61,8 @@ _HOME = {
     "report": "sateen.api",
     "run": "sateen.api",
     "bitstream": "sateen.api",
+    "explore": "sateen.explorer.api",
+    "pick": "sateen.explorer.api",
     "load": "sateen.stages",
     "open": "sateen.mapped",
     "Network": "sateen.stages",

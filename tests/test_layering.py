@@ -30,6 +30,8 @@ EXTRA = {
     "sim": ("link",),
 }
 """Packages that may import libraries of an optional dependency, inside functions."""
+EXPLORER = "sateen.explorer."
+"""Modules that may import libraries of the extra `explore`."""
 TORCH = "sateen.compiler.ptq.torch_"
 """Modules that need the extra `learn`, imported inside functions; beside models/ they alone import torch."""
 
@@ -154,7 +156,9 @@ def distributions(requirements: list[str]) -> set[str]:
 def test_every_library_is_declared_and_few_import_torch(path, name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = distributions(project["dependencies"])
-    if name.startswith(TORCH):
+    if name.startswith(EXPLORER):
+        declared |= distributions(project["optional-dependencies"]["explore"])
+    elif name.startswith(TORCH):
         declared |= distributions(project["optional-dependencies"]["learn"])
     elif layer(name) in EXTRA:
         for extra in EXTRA[layer(name)]:

@@ -84,11 +84,16 @@ def compile(args: argparse.Namespace) -> int:
             values=dict(args.value or ()),
             progress=report,
         )
+    show_manifest(args, manifest)
+    return 0
+
+
+def show_manifest(args: argparse.Namespace, manifest: dict[str, Any]) -> None:
+    """What was compiled into `args.output`."""
     if args.json:
         emit_json({"build": args.output, **manifest})
     else:
         _summary(args.output, manifest)
-    return 0
 
 
 def _summary(build: str, manifest: dict[str, Any]) -> None:

@@ -96,11 +96,13 @@ _HOME = {
     "bitstream": "sateen.cli.cost",
     "formats": "sateen.cli.formats",
     "completion": "sateen.cli.completion",
+    "explore": "sateen.cli.explore",
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (docs/usage.md)."""
+    from sateen.cli.explore_options import add_explore
     from sateen.machine.config import DATAFLOWS
     from sateen.machine.presets import PRESETS
     from sateen.options import (
@@ -128,6 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add_model(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("model", metavar="MODEL.onnx")
+        add_shape(sub)
+
+    def add_shape(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--shape",
             action="append",
@@ -278,6 +283,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
     )
     p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
+
+    p = add("explore", "search for the machine, formats and sparsity that serve a network best")
+    add_explore(p)
+    add_shape(p)
 
     add("formats", "list the number formats with range, precision and MAC cost")
 

@@ -1,0 +1,222 @@
+"""A study from its options to a build: exact metrics, going on, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+import sateen
+from sateen.errors import ConfigError, DataError
+from sateen.explorer import search, workers
+from sateen.explorer.evaluate import Evaluator, score
+from sateen.explorer.search import parse_budget, read_study
+
+MODEL = Path(__file__).resolve().parents[2] / "models/digits_cnn.onnx"
+SPACE = {
+    "preset": "tiny", "weight_format": ["int4", "int8"], "activation_format": ["int4", "int8"], "cols": [2, 4],
+    "act_bank_depth": 1024,
+}  # fmt: skip
+"""Small enough to be searched in full."""
+
+
+@pytest.fixture
+def given(digits):
+    """What every study here is given."""
+    calibration, data, labels = digits
+    return {"calibration": calibration, "data": data, "labels": labels, "space": SPACE}
+
+
+@pytest.fixture(scope="module")
+def explored(digits, tmp_path_factory):
+    """The whole small space, with limits that some of it keep."""
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    calibration, data, labels = digits
+    found = sateen.explore(
+        MODEL, folder, calibration=calibration, data=data, labels=labels, space=SPACE, trials=100,
+        sampler="exhaustive", limits={"drop": 1.0}, objectives="fps,lut,accuracy",
+    )  # fmt: skip
+    return folder, found
+
+
+def test_the_space_is_searched_in_full(explored):
+    folder, found = explored
+    rows = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
+    assert (
+        found["trials"] == 8 == len({(r["weight_format"], r["activation_format"], r["cols"]) for r in rows})
+    )
+    assert [m["index"] for m in found["front"]] == list(range(len(found["front"])))
+    assert [m["fps"] for m in found["front"]] == sorted((m["fps"] for m in found["front"]), reverse=True)
+    on_front = {r["front"] for r in rows} - {None}
+    assert on_front == {m["index"] for m in found["front"]}
+    assert all(m["drop"] <= 1.0 for m in found["front"])
+
+
+def test_a_member_is_what_its_build_measures(explored, digits, tmp_path):
+    """Cycles, accuracy and estimates are those of the build that --pick writes, and of the compile command."""
+    folder, found = explored
+    member = found["front"][-1]
+    manifest = sateen.pick(folder, member["index"], tmp_path / "build")
+    estimated = sateen.estimate(tmp_path / "build", "ecp5")["devices"]["ecp5"]
+    assert manifest["cycles"] == member["cycles"]
+    assert {k: estimated["total"][k] for k in ("lut", "ff", "dsp", "bram")} == {
+        k: member[k] for k in ("lut", "ff", "dsp", "bram")
+    }
+    assert estimated["clock"]["mhz"]["6"] == member["clock"]
+    assert member["fps"] == pytest.approx(1e6 * member["clock"] / member["cycles"])
+    with np.load(digits[1]) as data, np.load(digits[2]) as labels:
+        outputs = sateen.run(tmp_path / "build", {"input": data["input"]}).outputs
+        right = next(iter(outputs.values())).reshape(500, -1).argmax(1) == labels["labels"]
+    assert 100 * right.mean() == pytest.approx(member["accuracy"])
+    assert sateen.AcceleratorConfig.load(member["toml"]).rows == member["configuration"]["rows"]
+    assert f"--config {member['toml']}" in member["command"]
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(given, tmp_path, monkeypatch):
+    measured = []
+    original = Evaluator.measure
+    monkeypatch.setattr(
+        Evaluator, "measure", lambda self, c, f=(): measured.append(c.key) or original(self, c, f)
+    )
+    first = sateen.explore(MODEL, tmp_path / "study", **given, trials=3)
+    again = sateen.explore(MODEL, tmp_path / "study", **given, trials=5)
+    assert (first["trials"], again["trials"], len(measured), len(set(measured))) == (3, 5, 5, 5)
+    sateen.explore(MODEL, tmp_path / "study", **given, trials=30)
+    assert len(set(measured)) == 8 == len(measured)  # all there are
+    assert set(again["importances"]) <= {"fps", "lut", "accuracy"}
+
+
+def test_an_interrupt_keeps_what_is_done_and_begins_the_last_anew(given, tmp_path, monkeypatch):
+    original, calls = Evaluator.measure, []
+
+    def interrupted(self, candidate, front=()):
+        calls.append(candidate.key)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, candidate, front)
+
+    monkeypatch.setattr(Evaluator, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sateen.explore(MODEL, tmp_path / "study", **given, trials=8)
+    assert len(read_study(tmp_path / "study").trials) == 2
+    assert pyarrow.parquet.read_table(tmp_path / "study/results.parquet").num_rows == 2
+    found = sateen.explore(MODEL, tmp_path / "study", **given, trials=4)
+    assert found["trials"] == 4 and calls[3] == calls[2]
+
+
+def test_what_misses_a_limit_cheaply_is_not_quantized(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluator, "network", lambda self, candidate: pytest.fail("quantized"))
+    with pytest.raises(
+        ConfigError, match=r"none of 8 candidates keeps the limits lut=900; the nearest, trial \d+, has"
+    ):
+        sateen.explore(MODEL, tmp_path / "study", **given, trials=8, limits={"lut": 900})
+    assert {t.state for t in read_study(tmp_path / "study").trials} == {"limit"}
+
+
+def test_samplers_find_the_front_of_a_small_space(explored, given, tmp_path):
+    _, whole = explored
+    for sampler in ("tpe", "nsga2", "random"):
+        options = {"sampler": sampler, "limits": {"drop": 1.0}, "objectives": "fps,lut,accuracy"}
+        found = sateen.explore(MODEL, tmp_path / sampler, **given, **options, trials=8)
+        key = [(m["fps"], m["lut"], m["accuracy"]) for m in whole["front"]]
+        assert [(m["fps"], m["lut"], m["accuracy"]) for m in found["front"]] == key, sampler
+
+
+def test_a_board_sets_limits_memory_and_clock(given, tmp_path):
+    space = {k: v for k, v in SPACE.items() if k != "preset"}
+    found = sateen.explore(
+        MODEL, tmp_path / "study", **given | {"space": space | {"cols": 1}}, device="icebreaker", trials=2,
+        objectives="fps", limits={"lut": 9000, "bram": 90},
+    )  # fmt: skip
+    (member,) = found["front"][:1]
+    assert (member["clock"], member["latency"]) == (24.0, 4)
+    assert found["limits"] == {"lut": 9000, "bram": 90, "ff": 5280, "dsp": 8}
+    assert member["command"].endswith("--board icebreaker")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"limits": {"lut": 1000000}}, "was made for another set of limits"),
+        ({"objectives": "lut"}, "was made for another list of objectives"),
+        ({"device": "xcup", "clock": 100.0}, "was made for another device"),
+        ({"sparsity_method": "magnitude"}, "was made for another way to prune"),
+        ({"space": {"cols": [2, 4]}}, "was made for another space"),
+    ],
+)
+def test_another_study_is_refused(explored, given, changed, message):
+    folder, _ = explored
+    same = given | {"limits": {"drop": 1.0}, "objectives": "fps,lut,accuracy", "trials": 2}
+    with pytest.raises(ConfigError, match=message):
+        sateen.explore(MODEL, folder, **same | changed)
+
+
+def test_another_model_or_version_is_refused(explored, given):
+    folder, _ = explored
+    same = given | {"limits": {"drop": 1.0}, "objectives": "fps,lut,accuracy", "trials": 2}
+    with pytest.raises(ConfigError, match="was made for another model"):
+        sateen.explore(MODEL.with_name("digits_dscnn.onnx"), folder, **same)
+    path = folder / "study.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"sateen": "0.0.1"}))
+    try:
+        with pytest.raises(ConfigError, match=r"is of sateen 0\.0\.1, and this is"):
+            sateen.explore(MODEL, folder, **same)
+    finally:
+        path.write_text(text)
+
+
+def test_what_is_refused_at_once(given, tmp_path):
+    study = tmp_path / "study"
+    for changed, error, message in (
+        ({"labels": np.arange(3)}, DataError, r"labels: are int64 \(3,\)"),
+        ({"data": None}, DataError, "labels are given without data"),
+        ({"device": "zynq"}, ConfigError, "unknown device 'zynq'"),
+        ({"device": "xcup"}, ConfigError, "give --clock MHZ"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, ConfigError, "scheduler tcp://127.0.0.1:1: cannot be reached"),
+        ({"storage": "nonsense://x"}, ConfigError, "storage nonsense://x: cannot be opened"),
+        ({"trials": 0}, ConfigError, "trials = 0; it must be at least 1"),
+        ({"budget": "soon"}, ConfigError, "budget 'soon'"),
+    ):
+        workers.CONNECT_S, before = 1, workers.CONNECT_S
+        try:
+            with pytest.raises(error, match=message):
+                sateen.explore(MODEL, study, **given | {"trials": 1} | changed)
+        finally:
+            workers.CONNECT_S = before
+    with pytest.raises(ConfigError, match="is no study and not empty"):
+        sateen.explore(MODEL, MODEL.parent, **given, trials=1)
+
+
+def test_a_pick_beyond_the_front(explored, tmp_path):
+    with pytest.raises(ConfigError, match="has no member 99 on its front; there are 0 to"):
+        sateen.pick(explored[0], 99, tmp_path / "build")
+
+
+def test_scores_against_labels_and_against_the_float_network():
+    expected = np.eye(4)
+    found = expected[[0, 1, 3, 3]]
+    alone = score(found, expected, None)
+    assert (alone["agreement"], alone["drop"], alone["sqnr"]) == (
+        75.0,
+        25.0,
+        pytest.approx(10 * np.log10(4 / 2)),
+    )
+    with_labels = score(found, expected, np.array([0, 1, 3, 0]))
+    assert (with_labels["float"], with_labels["accuracy"], with_labels["drop"]) == (50.0, 75.0, -25.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("2h", 7200), ("5", 5), ("1.5m", 90)]
+)
+def test_budgets(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"needs optuna .* pip install 'sateen\[explore\]'"):
+        search.quiet_optuna()
