@@ -33,15 +33,17 @@ def _layout(fields: tuple[isa.Field, ...]) -> data.StructLayout:
 
 HEADER = _layout(isa.HEADER)
 LAYOUT = {opcode: _layout(layout.all_fields) for opcode, layout in isa.LAYOUTS.items()}
-LOAD, STORE, MATRIX, FIR, DRAIN, POOL, ROW = (
+LOAD, STORE, MATRIX, FIR, OUTER, DRAIN, POOL, GATE, ROW = (
     LAYOUT[o]
     for o in (
         Opcode.LOAD,
         Opcode.STORE,
         Opcode.MATRIX,
         Opcode.FIR,
+        Opcode.OUTER,
         Opcode.DRAIN,
         Opcode.POOL,
+        Opcode.GATE,
         Opcode.ROW,
     )
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sateen.errors import BuildError
-from sateen.hw.matrix.unit import fir_cycles, matrix_cycles
+from sateen.hw.matrix.unit import CYCLES as MATRIX_CYCLES
 from sateen.hw.memory.move import move_cycles
 from sateen.hw.vector.unit import PARTS as VECTOR_PARTS
 from sateen.machine.assembler import Instruction
@@ -175,8 +175,7 @@ def _of_fields(cycles: Callable[[Instruction, AcceleratorConfig], int]) -> Durat
 
 DURATION: dict[Opcode, Duration] = {
     Opcode.LOAD: lambda i, start, c, m: load_timing(start, i.source, i.words, i.target, c, m).done - start,
-    Opcode.MATRIX: lambda i, start, c, m: matrix_cycles(i, c),
-    Opcode.FIR: lambda i, start, c, m: fir_cycles(i, c),
+    **{opcode: _of_fields(cycles) for opcode, cycles in MATRIX_CYCLES.items()},
     **{opcode: _of_fields(part.cycles) for opcode, part in VECTOR_PARTS.items()},
     Opcode.STORE: lambda i, start, c, m: store_timing(start, i.destination, i.words, c, m) - start,
     Opcode.MOVE: _of_fields(move_cycles),

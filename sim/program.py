@@ -114,7 +114,11 @@ class Interpreter:
 
     def _load_weights(self, i: Instruction) -> None:
         span = slice(i.destination, i.destination + i.words)
-        self.weight_codes[span] = split_words(self._words(i)[0], self.config)
+        words = self._words(i)
+        if len(words) > 1:  # activations, for an OUTER
+            self._own_weights(span, np.stack([split_words(w, self.config) for w in words]))
+            return
+        self.weight_codes[span] = split_words(words[0], self.config)
         self.moved[span] = False
 
     def _load_indices(self, i: Instruction) -> None:
@@ -162,16 +166,20 @@ class Interpreter:
             address = i.base + (w * c.elements + element)[..., None, :] * i.step
             codes = self.act[:, address % c.act_depth, i.slice * c.cols + np.arange(c.cols)[:, None]]
         codes = np.where(there, codes, c.weight.zero_code)  # N, words, passes, rows, cols, lanes
-        if self.moved_codes is None:
-            self.moved_codes = np.zeros((len(self.act), *self.weight_codes.shape), self.weight_codes.dtype)
-            self.moved_indices = np.zeros_like(self.moved_codes, np.uint8)
-        indices = np.zeros_like(codes, np.uint8)
+        indices = None
         if i.index_bits:
             codes, indices = self._selected(i, codes)
         span = slice(i.destination, i.destination + codes.shape[1] * codes.shape[2] * c.rows)
-        for kept, new in ((self.moved_codes, codes), (self.moved_indices, indices)):
-            assert kept is not None
-            kept[:, span] = new.reshape(len(codes), -1, c.cols, c.lanes)
+        self._own_weights(span, codes, indices)
+
+    def _own_weights(self, span: slice, codes: np.ndarray, indices: np.ndarray | None = None) -> None:
+        """Put weight words there that each sample has its own of; no indices are 0."""
+        shape = (len(codes), span.stop - span.start, *self.weight_codes.shape[1:])
+        if self.moved_codes is None or self.moved_indices is None:
+            self.moved_codes = np.zeros((len(self.act), *self.weight_codes.shape), self.weight_codes.dtype)
+            self.moved_indices = np.zeros_like(self.moved_codes, np.uint8)
+        self.moved_codes[:, span] = codes.reshape(shape)
+        self.moved_indices[:, span] = 0 if indices is None else indices.reshape(shape)
         self.moved[span] = True
 
     def _selected(self, i: Instruction, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +219,7 @@ class Interpreter:
 
         largest = int(np.abs(self.act_fixed).max())
         parts = []
-        for sample, samples in self._weight_sources(i, len(codes)):
+        for sample, samples in self._weight_sources(i.weight_base, taps * c.rows * i.passes, len(codes)):
             kernel = np.moveaxis(self._weights(i, taps, sample), 2, 0).reshape(c.cols, 1, 1, -1)
             parts.append(Convolution(kernel, largest)(activations[samples, :, None]))
         psum = np.concatenate(parts).reshape(len(codes), pixels, c.cols)
@@ -247,10 +255,33 @@ class Interpreter:
                 psum += stream[:, begin.ravel() + start * interval + row] * tap
         self._accumulate(i, psum)
 
-    def _weight_sources(self, i: Instruction, samples: int) -> Iterator[tuple[int | None, slice]]:
+    def outer(self, i: Instruction) -> None:
+        """Each pass: the sums of a word's elements times the pixel's weights, over all pixels."""
+        c = self.config
+        address, inside = self._window(i, i.out_h, i.out_w)
+        pixels = i.kernel_w * i.out_h * i.out_w
+        address = address.swapaxes(1, 2).reshape(-1, pixels)  # ky, c
+        inside = inside.swapaxes(1, 2).reshape(-1, pixels)
+        codes = self.act[:, address]  # N, passes, pixels, elements
+        codes[:, ~inside] = i.padding
+        passes = np.arange(len(address))
+        element = np.arange(c.rows) * c.group + passes[:, None] // i.channel_words % c.dense_passes
+        picked = self.act_fixed[codes[:, passes[:, None, None], np.arange(pixels)[:, None], element[:, None]]]
+        weight = i.weight_base + np.arange(pixels) * i.weight_step
+        largest = int(np.abs(self.act_fixed).max())
+        parts = []
+        span = slice(i.weight_base, int(weight[-1]) + 1)
+        for sample, samples in self._weight_sources(span.start, span.stop - span.start, len(codes)):
+            codes_of = self._weight_words(span, 0, sample)[0][weight - i.weight_base, :, 0]
+            kernel = self.weight_fixed[codes_of].T.reshape(c.cols, 1, 1, pixels)
+            words = picked[samples].swapaxes(2, 3)  # N, passes, rows, pixels
+            parts.append(Convolution(kernel, largest)(words))
+        psum = np.concatenate(parts).reshape(len(codes), -1, c.cols)
+        self._accumulate(i, psum if psum.dtype == object else psum.astype(np.int64))
+
+    def _weight_sources(self, base: int, words: int, samples: int) -> Iterator[tuple[int | None, slice]]:
         """None, for all samples, or, where weights are computed, one sample after the other."""
-        words = i.kernel_h * i.kernel_w * i.channel_words * self.config.rows * i.passes
-        moved = self.moved[i.weight_base : i.weight_base + words]
+        moved = self.moved[base : base + words]
         if self.moved_codes is None or not moved.any():
             yield None, slice(None)
             return
@@ -341,6 +372,28 @@ class Interpreter:
         target = i.out_base + oy * i.out_step_y + ox * i.out_step_x + word
         self.act[:, target % c.act_depth] = best
 
+    def gate(self, i: Instruction) -> None:
+        c = self.config
+        address, inside = self._window(i, i.out_h, i.out_w)
+        oy, ox = np.arange(i.out_h)[:, None], np.arange(i.out_w)
+        word = np.arange(i.channel_words)[:, None, None]
+        second = i.second_base + oy * i.second_step_y + ox * i.second_step_x + word
+        value = self.act_fixed[self.act[:, address[0, 0]]]  # N, channel words, out_h, out_w, elements
+        gradient = second
+        if i.equal:
+            open_ = value == self.act_fixed[self.act[:, second % c.act_depth]]
+            gradient = second + i.distance
+        else:
+            open_ = np.ones(value.shape, bool)
+            if i.above:
+                open_ &= value > self.act_fixed[i.low]
+            if i.below:
+                open_ &= value < self.act_fixed[i.high]
+        open_ &= inside[0, 0, ..., None]
+        codes = np.where(open_, self.act[:, gradient % c.act_depth], c.activation.zero_code)
+        target = i.out_base + oy * i.out_step_y + ox * i.out_step_x + word
+        self.act[:, target % c.act_depth] = codes
+
     def row(self, i: Instruction) -> None:
         c = self.config
         shape = (i.out_h * i.out_w, i.row_h * i.row_w * i.channel_words)
@@ -395,7 +448,9 @@ EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.MOVE: Interpreter.move,
     Opcode.MATRIX: Interpreter.matrix,
     Opcode.FIR: Interpreter.fir,
+    Opcode.OUTER: Interpreter.outer,
     Opcode.DRAIN: Interpreter.drain,
     Opcode.POOL: Interpreter.pool,
+    Opcode.GATE: Interpreter.gate,
     Opcode.ROW: Interpreter.row,
 }

@@ -291,6 +291,18 @@ def _fir(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) ->
     yield from _within("weight words", i.weight_base, rows, c.weight_depth)
 
 
+def _outer(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if not c.outer_products:
+        yield "sums outer products, and the machine is not built with outer_products"
+    bank, sums = i.acc_base // c.acc_depth, i.kernel_h * i.channel_words * c.rows
+    yield from _within("accumulators", i.acc_base, sums, (min(bank, 1) + 1) * c.acc_depth)
+    if i.passes != 1 or i.index_bits or i.index_shift:
+        yield "sums more than an element of each group at a time"
+    yield from _within("elements of a group", 0, i.kernel_h, c.group)
+    pixels = i.kernel_w * i.out_h * i.out_w
+    yield from _within("weight words", i.weight_base, (pixels - 1) * i.weight_step + 1, c.weight_depth)
+
+
 def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
     yield from _sums(i, c)
     yield from _within("parameter words", i.parameter_base, c.cols // c.vector_lanes, c.parameter_depth)
@@ -300,6 +312,13 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
             yield f"uses a {name}, which the machine lacks"
     if i.residual and not i.residual_multiplier and not c.product:
         yield "multiplies by its residual, and the machine is not built for that"
+
+
+def _gate(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if not c.gates:
+        yield "gates, and the machine is not built with gates"
+    if (i.kernel_h, i.kernel_w) != (1, 1):
+        yield f"gates by {i.kernel_h} x {i.kernel_w} pixels; one decides"
 
 
 def _row(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
@@ -339,7 +358,9 @@ BOUNDED: dict[Opcode, Check] = {
     Opcode.STORE: _store,
     Opcode.MATRIX: _matrix,
     Opcode.FIR: _fir,
+    Opcode.OUTER: _outer,
     Opcode.DRAIN: _drain,
+    Opcode.GATE: _gate,
     Opcode.ROW: _row,
     Opcode.MOVE: _move,
 }

@@ -149,7 +149,7 @@ def _element(
         weight=config.weight,
         multiplier=config.multiplier,
         acc_bits=config.acc_bits,
-        output_stationary=config.output_stationary,
+        own_sums=config.own_sums,
         depthwise=config.depthwise,
     )
     activation, weight = (

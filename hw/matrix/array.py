@@ -14,6 +14,9 @@ Depthwise, where the configuration has it: all rows see the same word, each colu
 move down a row a cycle, a column is a FIR filter over consecutive words, a tap in each row. Weights, words and sums
 come and go exactly as weight-stationary (docs/adr/0034-depthwise-filters.md).
 
+Outer products, where the configuration has them: all rows see the same word, undelayed, and meet the same weights in
+the same cycle; an element keeps its sum over pixels, which leaves as output-stationary ones do.
+
 Codes are decoded once, at the edge.
 """
 
@@ -52,13 +55,14 @@ class SystolicArray(wiring.Component):
     o_psum : Out
         `cols` sums of acc_bits, kept until the next.
 
-    Only if `config.output_stationary`:
+    Only if `config.own_sums`:
 
     i_stationary : In(1)
-        The dataflow; constant while words, steps or sums are under way. If 1, `i_load` is 0, and `i_valid` marks a
-        pixel's word, those of row 0, 1, … in consecutive cycles.
+        Elements keep their sums; constant while words, steps or sums are under way. If 1, `i_load` is 0, and `i_valid`
+        marks a pixel's word, those of row 0, 1, … in consecutive cycles.
     i_capture : In(1)
-        With the last row's word: steps from this cycle on are on these words, beginning with group 0.
+        With the last row's word: steps from this cycle on are on these words, beginning with group 0. Only if
+        `config.output_stationary`, as `i_next`.
     i_step : In(1)
         `i_weight` meets the current group of every row.
     i_next : In(1)
@@ -67,6 +71,11 @@ class SystolicArray(wiring.Component):
         Belong to `i_step`: it begins new sums; it completes them. Those of the last row come on `o_psum`
         `step_latency` cycles later, those of the row above in the next cycle, and so on: the next `i_first`
         must be `rows` cycles later at least.
+
+    Only if `config.outer_products`:
+
+    i_outer : In(1)
+        With `i_stationary`: the step's word is the `i_activation` that comes a cycle after `i_step`, for all rows.
 
     Only if `config.depthwise`:
 
@@ -91,9 +100,12 @@ class SystolicArray(wiring.Component):
         if config.indexed:
             bits = In(range(config.index_planes + 1))
             members |= {"i_index": In(config.index_row_bits), "i_index_bits": bits, "i_index_shift": bits}
-        if config.output_stationary:
+        if config.own_sums:
             names = ("i_stationary", "i_capture", "i_step", "i_next", "i_first", "i_last")
-            members |= {name: In(1) for name in names}
+            of_words = () if config.output_stationary else ("i_capture", "i_next")
+            members |= {name: In(1) for name in names if name not in of_words}
+        if config.outer_products:
+            members["i_outer"] = In(1)
         if config.depthwise:
             members |= {"i_filter": In(1), "i_slice": In(config.slice_bits)}
         super().__init__(members)
@@ -117,7 +129,7 @@ class SystolicArray(wiring.Component):
         rows, cols, lanes = self.config.rows, self.config.cols, self.config.lanes
         valid, load = self._waves(m)
         switch: dict[str, Value] = {}
-        if self.config.output_stationary:
+        if self.config.own_sums:
             switch, stepping = self._switch(m)
             # all rows step at once
             enter = [Mux(self.i_stationary, stepping, valid[r]) for r in range(rows)]
@@ -129,11 +141,19 @@ class SystolicArray(wiring.Component):
             accumulate = [valid[r + pe_latency(lanes)] for r in range(rows)]
         weights = self._weights(m, load)
         groups = self._groups(m, valid)
+        undelayed: Value = Const(0)
         if self.config.depthwise:
-            width = self.config.group * self.config.activation.bits
+            undelayed = self.i_filter
             enter = [self.i_filter | e for e in enter]
+        if self.config.outer_products:
+            undelayed = undelayed | self.i_outer if self.config.depthwise else self.i_outer
+        if self.config.depthwise or self.config.outer_products:
+            width = self.config.group * self.config.activation.bits
+            held = (
+                self.config.outer_products and self.config.output_stationary
+            )  # row 0 has a pixel of its own, too
             groups = [
-                Mux(self.i_filter, self.i_activation.word_select(row, width), codes) if row else codes
+                Mux(undelayed, self.i_activation.word_select(row, width), codes) if row or held else codes
                 for row, codes in enumerate(groups)
             ]
         operands = [self._operands(m, row, groups[row], enter[row]) for row in range(rows)]
@@ -166,7 +186,7 @@ class SystolicArray(wiring.Component):
             weight=c.weight,
             multiplier=c.multiplier,
             acc_bits=c.acc_bits,
-            output_stationary=c.output_stationary,
+            own_sums=c.own_sums,
             depthwise=c.depthwise,
         )
 
@@ -223,7 +243,7 @@ class SystolicArray(wiring.Component):
         """The decoded weight row, one value per column, in the cycle after `i_weight`."""
         c = self.config
         coming = load[: c.rows].any()
-        if c.output_stationary:
+        if c.own_sums:
             coming = coming | self.i_step
         counted = [self._counted(m, lane) for lane in range(c.lanes)]
         columns = []
@@ -356,9 +376,14 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.ff["tiled"] = 1
     else:
         t.add(ff=rows * (rows - 1) // 2 * width)
+    if c.own_sums and not c.output_stationary:
+        t.add(switch=1, switched_rows=rows, ff=ceil_log2(max(rows, 2)))
+        t.ff["tiled"] = 1
+    if c.depthwise or c.outer_products:
+        t.add(undelayed=(rows - 1) * width)
     if c.depthwise:
         bits = circuits(c.activation).operand_bits(c.multiplier)
-        t.add(undelayed=(rows - 1) * width, slices=(c.slices - 1) * c.cols * bits)
+        t.add(slices=(c.slices - 1) * c.cols * bits)
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:

@@ -44,7 +44,7 @@ class PE(wiring.Component):
         multiplied, and the product is shifted by the sum of the exponents.
     acc_bits : int
         Width of the partial sum. Sums wrap there, so they are exact if the final sum fits.
-    output_stationary : bool
+    own_sums : bool
         Build the switch that lets the element add to its own sum.
     depthwise : bool
         Build the switch that lets lane 0 multiply an element that is common to the column.
@@ -63,7 +63,7 @@ class PE(wiring.Component):
         Belongs to `accumulate`: one cycle before `psum`, hence the skew of a cycle per row.
     psum : Out(signed(acc_bits))
     discard, own, fresh : In(1)
-        Only if `output_stationary`. The products of this cycle's activations are zero (`discard`). With `accumulate`,
+        Only if `own_sums`. The products of this cycle's activations are zero (`discard`). With `accumulate`,
         take `psum` in the place of `psum_in` (`own`), or zero (`fresh`).
     filter : In(1)
     column : In
@@ -81,7 +81,7 @@ class PE(wiring.Component):
         weight: Format,
         multiplier: str,
         acc_bits: int,
-        output_stationary: bool = False,
+        own_sums: bool = False,
         depthwise: bool = False,
     ):
         if lanes < 1 or group < lanes or group % lanes:
@@ -91,10 +91,10 @@ class PE(wiring.Component):
         self.a = circuits(activation).operand(multiplier)
         self.w = circuits(weight).operand(multiplier)
         self.acc_bits = acc_bits
-        self.output_stationary = output_stationary
+        self.own_sums = own_sums
         self.depthwise = depthwise
         entry = weight_layout(weight, multiplier, index_bits(lanes, group))
-        switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if output_stationary else {}
+        switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if own_sums else {}
         if depthwise:
             switch |= {"filter": In(1), "column": In(circuits(activation).operand_shape(multiplier))}
         super().__init__(
@@ -125,7 +125,7 @@ class PE(wiring.Component):
             total = Signal(signed(len(products[0]) + (self.lanes - 1).bit_length()), reset_less=True)
             m.d.sync += total.eq(sum_of_lanes)
         addend = self.psum_in
-        if self.output_stationary:
+        if self.own_sums:
             addend = Mux(self.fresh, 0, Mux(self.own, self.psum, self.psum_in))
         with m.If(self.accumulate):
             m.d.sync += self.psum.eq(addend + total)  # back to acc_bits: exact modulo 2**acc_bits
@@ -149,7 +149,7 @@ class PE(wiring.Component):
         product = Signal(signed(bits), name=f"product_{lane}", reset_less=True, attrs=attributes)
         # without an enable, as `accumulate` picks its cycle: then a DSP's own register can take it
         m.d.sync += product.eq(a_significand * w_significand)
-        if self.output_stationary:
+        if self.own_sums:
             with m.If(self.discard):  # last, as a reset of the flip-flops
                 m.d.sync += product.eq(0)
         top = self.a.max_exponent + self.w.max_exponent
@@ -184,10 +184,10 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
     unsigned = not (c.activation.signed or c.weight.signed)
     product -= 2 * unsigned
     t.add(one=1)
-    if not first or c.output_stationary:
+    if not first or c.own_sums:
         # the carry alone goes on above what is never negative: no LUT where the carry has its own input
         t.add(sum=product + ceil_log2(lanes) if unsigned and t.technology.carry_input else acc)
-    if c.output_stationary:
+    if c.own_sums:
         t.add(own=acc, discard=lanes)
     if c.depthwise:
         t.add(filter=activation.operand_bits(c.multiplier))
@@ -208,7 +208,7 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
     kept = 0 if t.technology.absorbed(a.significand_bits, w.significand_bits) else product
     t.add(ff=lanes * (weight.operand_bits(c.multiplier) + c.index_bits + kept))
     total = shifted + ceil_log2(lanes)
-    t.add(ff=min(acc, total) if first and not c.output_stationary else acc)
+    t.add(ff=min(acc, total) if first and not c.own_sums else acc)
 
 
 def _first_terms(c: AcceleratorConfig, t: Terms) -> None:

@@ -1,9 +1,9 @@
-"""The matrix unit executes MATRIX and FIR: activation words and weights through the array into the accumulators.
+"""The matrix unit executes MATRIX, FIR and OUTER: activation words and weights through the array into the accumulators.
 
 Weight-stationary: each pass reads its tile's weights and its words in one wave (see hw/matrix/array.py), so passes
 follow one another without a gap, or every `pass_interval` cycles where a pass has fewer words than that.
 Output-stationary: see hw/matrix/steps.py. FIR reads as weight-stationary does, but a pass's words are a plane that its
-windows share, and only some words begin a window (hw/matrix/windows.py).
+windows share, and only some words begin a window (hw/matrix/windows.py). OUTER: see hw/matrix/products.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.matrix.accumulator import ACCUMULATOR, Accumulator
 from sateen.hw.matrix.array import EDGE, SystolicArray, array_latency
+from sateen.hw.matrix.products import Products, products_terms
 from sateen.hw.matrix.steps import STEP_BITS, Results, Run, Steps
 from sateen.hw.matrix.windows import Windows, windows_terms
 from sateen.hw.ports import ReadPort
@@ -74,7 +75,15 @@ def fir_cycles(fields: object, config: AcceleratorConfig) -> int:
     return _passes_cycles(passes, int(get("lines")) * int(get("line")), config)
 
 
-CYCLES = {isa.Opcode.MATRIX: matrix_cycles, isa.Opcode.FIR: fir_cycles}
+def outer_cycles(fields: object, config: AcceleratorConfig) -> int:
+    """D of an OUTER instruction, likewise: a pass reads all its words, then its sums leave, a row's in a cycle."""
+    get = _getter(fields)
+    passes = int(get("kernel_h")) * int(get("channel_words"))
+    words = int(get("kernel_w")) * int(get("out_h")) * int(get("out_w"))
+    return (passes - 1) * (words + config.rows - 1) + words + _drain(config)
+
+
+CYCLES = {isa.Opcode.MATRIX: matrix_cycles, isa.Opcode.FIR: fir_cycles, isa.Opcode.OUTER: outer_cycles}
 """Of the unit's instructions."""
 
 
@@ -106,15 +115,19 @@ class _Sequence:
     read: Signal
     """An activation word is read."""
     pass_start: Signal
-    """It is a pass's first; not if output-stationary."""
+    """It is a pass's first, whose weights stay in the array; not if elements keep their sums."""
     end: Value
     """It is the last, or, if output-stationary, the last weights are read."""
     stationary: Value
     """The instruction is output-stationary."""
+    keeping: Value
+    """It is, or an OUTER: elements keep their sums."""
     steps: Steps | None
     """Only if the machine has both dataflows."""
     windows: Windows | None
     """Only if the machine has FIR."""
+    products: Products | None
+    """Only if the machine has OUTER."""
 
 
 class MatrixUnit(wiring.Component):
@@ -123,7 +136,7 @@ class MatrixUnit(wiring.Component):
     Members
     -------
     start, instruction, done
-        The unit protocol: `instruction` is an isa.MATRIX or isa.FIR in its low bits. `done` comes as many cycles as
+        The unit protocol: `instruction` is an isa.MATRIX, FIR or OUTER in its low bits. `done` comes as many cycles as
         `CYCLES` says after `start`; from the next cycle on the accumulators can be read.
     act_read : Out(ReadPort)
         Activation words, latency ACTIVATION_LATENCY. Padding is not read.
@@ -161,7 +174,9 @@ class MatrixUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fields = data.View(isa.MATRIX, self.instruction[: isa.MATRIX.size])  # FIR begins with the same
+        fields = data.View(
+            isa.MATRIX, self.instruction[: isa.MATRIX.size]
+        )  # FIR and OUTER begin with the same
         self._idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
@@ -193,7 +208,7 @@ class MatrixUnit(wiring.Component):
             wait = Signal(STEP_BITS)
             stationary = Signal()
             os = fields.output_stationary
-            if self.config.depthwise:
+            if self.config.depthwise or self.config.outer_products:
                 os = os & (fields.opcode == isa.Opcode.MATRIX)
             with m.If(self.start):
                 m.d.sync += stationary.eq(os)
@@ -207,16 +222,18 @@ class MatrixUnit(wiring.Component):
                 "ox": Mux(os, rows - 1 + turns, fields.out_w),
             }
         windows = self._windows(m, fields, window, read, counts) if self.config.depthwise else None
+        products = self._products(m, fields, window, read) if self.config.outer_products else None
+        keeping = stationary | products.outer_kept if products else stationary
         end = read & window.last[next(iter(window.levels))]
         m.d.comb += [
             *window.set(fields, **counts),
             window.load.eq(self._idle),
-            pass_start.eq(read & window.first.oy & ~stationary),
+            pass_start.eq(read & window.first.oy & ~keeping),
             window.step.eq(read),
             self.act_read.addr.eq(window.addr),
         ]
         # a row in each of the first `rows` cycles of the pass
-        weights = pass_start | (~stationary & (wait > interval - rows))
+        weights = pass_start | (~keeping & (wait > interval - rows))
 
         weight_addr = self.weight_read.addr
         with m.If(self.start):
@@ -231,10 +248,17 @@ class MatrixUnit(wiring.Component):
             m.d.sync += wait.eq(interval - 1)
         with m.Elif(wait.any()):
             m.d.sync += wait.eq(wait - 1)
+        if products:
+            turn_start = Mux(products.outer_kept, window.first.kx, turn_start)
+            weights = weights | (read & products.outer_kept)
+            with m.If(read & products.outer_kept):
+                m.d.sync += weight_addr.eq(products.next_addr)
+                with m.If(window.last.kx):
+                    m.d.sync += wait.eq(rows - 1)  # in which the sums leave
 
         if self.config.output_stationary:
             steps, used, again = self._turns(m, fields, window, read & stationary, weight_addr, wait)
-            turn_start = window.first.oy | again
+            turn_start = turn_start | again
             on_chip = window.inside & (used | ~stationary)
             weights = weights | steps.step
             end = Mux(stationary, steps.end, end)
@@ -243,7 +267,7 @@ class MatrixUnit(wiring.Component):
             self.act_read.en.eq(read & on_chip),
             self.weight_read.en.eq(weights),
         ]
-        return _Sequence(read, pass_start, end, stationary, steps, windows)
+        return _Sequence(read, pass_start, end, stationary, keeping, steps, windows, products)
 
     def _windows(
         self, m: Module, fields: data.View, window: Window, read: Value, counts: dict[str, Value]
@@ -267,6 +291,22 @@ class MatrixUnit(wiring.Component):
             windows.pass_end.eq(window.last.oy),
         ]
         return windows
+
+    def _products(self, m: Module, fields: data.View, window: Window, read: Value) -> Products:
+        """OUTER: where its weights are, and its element."""
+        outer = data.View(isa.OUTER, self.instruction[: isa.OUTER.size])
+        m.submodules.products = products = Products(config=self.config)
+        m.d.comb += [
+            products.load.eq(self._idle),
+            products.outer.eq(fields.opcode == isa.Opcode.OUTER),
+            products.base.eq(outer.weight_base),
+            products.step.eq(outer.weight_step),
+            products.read.eq(read),
+            products.addr.eq(self.weight_read.addr),
+            products.pass_end.eq(window.last.kx),
+            products.element_end.eq(window.last.c),
+        ]
+        return products
 
     def _turns(
         self, m: Module, fields: data.View, window: Window, read: Value, weight_addr: Signal, wait: Signal
@@ -333,15 +373,21 @@ class MatrixUnit(wiring.Component):
             array.i_load.eq(_delay(m, sequence.pass_start, WEIGHT_LATENCY, "load")),
             array.i_weight.eq(self.weight_read.data),
         ]
+        if self.config.own_sums:
+            m.d.comb += array.i_stationary.eq(sequence.keeping)
+        flags: dict[str, Value] = {}
         if steps := sequence.steps:
-            m.d.comb += [
-                array.i_stationary.eq(sequence.stationary),
-                array.i_capture.eq(_delay(m, steps.turn, ACTIVATION_LATENCY, "capture")),
-                *(
-                    getattr(array, f"i_{name}").eq(_delay(m, getattr(steps, name), WEIGHT_LATENCY, name))
-                    for name in ("step", "next", "first", "last")
-                ),
-            ]
+            m.d.comb += array.i_capture.eq(_delay(m, steps.turn, ACTIVATION_LATENCY, "capture"))
+            flags = {name: getattr(steps, name) for name in ("step", "next", "first", "last")}
+        if products := sequence.products:
+            m.d.comb += array.i_outer.eq(products.outer_kept)
+            mine = {"step": sequence.read, "first": window.first.kx, "last": window.last.kx}
+            flags |= {
+                name: Mux(products.outer_kept, value, flags[name] if steps else 0)
+                for name, value in mine.items()
+            }
+        for name, value in flags.items():
+            m.d.comb += getattr(array, f"i_{name}").eq(_delay(m, value, WEIGHT_LATENCY, name))
         if windows := sequence.windows:
             m.d.comb += [array.i_filter.eq(windows.filters), array.i_slice.eq(windows.slice_kept)]
         if self.config.dense_passes > 1:
@@ -364,6 +410,9 @@ class MatrixUnit(wiring.Component):
         if sequence.steps:
             with m.If(sequence.stationary):
                 m.d.sync += loading.eq(sequence.steps.pass_index)
+        if sequence.products:
+            with m.If(sequence.products.outer_kept):
+                m.d.sync += loading.eq(sequence.products.element)
         m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start, or the step
         if self.config.indexed:
             bits, shift = Signal.like(array.i_index_bits), Signal.like(array.i_index_shift)
@@ -387,7 +436,7 @@ class MatrixUnit(wiring.Component):
         accumulator: Accumulator,
     ) -> None:
         """Address the accumulators; the flags of a word travel as long as the word does."""
-        passing, pass_last = sequence.read & ~sequence.stationary, window.last.oy
+        passing, pass_last = sequence.read & ~sequence.keeping, window.last.oy
         if windows := sequence.windows:
             passing, pass_last = passing & windows.begins, windows.last
         valid = _delay(m, passing, _announce(self.config), "announced")
@@ -410,17 +459,28 @@ class MatrixUnit(wiring.Component):
             self.acc_conflict.eq(accumulator.conflict),
             self.done.eq(_delay(m, sequence.end, _drain(self.config), "end")),
         ]
-        if steps := sequence.steps:
+        if self.config.own_sums:
+            complete, width = self._complete(fields, window, sequence)
             m.submodules.results = results = Results(rows=self.config.rows, addr_bits=accumulator.addr_bits)
             lead = WEIGHT_LATENCY + array.step_latency - Results.lead
             m.d.comb += [
                 results.load.eq(self._idle),
                 results.base.eq(fields.acc_base),
-                results.width.eq(fields.out_w),
-                results.come.eq(_delay(m, steps.last, lead, "complete")),
+                results.width.eq(width),
+                results.come.eq(_delay(m, complete, lead, "complete")),
             ]
-            with m.If(sequence.stationary):
+            with m.If(sequence.keeping):
                 m.d.comb += [accumulator.i_valid.eq(results.valid), accumulator.i_addr.eq(results.addr)]
+
+    def _complete(self, fields: data.View, window: Window, sequence: _Sequence) -> tuple[Value, Value]:
+        """With the last weights of sums that elements keep; and how many rows have one, in all of a line."""
+        complete: Value = sequence.steps.last if sequence.steps else Const(0)
+        width: Value = fields.out_w
+        if sequence.products:
+            outer = sequence.products.outer_kept
+            complete = Mux(outer, sequence.read & window.last.kx, complete)
+            width = Mux(fields.opcode == isa.Opcode.OUTER, self.config.rows, width)
+        return complete, width
 
 
 def _delay(m: Module, source: Value, cycles: int, name: str) -> Value:
@@ -446,6 +506,10 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.ff["tiled"] = 1
     if c.depthwise:
         windows_terms(c, t)
+    if c.outer_products:
+        products_terms(c, t)
+        if not c.output_stationary:
+            t.add(results=3 * acc, ff=acc + 2 * ceil_log2(c.rows))
     if not c.output_stationary:
         wait = ceil_log2(pass_interval(1, c))
         t.add(waits=wait, ff=wait)
@@ -453,7 +517,7 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
 
 MATRIX = Component(
     "matrix",
-    (MatrixUnit, Window, NestedCounter, Steps, Run, Results, Windows),
+    (MatrixUnit, Window, NestedCounter, Steps, Run, Results, Windows, Products),
     _terms,
     children=(ACCUMULATOR, EDGE),
     paths=lambda c, d: {"matrix": window_path(c, d)},

@@ -16,6 +16,7 @@ from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import Drain, drain_latency, steps_per_pixel
+from sateen.hw.vector.gate import GATE, Gate, gate_cycles
 from sateen.hw.vector.pool import POOL, Pool
 from sateen.hw.vector.requantize import REQUANTIZER
 from sateen.hw.vector.row import ROW, Row, row_cycles
@@ -64,6 +65,7 @@ class Part:
 PARTS = {
     Opcode.DRAIN: Part("drain", Drain, drain_cycles),
     Opcode.POOL: Part("pool", Pool, pool_cycles),
+    Opcode.GATE: Part("gate", Gate, gate_cycles),
     Opcode.ROW: Part("row", Row, row_cycles),
 }
 
@@ -186,6 +188,6 @@ VECTOR = Component(
     "vector",
     (VectorUnit, Drain, NestedCounter, Walk),
     _terms,
-    children=(REQUANTIZER, POOL, ROW),
+    children=(REQUANTIZER, POOL, GATE, ROW),
     paths=lambda c, d: {"drain": d.memory + d.select(c.cols // c.vector_lanes)},
 )

@@ -71,6 +71,11 @@ class Array:
         "build the columns as FIR filters too, for convolutions whose output channels read one input channel each",
         optional=True,
     )
+    outer_products: bool = setting(
+        False,
+        "build the elements to keep sums of outer products of pixels too, which are gradients of weights",
+        optional=True,
+    )
     computed_weights: bool = setting(
         False,
         "a MOVE of activations into the weight buffer, for products of two computed tensors; where the model needs it, "
@@ -156,6 +161,11 @@ class Array:
     def output_stationary(self) -> bool:
         return OUTPUT_STATIONARY in self.dataflows
 
+    @property
+    def own_sums(self) -> bool:
+        """Whether an element can add to its own sum."""
+        return self.output_stationary or self.outer_products
+
 
 @rule("group", first=True)
 def indices_for_patterns(group: int, lanes: int, patterns: tuple[str, ...]) -> str | None:
@@ -225,7 +235,21 @@ def patterns_of_computed_weights(
     return "false, unless computed_weights = true, lanes = 1 and patterns has an N:M pattern"
 
 
+@rule("lanes")
+def one_lane(lanes: int, outer_products: bool) -> str | None:
+    """1, with outer_products"""
+    return None if lanes == 1 or not outer_products else f"1, as outer_products = {outer_products}"
+
+
+@rule("outer_products")
+def pixels_like_weights(outer_products: bool, weight_format: str, activation_format: str) -> str | None:
+    """false, unless weights and activations have one format"""
+    if not outer_products or weight_format == activation_format:
+        return None
+    return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
+
+
 RULES = (
     indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
-    weights_like_activations, patterns_of_computed_weights,
+    weights_like_activations, patterns_of_computed_weights, one_lane, pixels_like_weights,
 )  # fmt: skip

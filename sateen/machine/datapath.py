@@ -91,6 +91,12 @@ class Vector:
         optional=True,
     )
 
+    gates: bool = setting(
+        False,
+        "whether there is a unit for gates of gradients (GATE), those of Relu, Clip and max pools",
+        optional=True,
+    )
+
     @property
     def row_unit(self) -> bool:
         """Whether there is a ROW."""

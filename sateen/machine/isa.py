@@ -60,9 +60,11 @@ class Opcode(Choice):
     LOAD = 1
     MATRIX = 4
     FIR = 5
+    OUTER = 6
     DRAIN = 8
     POOL = 9
     ROW = 10
+    GATE = 11
     STORE = 12
     MOVE = 13
     END = 15
@@ -299,6 +301,19 @@ FIR = Layout(
     only="depthwise",
 )  # fmt: skip
 
+OUTER = Layout(
+    Opcode.OUTER,
+    Unit.MATRIX,
+    (
+        *(f for f in MATRIX.fields if f.only != "output_stationary"),
+        Field(
+            "weight_step", 24, "weight words from a pixel to the next in the order of the reads",
+            reach="weight_address_bits",
+        ),
+    ),
+    only="outer_products",
+)  # fmt: skip
+
 DRAIN = Layout(
     Opcode.DRAIN,
     Unit.VECTOR,
@@ -343,6 +358,24 @@ POOL = Layout(
     ),
 )
 
+GATE = Layout(
+    Opcode.GATE,
+    Unit.VECTOR,
+    (
+        *POOL.fields,
+        Field("second_base", 24, "word of the first pixel of the gradient; if `equal`, of the result", reach=_ACT),
+        Field("second_step_x", 24, "words from a pixel of it to the next", reach=_ACT),
+        Field("second_step_y", 24, "and from a row of them to the next", reach=_ACT),
+        Field("equal", 1, "1: elements that equal the result's; 0: those between the bounds"),
+        Field("distance", 24, "if `equal`, words from the result to the gradient", reach=_ACT),
+        Field("above", 1, "there is a lower bound"),
+        Field("low", 8, "code of the lower bound, excluded", reach="activation_bits"),
+        Field("below", 1, "there is an upper bound"),
+        Field("high", 8, "code of the upper bound, excluded", reach="activation_bits"),
+    ),
+    only="gates",
+)  # fmt: skip
+
 ROW = Layout(
     Opcode.ROW,
     Unit.VECTOR,
@@ -376,7 +409,8 @@ ROW = Layout(
 
 END = Layout(Opcode.END, None)
 
-LAYOUTS = {layout.opcode: layout for layout in (LOAD, MATRIX, FIR, DRAIN, POOL, ROW, STORE, MOVE, END)}
+_ALL = (LOAD, MATRIX, FIR, OUTER, DRAIN, POOL, GATE, ROW, STORE, MOVE, END)
+LAYOUTS = {layout.opcode: layout for layout in _ALL}
 
 EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)
 """All but END, which the dispatcher keeps."""

@@ -48,6 +48,16 @@ ROW_CONFIGS = {
     "e3m4-slices": BASE.replace(**ROWS, activation_format="e3m4", rows=4, group=4, vector_lanes=4),
     "int4": BASE.replace(**ROWS, activation_format="int4", acc_bits=28),
 }
+GATE_CONFIGS = {
+    name: BASE.replace(activation_format=fmt, acc_bits=bits, gates=True, **changes)
+    for name, fmt, bits, changes in (
+        ("int8", "int8", 32, {}),
+        ("uint8-slices", "uint8", 32, dict(rows=4, group=4)),
+        ("e4m3", "e4m3", 48, dict(group=4)),
+        ("e5m2-one-column", "e5m2", 80, dict(cols=1, vector_lanes=1)),
+        ("e2m1", "e2m1", 14, {}),
+    )
+}
 HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
 
 
@@ -155,6 +165,22 @@ def pools(config: AcceleratorConfig, rng: random.Random):
             "out_step_y": 18,
         }
         yield Instruction(Opcode.POOL, fields)
+
+
+def gates(config: AcceleratorConfig, rng: random.Random):
+    """As pools, with a second tensor and perhaps a third; bounds on both sides, on one, and on none."""
+    for n, pool in enumerate(pools(config, rng)):
+        fields = pool.fields | dict(kernel_h=1, kernel_w=1, equal=n % 2)
+        fields |= dict(
+            second_base=rng.randint(0, 9), second_step_x=rng.choice([1, 2, (1 << 24) - 1]),
+            second_step_y=rng.choice([7, 18]), distance=rng.randint(0, 9), above=rng.randrange(2),
+            below=rng.randrange(2), low=rng.randrange(1 << config.activation.bits) & 0x77,
+            high=rng.randrange(1 << config.activation.bits) & 0x77,
+        )  # fmt: skip
+        if n == 3:  # an element equals itself
+            same = {f"second_{k}": fields[k] for k in ("base", "step_x", "step_y")}
+            fields |= same | dict(base=3, second_base=3, x0=0, y0=0, in_w=99, in_h=99, out_w=2, out_h=2)
+        yield Instruction(Opcode.GATE, fields)
 
 
 def row_instructions(config: AcceleratorConfig, rng: random.Random):
@@ -319,6 +345,13 @@ def test_drain(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pool(name):
     check(CONFIGS[name], list(pools(CONFIGS[name], random.Random(name))), seed=2)
+
+
+@pytest.mark.parametrize("name", GATE_CONFIGS)
+def test_gate(name):
+    config, rng = GATE_CONFIGS[name], random.Random(name)
+    program = list(gates(config, rng))
+    check(config, [i for pair in zip(program, pools(config, rng), strict=True) for i in pair], seed=7)
 
 
 @pytest.mark.parametrize("name", ROW_CONFIGS)

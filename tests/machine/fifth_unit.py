@@ -23,7 +23,7 @@ ADDED = (
         "    Field('level', 4, below='rows', where=('toys', 7))))\n"
         "PLAY = Layout(Opcode.PLAY, Unit.TOY, (Field('games', 20),))\n",
     ),
-    (", END)}", ", TOY, PLAY, END)}"),
+    (", END)\n", ", TOY, PLAY, END)\n"),
 )
 
 

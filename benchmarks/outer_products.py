@@ -1,0 +1,60 @@
+"""Outer products on the array: what the elements that keep sums of them cost.
+
+python benchmarks/outer_products.py [--only NAME ...]       LUT, FF and DSP of the array, by Yosys
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sateen.fpga.boards.devices import FAMILIES
+from sateen.fpga.flow.cost import resources
+from sateen.fpga.flow.synthesis import synthesize
+from sateen.hw.chip.verilog import convert
+from sateen.hw.matrix.array import SystolicArray
+from sateen.machine.config import DATAFLOWS, AcceleratorConfig
+
+PATTERNS = ("dense", "2:4", "2:8")
+_PART = AcceleratorConfig(
+    name="4x8, int8", rows=4, cols=8, lanes=1, group=8, patterns=PATTERNS, acc_bits=36, vector_lanes=4
+)
+_E4M3 = dict(weight_format="e4m3", activation_format="e4m3", acc_bits=57)
+ARRAYS = {
+    c.name: c
+    for c in (
+        _PART,
+        _PART.replace(name="4x8, e4m3", **_E4M3),
+        _PART.replace(name="4x8, int8, output-stationary", dataflows=DATAFLOWS),
+        _PART.replace(name="8x32, int8", rows=8, cols=32),
+        _PART.replace(name="8x32, e4m3", rows=8, cols=32, **_E4M3),
+    )
+}
+
+
+def cost(names: list[str]) -> None:
+    print("| array | device | LUT | FF | DSP |\n|---|---|--:|--:|--:|")
+    for name in names:
+        for family in FAMILIES.values():
+            found = []
+            for outer in (False, True):
+                array = SystolicArray(config=ARRAYS[name].replace(outer_products=outer))
+                found.append(
+                    resources(synthesize(convert(array, "array"), family, top="array").cells, family)
+                )
+            before, after = found
+            cells = (f"{before[k]:,} → {after[k]:,}" for k in ("lut", "ff", "dsp"))
+            print(f"| {name} | {family.title} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=ARRAYS, default=list(ARRAYS), metavar="NAME")
+    cost(parser.parse_args().only)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
