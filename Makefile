@@ -7,13 +7,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup learn test lint types unit demo clean
+.PHONY: help setup learn test lint types unit demo docs clean
 
 
 help:
 	@echo "make setup       install into $(VENV), which leaves $(BIN)/sateen"
 	@echo "make demo        compile a digits CNN at int8 and e3m2, run it on four engines, write a report"
 	@echo "make test        lint, types, all tests"
+	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make bench-NAME  run benchmarks/NAME.py with ARGS=..."
 	@echo "make clean       remove what demo, tests and tools left behind"
 
@@ -45,6 +46,10 @@ test: lint types
 
 demo: setup
 	$(BIN)/python benchmarks/demo.py $(ARGS)
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
 
 bench-%: setup
 	$(BIN)/python benchmarks/$*.py $(ARGS)

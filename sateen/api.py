@@ -66,8 +66,8 @@ def check(model: str | Path, *, shapes: Shapes | None = None, values: Values | N
     ModelError
         The file cannot be read.
 
-    Example
-    -------
+    Examples
+    --------
     >>> findings = sateen.check("net.onnx")
     >>> [str(f) for f in findings if not f.supported]
     """
@@ -132,8 +132,8 @@ def compile(
     SateenError
         ModelError, DataError, FormatError, ConfigError or BuildError; a build that was there before is left as it was.
 
-    Example
-    -------
+    Examples
+    --------
     >>> manifest = sateen.compile("net.onnx", "build", calibration="samples.npz", preset="tiny")
     >>> manifest["cycles"]
     """
@@ -207,8 +207,8 @@ def run(
     DataError, BuildError, LinkError
         Inputs or options that do not fit; a folder or a tool that is broken; a board that does not answer.
 
-    Example
-    -------
+    Examples
+    --------
     >>> result = sateen.run("build", {"input": images}, engine="program")
     >>> result.outputs["logits"].argmax(axis=1)
     """
@@ -273,8 +273,8 @@ def cost(build: str | Path, device: str | None = None, *, progress: Progress | N
     BuildError, ConfigError
         A broken folder or tool; an unknown device.
 
-    Example
-    -------
+    Examples
+    --------
     >>> found = sateen.cost("build", "ecp5")
     >>> found["devices"]["ecp5"]["total"]["lut"]
     """
@@ -310,8 +310,8 @@ def estimate(
     ConfigError, BuildError
         No machine, or two; an unknown device; a broken folder.
 
-    Example
-    -------
+    Examples
+    --------
     >>> found = sateen.estimate(preset="sat256")
     >>> found["devices"]["ecp5"]["total"]["lut"]
     """
@@ -357,8 +357,8 @@ def report(build: str | Path, output: str | Path | None = None, sweep: str | Pat
     BuildError, DataError
         A broken folder; a sweep that is none.
 
-    Example
-    -------
+    Examples
+    --------
     >>> page = sateen.report("build")
     >>> page.name
     """
@@ -402,8 +402,8 @@ def bitstream(
     LimitError, ConfigError, BuildError
         It does not fit, or misses the clock; an unknown board; a broken folder or tool.
 
-    Example
-    -------
+    Examples
+    --------
     >>> found = sateen.bitstream("build", board="ulx3s-85f")
     >>> found["fmax_mhz"], found["frames_per_second"]
     """

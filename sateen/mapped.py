@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class MappedNetwork:
     """A program for one machine: its exact cycles, layer by layer, and where everything lies in memory.
 
-    Example
-    -------
+    Examples
+    --------
     >>> mapped = quantized.map("mac256")
     >>> [(row["name"], row["cycles"], row["limited_by"]) for row in mapped.layers]
     """
@@ -69,8 +69,8 @@ class MappedNetwork:
         BuildError
             The program could not end; a compiled one can.
 
-        Example
-        -------
+        Examples
+        --------
         >>> mapped = quantized.map("mac256")
         >>> mapped.predict(latency=100)
         """
@@ -112,8 +112,8 @@ class MappedNetwork:
         ConfigError
             An unknown device.
 
-        Example
-        -------
+        Examples
+        --------
         >>> found = mapped.estimate("ecp5")
         >>> found["devices"]["ecp5"]["total"]["lut"]
         """
@@ -145,8 +145,8 @@ class MappedNetwork:
         BuildError
             The folder holds something else, or cannot be written; a build that was there is left as it was.
 
-        Example
-        -------
+        Examples
+        --------
         >>> build = mapped.write("build")
         >>> build.run({"input": images}, "program").outputs["logits"]
         """
@@ -166,8 +166,8 @@ class MappedNetwork:
 class Build:
     """A build folder, and everything that the commands do with one.
 
-    Example
-    -------
+    Examples
+    --------
     >>> build = sateen.open("build")
     >>> build.run({"input": images}, "program").outputs["logits"]
     """
@@ -228,8 +228,8 @@ def open(build: str | Path) -> Build:
     BuildError
         It is no build folder, or a file of it is damaged.
 
-    Example
-    -------
+    Examples
+    --------
     >>> build = sateen.open("build")
     >>> build.cycles
     """

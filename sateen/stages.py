@@ -68,8 +68,8 @@ def load(
     ModelError
         The file cannot be read at all.
 
-    Example
-    -------
+    Examples
+    --------
     >>> network = sateen.load("net.onnx")
     >>> network.supported, len(network.findings)
     """
@@ -84,8 +84,8 @@ def load(
 class Network:
     """An ONNX file as it was read: one finding for each of its nodes, and the float graph if all are supported.
 
-    Example
-    -------
+    Examples
+    --------
     >>> network = sateen.load("net.onnx")
     >>> [f.node for f in network.findings if f.supported is False]
     """
@@ -123,8 +123,8 @@ class Network:
         ModelError, DataError
             A network that is not supported; inputs that do not fit.
 
-        Example
-        -------
+        Examples
+        --------
         >>> logits = network.run({"input": images})["logits"]
         >>> logits.argmax(axis=1)
         """
@@ -168,8 +168,8 @@ class Network:
         ModelError, DataError, FormatError, ConfigError
             A network that is not supported; samples that do not fit; unknown formats; unknown options.
 
-        Example
-        -------
+        Examples
+        --------
         >>> quantized = network.quantize(weights="int4", calibration="samples.npz")
         >>> quantized.run({"input": images})["logits"]
         """
@@ -204,8 +204,8 @@ class _Options:
 class QuantizedNetwork:
     """A network in codes, which any number of machines can be made for.
 
-    Example
-    -------
+    Examples
+    --------
     >>> quantized = network.quantize(calibration="samples.npz")
     >>> {name: quantized.map(name).cycles for name in ("tiny", "mac256")}
     """
@@ -252,8 +252,8 @@ class QuantizedNetwork:
         DataError
             Inputs that do not fit.
 
-        Example
-        -------
+        Examples
+        --------
         >>> logits = quantized.run({"input": images})["logits"]
         >>> logits.argmax(axis=1)
         """
@@ -289,8 +289,8 @@ class QuantizedNetwork:
         ModelError
             Samples cannot share a run.
 
-        Example
-        -------
+        Examples
+        --------
         >>> mapped = quantized.map("sat256", sparsity="2:8")
         >>> mapped.cycles
         """

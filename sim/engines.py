@@ -44,8 +44,8 @@ class RunResult:
     "total") are for the whole batch, `cycles_per_inference` for a sample, `counters` for the last run, which is one
     unless the build takes several samples a run.
 
-    Example
-    -------
+    Examples
+    --------
     >>> result = sateen.run("build", {"input": images}, engine="model")
     >>> result.cycles_per_inference, result.utilization
     """

@@ -39,7 +39,7 @@ def test_a_docstring_stands_alone(name):
         assert parameter == "self" or re.search(rf"^(\w+, )*{parameter}(, \w+)* : ", rest, re.MULTILINE), (
             parameter
         )
-    for heading in ("Returns", "Raises", "Example"):
+    for heading in ("Returns", "Raises", "Examples"):
         assert f"\n{heading}\n{'-' * len(heading)}\n" in rest, heading
     assert len(example(function)) == 2
 

@@ -41,8 +41,8 @@ def parse_format(name: str) -> Format:
     FormatError
         Unknown name; the message gives the limit, the nearest valid format and the names that exist.
 
-    Example
-    -------
+    Examples
+    --------
     >>> e3m2 = sateen.parse_format("e3m2")
     >>> e3m2.decode(e3m2.encode([0.3, 5.1]))
     """

@@ -54,8 +54,8 @@ class AcceleratorConfig(_Flat):
     `config.rows`; so are the sizes that a part derives. Constructor, `replace` and TOML take names without parts, the
     constructor parts, too.
 
-    Example
-    -------
+    Examples
+    --------
     >>> config = sateen.AcceleratorConfig(rows=8, cols=16, lanes=2, group=8, patterns=("dense", "2:8"))
     >>> config.multipliers
     """

@@ -129,8 +129,8 @@ def preset(name: str) -> AcceleratorConfig:
     ConfigError
         There is no such preset.
 
-    Example
-    -------
+    Examples
+    --------
     >>> config = sateen.preset("tiny").replace(bus_bits=64)
     >>> config.multipliers
     """

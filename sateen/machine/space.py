@@ -32,8 +32,8 @@ def search_space(*, fitted: bool = False) -> dict[str, Sequence[Any]]:
     ValueError
         Never for the fields that there are: for one declared without a range.
 
-    Example
-    -------
+    Examples
+    --------
     >>> space = sateen.search_space() | {"weight_format": ("int8", "e3m2")}
     >>> space["cols"]
     """
@@ -71,8 +71,8 @@ def random_machine(
     ConfigError
         There is no such machine, or it is too rare to be met.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import random; machine = sateen.random_machine(random.Random(1), {"bus_bits": (32, 64)})
     >>> machine.bus_bits
     """
