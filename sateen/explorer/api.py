@@ -75,8 +75,8 @@ def explore(
     SateenError
         ConfigError where nothing keeps the limits, or for another study; DataError, ModelError, FormatError.
 
-    Example
-    -------
+    Examples
+    --------
     >>> found = sateen.explore("net.onnx", "study", calibration="samples.npz", limits={"lut": 20000}, trials=3)
     >>> [(member["fps"], member["lut"], member["agreement"]) for member in found["front"]]
     """
@@ -144,8 +144,8 @@ def pick(
         ConfigError for a folder that is no study, an index beyond the front, or a model that has changed; what
         `sateen.compile` raises.
 
-    Example
-    -------
+    Examples
+    --------
     >>> found = sateen.explore("net.onnx", "study", calibration="samples.npz", limits={"lut": 20000}, trials=3)
     >>> sateen.pick("study", 0, "picked")["cycles"]
     """

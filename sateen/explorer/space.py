@@ -54,8 +54,8 @@ DEFAULT: dict[str, tuple[Any, ...]] = {
 class Space:
     """Axes, each with its values in an order in which neighbours are alike, and what all machines have besides.
 
-    Example
-    -------
+    Examples
+    --------
     >>> space = Space({"cols": (4, 8), "weight_format": ("int4", "int8")}, sateen.preset("tiny"))
     >>> space.candidate({"cols": 1, "weight_format": 0})
     """
