@@ -69,10 +69,15 @@ class Region:
         return cls(d["tensor"], d["offset"], d["size"], tuple(d["shape"]), d["planes"], fold)
 
     def pack(self, codes: np.ndarray, config: AcceleratorConfig, batch: int = 1) -> np.ndarray:
-        """(N, H, W, C) codes of the network's input to (runs, size) bytes; zeros fill a run of `batch` samples up."""
+        """(N, H, W, C) codes of the network's input to (runs, size) bytes; zeros fill a run of `batch` samples up.
+
+        What a run's samples have in common is the first one's.
+        """
         if self.fold:
             codes = self.fold.apply(codes)
-        if batch > 1:
+        if batch > 1 and codes.shape[1:] == self.shape:
+            codes = codes[::batch]
+        elif batch > 1:
             rest = np.zeros((-len(codes) % batch, *codes.shape[1:]), codes.dtype)
             codes = np.concatenate([codes, rest]).reshape(-1, *self.shape)
         return pack_activations(codes, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sateen.compiler.schedule.batch import batched, best_cut, cuts, displaced, mixed
@@ -18,7 +18,7 @@ from sateen.compiler.schedule.tokens import add_tokens
 from sateen.compiler.schedule.weave import Span, attentions, weave
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import Factor, Linear, MatMul, Normalize, Op, QuantizedGraph, Softmax
+from sateen.ir.quantized import ComputedConv, Factor, Linear, MatMul, Normalize, Op, QuantizedGraph, Softmax
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
@@ -31,8 +31,17 @@ SHIFT_OPERAND_BITS = 18
 """Fixed-point operands wider than a DSP input: significands are multiplied and shifted instead."""
 
 
-OPTIONS: dict[str, type[Op]] = {"softmax": Softmax, "normalize": Normalize, "computed_weights": MatMul}
-"""Fields of the configuration that say what a machine is built for, and ops that need it."""
+def _of(*kinds: type[Op]) -> Callable[[Op], bool]:
+    return lambda op: isinstance(op, kinds)
+
+
+OPTIONS: dict[str, Callable[[Op], bool]] = {
+    "softmax": _of(Softmax),
+    "normalize": _of(Normalize),
+    "computed_weights": _of(MatMul, ComputedConv),
+    "computed_patterns": lambda op: isinstance(op, ComputedConv) and not op.pattern.dense,
+}
+"""Fields of the configuration that say what a machine is built for, and which ops need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +80,18 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
     _check_products(config, graph)
     table = any(op.table is not None for op in graph.ops)
     product = any(isinstance(op, Linear) and isinstance(op.residual, Factor) for op in graph.ops)
-    needing = {
-        option: next((op.name for op in graph.ops if isinstance(op, kind)), None)
-        for option, kind in OPTIONS.items()
-    }
+    needing = {option: next((op for op in graph.ops if needs(op)), None) for option, needs in OPTIONS.items()}
     if config.specialize:
         widest = max(config.weight.fixed_bits, config.activation.fixed_bits)
         multiplier = "shift" if widest > SHIFT_OPERAND_BITS else config.multiplier
-        options = {option: name is not None for option, name in needing.items()}
-        options["computed_patterns"] = False  # which no op asks for
+        options = {option: op is not None for option, op in needing.items()}
         return config.replace(
             acc_bits=acc_bits, table=table, product=product, multiplier=multiplier, **options
         )
-    for option, name in needing.items():
-        if name is not None and not getattr(config, option):
+    for option, op in needing.items():
+        if op is not None and not getattr(config, option):
             raise ConfigError(
-                f"configuration '{config.name}': {option} = false, and {OPTIONS[option].__name__} '{name}' of model "
+                f"configuration '{config.name}': {option} = false, and {type(op).__name__} '{op.name}' of model "
                 f"'{graph.name}' needs the unit for it; set {option} = true"
             )
     if acc_bits > config.acc_bits:
@@ -107,13 +112,22 @@ def specialise(config: AcceleratorConfig, graph: QuantizedGraph, acc_bits: int) 
 
 def _check_products(config: AcceleratorConfig, graph: QuantizedGraph) -> None:
     """ConfigError where weights cannot be made of activations, and the graph multiplies what it computes."""
-    op = next((op for op in graph.ops if isinstance(op, MatMul)), None)
-    if op is not None and config.weight_format != config.activation_format:
-        raise ConfigError(
-            f"configuration '{config.name}': MatMul '{op.name}' multiplies two computed tensors, '{op.input}' and "
-            f"'{op.weight}', of which one becomes weights: weight_format = {config.weight_format} must be "
-            f"activation_format = {config.activation_format}"
-        )
+    products = [op for op in graph.ops if isinstance(op, MatMul | ComputedConv)]
+    for op in products:
+        what = f"configuration '{config.name}': {type(op).__name__} '{op.name}'"
+        if config.weight_format != config.activation_format:
+            raise ConfigError(
+                f"{what} multiplies two computed tensors, '{op.input}' and '{op.weight}', of which one becomes "
+                f"weights: weight_format = {config.weight_format} must be activation_format = "
+                f"{config.activation_format}"
+            )
+        if isinstance(op, MatMul) or op.pattern.dense:
+            continue
+        if op.pattern not in config.sparse_patterns or config.lanes > 1:
+            raise ConfigError(
+                f"{what} keeps {op.pattern} of computed weights; patterns = {list(config.patterns)} must have it, and "
+                f"lanes = {config.lanes} must be 1"
+            )
 
 
 def generate(

@@ -9,11 +9,12 @@ from dataclasses import fields, replace
 import numpy as np
 
 from sateen.compiler.schedule.place import tensor_words
-from sateen.compiler.schedule.samples import SampledGraph, of_one_pixel
+from sateen.compiler.schedule.samples import SampledGraph, of_one_pixel, shared
 from sateen.errors import ConfigError
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
     Arrange,
+    ComputedConv,
     Concat,
     Linear,
     Maximum,
@@ -34,7 +35,7 @@ LINE = 16
 """Most samples side by side, where each is a single pixel."""
 COPIES = 4096
 """Most ops before a cut, in all samples: more make a program of millions of instructions."""
-OF_WINDOWS = {Linear, MaxPool, Concat, Maximum, Stored, Softmax, Normalize}
+OF_WINDOWS = {Linear, ComputedConv, MaxPool, Concat, Maximum, Stored, Softmax, Normalize}
 """Ops that read, for an output pixel, what their window says, but for one that is of the whole plane."""
 
 
@@ -56,20 +57,30 @@ def batched(graph: QuantizedGraph, samples: int, cut: int = 0, folded: Collectio
         side = math.gcd(samples, LINE) if h == w == 1 else 1
         return h * samples // side, w * side
 
+    one = _in_common(graph)
     tensors = {}
     for name, tensor in graph.tensors.items():
         h, w, c = tensor.shape
-        tensors[name] = replace(tensor, shape=(*plane(h, w), c))
-    ops = tuple(
-        replace(op, codes=np.tile(op.codes, (samples, 1, 1)).reshape(tensors[op.output].shape))
-        if isinstance(op, Stored)
-        else op
-        for op in graph.ops
-    )
+        tensors[name] = tensor if name in one else replace(tensor, shape=(*plane(h, w), c))
+
+    def of_all(op: Op) -> Op:
+        shape = tensors[op.output].shape
+        if isinstance(op, Stored):
+            return replace(op, codes=np.tile(op.codes, (samples, 1, 1)).reshape(shape))
+        return replace(op, plane=shape[:2]) if isinstance(op, ComputedConv) and op.transposed else op
+
+    ops = tuple(of_all(op) for op in graph.ops)
     ports = {p.name for p in graph.inputs} | {o.tensor for o in graph.outputs}
-    made = SampledGraph(**own | {"ops": ops, "tensors": tensors}, samples=dict.fromkeys(tensors, samples))
+    made = SampledGraph(
+        **own | {"ops": ops, "tensors": tensors}, samples=dict.fromkeys(set(tensors) - one, samples)
+    )
     verify(made, after="batched", folded=folded, reshaped=ports)
     return made
+
+
+def _in_common(graph: QuantizedGraph) -> set[str]:
+    """Tensors of which there is one for all samples."""
+    return {t for op in graph.ops for t in shared(op)}
 
 
 def mixed(graph: QuantizedGraph) -> bool:
@@ -78,7 +89,7 @@ def mixed(graph: QuantizedGraph) -> bool:
 
 
 def _mixes(op: Op, graph: QuantizedGraph) -> bool:
-    planes = {graph.tensors[t].shape[:2] for t in (*op.inputs, op.output)}
+    planes = {graph.tensors[t].shape[:2] for t in (*op.inputs, op.output) if t not in shared(op)}
     return type(op) not in OF_WINDOWS or len(planes) > 1 or not of_one_pixel(op)
 
 
@@ -129,15 +140,18 @@ def _below(graph: QuantizedGraph, own: dict[str, object], samples: int, cut: int
     early, late = graph.ops[:cut], graph.ops[cut:]
     ports = {p.name for p in graph.inputs} | {o.tensor for o in graph.outputs}
     of_all = ports | {t for op in late for t in (*op.inputs, op.output)}
+    one = _in_common(graph)
     tensors: dict[str, Tensor] = {}
     parts: dict[str, tuple[str, int]] = {}
     for name, tensor in graph.tensors.items():
         h, w, c = tensor.shape
-        if name in of_all:
+        if name in one:
+            tensors[name] = tensor
+        elif name in of_all:
             tensors[name] = replace(tensor, shape=(h * samples, w, c))
     ops: list[Op] = []
     for s in range(samples):
-        names = {t: f"{t}@{s}" for op in early for t in (*op.inputs, op.output)}
+        names = {t: f"{t}@{s}" for op in early for t in (*op.inputs, op.output) if t not in one}
         for t, copy in names.items():
             tensors[copy] = replace(graph.tensors[t], name=copy)
             if t in of_all:
@@ -146,7 +160,7 @@ def _below(graph: QuantizedGraph, own: dict[str, object], samples: int, cut: int
     ops += [_of_all(op, graph, samples) for op in late]
     return SampledGraph(
         **own | {"ops": tuple(ops), "tensors": tensors},  # type: ignore[arg-type]
-        samples=dict.fromkeys(of_all, samples), parts=parts, cut=cut,
+        samples=dict.fromkeys(of_all - one, samples), parts=parts, cut=cut,
     )  # fmt: skip
 
 
@@ -156,7 +170,7 @@ def renamed(op: Op, names: dict[str, str]) -> Op:
     for f in fields(op):
         value = getattr(op, f.name)
         if f.name in ("input", "output") or (f.name == "weight" and isinstance(value, str)):
-            changes[f.name] = names[value]
+            changes[f.name] = names.get(value, value)
         elif f.name == "parts":
             changes[f.name] = tuple(names[t] for t in value)
         elif f.name == "residual" and value is not None:
@@ -167,6 +181,8 @@ def renamed(op: Op, names: dict[str, str]) -> Op:
 def _of_all(op: Op, graph: QuantizedGraph, samples: int) -> Op:
     if isinstance(op, Stored):
         return replace(op, codes=np.tile(op.codes, (samples, 1, 1)))
+    if isinstance(op, ComputedConv) and op.transposed:
+        return replace(op, plane=(op.plane[0] * samples, op.plane[1]))
     if not isinstance(op, Arrange):
         return op
     height = graph.tensors[op.output].shape[0]

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from sateen.compiler.schedule.computed import lower_computed
 from sateen.compiler.schedule.dataflow import Plan, Source, Span, plan, plan_filters
 from sateen.compiler.schedule.emitter import Access, Lowered, View
 from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.place import planes_of
-from sateen.compiler.schedule.products import Product, concat_product, linear_product, matmul_product
+from sateen.compiler.schedule.products import Product, computed_product, concat_product, linear_product
 from sateen.compiler.schedule.rows import Rows
 from sateen.compiler.schedule.tiles import Chunk, Packed, even, output_tiles, pack_tile
 from sateen.hw.matrix.unit import matrix_cycles
@@ -27,6 +28,7 @@ from sateen.ir.heads import INPUT, OUTPUT, WEIGHT
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import (
     Arrange,
+    ComputedConv,
     Concat,
     Factor,
     Linear,
@@ -172,7 +174,7 @@ class Lowering(Rows):
     def matmul(self, op: MatMul) -> None:
         """Head by head: a MOVE fills weight tiles while those before it are multiplied."""
         heads, stacked = op.batch.heads, not op.batch.in_channels[OUTPUT]
-        product = matmul_product(op)
+        product = computed_product(op)
         parameter_base = self._parameters(product, output_tiles(len(op.bias), self.config))
         self._load_table(op)
         cycles = 0
@@ -440,28 +442,29 @@ class Lowering(Rows):
 
     def _drain(
         self, product: Product, j: int, views: dict[str, View], parameter_base: int, acc: int, bank: Access,
-        y0: int, y1: int, x0: int, x1: int,
+        y0: int, y1: int, x0: int, x1: int, every: Pair = (1, 1),
     ) -> None:  # fmt: skip
+        """`every`: the rows and columns that lie from one of these outputs to the next; the ends count them."""
         config, depth, op = self.config, self.config.act_depth, product.op
         out = views[op.output]
         word = j // config.slices
-        lanes = config.cols // config.vector_lanes
+        lanes, last = config.cols // config.vector_lanes, y0 + (y1 - y0 - 1) * every[0] + 1
         reads: list[Access] = [bank, ("param", parameter_base, parameter_base + lanes)]
         fields = {
             "acc_base": acc, "out_w": x1 - x0, "out_h": y1 - y0, "parameter_base": parameter_base,
-            "step_x": out.cw % depth, "step_y": out.row % depth, "slice": j % config.slices,
+            "step_x": every[1] * out.cw % depth, "step_y": every[0] * out.row % depth, "slice": j % config.slices,
             "low": product.low, "high": product.high, "zero_point": product.zero_point,
         }  # fmt: skip
         if r := product.residual:
             v, (_, width, _) = views[r.input], self.graph.tensors[r.input].shape
             first, height, above = self.graph.place_of(op, r.input, y0)
-            low, high = (first + y0 - above, first + y1 - above) if height > 1 else (first, first + 1)
+            low, high = (first + y0 - above, first + last - above) if height > 1 else (first, first + 1)
             self.bring(r.input, v, high)
             reads.append(v.rows(low, high))
-            step_x, step_y = v.cw * (width > 1), v.row * (height > 1)
+            step_x, step_y = every[1] * v.cw * (width > 1), every[0] * v.row * (height > 1)
             fields |= {
                 "residual": 1,
-                "residual_base": (v.base + low * v.row + x0 * step_x + word) % depth,
+                "residual_base": (v.base + low * v.row + x0 * v.cw * (width > 1) + word) % depth,
                 "residual_step_x": step_x % depth,
                 "residual_step_y": step_y % depth,
                 "residual_multiplier": 0 if isinstance(r, Factor) else r.multiplier,
@@ -476,7 +479,7 @@ class Lowering(Rows):
             if op.raw:
                 fields |= {"raw": 1, "raw_shift": plane * config.activation.bits}
             shifted = View(out.base + plane * out.plane_words, out.row, out.cw)
-            self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, y1)], **fields, base=base % depth)
+            self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, last)], **fields, base=base % depth)
 
     def _parameters(self, product: Product, tiles: int) -> Callable[[int], int]:
         """Gives tile j's first parameter word, loaded: all tiles at once where they fit, else one by one."""
@@ -559,6 +562,7 @@ class Way:
 LOWERING: dict[type[Op], Way] = {
     Linear: Way(Opcode.MATRIX, Lowering.linear),
     MatMul: Way(Opcode.MATRIX, Lowering.matmul),
+    ComputedConv: Way(Opcode.MATRIX, lower_computed),
     MaxPool: Way(Opcode.POOL, Lowering.pool),
     Concat: Way(Opcode.MATRIX, Lowering.concat),
     Arrange: Way(Opcode.POOL, Lowering.arrange),

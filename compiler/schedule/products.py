@@ -9,7 +9,17 @@ import numpy as np
 
 from sateen.compiler.schedule.dataflow import Source
 from sateen.compiler.schedule.tiles import concat_tile, gathered_tile, linear_tile
-from sateen.ir.quantized import Concat, Factor, Linear, MatMul, Op, QuantizedGraph, Residual, Window
+from sateen.ir.quantized import (
+    ComputedConv,
+    Concat,
+    Factor,
+    Linear,
+    MatMul,
+    Op,
+    QuantizedGraph,
+    Residual,
+    Window,
+)
 from sateen.machine.config import AcceleratorConfig
 
 
@@ -54,13 +64,21 @@ def linear_product(op: Linear, graph: QuantizedGraph, config: AcceleratorConfig)
     )
 
 
-def matmul_product(op: MatMul) -> Product:
+def computed_product(op: MatMul | ComputedConv) -> Product:
     """Without weights, which are computed."""
     multiplier, shift = op.multiplier, op.shift
     if op.raw:
         multiplier, shift = np.ones(len(op.bias), int), np.zeros(len(op.bias), int)
     return Product(
-        op, lambda tile: [], op.bias, multiplier, shift, op.low, op.high, op.requantized.zero_after
+        op,
+        lambda tile: [],
+        op.bias,
+        multiplier,
+        shift,
+        op.low,
+        op.high,
+        op.requantized.zero_after,
+        op.residual,
     )
 
 

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sateen.ir.operation import Range, Window
-from sateen.ir.quantized import Arrange, MatMul, Normalize, Op, QuantizedGraph
+from sateen.ir.quantized import Arrange, ComputedConv, MatMul, Normalize, Op, QuantizedGraph
 
 
 def of_one_pixel(op: Op) -> bool:
     """Whether an output pixel reads a single one of each operand: by its window, and not by statistics of the plane."""
     return op.window == Window(dilation=op.window.dilation) and not (isinstance(op, Normalize) and op.plane)
+
+
+def shared(op: Op) -> tuple[str, ...]:
+    """Tensors of an op that all samples have in common."""
+    return (op.weight,) if isinstance(op, ComputedConv) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,13 @@ class SampledGraph(QuantizedGraph):
         n = self.samples.get(op.output, 1)
         if n == 1 or isinstance(op, Arrange | MatMul):  # which say where each row is
             return 1
-        heights = {self.tensors[t].shape[0] for t in (*op.inputs, op.output)}
+        heights = {self.tensors[t].shape[0] for t in (*op.inputs, op.output) if t not in shared(op)}
         return 1 if len(heights) == 1 and of_one_pixel(op) else n
 
     def rows(self, op: Op, tensor: str, low: int, high: int) -> Range:
         """Rows of operand `tensor` that output rows [low, high) read, of whichever samples these are."""
         n, height = self.apart(op), self.tensors[tensor].shape[0]
-        if n == 1:
+        if n == 1 or tensor in shared(op):
             return op.rows(tensor, low, high, height)
         own, out = height // n, self.tensors[op.output].shape[0] // n
         spans = [
