@@ -163,7 +163,7 @@ def quantize_graph(
 def map_network(quantized: Quantized, dataflow: str = AUTO, batch: int = 1) -> Program:
     """The program for the machine of `quantized.config`, `batch` samples a run."""
     config = quantized.config
-    bits = accumulator_bits(quantized.graph)
+    bits = accumulator_bits(quantized.graph, batch)
     if bits > 127:
         raise ConfigError(
             f"{config.weight_format} weights with {config.activation_format} activations need {bits}-bit accumulators; "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from sateen.ir.quantized import QuantizedGraph
+from sateen.ir.quantized import BiasGradient, QuantizedGraph, WeightGradient
 
 MINIMUM_BITS = 8
 """The narrowest accumulator that a configuration may have."""
 
 
-def accumulator_bits(qgraph: QuantizedGraph) -> int:
+def accumulator_bits(qgraph: QuantizedGraph, samples: int = 1) -> int:
     """Bits of a two's complement number that holds every accumulator, with and without bias, and every bias.
+
+    Sums over pixels are sums over those of all `samples` of a run.
 
     The bound takes each weight times the input's largest or smallest value, whichever is worse, so it also
     holds for partial sums in any order, and some input reaches it.
@@ -17,7 +19,8 @@ def accumulator_bits(qgraph: QuantizedGraph) -> int:
     bits = MINIMUM_BITS
     for op in qgraph.ops:
         for low, high in op.sums(qgraph.reach):
-            bits = max(bits, signed_bits(low, high))
+            n = samples if isinstance(op, WeightGradient | BiasGradient) else 1
+            bits = max(bits, signed_bits(n * low, n * high))
     return bits
 
 

@@ -18,7 +18,20 @@ from sateen.compiler.schedule.tokens import add_tokens
 from sateen.compiler.schedule.weave import Span, attentions, weave
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
-from sateen.ir.quantized import ComputedConv, Factor, Linear, MatMul, Normalize, Op, QuantizedGraph, Softmax
+from sateen.ir.quantized import (
+    BiasGradient,
+    ComputedConv,
+    Factor,
+    Gate,
+    Linear,
+    MatMul,
+    Normalize,
+    Op,
+    PoolGate,
+    QuantizedGraph,
+    Softmax,
+    WeightGradient,
+)
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
@@ -39,6 +52,8 @@ OPTIONS: dict[str, Callable[[Op], bool]] = {
     "softmax": _of(Softmax),
     "normalize": _of(Normalize),
     "computed_weights": _of(MatMul, ComputedConv),
+    "outer_products": _of(WeightGradient, BiasGradient),
+    "gates": _of(Gate, PoolGate),
     "computed_patterns": lambda op: isinstance(op, ComputedConv) and not op.pattern.dense,
 }
 """Fields of the configuration that say what a machine is built for, and which ops need it."""

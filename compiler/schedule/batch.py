@@ -9,11 +9,12 @@ from dataclasses import fields, replace
 import numpy as np
 
 from sateen.compiler.schedule.place import tensor_words
-from sateen.compiler.schedule.samples import SampledGraph, of_one_pixel, shared
+from sateen.compiler.schedule.samples import SampledGraph, from_memory, of_one_pixel, shared
 from sateen.errors import ConfigError
 from sateen.ir.pieces import Lattice, Piece
 from sateen.ir.quantized import (
     Arrange,
+    BiasGradient,
     ComputedConv,
     Concat,
     Linear,
@@ -25,6 +26,7 @@ from sateen.ir.quantized import (
     Softmax,
     Stored,
     Tensor,
+    WeightGradient,
 )
 from sateen.ir.verify import verify
 from sateen.machine.config import AcceleratorConfig
@@ -96,6 +98,8 @@ def _mixes(op: Op, graph: QuantizedGraph) -> bool:
 def cuts(graph: QuantizedGraph, samples: int, config: AcceleratorConfig) -> list[int]:
     """Where `batched` cuts at first: nowhere, behind the last op whose planes of all exceed the buffer, at the end."""
     ops = graph.ops
+    if any(from_memory(op) for op in ops):  # what is summed over all samples is not cut
+        return [0]
     words = (sum(tensor_words(graph, t, config) for t in {*op.inputs, op.output}) * samples for op in ops)
     last = max((i + 1 for i, n in enumerate(words) if n > config.act_depth), default=0)
     return [at for at in sorted({0, last, len(ops)}) if at * samples <= COPIES]
@@ -164,12 +168,16 @@ def _below(graph: QuantizedGraph, own: dict[str, object], samples: int, cut: int
     )  # fmt: skip
 
 
+_NAMING = ("input", "output", "weight", "gradient", "reference", "pooled")
+"""Fields of ops that name a tensor, or may."""
+
+
 def renamed(op: Op, names: dict[str, str]) -> Op:
     """The op with other operands and another output."""
     changes: dict[str, object] = {}
     for f in fields(op):
         value = getattr(op, f.name)
-        if f.name in ("input", "output") or (f.name == "weight" and isinstance(value, str)):
+        if f.name in _NAMING and isinstance(value, str):
             changes[f.name] = names.get(value, value)
         elif f.name == "parts":
             changes[f.name] = tuple(names[t] for t in value)
@@ -183,6 +191,8 @@ def _of_all(op: Op, graph: QuantizedGraph, samples: int) -> Op:
         return replace(op, codes=np.tile(op.codes, (samples, 1, 1)))
     if isinstance(op, ComputedConv) and op.transposed:
         return replace(op, plane=(op.plane[0] * samples, op.plane[1]))
+    if isinstance(op, WeightGradient | BiasGradient):
+        return replace(op, pixels=op.pixels * samples)
     if not isinstance(op, Arrange):
         return op
     height = graph.tensors[op.output].shape[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sateen.compiler.schedule.place import Placement, planes_of
-from sateen.compiler.schedule.samples import SampledGraph
+from sateen.compiler.schedule.samples import SampledGraph, from_memory
 from sateen.ir.quantized import Op
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -133,6 +133,10 @@ class Emitter:
                 self.outputs.append(self.memory[tensor])
         for tensor in placement.spilled:
             if graph.whole(tensor) not in self.memory:
+                self._region(tensor)
+
+        for tensor in (t for op in graph.ops for t in from_memory(op)):
+            if tensor not in self.memory:
                 self._region(tensor)
 
     def _region(self, tensor: str, fold: Fold | None = None) -> Region:

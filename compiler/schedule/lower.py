@@ -19,6 +19,7 @@ from sateen.compiler.schedule.computed import lower_computed
 from sateen.compiler.schedule.dataflow import Plan, Source, Span, plan, plan_filters
 from sateen.compiler.schedule.emitter import Access, Lowered, View
 from sateen.compiler.schedule.filters import Filter, is_depthwise
+from sateen.compiler.schedule.gradients import lower_gate, lower_sums
 from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, computed_product, concat_product, linear_product
 from sateen.compiler.schedule.rows import Rows
@@ -28,18 +29,22 @@ from sateen.ir.heads import INPUT, OUTPUT, WEIGHT
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import (
     Arrange,
+    BiasGradient,
     ComputedConv,
     Concat,
     Factor,
+    Gate,
     Linear,
     MatMul,
     Maximum,
     MaxPool,
     Normalize,
     Op,
+    PoolGate,
     QuantizedGraph,
     Softmax,
     Stored,
+    WeightGradient,
     Window,
 )
 from sateen.machine.array import WEIGHT_STATIONARY
@@ -563,6 +568,10 @@ LOWERING: dict[type[Op], Way] = {
     Linear: Way(Opcode.MATRIX, Lowering.linear),
     MatMul: Way(Opcode.MATRIX, Lowering.matmul),
     ComputedConv: Way(Opcode.MATRIX, lower_computed),
+    WeightGradient: Way(Opcode.OUTER, lower_sums),
+    BiasGradient: Way(Opcode.OUTER, lower_sums),
+    Gate: Way(Opcode.GATE, lower_gate),
+    PoolGate: Way(Opcode.GATE, lower_gate),
     MaxPool: Way(Opcode.POOL, Lowering.pool),
     Concat: Way(Opcode.MATRIX, Lowering.concat),
     Arrange: Way(Opcode.POOL, Lowering.arrange),

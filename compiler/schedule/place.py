@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sateen.compiler.schedule.samples import SampledGraph
+from sateen.compiler.schedule.samples import SampledGraph, in_buffer
+from sateen.compiler.schedule.sums import pixel_slots
 from sateen.errors import ConfigError
-from sateen.ir.quantized import Arrange, Op, QuantizedGraph
+from sateen.ir.quantized import Arrange, BiasGradient, Op, QuantizedGraph, WeightGradient
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.packing import row_words
 
@@ -80,10 +81,10 @@ def _place(graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tu
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     producer: dict[str, Op] = {}
-    used = {t for op in ops for t in op.inputs}
+    used = {t for op in ops for t in in_buffer(op) if t != op.output}
     inside = {t: (whole, row) for t, (whole, row) in graph.parts.items() if whole in used}
     for i, op in enumerate(ops):
-        for t in (*op.inputs, op.output):
+        for t in in_buffer(op):
             tensor = inside[t][0] if t in inside else t
             first.setdefault(tensor, i)
             last[tensor] = i
@@ -194,13 +195,15 @@ def _stripes(
     sizes: dict[str, int],
 ) -> Stripes | int:
     """The tallest stripes whose slots fit beside the tensors on chip; else the words that one row would take."""
+    alive = [b for b in blocks if b.first <= index <= b.last]
+    if isinstance(op, WeightGradient | BiasGradient):
+        return _pixel_stripes(index, op, alive, spilled, graph, config)
     height = graph.tensors[op.output].shape[0]
     streamed = [
         t for t in dict.fromkeys((*op.inputs, op.output)) if t in spilled or graph.whole(t) in spilled
     ]
     if not streamed:
         return Stripes(height)
-    alive = [b for b in blocks if b.first <= index <= b.last]
 
     def attempt(rows: int, count: int) -> Stripes | None:
         """`count` slots for each streamed tensor, if there is room."""
@@ -223,6 +226,33 @@ def _stripes(
             return found
     single = attempt(1, 1)
     return single or sum(_stripe_words(t, op, 1, graph, config, sizes) for t in streamed)
+
+
+def _pixel_stripes(
+    index: int,
+    op: WeightGradient | BiasGradient,
+    alive: list[Block],
+    spilled: list[str],
+    graph: SampledGraph,
+    config: AcceleratorConfig,
+) -> Stripes | int:
+    """As `_stripes`, where rows are those of gradients."""
+    least = 0
+    for rows, wanted in pixel_slots(op, graph, config, streamed=op.inputs[0] in spilled):
+        slots: dict[str, tuple[int, ...]] = {}
+        taken: list[Block] = []
+        for t, words, count in wanted:
+            for _ in range(count):
+                scratch = Block(t, words, index, index)
+                base = _best_base(scratch, alive + taken, graph, config)
+                if base is not None:
+                    scratch.base = base
+                    taken.append(scratch)
+                    slots[t] = (*slots.get(t, ()), base)
+        if len(taken) == sum(count for _, _, count in wanted):
+            return Stripes(rows, slots)
+        least = sum(words for _, words, _ in wanted)
+    return least
 
 
 def _stripe_words(

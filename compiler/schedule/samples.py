@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sateen.ir.operation import Range, Window
-from sateen.ir.quantized import Arrange, ComputedConv, MatMul, Normalize, Op, QuantizedGraph
+from sateen.ir.quantized import (
+    Arrange,
+    BiasGradient,
+    ComputedConv,
+    MatMul,
+    Normalize,
+    Op,
+    QuantizedGraph,
+    WeightGradient,
+)
 
 
 def of_one_pixel(op: Op) -> bool:
@@ -16,7 +25,21 @@ def of_one_pixel(op: Op) -> bool:
 
 def shared(op: Op) -> tuple[str, ...]:
     """Tensors of an op that all samples have in common."""
+    if isinstance(op, WeightGradient | BiasGradient):
+        return (op.output,)
     return (op.weight,) if isinstance(op, ComputedConv) else ()
+
+
+def from_memory(op: Op) -> tuple[str, ...]:
+    """Tensors that an op reads from memory alone."""
+    return (op.gradient,) if isinstance(op, WeightGradient | BiasGradient) else ()
+
+
+def in_buffer(op: Op) -> tuple[str, ...]:
+    """Tensors that are in the activation buffer while an op runs."""
+    if isinstance(op, WeightGradient | BiasGradient):
+        return tuple(t for t in op.inputs if t not in from_memory(op))
+    return (*op.inputs, op.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +59,10 @@ class SampledGraph(QuantizedGraph):
 
     def producer(self, tensor: str) -> Op | None:
         return next((op for op in self.ops if tensor in (op.output, self.whole(op.output))), None)
+
+    def samples_of(self, op: Op) -> int:
+        """How many it computes, or sums."""
+        return max(self.samples.get(t, 1) for t in (op.output, *from_memory(op)))
 
     def apart(self, op: Op) -> int:
         """Samples that an op computes one by one, as it reads other pixels of each than its own; else 1."""

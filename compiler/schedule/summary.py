@@ -58,7 +58,7 @@ def schedule(
     """
     known = {op.name: (op, graph.tensors[op.output].shape) for op in graph.ops}
     layers_of = [known.get(op.name) for op in program.graph.ops]  # none of a copy for the machine's sake
-    samples = [program.graph.samples.get(op.output, 1) for op in program.graph.ops]
+    samples = [program.graph.samples_of(op) for op in program.graph.ops]
     needed = [op[0].needed_macs(op[1]) * n if op else 0 for op, n in zip(layers_of, samples, strict=True)]
     every = [op[0].dense_macs(op[1]) * n if op else 0 for op, n in zip(layers_of, samples, strict=True)]
     timeline = program.predict(memory)

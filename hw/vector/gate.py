@@ -106,13 +106,13 @@ class Gate(wiring.Component):
             late = Signal(len(flags), name=f"flags_{k + 1}")
             m.d.sync += late.eq(flags)
             flags = late
-        valid, now, final, inside, *ends = flags[0], flags[1:3], *flags[3:]
+        valid, now, final, inside = flags[0], flags[1:3], flags[3], flags[4]
         words = self._elements(m, idle, valid, now, final, inside, equal)
 
         writing, pixel_end, row_end, end = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
             writing.eq(valid & final),
-            *(late.eq(value) for late, value in zip((pixel_end, row_end, end), ends, strict=True)),
+            Cat(pixel_end, row_end, end).eq(flags[5:]),
         ]
         m.d.comb += [
             walk.step.eq(writing),

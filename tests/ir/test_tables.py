@@ -32,7 +32,7 @@ TABLES: dict[str, Iterable[object]] = {
     "sateen.compiler.float_executor.POOLS": POOLS,
     "sateen.compiler.ptq.torch_graph.POOLS": POOLS,
     "sateen.sim.reference.REFERENCE": OPS,
-    "sateen.compiler.schedule.lower.LOWERING": (OPS - GRADIENTS) | {quantized.ComputedConv},
+    "sateen.compiler.schedule.lower.LOWERING": OPS,
     "sateen.compiler.export.model.EXPORT": OPS - GRADIENTS,
     "sateen.sim.program.EXECUTE": EXECUTED,
     "sateen.sim.program.INTO": set(isa.Target),
