@@ -248,13 +248,12 @@ def rounded_shift(x: np.ndarray, shift: int) -> np.ndarray:
 
 def _shifted(x: np.ndarray, factor: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """x * factor * 2**-shift as its floor, saturated far beyond int32, and a fraction in units of 2**-61."""
-    if x.dtype == object:
-        high, low = (np.asarray(p) for p in (x >> _LIMB, x & (1 << _LIMB) - 1))
-        high = np.clip(high, -(1 << 45), 1 << 45).astype(np.int64)
-        low = low.astype(np.int64)
-    else:
-        x = x.astype(np.int64)
-        high, low = x >> _LIMB, x & (1 << _LIMB) - 1
+    if x.dtype == object and largest(x) >= _INT64_SAFE:
+        product = x * factor
+        whole = np.clip(product >> shift, -_INT64_SAFE // 4, _INT64_SAFE // 4).astype(np.int64)
+        return whole, (product & (1 << shift) - 1).astype(np.int64) << _FRACTION - shift
+    x = x.astype(np.int64)
+    high, low = x >> _LIMB, x & (1 << _LIMB) - 1
     low = low * factor
     high = high * factor + (low >> _LIMB)
     low &= (1 << _LIMB) - 1

@@ -15,12 +15,16 @@ from sateen.errors import BuildError
 from sateen.formats import SparsityPattern
 from sateen.formats.requantize import requantize, times
 from sateen.formats.rows import Exponentials, normalize_rows, softmax_rows
+from sateen.formats.sparsity import DENSE
 from sateen.hw.matrix.unit import pass_interval
 from sateen.hw.memory.load import word_bytes
+from sateen.hw.vector.update import digits
+from sateen.ir.gradients import Update
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
 from sateen.machine.packing import pack, split_planes, split_words, unpack, unpack_parameters
+from sateen.sim.gradients import update
 from sateen.sim.integer import Convolution
 from sateen.sim.proof import Extent, proved
 from sateen.sim.sore import select
@@ -421,6 +425,37 @@ class Interpreter:
         )
         self.act[:, (word + i.distance) % c.act_depth] = codes.reshape(len(codes), *shape, c.elements)
 
+    def update(self, i: Instruction) -> None:
+        c = self.config
+        per_word, bits = 32 // c.activation.bits, c.activation.bits
+        whole = np.arange(i.words * per_word)
+        places = [(i.velocity + whole) % c.act_depth, (i.master + whole) % c.act_depth]
+        words = (i.gradient + np.arange(digits(c))[:, None] * i.plane + np.arange(i.words)) % c.act_depth
+        v, w = (self._integers(self.act[:, at]) for at in places)
+        planes = self.act[:, words].reshape(len(v), len(words), -1)
+        wide = bits * len(words) > 62
+        sums = sum(planes[:, n].astype(object if wide else np.int64) << bits * n for n in range(len(words)))
+        top = 1 << bits * len(words) - 1
+        rule = Update(
+            (i.momentum, i.momentum_shift), (i.rate, i.rate_shift), (i.decay, i.decay_shift), (0, 0), 0
+        )
+        new_w, new_v, _ = update(rule, w, v, np.where(sums >= top, sums - 2 * top, sums), c.activation, DENSE)
+        fmt = c.activation
+        codes = requantize(
+            new_w.astype(np.int64), i.multiplier, i.shift, fmt, 0, fmt.min_fixed, fmt.max_fixed
+        )
+        for at, new in zip(places, (new_v, new_w), strict=True):
+            raw = np.ascontiguousarray(new, "<i4").view(np.uint8).reshape(len(new), len(at), -1)
+            self.act[:, at] = unpack(raw, bits, c.elements)
+        at = (i.codes + np.arange(i.words)) % c.act_depth
+        self.act[:, at] = codes.reshape(len(codes), i.words, c.elements)
+
+    def _integers(self, words: np.ndarray) -> np.ndarray:
+        """int32 (N, n) that lie in words of codes (N, words, elements)."""
+        c = self.config
+        packed = pack(words, c.activation.bits, c.act_word_bytes)
+        return packed.reshape(len(words), -1).view("<i4")
+
 
 def _check_reads(i: Instruction, *shape: int) -> None:
     """BuildError if so many words are more than a program that the compiler made reads at once."""
@@ -453,4 +488,5 @@ EXECUTE: dict[Opcode, Callable[[Interpreter, Instruction], None]] = {
     Opcode.POOL: Interpreter.pool,
     Opcode.GATE: Interpreter.gate,
     Opcode.ROW: Interpreter.row,
+    Opcode.UPDATE: Interpreter.update,
 }

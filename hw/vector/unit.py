@@ -20,6 +20,7 @@ from sateen.hw.vector.gate import GATE, Gate, gate_cycles
 from sateen.hw.vector.pool import POOL, Pool
 from sateen.hw.vector.requantize import REQUANTIZER
 from sateen.hw.vector.row import ROW, Row, row_cycles
+from sateen.hw.vector.update import UPDATE, UpdateUnit, update_cycles
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter, count_terms
 from sateen.machine.config import AcceleratorConfig
@@ -67,6 +68,7 @@ PARTS = {
     Opcode.POOL: Part("pool", Pool, pool_cycles),
     Opcode.GATE: Part("gate", Gate, gate_cycles),
     Opcode.ROW: Part("row", Row, row_cycles),
+    Opcode.UPDATE: Part("update", UpdateUnit, update_cycles),
 }
 
 
@@ -188,6 +190,6 @@ VECTOR = Component(
     "vector",
     (VectorUnit, Drain, NestedCounter, Walk),
     _terms,
-    children=(REQUANTIZER, POOL, GATE, ROW),
+    children=(REQUANTIZER, POOL, GATE, ROW, UPDATE),
     paths=lambda c, d: {"drain": d.memory + d.select(c.cols // c.vector_lanes)},
 )

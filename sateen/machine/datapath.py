@@ -96,6 +96,15 @@ class Vector:
         "whether there is a unit for gates of gradients (GATE), those of Relu, Clip and max pools",
         optional=True,
     )
+    update: bool = setting(
+        False, "whether there is a unit that updates weights in training (UPDATE)", optional=True
+    )
+    update_lanes: int = setting(
+        1,
+        "weights that it works on at a time, three cycles each",
+        values=lambda: powers(1, 64),
+        optional=True,
+    )
 
     @property
     def row_unit(self) -> bool:
@@ -122,4 +131,19 @@ def reads_residuals(product: bool, residual: bool) -> str | None:
     return None if residual or not product else "false without residual"
 
 
-RULES = (whole_lanes, two_tiles_of_parameters, reads_residuals)
+@rule("update")
+def whole_integers(
+    update: bool, rows: int, group: int, activation_format: str, update_lanes: int
+) -> str | None:
+    """false, unless codes have 1, 2, 4 or 8 bits and a word holds update_lanes integers of 32"""
+    bits = parse_format(activation_format).bits
+    held = rows * group * bits // 32
+    if not update or (32 % bits == 0 and held and held % update_lanes == 0):
+        return None
+    return (
+        f"false, unless activation_format has 1, 2, 4 or 8 bits (it has {bits}) and update_lanes divides the "
+        f"{held} integers of 32 bits of a word of rows*group elements"
+    )
+
+
+RULES = (whole_lanes, two_tiles_of_parameters, reads_residuals, whole_integers)

@@ -67,6 +67,7 @@ class Opcode(Choice):
     GATE = 11
     STORE = 12
     MOVE = 13
+    UPDATE = 14
     END = 15
 
     @property
@@ -407,9 +408,31 @@ ROW = Layout(
     only="row_unit",
 )  # fmt: skip
 
+UPDATE = Layout(
+    Opcode.UPDATE,
+    Unit.VECTOR,
+    (
+        Field("velocity", 24, "first word of velocities, int32, which are replaced", reach=_ACT),
+        Field("master", 24, "first word of master weights, likewise", reach=_ACT),
+        Field("gradient", 24, "first word of the lowest digits of the gradient's sums", reach=_ACT),
+        Field("plane", 24, "words from a digit to the next", reach=_ACT),
+        Field("codes", 24, "first word of codes that is written", reach=_ACT),
+        Field("words", 24, "words of codes", count=True, counted="word_bits", reach=24),
+        Field("momentum", 16, "of the velocity"),
+        Field("momentum_shift", 6, "the factor is momentum * 2**-momentum_shift; at most 61"),
+        Field("decay", 16, "of the master weight"),
+        Field("decay_shift", 6, "likewise"),
+        Field("rate", 16, "of the gradient"),
+        Field("rate_shift", 6, "likewise"),
+        Field("multiplier", 16, "of a master weight in fixed-point units of the format"),
+        Field("shift", 7, "the factor is multiplier * 2**-shift"),
+    ),
+    only="update",
+)
+
 END = Layout(Opcode.END, None)
 
-_ALL = (LOAD, MATRIX, FIR, OUTER, DRAIN, POOL, GATE, ROW, STORE, MOVE, END)
+_ALL = (LOAD, MATRIX, FIR, OUTER, DRAIN, POOL, GATE, ROW, STORE, MOVE, UPDATE, END)
 LAYOUTS = {layout.opcode: layout for layout in _ALL}
 
 EXECUTED = tuple(layout for layout in LAYOUTS.values() if layout.unit is not None)

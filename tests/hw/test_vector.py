@@ -1,4 +1,4 @@
-"""The vector unit with real buffers against the program interpreter: DRAIN, POOL and ROW, results and cycles."""
+"""The vector unit with real buffers against the program interpreter: results and cycles of all its instructions."""
 
 import random
 
@@ -13,6 +13,7 @@ from sateen.hw.memory.buffers import ActivationBuffer, Buffer
 from sateen.hw.vector.drain import drain_latency
 from sateen.hw.vector.requantize import residual_shift_limit
 from sateen.hw.vector.unit import PARTS, VectorUnit, drain_cycles
+from sateen.hw.vector.update import digits
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -57,6 +58,20 @@ GATE_CONFIGS = {
         ("e5m2-one-column", "e5m2", 80, dict(cols=1, vector_lanes=1)),
         ("e2m1", "e2m1", 14, {}),
     )
+}
+UPDATES = {
+    "int8": BASE.replace(update=True),
+    "int8-lanes": BASE.replace(update=True, rows=4, group=4, update_lanes=2, act_bank_depth=64),
+    "int8-all-lanes": BASE.replace(
+        update=True, rows=4, group=8, update_lanes=8, acc_bits=29, act_bank_depth=64, weight_depth=64
+    ),
+    "int4": BASE.replace(update=True, activation_format="int4", rows=4, group=4, acc_bits=20, update_lanes=2),
+    "e4m3": BASE.replace(
+        update=True, activation_format="e4m3", rows=4, group=2, acc_bits=57, act_bank_depth=64
+    ),
+    "e5m2": BASE.replace(
+        update=True, activation_format="e5m2", rows=4, group=2, acc_bits=72, act_bank_depth=64
+    ),
 }
 HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
 
@@ -230,6 +245,35 @@ def row_instructions(config: AcceleratorConfig, rng: random.Random):
         yield Instruction(Opcode.ROW, fields)
 
 
+def updates(config: AcceleratorConfig, rng: random.Random):
+    """With factors of any size: most saturate, many tie, and some do neither."""
+    bits = config.activation.bits
+    per_word, planes = 32 // bits, digits(config)
+    for n in range(8):
+        words = rng.randint(1, max(1, config.act_depth // (2 * per_word + planes + 3)))
+        velocity = rng.randrange(config.act_depth)
+        at = [velocity, velocity + words * per_word, velocity + 2 * words * per_word]
+        plane = words + rng.randrange(2)
+        fields = {
+            "velocity": at[0] % config.act_depth,
+            "master": at[1] % config.act_depth,
+            "gradient": at[2] % config.act_depth,
+            "plane": plane,
+            "codes": (at[2] + planes * plane) % config.act_depth,
+            "words": words,
+            "multiplier": 1 << rng.randrange(4),
+            "shift": rng.randint(18, 26),
+        }
+        for name, wide in (("momentum", 0), ("decay", 0), ("rate", bits * planes - 32)):
+            factor = rng.choice([0, 1, 3, rng.getrandbits(16)]) if n else 1
+            least = max(0, factor.bit_length() + wide) if rng.random() < 0.8 else 0
+            fields |= {
+                name: factor,
+                f"{name}_shift": min(61, least + rng.choice([0, 1, 2, rng.randrange(20)])),
+            }
+        yield Instruction(Opcode.UPDATE, fields)
+
+
 class Bench(wiring.Component):
     """The unit between its buffers; all memories are filled and read through ports."""
 
@@ -358,6 +402,11 @@ def test_gate(name):
 def test_row(name):
     config = ROW_CONFIGS[name]
     check(config, list(row_instructions(config, random.Random(name))), seed=5, rows=True)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_update(name):
+    check(UPDATES[name], list(updates(UPDATES[name], random.Random(name))), seed=7)
 
 
 def test_row_after_others():
