@@ -17,6 +17,7 @@ from sateen.errors import BuildError
 from sateen.formats.rows import COUNT_BITS, MOST_ELEMENTS
 from sateen.hw.matrix.steps import STEP_BITS
 from sateen.hw.memory.load import targets, word_bytes
+from sateen.hw.vector.update import FRACTION
 from sateen.machine.assembler import Instruction, decode
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, LAYOUTS, Layout, Opcode, Target, Unit
@@ -353,6 +354,14 @@ def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
     yield from _within("slices", i.slice, 1, c.slices)
 
 
+def _update(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
+    if not c.update:
+        yield "updates weights, and the machine is not built for that"
+    for name in ("momentum_shift", "decay_shift", "rate_shift"):
+        if getattr(i, name) > FRACTION:
+            yield f"{name} = {getattr(i, name)}, and a sum has {FRACTION} bits of fraction"
+
+
 BOUNDED: dict[Opcode, Check] = {
     Opcode.LOAD: _load,
     Opcode.STORE: _store,
@@ -363,6 +372,7 @@ BOUNDED: dict[Opcode, Check] = {
     Opcode.GATE: _gate,
     Opcode.ROW: _row,
     Opcode.MOVE: _move,
+    Opcode.UPDATE: _update,
 }
 ENDS = {
     f"{name}_bits"

@@ -22,7 +22,13 @@ from sateen.machine.presets import PRESETS, preset
 
 BOTH = preset("tiny").replace(group=8, patterns=("dense", "2:4"), dataflows=DATAFLOWS)
 SELECTS = preset("tiny").replace(
-    name="selects", lanes=1, group=4, patterns=("dense", "2:4"), computed_weights=True, computed_patterns=True
+    name="selects",
+    lanes=1,
+    group=4,
+    patterns=("dense", "2:4"),
+    computed_weights=True,
+    computed_patterns=True,
+    update=True,
 )
 MOVES = preset("tiny").replace(name="moves", computed_weights=True)
 FILTERS = preset("tiny").replace(name="filters", depthwise=True)

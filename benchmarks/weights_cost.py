@@ -1,16 +1,23 @@
-"""LUTs and flip-flops of MOVE, with patterns and without, by Yosys: python benchmarks/move_cost.py [FORMAT ...]"""
+"""What weights on the machine take, by Yosys: MOVE with patterns and without, UPDATE; each by itself.
+
+python benchmarks/weights_cost.py [FORMAT ...]
+"""
 
 import sys
 
 from amaranth.back import verilog
+from amaranth.lib import wiring
 
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize
 from sateen.hw.memory.move import Move
 from sateen.hw.memory.select import SelectingMove
+from sateen.hw.vector.update import UpdateUnit
 from sateen.machine.config import AcceleratorConfig
 
+SUMS = {"int8": 32, "e4m3": 57, "e5m2": 80}
+"""Bits of the sums of gradients."""
 PATTERNS = (("dense",), ("dense", "2:8"), ("dense", "2:4", "2:8"))
 
 
@@ -31,11 +38,24 @@ def main(formats: list[str]) -> None:
             for patterns in PATTERNS:
                 config = machine(fmt, words, patterns)
                 block = (SelectingMove if config.computed_patterns else Move)(config=config)
-                text = verilog.convert(block, name="move")
-                for family in (FAMILIES["ecp5"], FAMILIES["xcup"]):
-                    n = resources(synthesize(text, family, top="move").cells, family)
-                    cells = (fmt, words, " ".join(patterns), family.title, n["lut"], n["ff"])
-                    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+                count(block, fmt, words, " ".join(patterns))
+    print("\n| format | lanes | bits of sums | family | LUT | FF | DSP |")
+    print("|---|--:|--:|---|--:|--:|--:|")
+    for fmt in formats:
+        for lanes in (1, 2):
+            config = machine(fmt, 1, PATTERNS[0]).replace(
+                update=True, update_lanes=lanes, acc_bits=SUMS[fmt], computed_weights=False
+            )
+            count(UpdateUnit(config=config), fmt, lanes, SUMS[fmt])
+
+
+def count(block: wiring.Component, *about: object) -> None:
+    """A line for each family."""
+    text = verilog.convert(block, name="block")
+    for family in (FAMILIES["ecp5"], FAMILIES["xcup"]):
+        n = resources(synthesize(text, family, top="block").cells, family)
+        counts = [n["lut"], n["ff"], *([n["dsp"]] if isinstance(block, UpdateUnit) else [])]
+        print(f"| {' | '.join(map(str, (*about, family.title, *counts)))} |", flush=True)
 
 
 if __name__ == "__main__":
