@@ -230,9 +230,9 @@ class UpdateUnit(wiring.Component):
         flags = [Signal(4, name="flags_0")]
         m.d.comb += flags[0].eq(Cat(busy & (phase == 0), last, last & word_end, last & word_end & end))
         for n in range(_code_latency(c)):
-            following = Signal(4, name=f"flags_{n + 1}")
-            m.d.sync += following.eq(flags[-1])
-            flags.append(following)
+            delayed = Signal(4, name=f"flags_{n + 1}")
+            m.d.sync += delayed.eq(flags[-1])
+            flags.append(delayed)
 
         made = [
             self._lane(
