@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, Values, import_model
 from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, Recipe, fit
+from sateen.compiler.quantize.errors import MEASURED, Origin, measure
 from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.given import activation_format, conform, weight_format
 from sateen.compiler.quantize.given_weights import room_for_biases
@@ -121,6 +122,8 @@ class Quantized:
     unused: dict[str, tuple[int | None, ...]]
     """Inputs that the file declares and nothing reads, and their shapes."""
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
+    """What it is measured against; None where only the quantized graph is kept."""
 
 
 def quantize_graph(
@@ -138,6 +141,7 @@ def quantize_graph(
     """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
+    imported = graph
     network, config = _conformed(graph, config, fixed_formats)
     graph = network.graph
     if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
@@ -148,8 +152,9 @@ def quantize_graph(
     with collected() as warnings:
         for remark in graph.remarks:
             _logger.warning("%s", remark)
+        warn_of_samples(calibration or {})
         graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
-        quantized, record = run_recipe(
+        state, record = fit(
             network.with_graph(graph),
             calibration,
             recipe,
@@ -157,7 +162,38 @@ def quantize_graph(
             activation_format=config.activation_format,
             progress=lambda i, n: progress("quantize", 0.1 + 0.4 * i / n),
         )
-    return Quantized(quantized, config, record, graph.unused, tuple(warnings))
+    assert state.quantized is not None
+    origin = Origin(imported, state.network.graph, evenly(calibration, MEASURED))
+    return Quantized(state.quantized, config, record, graph.unused, tuple(warnings), origin)
+
+
+def evenly(samples: Mapping[str, np.ndarray] | None, most: int) -> dict[str, np.ndarray]:
+    """At most so many of the samples, spread over all of them."""
+    count = len(next(iter((samples or {}).values()), ()))
+    at = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else slice(0)
+    return {name: x[at] for name, x in (samples or {}).items()}
+
+
+def warn_of_samples(samples: Mapping[str, np.ndarray]) -> None:
+    """Of calibration that says little about the ranges of tensors."""
+    count = len(next(iter(samples.values()), ()))
+    if 0 < count < LEAST_SAMPLES:
+        _logger.warning(
+            "calibration: %d sample%s; ranges of so few clip what others reach: give some dozens, at least %d",
+            count, "s" * (count > 1), LEAST_SAMPLES,
+        )  # fmt: skip
+    for name, x in samples.items():
+        if x.size > 1 and (x == x.flat[0]).all():
+            _logger.warning(
+                "calibration: input '%s' is %g everywhere; scales that follow from it mean nothing: give real samples",
+                name, float(x.flat[0]),
+            )  # fmt: skip
+        elif len(x) > 1 and (x == x[:1]).all():
+            _logger.warning(
+                "calibration: all %d samples of input '%s' are equal, and count as one: give different ones",
+                len(x),
+                name,
+            )
 
 
 def map_network(quantized: Quantized, dataflow: str = AUTO, batch: int = 1) -> Program:
@@ -190,9 +226,17 @@ def write_program(
 ) -> dict[str, Any]:
     """Write the build folder of what was compiled from the file `model`; its manifest, with the seconds of TIMES."""
     files = _files(quantized.graph, program, predicted, verilog)
+    errors: dict[str, Any] | None = None
+    if quantized.origin is not None:
+        files["float.bin"] = to_bytes(quantized.origin.imported)
+        if quantized.origin.samples:
+            errors = measure(quantized.graph, quantized.origin)
+            files["errors.json"] = _json(errors)
     record = dict(quantized.record)
     seconds = record.pop("seconds")
     manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
+    if errors is not None:
+        manifest["errors"] = {key: errors[key] for key in ("samples", "outputs")}
     manifest["warnings"] = list(quantized.warnings)
     manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
     manifest[OWN] = own_hash(manifest)

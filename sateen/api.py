@@ -28,6 +28,7 @@ from sateen.options import (
     DEFAULT_PRESET,
     DEFAULT_PTQ,
     ENGINES,
+    FLOAT,
     SPARSE_PRESET,
     Arrays,
     Progress,
@@ -40,6 +41,8 @@ from sateen.options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sateen.compiler.check import Finding
     from sateen.compiler.ptq.recipe import Recipe
     from sateen.sim.engines import Build as Opened
@@ -182,25 +185,29 @@ def run(
     trace: str | Path | None = None,
     port: str | None = None,
     baud: int | None = None,
+    labels: str | Path | np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run a build on samples with one engine; outputs are the same bits in each.
+    """Run a build on samples with one engine; outputs are the same bits in each but "float".
 
     Parameters
     ----------
     build : a folder that `compile` wrote; one that is open is not read again
     inputs : an .npz file or arrays by input, batch first
-    engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (at the serial device `port`)
+    engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (on `port`);
+        "float" is the network as it was imported, before it was pruned and rounded
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
     trace : a waveform file (.fst) of the first sample; engine "rtl"
     port, baud : the board's serial device, and its bits per second (default: what the build's bitstreams have)
+    labels : the class of each sample, (N,) integers or an .npz file with them: `accuracy` then says how many outputs
+        are right, here and in the float network
     progress : called with the engine's name and the fraction done, 0 to 1
 
     Returns
     -------
     RunResult
         `outputs` by name, float32, batch first; `cycles` of the batch, `utilization`, `wall_s` (seconds), `counters`;
-        `to_dict()`.
+        `accuracy` of `labels`; `to_dict()`.
 
     Raises
     ------
@@ -213,11 +220,18 @@ def run(
     >>> result.outputs["logits"].argmax(axis=1)
     """
     from sateen.board import run_on_board
+    from sateen.float_engine import run_in_float
+    from sateen.reporting.labels import load_labels, score
     from sateen.sim.engines import Build as Opened
     from sateen.sim.engines import run_build
 
-    if engine not in (*ENGINES, BOARD):
-        raise DataError(f"unknown engine '{engine}'; choose one of {', '.join((*ENGINES, BOARD))}")
+    known = (*ENGINES, FLOAT, BOARD)
+    if engine not in known:
+        raise DataError(f"unknown engine '{engine}'; choose one of {', '.join(known)}")
+    if engine == "model" and labels is not None:
+        raise DataError(
+            "engine 'model' counts cycles and has no outputs; leave labels out, or use another engine"
+        )
     if (engine == BOARD) != (port is not None):
         raise DataError(
             "engine 'board' needs the serial device that the board is on; give it with --port"
@@ -239,19 +253,25 @@ def run(
     given = arrays(inputs, "inputs")
     unused = {p["name"] for p in declared} - set(ports)
     checked = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
+    classes = None if labels is None else load_labels(labels, len(next(iter(checked.values()))))
     if port is not None:
-        if baud is None:
-            baud = _baud(b)
-        return run_on_board(b, checked, port, baud=baud, progress=progress)
-    return run_build(
-        b,
-        checked,
-        engine,
-        latency=latency,
-        interval=interval,
-        trace=None if trace is None else Path(trace),
-        progress=progress,
-    )
+        result = run_on_board(b, checked, port, baud=_baud(b) if baud is None else baud, progress=progress)
+    elif engine == FLOAT:
+        result = run_in_float(b, checked, progress)
+    else:
+        result = run_build(
+            b,
+            checked,
+            engine,
+            latency=latency,
+            interval=interval,
+            trace=None if trace is None else Path(trace),
+            progress=progress,
+        )
+    if classes is None:
+        return result
+    in_float = result if engine == FLOAT else run_in_float(b, checked, progress)
+    return replace(result, accuracy=score(b, result, in_float, classes))
 
 
 def cost(build: str | Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:

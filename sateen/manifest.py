@@ -42,6 +42,11 @@ class BuildFiles:
         """What schedule.json holds."""
         return dict(json.loads(self.read("schedule.json")))
 
+    @property
+    def errors(self) -> dict[str, Any]:
+        """What errors.json holds; empty where there were no samples to measure with."""
+        return dict(json.loads(self.read("errors.json"))) if "errors.json" in self.manifest["files"] else {}
+
 
 def read_manifest(build: Path) -> dict[str, Any]:
     """The manifest of a build folder. Raises BuildError."""

@@ -186,10 +186,15 @@ class Build:
         """What schedule.json holds; `schedule["about"]` says what its keys mean."""
         return BuildFiles(self.folder).schedule
 
+    @cached_property
+    def errors(self) -> dict[str, Any]:
+        """What errors.json holds, float beside integers, as its `about` says; empty without samples."""
+        return BuildFiles(self.folder).errors
+
     @property
     def layers(self) -> list[dict[str, Any]]:
         """A row for each layer, of plain values, as pandas takes them: `pandas.DataFrame(build.layers)`."""
-        return layer_rows(self.schedule)
+        return layer_rows(self.schedule, self.errors)
 
     def run(self, inputs: Arrays, engine: str = "reference", **options: Any) -> RunResult:
         """Run it on samples, see `sateen.run`."""
@@ -245,10 +250,13 @@ PLAIN = (
 )  # fmt: skip
 
 
-def layer_rows(schedule: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The plain values of schedule.json's layers."""
-    shapes = ("input_shape", "output_shape")
+def layer_rows(schedule: Mapping[str, Any], errors: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The plain values of schedule.json's layers, with those of errors.json where they are given, or else None."""
+    shapes, judged = ("input_shape", "output_shape"), ("snr_db", "largest_error", "clipped")
+    found = {e["name"]: e for e in (errors or {}).get("layers", ())}
     return [
-        {key: layer[key] for key in PLAIN} | {key: "×".join(map(str, layer[key])) for key in shapes}
+        {key: layer[key] for key in PLAIN}
+        | {key: "×".join(map(str, layer[key])) for key in shapes}
+        | ({} if errors is None else {key: found.get(layer["name"], {}).get(key) for key in judged})
         for layer in schedule["layers"]
     ]

@@ -35,6 +35,8 @@ Machine = AcceleratorConfig | str | Path
 """A configuration, a preset's name, or a TOML file's path."""
 
 ENGINES = ("reference", "program", "model", "rtl")
+FLOAT = "float"
+"""Not one of the four: the network as it was imported, whose outputs are those that rounding changes."""
 BOARD = "board"
 """Not an engine of its own: the RTL, on a chip."""
 DEFAULT_BAUD = 115200

@@ -64,6 +64,9 @@ class RunResult:
     """Seconds of the engine's own run, without building it."""
     cycles_per_second: float | None = None
     counters: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] | None = None
+    """Of labels, if they were given: "samples", "correct", and of the float network "float_correct", "only_float" and
+    "only_build", samples that one of the two has right."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field; of an output "shape", "dtype", "sha256", and "values" unless they are many."""

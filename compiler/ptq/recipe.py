@@ -182,6 +182,31 @@ def run_recipe(
     `samples` may be None for a file that says how every tensor is rounded. `progress` is called with (done, all).
     Nothing is random but the choice of samples, whose seeds are fixed.
 
+    Raises as `fit` does.
+    """
+    state, record = fit(
+        graph,
+        samples,
+        recipe,
+        weight_format=weight_format,
+        activation_format=activation_format,
+        progress=progress,
+    )
+    assert state.quantized is not None
+    return state.quantized, record
+
+
+def fit(
+    graph: Graph | FusedGraph,
+    samples: Mapping[str, np.ndarray] | None,
+    recipe: Recipe,
+    *,
+    weight_format: str | Format,
+    activation_format: str | Format,
+    progress: Progress | None = None,
+) -> tuple[State, dict[str, Any]]:
+    """As `run_recipe`, with all that the passes have found, of which `network` is what was rounded.
+
     Raises
     ------
     ConfigError
@@ -233,7 +258,7 @@ def run_recipe(
     }
     if any(given.values()):
         record["given"] = given  # how many keep the scales that the file has
-    return state.quantized, record
+    return state, record
 
 
 def _check_given(recipe: Recipe) -> None:

@@ -12,7 +12,10 @@ from rich.table import Table
 
 from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress
+from sateen.manifest import BuildFiles
 
+SHOWN = 5
+"""Of the layers whose outputs are furthest from float."""
 _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked[/]"}
 
 
@@ -132,6 +135,9 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     rows.append(
         ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
     )
+    for found in manifest.get("errors", {}).get("outputs", ()):
+        of = f"against float on {manifest['errors']['samples']} calibration samples"
+        rows.append((f"output {found['name']}", f"{error_text(found)}, {of}"))
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():
@@ -140,6 +146,32 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     emit_table(table)
+    worst = sorted(
+        (e for e in BuildFiles(build).errors.get("layers", ()) if e["snr_db"] is not None),
+        key=lambda e: float(e["snr_db"]),
+    )
+    if worst:
+        table = Table(
+            "layer", "signal to noise", "largest error", "clipped", title="layers that lose the most"
+        )
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for e in worst[:SHOWN]:
+            clipped = "" if e["clipped"] is None else f"{100 * e['clipped']:.2g} %"
+            table.add_row(
+                escape(e["name"]), f"{e['snr_db']:.1f} dB", f"{100 * e['largest_error']:.2g} %", clipped
+            )
+        emit_table(table)
+        emit(f"all layers: sateen layers {build}")
+
+
+def error_text(found: dict[str, Any]) -> str:
+    """Signal to noise, and the largest error."""
+    if found["snr_db"] is None:
+        return "exact"
+    return (
+        f"{found['snr_db']:.1f} dB, largest error {100 * found['largest_error']:.2g} % of the largest value"
+    )
 
 
 def _of(dense: int | None, value: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sateen.cli.io import emit
 
@@ -42,7 +42,7 @@ def _words(action: argparse.Action) -> tuple[str, ...] | None:
 
     if action.choices is not None:
         return tuple(map(str, action.choices))
-    known = {"preset": PRESETS, "board": BOARDS, "device": FAMILIES}
+    known: dict[str, Iterable[str]] = {"preset": PRESETS, "board": BOARDS, "device": FAMILIES}
     if action.dest in known:
         return tuple(known[action.dest])
     if action.dest in ("weights", "activations"):

@@ -91,6 +91,7 @@ _HOME = {
     "check": "sateen.cli.compile",
     "compile": "sateen.cli.compile",
     "run": "sateen.cli.run",
+    "layers": "sateen.cli.layers",
     "cost": "sateen.cli.cost",
     "report": "sateen.cli.cost",
     "bitstream": "sateen.cli.cost",
@@ -112,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         DEFAULT_PRESET,
         DEFAULT_PTQ,
         ENGINES,
+        FLOAT,
         SCALES,
         SPARSITY_METHODS,
     )
@@ -214,10 +216,14 @@ def build_parser() -> argparse.ArgumentParser:
     p = add("run", "run a build with one of the four engines, or on a board")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
-    p.add_argument("--engine", choices=(*ENGINES, BOARD), default="reference", help="default reference")
+    p.add_argument(
+        "--engine", choices=(*ENGINES, FLOAT, BOARD), default="reference", help="default reference"
+    )
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
-        "--labels", metavar="L.npz", help="one array with each sample's class: count how many are right"
+        "--labels",
+        metavar="L.npz",
+        help="one array with each sample's class: count how many are right, in float, too",
     )
     p.add_argument(
         "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
@@ -237,6 +243,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="bits per second that the board's bitstream is made for (default: what the build's says, else "
         f"{DEFAULT_BAUD})",
     )
+
+    p = add(
+        "layers", "list a build's layers: cycles, utilization, what limits them, what rounding costs them"
+    )
+    p.add_argument("build", metavar="BUILD")
+    p.add_argument("--csv", metavar="F.csv", help="write them as comma-separated values")
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys, or estimate them")
     p.add_argument(

@@ -14,7 +14,8 @@ from sateen.arrays import check_names, load_npz, save_npz
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import DataError
 from sateen.files import check_writable
-from sateen.reporting.labels import load_labels, score
+from sateen.options import FLOAT
+from sateen.reporting.labels import difference
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
 
@@ -28,6 +29,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(
             f"engine 'model' counts cycles and has no outputs; leave {option} out, or use another engine"
         )
+    if args.engine == FLOAT and args.compare:
+        raise DataError(
+            "engine 'float' is what rounding is judged by, and equal to no other; leave --compare out"
+        )
     outputs = args.outputs and result_path(args.outputs)
     if outputs:
         check_writable(outputs, "outputs")
@@ -35,9 +40,6 @@ def run(args: argparse.Namespace) -> int:
     if outputs:
         check_names((o["name"] for o in b.manifest["outputs"]), "outputs")
     inputs = load_npz(args.inputs, "inputs")
-    labels = None
-    if args.labels:
-        labels = load_labels(args.labels, len(next(iter(inputs.values()))))
     with progress(args.engine) as report:
         result = api.run(
             b,
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             trace=args.trace,
             port=args.port,
             baud=args.baud,
+            labels=args.labels,
             progress=report,
         )
     different: dict[str, int] | None = None
@@ -57,15 +60,25 @@ def run(args: argparse.Namespace) -> int:
         different = differences(reference.outputs or {}, result.outputs or {})
     if outputs and result.outputs is not None:
         save_npz(outputs, result.outputs)
-    scored = None if labels is None else score(b, result, labels)
     if args.json:
-        emit_json(summary(args, result, different) | {"accuracy": scored})
+        emit_json(summary(args, result, different))
     else:
         _table(args, result, different)
-        if scored:
-            right, n = scored["correct"], scored["samples"]
-            emit(f"accuracy {100 * right / n:.1f} %: {right} of {n} samples")
+        if result.accuracy:
+            emit(_accuracy(result.accuracy))
     return 1 if different and any(different.values()) else 0
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    right, n = found["correct"], found["samples"]
+    text = f"accuracy {100 * right / n:.1f} %: {right} of {n} samples"
+    if found["engine"] == FLOAT:
+        return text
+    points, error = difference(found)
+    return (
+        f"{text}; float {100 * found['float_correct'] / n:.1f} %, difference {points:+.2f} ± {error:.2f} points: "
+        f"{found['only_float']} right in float alone, {found['only_build']} in this build alone"
+    )
 
 
 def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, int]:

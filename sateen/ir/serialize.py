@@ -1,6 +1,7 @@
-"""The quantized graph as one file, exact and the same byte for byte: a zip of graph.json and .npy arrays.
+"""Graphs as one file, the same byte for byte: a zip of graph.json and .npy arrays. The quantized graph is exact.
 
-Reals are written as Python prints them, which reads back the same; integers beyond 64 bits as JSON integers.
+Reals are written as Python prints them, which reads back the same; integers beyond 64 bits as JSON integers. The float
+graph's arrays are kept in float32.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from typing import Any, get_args
 import numpy as np
 
 from sateen.arrays import read_npy
-from sateen.errors import BuildError
+from sateen.errors import BuildError, ModelError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.ir.chosen import Chosen
-from sateen.ir.graph import HostOp, InputOp, Output, Port
+from sateen.ir.graph import Expression, Graph, HostOp, InputOp, Node, Output, Port
 from sateen.ir.heads import Batch
 from sateen.ir.pieces import Lattice, Piece
-from sateen.ir.quant import Quantizer
+from sateen.ir.quant import GivenWeights, Quantizer
 from sateen.ir.quantized import Constant, Factor, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.verify import broken
 
 VERSION = 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
-_CLASSES: dict[str, type] = {
+_QUANTIZED: dict[str, type] = {
     c.__name__: c
     for c in (
         *(
@@ -47,6 +48,24 @@ _CLASSES: dict[str, type] = {
         *get_args(Op),
     )
 }
+_FLOAT: dict[str, type] = {
+    c.__name__: c
+    for c in (
+        Graph,
+        Quantizer,
+        GivenWeights,
+        SparsityPattern,
+        Port,
+        InputOp,
+        Output,
+        HostOp,
+        Piece,
+        Lattice,
+        Batch,
+        Chosen,
+        Quant,
+    )
+} | {c.__name__: c for c in get_args(Node)}  # some names are those of other classes there
 
 
 def load(path: str | Path) -> QuantizedGraph:
@@ -61,10 +80,12 @@ def load(path: str | Path) -> QuantizedGraph:
         raise BuildError(f"{path}: {e}") from None
 
 
-def to_bytes(qgraph: QuantizedGraph) -> bytes:
+def to_bytes(graph: QuantizedGraph | Graph) -> bytes:
     """The file's content."""
     arrays: list[np.ndarray] = []
-    header = {"version": VERSION, "graph": _encode(qgraph, arrays)}
+    header = {"version": VERSION, "graph": _encode(graph, arrays)}
+    if isinstance(graph, Graph):
+        arrays = [a.astype(np.float32) if a.dtype == np.float64 else a for a in arrays]
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as z:
         text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=False)
@@ -78,30 +99,45 @@ def to_bytes(qgraph: QuantizedGraph) -> bytes:
 
 def from_bytes(data: bytes) -> QuantizedGraph:
     """The graph. Raises BuildError for anything but the output of `to_bytes`."""
+    graph = _read(data, "quantized graph", _QUANTIZED)
+    if not isinstance(graph, QuantizedGraph):
+        raise BuildError("not a quantized graph; compile the model again")
+    if (found := broken(graph)) is not None:
+        raise BuildError(f"not a quantized graph: {found[1]}; compile the model again")
+    return graph
+
+
+def float_from_bytes(data: bytes) -> Graph:
+    """The float graph, arrays as float64. Raises BuildError for anything but the output of `to_bytes`."""
+    graph = _read(data, "float graph", _FLOAT)
+    if not isinstance(graph, Graph):
+        raise BuildError("not a float graph; compile the model again")
+    try:
+        graph.verify()
+    except ModelError as e:
+        raise BuildError(f"not a float graph: {e}; compile the model again") from None
+    return graph
+
+
+def _read(data: bytes, what: str, classes: dict[str, type]) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             header = json.loads(z.read("graph.json"))
             if header["version"] != VERSION:
                 raise BuildError(
-                    f"quantized graph of version {header['version']}, this program reads {VERSION}; "
+                    f"{what} of version {header['version']}, this program reads {VERSION}; "
                     "compile the model again"
                 )
 
             def array(i: int) -> np.ndarray:
-                return read_npy(z.read(f"{i}.npy"))
+                x = read_npy(z.read(f"{i}.npy"))
+                return x.astype(np.float64) if classes is _FLOAT and x.dtype == np.float32 else x
 
-            graph = _decode(header["graph"], array)
-        if not isinstance(graph, QuantizedGraph):
-            raise BuildError("not a quantized graph; compile the model again")
-        if (found := broken(graph)) is not None:
-            raise BuildError(f"not a quantized graph: {found[1]}; compile the model again")
+            return _decode(header["graph"], array, classes)
     except BuildError:
         raise
     except Exception as e:  # a damaged file can fail in any of the layers below
-        raise BuildError(
-            f"not a quantized graph ({type(e).__name__}: {e}); compile the model again"
-        ) from None
-    return graph
+        raise BuildError(f"not a {what} ({type(e).__name__}: {e}); compile the model again") from None
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -131,20 +167,31 @@ def _encode(x: Any, arrays: list[np.ndarray]) -> Any:
             return [_encode(v, arrays) for v in x]
         case dict():
             return {"$dict": [[k, _encode(v, arrays)] for k, v in x.items()]}
-        case _ if type(x).__name__ in _CLASSES:
-            fields = {f.name: getattr(x, f.name) for f in dataclasses.fields(x)}
+        case Expression():  # parts may be shared
+            parts = x.postorder()
+            place = {id(p): i for i, p in enumerate(parts)}
+            listed = [
+                [p.function, _encode(p.parameters, arrays), [place[id(a)] for a in p.arguments]]
+                for p in parts
+            ]
+            return {"$expression": listed}
+        case _ if type(x) in (_QUANTIZED.get(type(x).__name__), _FLOAT.get(type(x).__name__)):
+            fields = {f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}
             if isinstance(x, Linear):
                 fields = _flat(fields)
             return {
                 "$class": type(x).__name__,
                 "fields": {k: _encode(v, arrays) for k, v in fields.items()},
             }
-    raise BuildError(f"a quantized graph cannot hold a {type(x).__name__}: {x!r}")
+    raise BuildError(f"a graph cannot hold a {type(x).__name__}: {x!r}")
 
 
-def _decode(x: Any, array: Any) -> Any:
+def _decode(x: Any, array: Any, classes: dict[str, type]) -> Any:
+    def read(value: Any) -> Any:
+        return _decode(value, array, classes)
+
     if isinstance(x, list):
-        return [_decode(v, array) for v in x]
+        return [read(v) for v in x]
     if not isinstance(x, dict):
         return x
     if "$format" in x:
@@ -156,11 +203,16 @@ def _decode(x: Any, array: Any) -> Any:
     if "$array" in x:
         return array(x["$array"])
     if "$tuple" in x:
-        return tuple(_decode(v, array) for v in x["$tuple"])
+        return tuple(read(v) for v in x["$tuple"])
     if "$dict" in x:
-        return {k: _decode(v, array) for k, v in x["$dict"]}
-    cls = _CLASSES[x["$class"]]
-    fields = {k: _decode(v, array) for k, v in x["fields"].items()}
+        return {k: read(v) for k, v in x["$dict"]}
+    if "$expression" in x:
+        parts: list[Expression] = []
+        for function, parameters, arguments in x["$expression"]:
+            parts.append(Expression(function, read(parameters), tuple(parts[a] for a in arguments)))
+        return parts[-1]
+    cls = classes[x["$class"]]
+    fields = {k: read(v) for k, v in x["fields"].items()}
     return cls(**(_deep(fields) if cls is Linear else fields))
 
 

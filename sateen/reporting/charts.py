@@ -90,3 +90,20 @@ def label_step(layers: int) -> int:
 
 def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def histogram(shares: Sequence[float], title: str) -> str:
+    """Bars of equal width, as high as the root of their share, so that tails are seen."""
+    width, height = 4, 22
+    top = max(shares, default=0.0) or 1.0
+    bars = "".join(
+        f'<rect x="{n * width}" y="{height - h:.1f}" width="{width - 1}" height="{h:.1f}">'
+        f"<title>{100 * s:.2g} %</title></rect>"
+        for n, s in enumerate(shares)
+        if (h := height * (s / top) ** 0.5) > 0
+    )
+    across = len(shares) * width
+    return (
+        f'<svg class="histogram" role="img" aria-label="{escape(title)}" width="{across}" height="{height + 1}">{bars}'
+        f'<line x1="0" x2="{across}" y1="{height + 0.5}" y2="{height + 0.5}"/></svg>'
+    )

@@ -16,8 +16,8 @@ from sateen.fpga.estimate.clock_model import estimate_clock
 from sateen.fpga.estimate.energy import energy
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import UNITS
-from sateen.reporting.charts import Slot, columns
-from sateen.reporting.labels import accuracy
+from sateen.reporting.charts import Slot, columns, histogram
+from sateen.reporting.labels import accuracy, difference
 from sateen.reporting.sweeps import read_sweep
 from sateen.reporting.timeline import draw
 from sateen.sim.engines import Build
@@ -64,6 +64,7 @@ def write_report(build: Path, output: Path | None = None, sweep: Path | None = N
         _seconds(build),
         _estimated(schedule, b.manifest),
         formats,
+        b.errors,
     )
     write_file(path, page, "report")
     return path
@@ -86,6 +87,7 @@ def render(
     seconds: float | None = None,
     estimated: dict[str, Any] | None = None,
     sweep: list[dict[str, Any]] | None = None,
+    errors: dict[str, Any] | None = None,
 ) -> str:
     """The page's text from a build's JSON files; `seconds` is how long quantization took, `sweep` from `read_sweep`."""
     import jinja2
@@ -120,11 +122,28 @@ def render(
         charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
         boards=boards or [],
-        accuracy=accuracy,
+        accuracy=accuracy and {**accuracy, "difference": difference(accuracy)},
+        errors=_errors(errors or {}),
         estimated=estimated or {},
         sweep=sweep or [],
         families=list(FAMILIES.values()),
     )
+
+
+def _errors(found: dict[str, Any]) -> dict[str, Any]:
+    """errors.json with drawings of its histograms."""
+    layers = [
+        {
+            **e,
+            "short": _short(e["name"]),
+            **{
+                kind: e[kind] and histogram(e[kind], f"{kind} of {e['name']}")
+                for kind in ("activations", "weights")
+            },
+        }
+        for e in found.get("layers", ())
+    ]
+    return {"outputs": [], "samples": 0, **found, "layers": layers}
 
 
 def _estimated(schedule: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
