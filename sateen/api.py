@@ -113,7 +113,8 @@ def compile(
         those of a file that is quantized already
     sparsity, sparsity_method : "N:M", to which all layers but the first and the last are pruned, and how: "sparsegpt",
         "wanda", "magnitude"; "keep" prunes nothing and refuses weights that break the pattern
-    ptq : a recipe: "fast", "balanced", "best", "learned" (needs PyTorch), a TOML file's path, a `Recipe`
+    ptq : a recipe: "auto" ("fast" at integers of 8 bits, else "balanced"), "fast", "balanced", "best", "learned" (needs
+        PyTorch), a TOML file's path, a `Recipe`
     scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
     power_of_two : all scales are powers of two, so that requantization is a shift
     dataflow : "weight_stationary", "output_stationary", or "auto" for the faster one of each layer

@@ -45,7 +45,7 @@ DEFAULT_ATTEMPTS = 3
 SCALES = ("mse", "minmax", "percentile", "entropy")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
 DEFAULT_PRESET = "mac256"
-DEFAULT_PTQ = "fast"
+DEFAULT_PTQ = "auto"
 SPARSE_PRESET = "sat256"
 
 

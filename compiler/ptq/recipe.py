@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +133,33 @@ RECIPES = {
 no pool before a small dense layer (docs/adr/0024-merged-pools.md)."""
 
 
+AUTO = "auto"
+
+
+def chosen(
+    recipe: Recipe, samples: int, given: bool, weight_format: str | Format, activation_format: str | Format
+) -> Recipe:
+    """What `auto` stands for: `balanced` where rounding to nearest loses accuracy and there are samples to fit to.
+
+    Integers of 8 bits lose nothing that `fast` does not keep (docs/adr/0045-default-recipe.md). `given`: the file is
+    quantized already, and keeps its weights.
+    """
+    if recipe.name != AUTO:
+        return recipe
+    formats = as_format(weight_format), as_format(activation_format)
+    fine = all(f.uniform and f.bits >= 8 for f in formats)
+    base = RECIPES["fast" if fine or given or samples < LEAST_SAMPLES else "balanced"]
+    return replace(base, scales=recipe.scales, power_of_two=recipe.power_of_two)
+
+
 def load_recipe(name: str | Path) -> Recipe:
     """A recipe by name, or from a TOML file. Raises ConfigError."""
-    if str(name) in RECIPES:
-        return RECIPES[str(name)]
+    named = RECIPES | {AUTO: Recipe(AUTO)}
+    if str(name) in named:
+        return named[str(name)]
     path = Path(name)
     if path.suffix != ".toml":
-        raise ConfigError(f"recipe '{name}' is unknown; it must be {', '.join(RECIPES)}, or a .toml file")
+        raise ConfigError(f"recipe '{name}' is unknown; it must be {', '.join(named)}, or a .toml file")
     content = read_toml(path, "recipe")
     allowed = {"scales": str, "input_terms": int, "power_of_two": bool, "pass": list}
     for key, value in content.items():
@@ -221,6 +241,8 @@ def fit(
         "tensors": len(network.graph.quantizers),
         "weights": sum(isinstance(n, Conv) and n.given is not None for n in network.graph.nodes),
     }
+    count = len(next(iter((samples or {}).values()), ()))
+    recipe = chosen(recipe, count, any(given.values()), weight_format, activation_format)
     if any(given.values()):
         _check_given(recipe)
     if samples is None and not network.graph.quantizers:
@@ -228,7 +250,6 @@ def fit(
     steps = recipe.steps(calibrated=samples is not None)
     for step in steps:  # before any takes time
         step.check()
-    count = len(next(iter((samples or {}).values()), ()))
     if any(step.fits for step in steps) and 0 < count < LEAST_SAMPLES:
         raise DataError(
             f"calibration: {count} samples, but recipe '{recipe.name}' fits weights to them and needs at least "

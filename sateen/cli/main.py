@@ -190,7 +190,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--ptq",
         default=DEFAULT_PTQ,
         metavar="RECIPE",
-        help=f"fast, balanced, best, learned (with PyTorch), or a TOML file of passes (default {DEFAULT_PTQ})",
+        help="fast, balanced, best, learned (with PyTorch), auto, or a TOML file of passes "
+        f"(default {DEFAULT_PTQ}: fast at integers of 8 bits, else balanced)",
     )
     p.add_argument(
         "--scales", choices=SCALES, help="how scales of activations are found (default: the recipe's, mse)"

@@ -14,7 +14,7 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, load_recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe, chosen, load_recipe, run_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize.activations import plan_activations
@@ -69,7 +69,7 @@ def test_files_that_are_refused(tmp_path, text, message):
 
 def test_names_that_are_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"recipe 'slow' is unknown; it must be fast, balanced, best, learned, or a .toml"
+        ConfigError, match=r"recipe 'slow' is unknown; it must be fast, balanced, best, learned, auto, or a .toml"
     ):
         load_recipe("slow")
     with pytest.raises(ConfigError, match=r"cannot be read"):
@@ -208,3 +208,20 @@ def test_entropy_clips_outliers_and_stays_near_the_range(name):
     constant = np.full(50, 3.0)
     quant = activation_quant(Observed("t", 3.0, 3.0, constant), fmt, method="entropy")
     assert abs(quant.dequantize(quant.quantize(constant)) - 3).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("formats", "samples", "given", "name"),
+    [
+        (("int8", "uint8"), 64, False, "fast"),
+        (("int8", "int7"), 64, False, "balanced"),
+        (("e4m3", "int8"), 64, False, "balanced"),
+        (("int4", "int4"), 8, False, "balanced"),
+        (("int4", "int4"), 7, False, "fast"),
+        (("int4", "int4"), 64, True, "fast"),
+    ],
+)
+def test_auto_follows_the_formats(formats, samples, given, name):
+    found = chosen(replace(load_recipe("auto"), power_of_two=True), samples, given, *formats)
+    assert found == replace(RECIPES[name], power_of_two=True)
+    assert chosen(RECIPES["best"], samples, given, *formats) is RECIPES["best"]
