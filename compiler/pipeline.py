@@ -42,6 +42,7 @@ from sateen.version import __version__
 _logger = logging.getLogger("sateen")
 
 Progress = Callable[[str, float], None]
+Calibration = Mapping[str, np.ndarray] | Callable[[Graph], Mapping[str, np.ndarray]]
 
 KEEP = "keep"
 AUTO = "auto"
@@ -52,7 +53,8 @@ def compile_model(
     build: Path,
     *,
     config: AcceleratorConfig,
-    calibration: dict[str, np.ndarray] | None = None,
+    calibration: Calibration | None = None,
+    random: bool = False,
     fixed_formats: tuple[bool, bool] = (True, True),
     recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
@@ -70,7 +72,9 @@ def compile_model(
 
     Parameters
     ----------
-    calibration : one array for each graph input, (N, *shape); a model that says how each tensor is rounded needs none
+    calibration : one array for each graph input, (N, *shape), or a function from the graph to them; a model that says
+        how each tensor is rounded needs none
+    random : the samples mean nothing, which the manifest says
     fixed_formats : whether the configuration's formats of weights and activations stay, or those of a model that is
         quantized already take their place
     recipe : how the network is quantized, see `sateen.compiler.ptq.recipe`
@@ -97,7 +101,8 @@ def compile_model(
     step("import", 0.0)
     quantized = quantize_graph(
         import_model(model_path, shapes, values), str(model_path), config=config, calibration=calibration,
-        fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method, progress=step,
+        random=random, fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method,
+        progress=step,
     )  # fmt: skip
     step("schedule", 0.5)
     program = map_network(quantized, dataflow, batch)
@@ -131,7 +136,8 @@ def quantize_graph(
     source: str,
     *,
     config: AcceleratorConfig,
-    calibration: dict[str, np.ndarray] | None = None,
+    calibration: Calibration | None = None,
+    random: bool = False,
     fixed_formats: tuple[bool, bool] = (True, True),
     recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
@@ -139,6 +145,8 @@ def quantize_graph(
     progress: Callable[[str, float], None] = lambda name, fraction: None,
 ) -> Quantized:
     """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
+    if callable(calibration):
+        calibration = calibration(graph)
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
     imported = graph
@@ -152,8 +160,12 @@ def quantize_graph(
     with collected() as warnings:
         for remark in graph.remarks:
             _logger.warning("%s", remark)
+        if random:
+            _logger.warning(
+                "calibration: random numbers; cycles and cost hold, outputs and accuracy mean nothing"
+            )
         warn_of_samples(calibration or {})
-        graph = _sparse(graph, config, sparsity, sparsity_method, calibration or {})
+        graph = _sparse(graph, config, sparsity, sparsity_method, dict(calibration or {}))
         state, record = fit(
             network.with_graph(graph),
             calibration,
@@ -163,7 +175,9 @@ def quantize_graph(
             progress=lambda i, n: progress("quantize", 0.1 + 0.4 * i / n),
         )
     assert state.quantized is not None
-    origin = Origin(imported, state.network.graph, evenly(calibration, MEASURED))
+    if random:
+        record["calibration"] = "random"
+    origin = Origin(imported, state.network.graph, {} if random else evenly(calibration, MEASURED))
     return Quantized(state.quantized, config, record, graph.unused, tuple(warnings), origin)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sateen.machine.presets import PRESETS, preset
     from sateen.machine.space import random_machine, search_space
     from sateen.mapped import Build, MappedNetwork, open
+    from sateen.samples import Images
     from sateen.sim.engines import RunResult
     from sateen.stages import Network, QuantizedNetwork, load
 
@@ -30,6 +31,7 @@ __all__ = [
     "AcceleratorConfig",
     "Build",
     "Format",
+    "Images",
     "MappedNetwork",
     "Network",
     "QuantizedNetwork",
@@ -69,6 +71,7 @@ _HOME = {
     "QuantizedNetwork": "sateen.stages",
     "MappedNetwork": "sateen.mapped",
     "RunResult": "sateen.sim.engines",
+    "Images": "sateen.samples",
     "Build": "sateen.mapped",
     "AcceleratorConfig": "sateen.machine.config",
     "PRESETS": "sateen.machine.presets",

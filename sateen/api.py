@@ -34,11 +34,11 @@ from sateen.options import (
     Progress,
     Shapes,
     Values,
-    arrays,
     choose_config,
     choose_recipe,
     model_path,
 )
+from sateen.samples import RANDOM, RANDOM_MEANS_NOTHING, early, is_random, load_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,8 +105,9 @@ def compile(
     Parameters
     ----------
     model, build : the file; the folder, new, empty or with a build that is to be replaced
-    calibration : real samples, an .npz file or arrays by input, batch first; a file that says how every tensor is
-        rounded needs none
+    calibration : real samples, batch first: an .npz file or arrays by input, an .npy file, a folder of images or
+        `Images` for the one input; "random" for cycles and cost alone; a file that says how every tensor is rounded
+        needs none
     config, preset : the machine, as a configuration or a TOML file's path, or as a preset's name; by default the
         board's, "sat256" with an N:M `sparsity`, else "mac256"
     weights, activations : format names such as "int8", "e3m2", which replace the configuration's; by default int8, or
@@ -154,12 +155,15 @@ def compile(
     chosen = choose_config(config, preset, weights, activations)
     recipe = choose_recipe(ptq, scales, power_of_two)
     path = model_path(model)
-    samples = None if calibration is None else arrays(calibration, "calibration data")
+    given = None if calibration is None else early(calibration, "calibration data")
     return compile_model(
         path,
         Path(build),
         config=chosen,
-        calibration=samples,
+        calibration=None
+        if given is None
+        else lambda graph: load_samples(given, lambda: graph.inputs, "calibration data"),
+        random=is_random(calibration),
         fixed_formats=(
             config is not None or weights is not None,
             config is not None or activations is not None,
@@ -194,7 +198,7 @@ def run(
     Parameters
     ----------
     build : a folder that `compile` wrote; one that is open is not read again
-    inputs : an .npz file or arrays by input, batch first
+    inputs : samples as `compile` takes them for calibration
     engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (on `port`);
         "float" is the network as it was imported, before it was pruned and rounded
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
@@ -251,9 +255,13 @@ def run(
     b = build if isinstance(build, Opened) else Opened(build)
     declared = b.manifest["inputs"]
     ports = {p["name"]: p["shape"] for p in declared if p.get("used", True)}
-    given = arrays(inputs, "inputs")
+    given = load_samples(inputs, lambda: b.graph().inputs, "inputs")
     unused = {p["name"] for p in declared} - set(ports)
     checked = check_ports({k: a for k, a in given.items() if k not in unused}, ports, "inputs")
+    if labels is not None and b.manifest.get("ptq", {}).get("calibration") == RANDOM:
+        raise DataError(
+            f"build {b.folder}: its {RANDOM_MEANS_NOTHING}; compile it with real samples for labels"
+        )
     classes = None if labels is None else load_labels(labels, len(next(iter(checked.values()))))
     if port is not None:
         result = run_on_board(b, checked, port, baud=_baud(b) if baud is None else baud, progress=progress)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sateen.arrays import load_npz
 from sateen.errors import ConfigError, DataError, ModelError
 from sateen.formats import SparsityPattern, parse_format
 from sateen.formats.sparsity import DENSE
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import preset as preset_config
+from sateen.samples import Given
 
 if TYPE_CHECKING:
     from sateen.compiler.ptq.recipe import Recipe
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 """Called with a stage's name and the fraction done, 0 to 1."""
 
-Arrays = str | Path | Mapping[str, np.ndarray]
-"""A file's path, or one array per graph input, batch first."""
+Arrays = Given
+"""A path (.npz, .npy, a folder of images), "random", `Images`, or one array per graph input, batch first."""
 
 Shapes = Mapping[str, Sequence[int]]
 """By graph input, the batch first."""
@@ -98,10 +98,3 @@ def model_path(model: str | Path) -> Path:
     if path.is_dir():
         raise ModelError(f"model {path}: is a folder; give an ONNX file")
     return path
-
-
-def arrays(given: Arrays, what: str) -> dict[str, np.ndarray]:
-    """The arrays by name; `what` names them in a DataError."""
-    if isinstance(given, str | Path):
-        return load_npz(given, what)
-    return {name: np.asarray(array) for name, array in given.items()}

@@ -32,12 +32,12 @@ from sateen.options import (
     Machine,
     Shapes,
     Values,
-    arrays,
     choose_config,
     choose_recipe,
     default_machine,
     model_path,
 )
+from sateen.samples import is_random, load_samples
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -173,10 +173,14 @@ class Network:
         >>> quantized = network.quantize(weights="int4", calibration="samples.npz")
         >>> quantized.run({"input": images})["logits"]
         """
-        _ = self._graph()
+        ports = self._graph().inputs
+        samples = (
+            None if calibration is None else load_samples(calibration, lambda: ports, "calibration data")
+        )
         config = choose_config(None, None, weights, activations)
         options = _Options(
-            samples=None if calibration is None else arrays(calibration, "calibration data"),
+            samples=samples,
+            random=is_random(calibration),
             recipe=choose_recipe(ptq, scales, power_of_two),
             fixed=(weights is not None, activations is not None),
             method=sparsity_method,
@@ -198,6 +202,7 @@ class _Options:
     recipe: Recipe
     fixed: tuple[bool, bool]
     method: str
+    random: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +331,7 @@ class QuantizedNetwork:
                 recipe=self.options.recipe,
                 sparsity=pattern,
                 sparsity_method=self.options.method,
+                random=self.options.random,
             )
         made = self._made[key]
         formats = {
@@ -351,5 +357,6 @@ def _fitting(graph: Graph | QuantizedGraph, inputs: Arrays, unused: Container[st
     from sateen.arrays import check_ports
 
     ports = {p.source: list(p.shape) for p in graph.inputs}
-    given = {name: a for name, a in arrays(inputs, "inputs").items() if name not in unused}
+    loaded = load_samples(inputs, lambda: graph.inputs, "inputs")
+    given = {name: a for name, a in loaded.items() if name not in unused}
     return check_ports(given, ports, "inputs")

@@ -28,6 +28,7 @@ EXTRA = {
     "compiler": ("test",),
     "fpga": ("benchmark", "cost", "link", "gowin"),
     "sim": ("link",),
+    "top": ("images",),
 }
 """Packages that may import libraries of an optional dependency, inside functions."""
 EXPLORER = "sateen.explorer."

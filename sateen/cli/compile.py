@@ -12,7 +12,9 @@ from rich.table import Table
 
 from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress
+from sateen.cli.samples import images
 from sateen.manifest import BuildFiles
+from sateen.samples import RANDOM
 
 SHOWN = 5
 """Of the layers whose outputs are furthest from float."""
@@ -70,7 +72,7 @@ def compile(args: argparse.Namespace) -> int:
         manifest = api.compile(
             args.model,
             args.output,
-            calibration=args.calibration,
+            calibration=args.calibration and images(args, args.calibration),
             config=args.config,
             preset=args.preset,
             weights=args.weights,
@@ -135,6 +137,8 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     rows.append(
         ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
     )
+    if p.get("calibration") == RANDOM:
+        rows.append(("calibration", "random: cycles and cost hold, outputs and accuracy mean nothing"))
     for found in manifest.get("errors", {}).get("outputs", ()):
         of = f"against float on {manifest['errors']['samples']} calibration samples"
         rows.append((f"output {found['name']}", f"{error_text(found)}, {of}"))

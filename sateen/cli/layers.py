@@ -14,6 +14,7 @@ from sateen.cli.io import emit, emit_json, emit_table, result_path
 from sateen.files import check_writable, write_file
 from sateen.mapped import Build, open
 from sateen.reporting.page import LIMITS
+from sateen.samples import RANDOM, RANDOM_MEANS_NOTHING
 
 _COLUMNS = (
     "layer", "kind", "output", "cycles", "share", "utilization", "limited by", "moved",
@@ -66,4 +67,6 @@ def _table(build: Build, rows: list[dict[str, Any]]) -> None:
             percent(row["clipped"], ".2g"),
         )
     emit_table(table)
+    if build.manifest.get("ptq", {}).get("calibration") == RANDOM:
+        emit(RANDOM_MEANS_NOTHING)
     emit(f"{build.cycles:,} cycles; layers overlap: each has those by which it moves the end of the run")

@@ -104,6 +104,7 @@ _HOME = {
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (docs/usage.md)."""
     from sateen.cli.explore_options import add_explore
+    from sateen.cli.samples import add_image_options
     from sateen.machine.config import DATAFLOWS
     from sateen.machine.presets import PRESETS
     from sateen.options import (
@@ -181,10 +182,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="how weights are chosen (default sparsegpt; magnitude is the quickest); keep prunes nothing and refuses "
         "weights that break the pattern",
     )
+    add_image_options(p)
     p.add_argument(
         "--calibration",
-        metavar="X.npz",
-        help="real samples, one array per graph input, batch first; a quantized model needs none",
+        metavar="X",
+        help="real samples, batch first: an .npz file with an array for each input; for one input an .npy file or a "
+        "folder of images; random, for cycles and cost alone; a quantized model needs none",
     )
     p.add_argument(
         "--ptq",
@@ -216,7 +219,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = add("run", "run a build with one of the four engines, or on a board")
     p.add_argument("build", metavar="BUILD")
-    p.add_argument("--inputs", required=True, metavar="X.npz", help="one array per graph input, batch first")
+    add_image_options(p)
+    p.add_argument("--inputs", required=True, metavar="X", help="samples, as --calibration of compile")
     p.add_argument(
         "--engine", choices=(*ENGINES, FLOAT, BOARD), default="reference", help="default reference"
     )

@@ -10,12 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from sateen import api
-from sateen.arrays import check_names, load_npz, save_npz
+from sateen.arrays import check_names, save_npz
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
+from sateen.cli.samples import images
 from sateen.errors import DataError
 from sateen.files import check_writable
 from sateen.options import FLOAT
 from sateen.reporting.labels import difference
+from sateen.samples import RANDOM, RANDOM_MEANS_NOTHING
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     b = Build(args.build)
     if outputs:
         check_names((o["name"] for o in b.manifest["outputs"]), "outputs")
-    inputs = load_npz(args.inputs, "inputs")
+    inputs = images(args, args.inputs)
     with progress(args.engine) as report:
         result = api.run(
             b,
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         emit_json(summary(args, result, different))
     else:
         _table(args, result, different)
+        if b.manifest.get("ptq", {}).get("calibration") == RANDOM:
+            emit(RANDOM_MEANS_NOTHING)
         if result.accuracy:
             emit(_accuracy(result.accuracy))
     return 1 if different and any(different.values()) else 0

@@ -28,10 +28,11 @@ from sateen.explorer.study import (
 )
 from sateen.explorer.target import Target, find_target
 from sateen.files import load_entry, shown, store_entry
-from sateen.ir.graph import Graph
+from sateen.ir.graph import Graph, Port
 from sateen.machine.config import AcceleratorConfig
-from sateen.options import SPARSITY_METHODS, Arrays, Shapes, arrays, model_path
+from sateen.options import SPARSITY_METHODS, Arrays, Shapes, model_path
 from sateen.reporting.labels import load_labels
+from sateen.samples import is_random, load_samples
 from sateen.version import __version__
 
 Progress = Callable[[str, float], None]
@@ -65,8 +66,14 @@ def explore(
     chosen = _space(space, base, target)
     if method not in SPARSITY_METHODS or method == "keep":
         raise ConfigError(f"sparsity method '{method}'; it must be magnitude, wanda or sparsegpt")
-    samples = None if calibration is None else arrays(calibration, "calibration data")
-    tested = samples if data is None else arrays(data, "data")
+    if is_random(calibration) or is_random(data):
+        raise DataError("samples are random, and accuracies of such mean nothing; give real ones")
+
+    def ports() -> Sequence[Port]:
+        return _graph(path, shapes).inputs
+
+    samples = None if calibration is None else load_samples(calibration, ports, "calibration data")
+    tested = samples if data is None else load_samples(data, ports, "data")
     if data is None and labels is not None:
         raise DataError("labels are given without data; give --data X.npz with the samples that they are of")
     about = _about(

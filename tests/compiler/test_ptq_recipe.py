@@ -69,7 +69,8 @@ def test_files_that_are_refused(tmp_path, text, message):
 
 def test_names_that_are_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"recipe 'slow' is unknown; it must be fast, balanced, best, learned, auto, or a .toml"
+        ConfigError,
+        match=r"recipe 'slow' is unknown; it must be fast, balanced, best, learned, auto, or a .toml",
     ):
         load_recipe("slow")
     with pytest.raises(ConfigError, match=r"cannot be read"):
