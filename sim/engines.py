@@ -123,9 +123,7 @@ class Build(BuildFiles):
         found = {}
         for r, data in zip(self.outputs, regions, strict=True):
             result = r.unpack(data, self.config)
-            found[r.tensor] = (
-                result.reshape(-1, *graph.tensors[r.tensor].shape)[:samples] if self.batch > 1 else result
-            )
+            found[r.tensor] = result.reshape(-1, *graph.tensors[r.tensor].shape)[:samples]
         return found
 
     @property

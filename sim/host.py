@@ -75,9 +75,9 @@ class Region:
         """
         if self.fold:
             codes = self.fold.apply(codes)
-        if batch > 1 and codes.shape[1:] == self.shape:
-            codes = codes[::batch]
-        elif batch > 1:
+        if batch == 1 or np.prod(codes.shape[1:]) == np.prod(self.shape):
+            codes = codes[::batch].reshape(-1, *self.shape)
+        else:
             rest = np.zeros((-len(codes) % batch, *codes.shape[1:]), codes.dtype)
             codes = np.concatenate([codes, rest]).reshape(-1, *self.shape)
         return pack_activations(codes, config)

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sateen.ir.quantized import Linear, QuantizedGraph, Tensor
+from sateen.ir.graph import Shape
+from sateen.ir.operation import Window
+from sateen.ir.quantized import ComputedConv, Linear, QuantizedGraph, Tensor, WeightGradient
 from sateen.ir.verify import verify
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim.host import Fold
@@ -15,6 +17,7 @@ from sateen.sim.host import Fold
 def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[QuantizedGraph, dict[str, Fold]]:
     """The graph that the accelerator runs, and for each folded input what the host does."""
     folds: dict[str, Fold] = {}
+    reshaped: set[str] = set()
     ops = list(graph.ops)
     tensors = dict(graph.tensors)
     output_tensors = {o.tensor for o in graph.outputs}
@@ -23,6 +26,12 @@ def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[Quant
         if len(users) != 1 or port.name in output_tensors:
             continue
         op = users[0]
+        if isinstance(op, WeightGradient | ComputedConv):
+            if found := _of_step(op, port.name, graph, config):
+                folds[port.name], ops[ops.index(op)], shapes = found
+                tensors |= {t: replace(tensors[t], shape=shape) for t, shape in shapes.items()}
+                reshaped |= set(shapes)
+            continue
         if not isinstance(op, Linear) or not op.whole or (op.residual and op.residual.input == port.name):
             continue
         best = min(_candidates(op, graph, config), key=lambda c: c[0])
@@ -36,7 +45,52 @@ def fold_inputs(graph: QuantizedGraph, config: AcceleratorConfig) -> tuple[Quant
     if not folds:
         return graph, folds
     changed = replace(graph, ops=tuple(ops), tensors=tensors)
-    return verify(changed, after="fold_inputs", folded=folds), folds
+    return verify(changed, after="fold_inputs", folded={*folds, *reshaped}, reshaped=reshaped), folds
+
+
+def _of_step(
+    op: WeightGradient | ComputedConv, port: str, graph: QuantizedGraph, config: AcceleratorConfig
+) -> tuple[Fold, WeightGradient | ComputedConv, dict[str, Shape]] | None:
+    """Of an op of a training step: the fold, the changed op, and shapes; weights and their gradients lie in memory as
+    they did. None where nothing is gained, or the weights have a pattern or other readers."""
+    (kh, kw), (pt, pl, pb, pr) = op.kernel, op.pads
+    tensor = graph.tensors[port]
+    weights = op.output
+    if isinstance(op, ComputedConv):
+        weights = op.weight
+        alone = graph.consumers(op.weight) == (op,) and graph.producer(op.weight) is None
+        if op.transposed or not op.pattern.dense or not alone or (op.residual and op.residual.input == port):
+            return None
+    if op.input != port or min(op.pads) < 0:
+        return None
+    _, inputs, outputs = graph.tensors[weights].shape
+
+    def cost(taps: int, channels: int) -> int:
+        """Passes over the pixels."""
+        elements = min(config.group, channels) if isinstance(op, WeightGradient) else config.group
+        return taps * elements * -(-channels // config.elements)
+
+    costs = {
+        (1, 1): cost(kh * kw, inputs),
+        (1, kw): cost(kh, kw * inputs),
+        (kh, kw): cost(1, kh * kw * inputs),
+    }
+    folded = min(costs, key=lambda k: costs[k])
+    if folded == (1, 1):
+        return None
+    if folded == (kh, kw):
+        fold = Fold(folded, op.stride, op.dilation, op.pads, tensor.quant.zero_code)
+        window = Window()
+    else:
+        fold = Fold(folded, (1, op.stride[1]), (1, op.dilation[1]), (0, pl, 0, pr), tensor.quant.zero_code)
+        window = Window((kh, 1), (op.stride[0], 1), (op.dilation[0], 1), (pt, 0, pb, 0))
+    channels = folded[0] * folded[1] * inputs
+    changed = replace(
+        op, kernel=window.kernel, stride=window.stride, dilation=window.dilation, pads=window.pads,
+        **({"reduction": channels} if isinstance(op, ComputedConv) else {}),
+    )  # fmt: skip
+    shapes = {port: _folded_shape(tensor.shape, fold), weights: (window.kernel[0], channels, outputs)}
+    return fold, changed, shapes
 
 
 def _folded_shape(shape: tuple[int, int, int], f: Fold) -> tuple[int, int, int]:

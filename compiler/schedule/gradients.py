@@ -41,7 +41,9 @@ def lower_sums(low: Lowering, op: WeightGradient | BiasGradient) -> None:
     held: dict[Chunk, int] = {}
     cycles = slot = 0
     step = even(shape.tiles, config.acc_depth // shape.sums)
-    together = config.acc_depth // (shape.sums * shape.tiles) if step == shape.tiles else 1
+    together = 1
+    if step == shape.tiles:
+        together = even(len(shape.pieces), config.acc_depth // (shape.sums * shape.tiles))
     for first in range(0, len(shape.pieces), together):
         pieces = shape.pieces[first : first + together]
         for t0 in range(0, shape.tiles, step):

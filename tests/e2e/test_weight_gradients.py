@@ -52,8 +52,8 @@ def network(fmt, ops, shapes, outputs):
     return verify(QuantizedGraph("net", ports, outs, tuple(ops), tensors), after="test")
 
 
-def gradients(fmt="int8", window=CASES["3x3"], plane=(5, 6), inputs=10, outputs=7, gate=False):
-    """Both gradients of a layer; perhaps of what a Relu gave."""
+def gradients(fmt="int8", window=CASES["3x3"], plane=(5, 6), inputs=10, outputs=7, gate=False, fold=False):
+    """Both gradients of a layer; perhaps of what a Relu gave. What the layer read is folded if nothing else reads it."""
     out = window.plane(*plane)
     pixels = out[0] * out[1]
     dy = "gated" if gate else "dy"
@@ -68,7 +68,10 @@ def gradients(fmt="int8", window=CASES["3x3"], plane=(5, 6), inputs=10, outputs=
     if gate:
         shapes |= {"y": (*out, outputs), "gated": (*out, outputs)}
         ops.insert(0, Gate("gate", "dy", "y", "gated", 0, parse_format(fmt).max_fixed))
-    return network(fmt, ops, shapes, [*(["gated"] if gate else []), "dw", "db"])
+    if not fold:
+        shapes["again"] = shapes["x"]
+        ops.append(Gate("again", "x", "x", "again", 0, 5))
+    return network(fmt, ops, shapes, [*(["gated"] if gate else []), "dw", "db", *([] if fold else ["again"])])
 
 
 def random_inputs(graph, samples, seed=0):
@@ -116,6 +119,15 @@ def test_other_machines(name):
     program = check(graph, config, samples=4, batch=2)
     pieces = any(i.opcode == Opcode.OUTER and i.accumulate for i in program.instructions)
     assert pieces == (name in ("short weights", "through memory"))
+
+
+@pytest.mark.parametrize("case", ["3x3", "stride 2", "odd"])
+@pytest.mark.parametrize("inputs", [1, 3, 5])
+def test_taps_of_the_first_layer_fold(case, inputs):
+    """Few channels: the host brings taps as channels, and the gradient lies as it did."""
+    graph = gradients(window=CASES[case], inputs=inputs, fold=True)
+    program = check(graph, TINY, samples=4, batch=2)
+    assert program.graph.tensors["dw"].shape[0] < graph.tensors["dw"].shape[0]
 
 
 def test_acc_bits_are_those_of_a_batch():
