@@ -30,6 +30,10 @@ class Unsupported(Exception):
         self.limit = limit
 
 
+class Astray(Unsupported):
+    """A dimension that runs from one axis into the next, in the middle of either."""
+
+
 def normal(factors: Iterable[Factor]) -> Dim:
     """Without factors of size 1, neighbours merged."""
     out: list[Factor] = []
@@ -94,7 +98,7 @@ def axis_dims(hwc: Sequence[int]) -> Layout:
 def split_axes(dim: Dim, hwc: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     """Cut the factors where the axes of (H, W, C) meet: (size, stride, axis), axis -1 for the batch.
 
-    Raises Unsupported if a factor straddles an axis without a whole cut (a reshape that mixes pixels and channels).
+    Raises Astray if a factor straddles an axis without a whole cut (a reshape that mixes pixels and channels).
     """
     _, w, c = hwc
     starts = ((1, 2), (c, 1), (w * c, 0))  # the stride where each axis begins
@@ -111,7 +115,7 @@ def split_axes(dim: Dim, hwc: Sequence[int]) -> tuple[tuple[int, int, int], ...]
             inside = size if end is None else min(size, -(-end // stride))
             whole = end is None or (inside * stride == end if inside < size else inside * stride <= end)
             if size % inside or stride % begin or not whole:
-                raise Unsupported(
+                raise Astray(
                     f"its elements run across rows, columns and channels of {tuple(hwc)}",
                     "remove the Reshape or Transpose before it",
                 )

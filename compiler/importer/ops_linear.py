@@ -152,6 +152,8 @@ def matmul(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     weight = need(walk.weights(node, 0 if left else 1), "weights")
     if weight.ndim > 2 and set(weight.shape[:-2]) == {1}:
         x, weight = raised(x, weight.ndim), weight.reshape(weight.shape[-2:])
+    if weight.ndim > 2:
+        return [product(walk, node, *((weight, x) if left else (x, weight)))]
     if weight.ndim not in (1, 2) or x.rank < 2:
         raise Unsupported(
             f"operands of shapes {x.shape} and {weight.shape}", "the constant one must have 2 dimensions"

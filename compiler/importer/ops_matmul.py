@@ -1,4 +1,4 @@
-"""MatMul and Gemm of two computed tensors: a batch of products, each factor where it lies."""
+"""MatMul and Gemm of two tensors: a batch of products, each factor where it lies."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import math
 
 import numpy as np
 
-from sateen.compiler.importer.layout import Dim, normal, split_axes, without_batch
-from sateen.compiler.importer.moves import Roles, rebuilt
+from sateen.compiler.importer.layout import Dim, normal, row_major, split_axes, without_batch
+from sateen.compiler.importer.moves import Roles, laid_out, rebuilt
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import MatMul
+from sateen.ir.graph import Conv, MatMul, Stored
 from sateen.ir.heads import OUTPUT, WEIGHT, Batch
 
 Dims = tuple[int, ...]
 
 
-def product(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
-    """a (…, M, K) times b (…, K, N). Raises Unsupported where ONNX would repeat a factor for a batch."""
+def product(walk: Walk, node: OnnxNode, a: Value | np.ndarray, b: Value | np.ndarray) -> Value:
+    """a (…, M, K) times b (…, K, N), one of which may be constant.
+
+    Raises Unsupported where ONNX would repeat a computed factor for a batch.
+    """
+    if isinstance(a, Value) and isinstance(b, np.ndarray):
+        found = _grouped(walk, node, raised(a, b.ndim), b)
+        if found is not None:
+            return found
+    a, b = (_held(walk, node, f, other) for f, other in ((a, b), (b, a)))
     a, b = raised(a, b.rank), raised(b, a.rank)
     rank = a.rank
     if rank < 2 or a.shape[-1] != b.shape[-2]:
@@ -74,6 +82,47 @@ def product(walk: Walk, node: OnnxNode, a: Value, b: Value) -> Value:
             stride *= shape[d]
     samples = [tuple(f for f in dim if f not in without_batch(dim)) for dim in a.layout]
     return Value(out, tuple(normal((*samples[d], *found.get(d, ()))) for d in range(rank)))
+
+
+def _held(walk: Walk, node: OnnxNode, factor: Value | np.ndarray, other: Value | np.ndarray) -> Value:
+    """A constant factor as a tensor of rows of columns of channels, as often as the batch of the other."""
+    if isinstance(factor, Value):
+        return factor
+    assert isinstance(other, Value)
+    lead = (1,) * (other.rank - factor.ndim) + factor.shape[:-2]
+    shape = [max(m, n) if m == 1 else m for m, n in zip(lead, other.shape[:-2], strict=True)]
+    if walk.is_batch(other, 0):
+        shape[0] = 1
+    array = np.broadcast_to(factor, (*shape, *factor.shape[-2:]))
+    hwc = math.prod(shape), *factor.shape[-2:]
+    out = walk.fresh(f"{node.proto.output[0]}.constant")
+    walk.emit(Stored(f"{node.name}.constant", out, array.reshape(hwc).astype(np.float64)), hwc)
+    return Value(out, row_major(array.shape))
+
+
+def _grouped(walk: Walk, node: OnnxNode, x: Value, weight: np.ndarray) -> Value | None:
+    """x (…, M, K) times constants (…, K, N): a convolution with a group for each matrix.
+
+    None where not all but M lies in channels, or the layout is open.
+    """
+    weight = weight.reshape((1,) * (x.rank - weight.ndim) + weight.shape)
+    lead = tuple(d for d in range(x.rank - 2) if without_batch(x.layout[d]))
+    m, k = x.rank - 2, x.rank - 1
+    if walk.is_open(x) or x.host or not lead or x.shape[k] != weight.shape[m]:
+        return None
+    if any(weight.shape[d] not in (1, x.shape[d] if d in lead else 1) for d in range(m)):
+        return None
+    if not all(_in_channels(walk, x, (d,)) for d in (*lead, k)) or _in_channels(walk, x, (m,)):
+        return None
+    x = rebuilt(walk, node.name, x, ((), (m,), (*lead, k)))
+    heads, (features, outputs) = math.prod(x.shape[d] for d in lead), weight.shape[-2:]
+    full = np.broadcast_to(weight, (*(x.shape[d] if d in lead else 1 for d in range(m)), features, outputs))
+    kernel = full.reshape(heads, features, outputs).transpose(0, 2, 1).reshape(-1, 1, 1, features)
+    out = walk.fresh(node.proto.output[0])
+    hwc = (*walk.hwc(x)[:2], heads * outputs)
+    walk.emit(Conv(node.name, x.tensor, out, kernel, np.zeros(len(kernel)), groups=heads), hwc)
+    sizes = {**{d: x.shape[d] for d in (*lead, m)}, k: outputs}
+    return Value(out, laid_out(x, ((), (m,), (*lead, k)), sizes, hwc))
 
 
 def _in_channels(walk: Walk, x: Value, dims: Dims) -> bool:

@@ -13,8 +13,9 @@ import numpy as np
 from sateen.compiler.functions import X, constant
 from sateen.compiler.importer import limits
 from sateen.compiler.importer.affine import affine
+from sateen.compiler.importer.broadcast import stored_beside
 from sateen.compiler.importer.layout import Dim, axis_dims, normal, remap, split_axes, without_batch
-from sateen.compiler.importer.moves import place_channels, rebuilt, replaced, roles_of
+from sateen.compiler.importer.moves import joined, place_channels, rebuilt, replaced, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value, axes_in
 from sateen.compiler.importer.ops_linear import contract
 from sateen.compiler.importer.ops_select import select
@@ -323,6 +324,16 @@ def _repeated(mode: str, size: int, begin: int, end: int) -> np.ndarray:
     return np.where(at >= size, 2 * (size - 1) - at, at)
 
 
+def _between_zeros(walk: Walk, node: OnnxNode, x: Value, dim: int, begin: int, end: int) -> Value:
+    """Zeros before and after a dimension that is no whole axis."""
+    parts = [x]
+    for amount, place in ((begin, 0), (end, 2)):
+        if amount:
+            zeros = np.zeros([1, *x.shape[1:]] if walk.is_batch(x, 0) else x.shape).take([0] * amount, dim)
+            parts.insert(place, stored_beside(walk, f"{node.name}.zeros", x, zeros, dim))
+    return joined(walk, node.name, node.proto.output[0], parts, dim)
+
+
 def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Sequence[int]) -> Value:
     """A 1×1 Conv with padding, which a pass merges into the next window if it can."""
     if walk.is_batch(x, 0):
@@ -342,10 +353,9 @@ def zero_pad(walk: Walk, node: OnnxNode, x: Value, begin: Sequence[int], end: Se
         # A dimension of size 1 may be any axis of size 1 that no other dimension is.
         free_axes = [k for k in range(3) if own[k] == x.layout[d] and k not in targets.values()]
         if not free_axes:
-            raise Unsupported(
-                f"it pads dimension {d} of {x.shape}, which is not a whole row, column or channel",
-                "remove the Reshape before it",
-            )
+            x = _between_zeros(walk, node, x, d, begin[d], end[d])
+            rest = [[0 if k == d else n for k, n in enumerate(amount)] for amount in (begin, end)]
+            return zero_pad(walk, node, x, *rest) if any(map(any, rest)) else x
         axis = targets[d] = free_axes[0] if x.layout[d] or d != 1 or hwc[2] > 1 else free_axes[-1]
         amounts[axis] = (begin[d], end[d])
         new[axis] += begin[d] + end[d]

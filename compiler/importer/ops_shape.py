@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from sateen.compiler.importer import limits
 from sateen.compiler.importer.broadcast import stored_beside
 from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
-from sateen.compiler.importer.moves import joined
+from sateen.compiler.importer.moves import joined, rebuilt, roles_of
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
 from sateen.compiler.importer.ops_linear import need
 from sateen.compiler.importer.ops_pool import axes_of
@@ -34,6 +34,9 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
         for d in range(1, x.rank):
             x = settle(walk, node.name, x, d)
         layout = reshape(x.layout, shape)
+    if layout is None and fits and not (x.host or walk.is_open(x)):
+        x = _in_line(walk, node.name, x, shape)
+        layout = reshape(x.layout, shape)
     if not fits:
         raise Unsupported(
             f"it reshapes {x.shape} to {tuple(shape)}", "give as many elements as its input has"
@@ -45,6 +48,35 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
             limits.WHOLE_DIMENSIONS,
         )
     return Value(x.tensor, layout, x.host)
+
+
+def _in_line(walk: Walk, name: str, x: Value, shape: Sequence[int]) -> Value:
+    """x with those dimensions along one axis, in their order, that a Reshape to `shape` cuts anew."""
+    for begin, end, sizes in _cuts(x.shape, shape):
+        dims = tuple(range(begin, end))
+        if reshape(x.layout[begin:end], sizes) is None and not walk.is_batch(x, *dims):
+            rows, columns, channels = (tuple(d for d in role if d not in dims) for role in roles_of(walk, x))
+            if channels:
+                x = rebuilt(walk, name, x, ((*rows, *columns), dims, channels))
+            elif rows or columns:
+                x = rebuilt(walk, name, x, (rows, columns, dims))
+            else:
+                x = rebuilt(walk, name, x, ((), (), dims))
+    return x
+
+
+def _cuts(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Dimensions (first, last + 1) of a shape that become together the sizes given with them, as few as can be."""
+    begin = first = 0
+    while begin < len(old):
+        end, last, have, wanted = begin + 1, first, old[begin], 1
+        while have != wanted or (end < len(old) and old[end] == 1 and last == len(new)):
+            if have > wanted and last < len(new):
+                wanted, last = wanted * new[last], last + 1
+            else:
+                have, end = have * old[end], end + 1
+        yield begin, end, tuple(new[first:last])
+        begin, first = end, last
 
 
 def flatten(walk: Walk, node: OnnxNode) -> Sequence[Value]:

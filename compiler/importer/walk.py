@@ -20,9 +20,11 @@ from sateen.compiler.importer.domains import DEFAULT, QUANTIZERS, known, opset_o
 from sateen.compiler.importer.integer_forms import MICROSOFT, MOVES
 from sateen.compiler.importer.integer_forms import REFUSED as REFUSED_INTEGER
 from sateen.compiler.importer.layout import (
+    Astray,
     Layout,
     batch_dim,
     row_major,
+    split_axes,
 )
 from sateen.compiler.importer.loading import graph_inputs, infer_shapes
 from sateen.compiler.importer.nouns import (
@@ -38,7 +40,8 @@ from sateen.compiler.importer.nouns import (
 )
 from sateen.compiler.importer.open_layouts import Layouts
 from sateen.compiler.importer.refused import RANDOM_OPERATORS, REFUSED
-from sateen.ir.graph import Expression, Node, Shape
+from sateen.ir.graph import Arrange, Expression, Node, Shape
+from sateen.ir.pieces import pieces_of
 from sateen.ir.quant import Quant, Quantizer
 
 Handler = Callable[["Walk", OnnxNode], Sequence["Value | np.ndarray"]]
@@ -126,7 +129,7 @@ class Walk(Layouts):
                 raise Undecided("an input is not known", "")
             else:
                 self._check_codes(node)
-                results = handler(self, node)
+                results = self._handled(handler, node)
                 guess = any(isinstance(r, Value) and self.is_open(r) for r in results)
                 self.unsure = guess and (self.unsure or node.op_type in QUANTIZERS)
             if self.unsure:
@@ -148,6 +151,37 @@ class Walk(Layouts):
         for i, name in enumerate(node.proto.output):
             if name:
                 self.values[name] = results[i] if i < len(results) else self.assumed(name)
+
+    def _handled(self, handler: Handler, node: OnnxNode) -> Sequence[Value | np.ndarray]:
+        """What the handler gives; again, with pixels in one row, where it meets dimensions that end inside a row."""
+        count, sure = len(self.nodes), self.unsure
+        try:
+            return handler(self, node)
+        except Astray:
+            del self.nodes[count:]
+            operands = {i: v for i in node.inputs if isinstance(v := self.values.get(i), Value)}
+            found = {i: self._in_one_row(node.name, v) for i, v in operands.items() if not self.is_open(v)}
+            if len(self.nodes) == count:
+                raise
+            self.unsure = sure
+            self.values.update(found)
+            return handler(self, node)
+
+    def _in_one_row(self, name: str, x: Value) -> Value:
+        """x with all its pixels in one row, where one of its dimensions ends inside a row of several; else x."""
+        h, w, c = hwc = self.hwc(x)
+        try:
+            for dim in x.layout:
+                split_axes(dim, hwc)
+            return x
+        except Astray:
+            if min(h, w) == 1:
+                return x
+            at = np.arange(h * w)
+            pieces = pieces_of(0, np.zeros((3, 1), np.int64), np.stack([at, at // w, at % w]))
+            out = self.fresh(f"{x.tensor}.row")
+            made = Arrange(f"{name}.row", (x.tensor,), tuple(pieces), out)
+            return Value(self.emit(made, (1, h * w, c)), x.layout, x.host)
 
     def _check_codes(self, node: OnnxNode) -> None:
         """Codes may be moved, clipped and dequantized; all but the last pass the mark on."""

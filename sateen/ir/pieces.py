@@ -128,7 +128,9 @@ def runs(values: np.ndarray) -> list[Run]:
     """(K, n) integers as few arithmetic progressions of columns, in any order."""
     best: list[Run] | None = None
     for period in range(1, min(values.shape[1], 64) + 1):
-        found = [r for k in range(period) for r in _progressions(values[:, k::period])]
+        found: list[Run] = []
+        for k in range(period):
+            _progressions(values[:, k::period], found, len(best) if best is not None else values.shape[1])
         if best is None or len(found) < len(best):
             best = found
         if len(best) <= period:  # a longer period gives at least as many as itself
@@ -137,21 +139,17 @@ def runs(values: np.ndarray) -> list[Run]:
     return best
 
 
-def _progressions(values: np.ndarray) -> list[Run]:
-    found: list[Run] = []
+def _progressions(values: np.ndarray, found: list[Run], most: int) -> None:
+    """Add those of the columns to what is found, as long as these are fewer than `most`."""
     at, n = 0, values.shape[1]
     steps = np.diff(values, axis=1)
-    while at < n:
-        end = at + 1
-        if end < n:
-            step = steps[:, at]
-            same = (steps[:, at:] == step[:, None]).all(axis=0)
-            end = at + 1 + (len(same) if same.all() else int(np.argmin(same)))
-            found.append((end - at, values[:, at], step))
-        else:
-            found.append((1, values[:, at], np.zeros(len(values), np.int64)))
+    changes = np.flatnonzero((steps[:, 1:] != steps[:, :-1]).any(axis=0)) + 1
+    ends = np.append(changes, steps.shape[1])[np.searchsorted(changes, np.arange(steps.shape[1]), "right")]
+    still = np.zeros(len(values), np.int64)
+    while at < n and len(found) <= most:
+        end = int(ends[at]) + 1 if at + 1 < n else at + 1
+        found.append((end - at, values[:, at], steps[:, at] if at + 1 < n else still))
         at = end
-    return found
 
 
 def pieces_of(part: int, rows: np.ndarray, columns: np.ndarray) -> list[Piece]:
