@@ -13,7 +13,6 @@ LAST = "as the last node"
 ONE_DIMENSION = "constant indices in one dimension"
 ONE_LENGTH = "sequences of one length"
 TO_FLOAT = "to floating point"
-WHOLE_DIMENSIONS = "whole dimensions split or merged"
 PER_TENSOR = "one scale for each computed tensor"
 PER_OUTPUT = "one scale for each output channel of a weight"
 TYPES = "types of at most 8 bits"
@@ -53,7 +52,6 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "ReverseSequence": (ONE_LENGTH,),
     "Cast": (TO_FLOAT,),
     "CastLike": (TO_FLOAT,),
-    "Reshape": (WHOLE_DIMENSIONS,),
     "QuantizeLinear": (PER_TENSOR, TYPES),
     "DequantizeLinear": (PER_TENSOR, PER_OUTPUT),
     "Quant": (PER_TENSOR, EIGHT_BITS, NEAREST),

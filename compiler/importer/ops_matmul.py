@@ -24,9 +24,9 @@ def product(walk: Walk, node: OnnxNode, a: Value | np.ndarray, b: Value | np.nda
     Raises Unsupported where ONNX would repeat a computed factor for a batch.
     """
     if isinstance(a, Value) and isinstance(b, np.ndarray):
-        found = _grouped(walk, node, raised(a, b.ndim), b)
-        if found is not None:
-            return found
+        grouped = _grouped(walk, node, raised(a, b.ndim), b)
+        if grouped is not None:
+            return grouped
     a, b = (_held(walk, node, f, other) for f, other in ((a, b), (b, a)))
     a, b = raised(a, b.rank), raised(b, a.rank)
     rank = a.rank

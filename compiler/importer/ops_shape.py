@@ -44,8 +44,7 @@ def reshaped(walk: Walk, node: OnnxNode, x: Value, shape: Sequence[int]) -> Valu
     if layout is None:
         raise Unsupported(
             f"it reshapes {x.shape} to {tuple(shape)}, which moves data",
-            "only whole dimensions can be split and merged; remove it or compute it on the host",
-            limits.WHOLE_DIMENSIONS,
+            "keep the batch apart, or compute it on the host",
         )
     return Value(x.tensor, layout, x.host)
 

@@ -121,6 +121,27 @@ def causal(heads: int = 2, d: int = 4, tokens: int = 5, features: int = 8) -> Ne
     return net.output(linear(net, y, heads * d, features))
 
 
+def relative(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Softmax", features: int = 8) -> Net:
+    """Conformer's: scores of places by a constant matrix, each row cut one further on than the one before."""
+    net = Net()
+    x = net.input(1, tokens, features)
+    heads_of = [
+        net("Reshape", linear(net, x, features, heads * d), net.constant([1, tokens, heads, d]))
+        for _ in range(3)
+    ]
+    q, k, v = (net("Transpose", t, perm=[0, 2, 1, 3]) for t in heads_of)
+    places = net("MatMul", q, net.random(1, heads, d, 2 * tokens - 1))
+    padded = net("Pad", places, net.constant([0, 0, 0, 1, 0, 0, 0, 0]))
+    turned = net("Reshape", padded, net.constant([1, heads, 2 * tokens, tokens]))
+    turned = net("Slice", turned, *(net.constant([n]) for n in (1, 2 * tokens, 2)))
+    shifted = net("Reshape", turned, net.constant([1, heads, tokens, 2 * tokens - 1]))
+    shifted = net("Slice", shifted, *(net.constant([n]) for n in (0, tokens, 3)))
+    s = net("Add", net("MatMul", q, net("Transpose", k, perm=[0, 1, 3, 2])), shifted)
+    y = net("MatMul", net(row, scaled(net, s, d)), v)
+    y = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3]), net.constant([1, tokens, heads * d]))
+    return net.output(linear(net, y, heads * d, features))
+
+
 NETS = {
     "fused": fused,
     "apart": apart,
@@ -129,4 +150,5 @@ NETS = {
     "causal": causal,
     "matrices": matrices,
     "gemm": gemm,
+    "relative": relative,
 }

@@ -282,8 +282,8 @@ REFUSED = {
         "input_forget",
     ),
     "domain": (lambda n: n("FusedConv", n.input("N", 3), domain="com.example"), "domain 'com.example'"),
-    "cut factors": (
-        lambda n: n("Reshape", n.conv(n.input("N", 3, 4, 5), 3, 6, 1, 1), n.constant([0, 4, 6, 5], np.int64)),
+    "cut across samples": (
+        lambda n: n("Reshape", n.conv(n.input(4, 3, 4, 5), 3, 6, 1, 1), n.constant([6, 4, 4, 5], np.int64)),
         "which moves data",
     ),
     "random": (lambda n: n("Add", n.input("N", 3), n("RandomNormal", shape=[3])), "random numbers"),

@@ -213,7 +213,6 @@ CASES = {
     ("Trunc", limits.AFTER_POOL): trunc(4, kind="MaxPool"),
     ("Trunc", limits.EIGHT_BITS): trunc(9),
     ("Trunc", limits.ROUNDING): trunc(4, "UP"),
-    ("Reshape", limits.WHOLE_DIMENSIONS): one("Reshape", np.array([1, 6, 4, 6])),
 }  # fmt: skip
 
 

@@ -44,7 +44,8 @@ def samples(net, batch=4):
 
 @pytest.mark.rtl
 @pytest.mark.parametrize(
-    ("network", "config"), [("fused", TINY), ("windows", TINY), ("causal", TINY), ("apart", TALL)]
+    ("network", "config"),
+    [("fused", TINY), ("windows", TINY), ("causal", TINY), ("relative", TINY), ("apart", TALL)],
 )
 def test_attention_in_rtl(network, config, tmp_path):
     net = NETS[network]()
