@@ -50,6 +50,23 @@ def pack_activations(codes: np.ndarray, config: AcceleratorConfig) -> np.ndarray
     return words.reshape(n, -1)
 
 
+def pack_integers(values: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """(N, H, W, C) int32 to (N, bytes), as codes lie, 32 bits for each."""
+    n, h, w, c = values.shape
+    cw = -(-c // config.elements)
+    padded = np.zeros((n, h, row_words(w, c, config) * config.elements), "<i4")
+    padded[:, :, : w * cw * config.elements].reshape(n, h, w, -1)[..., :c] = values
+    return padded.reshape(n, -1).view(np.uint8)
+
+
+def unpack_integers(data: np.ndarray, shape: tuple[int, int, int], config: AcceleratorConfig) -> np.ndarray:
+    """The inverse: (N, bytes) to (N, H, W, C)."""
+    h, w, c = shape
+    cw = -(-c // config.elements)
+    values = np.ascontiguousarray(data).view("<i4").reshape(len(data), h, -1)
+    return values[:, :, : w * cw * config.elements].reshape(len(data), h, w, -1)[..., :c].astype(np.int32)
+
+
 def unpack_activations(
     data: np.ndarray, shape: tuple[int, int, int], config: AcceleratorConfig
 ) -> np.ndarray:

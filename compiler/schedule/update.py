@@ -1,0 +1,225 @@
+"""The update of a step of training as a program of its own: a chunk of weights is loaded while another is updated and a
+third is stored.
+
+Master weights and velocities are in memory as codes are, 32 bits for each: in 32/activation.bits words for each word of
+codes, what fills channels and rows up included. Sums of gradients are digits, as raw results are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sateen.compiler.schedule.emitter import PAGE, Step
+from sateen.compiler.schedule.order import cut_chunks, hoist_loads
+from sateen.compiler.schedule.tokens import add_tokens
+from sateen.errors import ConfigError
+from sateen.hw.vector.update import FRACTION, digits
+from sateen.ir.gradients import MASTER_EXPONENT, Update
+from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import INSTRUCTION_BYTES, Opcode, Target
+from sateen.machine.packing import pack_activations, pack_integers, row_words
+from sateen.sim.host import Region
+from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.model import Timeline, predict
+from sateen.sim.proof import Extent, prove, prove_tokens
+
+MULTIPLIER_MAX = (1 << 16) - 1
+SHIFT_MAX = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A layer's, (taps, I, O), and what a step does with them."""
+
+    name: str
+    shape: tuple[int, int, int]
+    rule: Update
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a layer's tensors are in memory, in bytes from the base."""
+
+    velocity: int
+    master: int
+    gradient: Region
+    codes: Region
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateProgram:
+    """As `backend.Program`, without constants."""
+
+    config: AcceleratorConfig
+    instructions: list[Instruction]
+    data_offset: int
+    data_size: int
+    layers: tuple[Weights, ...]
+    places: tuple[Places, ...]
+
+    program_offset = 0
+
+    @property
+    def code(self) -> bytes:
+        return b"".join(i.encode() for i in self.instructions)
+
+    def predict(self, memory: MemoryTiming) -> Timeline:
+        return predict(self.code, self.program_offset, self.config, memory)
+
+    def pack(self, k: int, master: np.ndarray, velocity: np.ndarray, sums: np.ndarray) -> dict[int, bytes]:
+        """What layer k's (taps, I, O) are in memory, by where."""
+        place, config = self.places[k], self.config
+        bits = config.activation.bits
+        planes = [
+            pack_activations(
+                (sums[None] >> bits * n & (1 << bits) - 1).astype(config.activation.code_dtype), config
+            )
+            for n in range(digits(config))
+        ]
+        return {
+            place.velocity: pack_integers(velocity[None], config).tobytes(),
+            place.master: pack_integers(master[None], config).tobytes(),
+            place.gradient.offset: b"".join(p.tobytes() for p in planes),
+        }
+
+
+def generate_updates(layers: Sequence[Weights], config: AcceleratorConfig) -> UpdateProgram:
+    """The program, which updates one layer after the other in place. ConfigError for a machine that cannot."""
+    if not config.update:
+        raise ConfigError(
+            f"configuration '{config.name}': update = false, and weights are to be updated on it; set update = true"
+        )
+    per_word, planes, word = 32 // config.activation.bits, digits(config), config.act_word_bytes
+    slot = config.act_bank_depth if config.act_banks > 1 else config.act_depth
+    unit = _least(config)
+    most = slot // (2 * per_word + planes + 1) // unit * unit
+    if most == 0:
+        raise ConfigError(
+            f"configuration '{config.name}': {unit} words of weights take {unit * (2 * per_word + planes + 1)} "
+            f"words of a bank of the activation buffer, which has {slot}; raise act_bank_depth"
+        )
+    at, places = 0, []
+
+    def take(size: int) -> int:
+        nonlocal at
+        first = at
+        at += -(-size // PAGE) * PAGE
+        return first
+
+    for layer in layers:
+        _check(layer, config)
+        size = layer.shape[0] * row_words(*layer.shape[1:], config) * word
+        places.append(
+            Places(
+                take(size * per_word),
+                take(size * per_word),
+                Region(layer.name, take(size * planes), size * planes, layer.shape, planes),
+                Region(layer.name, take(size), size, layer.shape),
+            )
+        )
+    steps: list[Step] = []
+    for k, (layer, place) in enumerate(zip(layers, places, strict=True)):
+        total = place.codes.size // word
+        for first in range(0, total, most):
+            n = min(most, total - first)
+            base = len([s for s in steps if s.instruction.opcode == Opcode.UPDATE]) % config.act_banks * slot
+            steps += _chunk(k, layer.rule, place, base % config.act_depth, first, n, total, config)
+    steps = hoist_loads(steps, lookahead=2 * config.queue_depth)
+    add_tokens(steps, config)
+    instructions = cut_chunks([s.instruction for s in steps])
+    data_offset = -(-len(instructions) * INSTRUCTION_BYTES // PAGE) * PAGE
+    for step in steps:
+        if step.instruction.opcode == Opcode.LOAD:
+            step.instruction.fields["source"] += data_offset
+        elif step.instruction.opcode == Opcode.STORE:
+            step.instruction.fields["destination"] += data_offset
+    prove(instructions, config, Extent(data_offset, data_offset + at))
+    prove_tokens(instructions, config)
+    moved = tuple(
+        Places(
+            p.velocity + data_offset, p.master + data_offset,
+            *(Region(r.tensor, r.offset + data_offset, r.size, r.shape, r.planes) for r in (p.gradient, p.codes)),
+        )
+        for p in places
+    )  # fmt: skip
+    return UpdateProgram(config, instructions, data_offset, at, tuple(layers), moved)
+
+
+def _least(config: AcceleratorConfig) -> int:
+    """Words of codes that begin where a beat does."""
+    size = config.beat_bytes
+    while size % config.act_word_bytes:
+        size += config.beat_bytes
+    return size // config.act_word_bytes
+
+
+def _check(layer: Weights, config: AcceleratorConfig) -> None:
+    rule = layer.rule
+    for name in ("momentum", "rate", "decay"):
+        factor, shift = getattr(rule, name)
+        if not (0 <= factor < 1 << 16 and 0 <= shift <= FRACTION):
+            raise ConfigError(
+                f"update of '{layer.name}': {name} = {factor} * 2**-{shift}; it must be 0 to 65535 times 2**0 to "
+                f"2**-{FRACTION}"
+            )
+    if rule.pruned_decay[0]:
+        raise ConfigError(
+            f"update of '{layer.name}': the machine does not decay pruned weights; train with method bdwp and "
+            "pruned_decay 0, or on the reference"
+        )
+    multiplier, shift = scaling(rule, config)
+    if not (1 <= multiplier <= MULTIPLIER_MAX and shift <= SHIFT_MAX):
+        raise ConfigError(
+            f"update of '{layer.name}': a scale of 2**{rule.scale} is out of the requantizer's reach"
+        )
+
+
+def scaling(rule: Update, config: AcceleratorConfig) -> tuple[int, int]:
+    """Multiplier and shift from a master weight to fixed-point units of its code."""
+    down = rule.scale + config.activation.lsb_exponent - MASTER_EXPONENT
+    return (1, down) if down >= 0 else (1 << -down, 0)
+
+
+def _chunk(
+    layer: int, rule: Update, place: Places, base: int, first: int, n: int, total: int, config: AcceleratorConfig
+) -> list[Step]:  # fmt: skip
+    """Words [first, first + n) of a layer's codes, of `total`."""
+    per_word, planes, word = 32 // config.activation.bits, digits(config), config.act_word_bytes
+    velocity, master = base, base + n * per_word
+    gradient = master + n * per_word
+    codes = gradient + n * planes
+
+    def load(offset: int, destination: int, words: int) -> Step:
+        fields = {"target": Target.ACTIVATION, "destination": destination, "source": offset, "words": words}
+        data = ("data", offset, offset + words * word)
+        return Step(
+            Instruction(Opcode.LOAD, fields, layer), [data], [("act", destination, destination + words)]
+        )
+
+    def store(source: int, offset: int, words: int) -> Step:
+        fields = {"source": source, "destination": offset, "words": words}
+        data = ("data", offset, offset + words * word)
+        return Step(Instruction(Opcode.STORE, fields, layer), [("act", source, source + words)], [data])
+
+    integers = [(place.velocity, velocity), (place.master, master)]
+    loads = [load(at + first * per_word * word, to, n * per_word) for at, to in integers]
+    loads += [
+        load(place.gradient.offset + (k * total + first) * word, gradient + k * n, n) for k in range(planes)
+    ]
+    multiplier, shift = scaling(rule, config)
+    fields = {
+        "velocity": velocity, "master": master, "gradient": gradient, "plane": n, "codes": codes, "words": n,
+        "multiplier": multiplier, "shift": shift,
+    }  # fmt: skip
+    for name in ("momentum", "decay", "rate"):
+        fields[name], fields[f"{name}_shift"] = getattr(rule, name)
+    update = Step(
+        Instruction(Opcode.UPDATE, fields, layer), [("act", velocity, codes)],
+        [("act", velocity, gradient), ("act", codes, codes + n)],
+    )  # fmt: skip
+    stores = [store(to, at + first * per_word * word, n * per_word) for at, to in integers]
+    return [*loads, update, *stores, store(codes, place.codes.offset + first * word, n)]
