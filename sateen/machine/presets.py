@@ -109,6 +109,30 @@ PRESETS: dict[str, AcceleratorConfig] = {
             burst_beats=64,
             outstanding=8,
         ),
+        # Of training (docs/adr/0039-outer-products.md).
+        AcceleratorConfig(
+            name="train256",
+            rows=8,
+            cols=32,
+            lanes=1,
+            group=8,
+            patterns=("dense", "1:2", "2:4", "4:8", "1:4", "2:8", "1:8"),
+            computed_weights=True,
+            computed_patterns=True,
+            transpose_words=8,
+            outer_products=True,
+            gates=True,
+            act_banks=4,
+            act_bank_depth=16384,
+            weight_depth=8192,
+            acc_depth=1024,
+            parameter_depth=512,
+            vector_lanes=16,
+            bus_bits=256,
+            queue_depth=8,
+            burst_beats=64,
+            outstanding=8,
+        ),
     )
 }
 
