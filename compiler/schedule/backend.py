@@ -48,6 +48,8 @@ def _of(*kinds: type[Op]) -> Callable[[Op], bool]:
     return lambda op: isinstance(op, kinds)
 
 
+__all__ = ["OPTIONS", "Program", "generate", "specialise", "without_indices"]
+
 OPTIONS: dict[str, Callable[[Op], bool]] = {
     "softmax": _of(Softmax),
     "normalize": _of(Normalize),

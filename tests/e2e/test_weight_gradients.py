@@ -53,7 +53,7 @@ def network(fmt, ops, shapes, outputs):
 
 
 def gradients(fmt="int8", window=CASES["3x3"], plane=(5, 6), inputs=10, outputs=7, gate=False, fold=False):
-    """Both gradients of a layer; perhaps of what a Relu gave. What the layer read is folded if nothing else reads it."""
+    """Both gradients of a layer; perhaps of what a Relu gave. With `fold` nothing else reads what the layer read."""
     out = window.plane(*plane)
     pixels = out[0] * out[1]
     dy = "gated" if gate else "dy"

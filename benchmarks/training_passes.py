@@ -1,0 +1,174 @@
+"""Cycles of a training step's three passes, layer by layer, by the exact model: dense and with an N:M pattern.
+
+    python benchmarks/training_passes.py [--only NAME ...] [--batch N] [--pattern N:M] [--layers] [--machine PRESET]
+
+Forward (FF), gradients of inputs (BP, none for the first layer) and of weights (WU) of every convolution and dense
+layer are a program each, all samples of the batch together, with everything in memory before and after; first and last
+layers are dense. Utilisation is the multiplications of the dense network over cycles times multipliers. The updates
+of the weights, pools and gates are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+import sateen
+from sateen.compiler.schedule.backend import generate
+from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats.sparsity import DENSE
+from sateen.ir.gradients import ComputedConv, WeightGradient
+from sateen.ir.graph import Output, Port
+from sateen.ir.operation import Window
+from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
+from sateen.machine.config import AcceleratorConfig
+from sateen.sim import NOMINAL
+
+
+@dataclass(frozen=True)
+class Layer:
+    """`count` convolutions alike: plane, channels in and out, kernel, stride."""
+
+    plane: int
+    inputs: int
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    count: int = 1
+
+
+def _vgg19() -> list[Layer]:
+    found, inputs = [], 3
+    for plane, channels, count in ((32, 64, 2), (16, 128, 2), (8, 256, 4), (4, 512, 4), (2, 512, 4)):
+        found.append(Layer(plane, inputs, channels))
+        if count > 1 and channels != inputs:
+            found.append(Layer(plane, channels, channels, count=count - 1))
+        elif channels == inputs:
+            found[-1] = Layer(plane, channels, channels, count=count)
+        inputs = channels
+    return [*found, Layer(1, 512, 100, 1)]
+
+
+def _resnet18() -> list[Layer]:
+    found = [Layer(224, 3, 64, 7, 2), Layer(56, 64, 64, count=4)]
+    for plane, channels in ((28, 128), (14, 256), (7, 512)):
+        half = channels // 2
+        found += [
+            Layer(2 * plane, half, channels, 3, 2),
+            Layer(plane, channels, channels, count=3),
+            Layer(2 * plane, half, channels, 1, 2),
+        ]
+    return [*found, Layer(1, 512, 1000, 1)]
+
+
+def _resnet50() -> list[Layer]:
+    found, inputs = [Layer(224, 3, 64, 7, 2)], 64
+    for plane, channels, blocks in ((56, 64, 3), (28, 128, 4), (14, 256, 6), (7, 512, 3)):
+        stride = 1 if channels == 64 else 2
+        found += [
+            Layer(plane * stride, inputs, channels, 1),
+            Layer(plane * stride, channels, channels, 3, stride),
+            Layer(plane * stride, inputs, 4 * channels, 1, stride),
+            Layer(plane, channels, 4 * channels, 1, count=blocks),
+            Layer(plane, 4 * channels, channels, 1, count=blocks - 1),
+            Layer(plane, channels, channels, count=blocks - 1),
+        ]
+        inputs = 4 * channels
+    return [*found, Layer(1, 2048, 1000, 1)]
+
+
+NETWORKS = {
+    "resnet9": [
+        Layer(32, 3, 64), Layer(32, 64, 128), Layer(16, 128, 128, count=2), Layer(16, 128, 256), Layer(8, 256, 512),
+        Layer(4, 512, 512, count=2), Layer(1, 512, 10, 1),
+    ],
+    "vgg19": _vgg19(),
+    "resnet18": _resnet18(),
+    "resnet50": _resnet50(),
+}  # fmt: skip
+"""The first two at 32 × 32, the others at 224 × 224."""
+PASSES = ("FF", "BP", "WU")
+
+
+def graph_of(layer: Layer, kind: str, pattern: SparsityPattern, config: AcceleratorConfig) -> QuantizedGraph:
+    """One op."""
+    fmt = config.activation
+    quant = Quant(fmt, 1.0)
+    k, i, o = layer.kernel, layer.inputs, layer.outputs
+    window = Window((k, k), (layer.stride,) * 2, pads=((k - 1) // 2,) * 4)
+    plane = (layer.plane, layer.plane)
+    out = window.plane(*plane)
+    shapes = {"x": (*plane, i), "w": (k * k, i, o), "y": (*out, o)}
+    if kind == "WU":
+        written, reads = "w", ("x", "y")
+        op = WeightGradient("op", "x", "y", "w", (k, k), out[0] * out[1], window.stride, pads=window.pads)
+    else:
+        back = kind == "BP"
+        read, written = ("y", "x") if back else ("x", "y")
+        reads, channels = (read, "w"), i if back else o
+        op = ComputedConv(
+            "op", read, "w", written, (k, k), np.zeros(channels, np.int64), np.full(channels, 1 << 14),
+            np.full(channels, 20), quant, fmt.min_fixed, fmt.max_fixed, pattern, window.stride, pads=window.pads,
+            transposed=back, plane=plane if back else (0, 0), reduction=o if back else i,
+        )  # fmt: skip
+    ports = tuple(Port(t, shapes[t], shapes[t]) for t in reads)
+    output = Output(Port(written, shapes[written], shapes[written]), written)
+    tensors = {t: Tensor(t, s, quant) for t, s in shapes.items()}
+    return QuantizedGraph("pass", ports, (output,), (op,), tensors)
+
+
+def measure(
+    name: str, config: AcceleratorConfig, batch: int, pattern: SparsityPattern, each: bool
+) -> dict[str, list[float]]:
+    """Cycles, and those that the multiplications of the dense network take at least, of each pass for a sample."""
+    layers = NETWORKS[name]
+    total = {kind: [0.0, 0.0] for kind in PASSES}
+    for n, layer in enumerate(layers):
+        for kind in PASSES:
+            if kind == "BP" and n == 0:
+                continue
+            ends = n in (0, len(layers) - 1)
+            kept = DENSE if ends or kind == "WU" else pattern
+            program = generate(graph_of(layer, kind, kept, config), config, batch=batch)
+            cycles = program.predict(NOMINAL).cycles / batch
+            out = -(-layer.plane // layer.stride)
+            least = (out * layer.kernel) ** 2 * layer.inputs * layer.outputs / config.multipliers
+            total[kind][0] += layer.count * cycles
+            total[kind][1] += layer.count * least
+            if each:
+                print(f"| . {layer} | {kind} | {kept} | {cycles:,.0f} | {least / cycles:.1%} |", flush=True)
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pattern", default="2:8")
+    parser.add_argument("--machine", default="train256")
+    parser.add_argument("--layers", action="store_true", help="a line for each layer and pass, too")
+    options = parser.parse_args()
+    config = sateen.preset(options.machine).replace(specialize=False, acc_bits=40)
+    print("| network | weights | FF | BP | WU | all | of the dense multiplications | faster |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    for name in options.only:
+        before = 0.0
+        for pattern in (DENSE, parse_sparsity(options.pattern)):
+            found = measure(name, config, options.batch, pattern, options.layers)
+            cycles, least = (sum(v[k] for v in found.values()) for k in range(2))
+            before = before or cycles
+            parts = " | ".join(f"{c:,.0f} ({n / c:.0%})" for c, n in found.values())
+            print(
+                f"| {name} | {pattern} | {parts} | {cycles:,.0f} | {least / cycles:.1%} | {before / cycles:.2f} |",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
