@@ -31,11 +31,14 @@ from sateen.hw.matrix.unit import MatrixUnit
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer, IndexBuffer
 from sateen.hw.memory.load import LoadUnit
 from sateen.hw.memory.move import Move
+from sateen.hw.memory.select import SelectingMove
 from sateen.hw.memory.store import StoreUnit
+from sateen.hw.vector.gate import Gate
 from sateen.hw.vector.pool import Pool
 from sateen.hw.vector.requantize import Requantizer
 from sateen.hw.vector.row import Row
 from sateen.hw.vector.unit import VectorUnit
+from sateen.hw.vector.update import UpdateUnit
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.instruction_use import instruction_mask
 from sateen.machine.isa import Unit
@@ -225,6 +228,7 @@ PARTS: dict[str, Part] = {
         Part("load", lambda c: LoadUnit(config=c)),
         Part("store", lambda c: StoreUnit(config=c)),
         Part("move", lambda c: Move(config=c)),
+        Part("select", lambda c: SelectingMove(config=c)),
         Part("matrix", lambda c: MatrixUnit(config=c)),
         Part("accumulator", lambda c: Accumulator(config=c), every=2, slack=False),
         Part("edge", lambda c: SystolicArray(config=c)),
@@ -233,6 +237,8 @@ PARTS: dict[str, Part] = {
         Part("vector", lambda c: VectorUnit(config=c)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),
+        Part("gate", lambda c: Gate(config=c)),
+        Part("update", lambda c: UpdateUnit(config=c)),
         Part("row", lambda c: Row(config=c), every=1),
     )
 }
