@@ -6,7 +6,7 @@ Ref: ONNX Runtime, "Contrib Operators" (onnxruntime.ai).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -73,6 +73,123 @@ def simplified(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
     )
 
 
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+    "LeakyRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+}
+"""What ONNX Runtime fuses behind a product, with the attributes that its parameters are."""
+
+
+def with_activation(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """FusedConv and FusedGemm: the product, of a convolution plus a tensor, and a function of it."""
+    proto, y = node.proto, node.proto.output[0]
+    conv = node.op_type == "FusedConv"
+    inner = onnx.NodeProto()
+    inner.CopyFrom(proto)
+    inner.op_type, inner.domain = node.op_type.removeprefix("Fused"), ""
+    own = [a for a in proto.attribute if not a.name.startswith(("activation", "leaky_relu"))]
+    del inner.attribute[:], inner.input[3:]
+    inner.attribute.extend(own)
+    added = proto.input[3] if conv and len(proto.input) > 3 else ""
+    name = node.text("activation", "")
+    if name not in (*_ACTIVATIONS, "Clip", ""):
+        raise Unsupported(f"activation '{name}'", f"use {', '.join(_ACTIVATIONS)} or Clip")
+    if conv:
+        parameters = list(node.numbers("activation_params", ()))
+    else:
+        keys = [f"activation_{p}" for p in ("alpha", "beta")]
+        parameters = [node.number(k, 0.0) for k in keys if k in node.attributes]
+    summed = f"{y}.summed" if name else y
+    inner.output[0] = f"{y}.product" if added else summed
+    if name == "Clip":
+        bounds = [rewriter.add(f"{y}.{k}", np.array(v, np.float32)) for k, v in enumerate(parameters)]
+        yield helper.make_node("Clip", [summed, *bounds], [y])
+    elif name:
+        given: dict[str, Any] = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
+        yield helper.make_node(name, [summed], [y], **given)
+    yield inner
+    if added:
+        yield helper.make_node("Add", [inner.output[0], added], [summed])
+
+
+def fused_matmul(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """alpha times a product, of factors whose last two dimensions change places."""
+    proto, y = node.proto, node.proto.output[0]
+    if any(node.integer(f"transBatch{k}", 0) for k in "AB"):
+        raise Unsupported("a factor's batch changes places, too", "export the model without that")
+    factors = [
+        f"{y}.{k}" if node.integer(f"trans{k}", 0) else i for k, i in zip("AB", proto.input, strict=True)
+    ]
+    scaled = node.number("alpha", 1.0)
+    product = f"{y}.product" if scaled != 1 else y
+    yield helper.make_node("MatMul", factors, [product])
+    for source, factor in zip(proto.input, factors, strict=True):
+        if factor != source:
+            rank = rewriter.rank(source)
+            order = [*range(rank - 2), rank - 1, rank - 2]
+            yield helper.make_node("Transpose", [source], [factor], perm=order)
+    if scaled != 1:
+        alpha = rewriter.add(f"{y}.alpha", np.array(scaled, np.float32))
+        yield helper.make_node("Mul", [product, alpha], [y])
+
+
+def multi_head_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """ONNX's Attention of queries, keys and values (N, tokens, features), each plus its part of a bias."""
+    proto, y = node.proto, node.proto.output[0]
+    given = [*proto.input, *[""] * 8][:8]
+    if any(given[4:5] + given[6:8]) or any(proto.output[1:]):
+        raise Unsupported(
+            "it has a mask of keys or earlier keys and values", "give a mask as attention_bias, and no cache"
+        )
+    if not all(given[1:3]):
+        raise Unsupported("its keys and values are in one tensor with the queries", "export them apart")
+    operands = given[:3]
+    bias = rewriter.constants.get(given[3]) if given[3] else None
+    if given[3]:
+        if bias is None:
+            raise Unsupported("its bias is computed", "make it a constant of the model")
+        operands = [f"{y}.{k}" for k in "qkv"]
+    yield attended(node, operands, given[5])
+    if bias is not None:
+        for source, target, part in zip(given, operands, np.split(bias, 3), strict=False):
+            yield helper.make_node("Add", [source, rewriter.add(f"{target}.bias", part)], [target])
+
+
+def joint_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """ONNX Runtime's Attention: queries, keys and values of one input by one matrix."""
+    proto, y = node.proto, node.proto.output[0]
+    given = [*proto.input, *[""] * 6][:6]
+    if any(given[3:5]) or any(proto.output[1:]):
+        raise Unsupported(
+            "it has a mask of keys or earlier keys and values", "give a mask as attention_bias, and no cache"
+        )
+    weight, bias = (rewriter.constants.get(i) if i else None for i in given[1:3])
+    if weight is None:
+        raise Unsupported("its weights are computed", "make them constants of the model")
+    sizes = node.integers("qkv_hidden_sizes", [weight.shape[1] // 3] * 3)
+    ends = np.cumsum(sizes)[:-1]
+    operands = [f"{y}.{k}" for k in "qkv"]
+    yield attended(node, operands, given[5])
+    biases = [None] * 3 if bias is None else np.split(bias, ends)
+    for target, own, added in zip(operands, np.split(weight, ends, axis=1), biases, strict=True):
+        product = target if added is None else f"{target}.product"
+        yield helper.make_node("MatMul", [given[0], rewriter.add(f"{target}.weight", own)], [product])
+        if added is not None:
+            yield helper.make_node("Add", [product, rewriter.add(f"{target}.bias", added)], [target])
+
+
+def attended(node: OnnxNode, operands: list[str], mask: str) -> onnx.NodeProto:
+    heads = node.integer("num_heads", 1)
+    kept: dict[str, Any] = {"scale": node.number("scale", 0.0)} if node.number("scale", 0.0) else {}
+    return helper.make_node(
+        "Attention", [*operands, mask] if mask else operands, list(node.proto.output[:1]), q_num_heads=heads,
+        kv_num_heads=heads, is_causal=node.integer("unidirectional", 0), **kept,
+    )  # fmt: skip
+
+
 MISPLACED = {"SimplifiedLayerNormalization": simplified}
 """Those that ONNX Runtime has in ONNX's domain, which does not know them."""
 FUSED = {
@@ -80,5 +197,9 @@ FUSED = {
     "SkipSimplifiedLayerNormalization": skip_normalization,
     **dict.fromkeys(("Gelu", "BiasGelu", "FastGelu"), gelu),
     "QuickGelu": quick_gelu,
+    **dict.fromkeys(("FusedConv", "FusedGemm"), with_activation),
+    "FusedMatMul": fused_matmul,
+    "MultiHeadAttention": multi_head_attention,
+    "Attention": joint_attention,
 }
 """By operator of ONNX Runtime's domain."""

@@ -10,7 +10,7 @@ ONE_TENSOR = "between functions of one tensor"
 NO_INDICES = "without Indices"
 COORDINATES = "nearest, linear and cubic, without antialias"
 LAST = "as the last node"
-ONE_DIMENSION = "constant indices in one dimension"
+CONSTANT_INDICES = "constant indices"
 ONE_LENGTH = "sequences of one length"
 TO_FLOAT = "to floating point"
 PER_TENSOR = "one scale for each computed tensor"
@@ -47,7 +47,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "LpNormalization": (TWO_OTHERS, EUCLIDEAN),
     "Attention": (NO_CACHE, RESULT_ALONE),
     "Einsum": (PRODUCTS,),
-    "Gather": (ONE_DIMENSION,),
+    "Gather": (CONSTANT_INDICES,),
     "LpPool": (ONE_OR_TWO_D,),
     "ReverseSequence": (ONE_LENGTH,),
     "Cast": (TO_FLOAT,),

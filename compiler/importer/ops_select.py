@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sateen.compiler.importer import limits
-from sateen.compiler.importer.layout import axis_dims, dim_size, remap
+from sateen.compiler.importer.layout import axis_dims, dim_size, remap, reshape
 from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
@@ -96,27 +96,28 @@ def slice_of(walk: Walk, node: OnnxNode) -> Sequence[Value]:
 
 
 def gather(walk: Walk, node: OnnxNode) -> Sequence[Value]:
-    """Constant indices; one without a dimension drops it."""
+    """Constant indices, whose dimensions take the place of one; none drop it."""
     x = walk.value(node)
     axis = axis_in(node.integer("axis", 0), x.rank)
-    array = walk.constant(node, 1)
+    array = walk.values[node.input(1)]
+    if not isinstance(array, np.ndarray):
+        raise Unsupported("its indices are computed", "give constant ones", limits.CONSTANT_INDICES)
     size = x.shape[axis]
-    indices = [int(i) for i in array.ravel()] if array is not None else []
+    indices = [int(i) for i in array.ravel()]
     outside = [i for i in indices if not -size <= i < size]
     if outside:
         raise Unsupported(
             f"it picks index {outside[0]} of dimension {axis}, which has {size}", f"use {-size} to {size - 1}"
         )
-    if array is None or array.ndim > 1 or not indices:
-        shape = None if array is None else array.shape
-        raise Unsupported(
-            f"its indices have shape {shape}",
-            "give constant indices in one dimension, or one",
-            limits.ONE_DIMENSION,
-        )
+    if not indices:
+        raise Unsupported("it picks nothing", "give constant indices")
     y = select(walk, node, x, axis, np.array([i % size for i in indices]), node.proto.output[0])
-    layout = y.layout if array.ndim else y.layout[:axis] + y.layout[axis + 1 :]
-    return [Value(y.tensor, layout)]
+    taken = reshape((y.layout[axis],), array.shape)
+    if taken is None:
+        raise Unsupported(
+            f"it gives dimension {axis} of {x.shape} the shape {array.shape}", "put a Reshape behind it"
+        )
+    return [Value(y.tensor, (*y.layout[:axis], *taken, *y.layout[axis + 1 :]), y.host)]
 
 
 def split(walk: Walk, node: OnnxNode) -> Sequence[Value]:

@@ -36,6 +36,12 @@ class Rewriter:
         self.added: list[onnx.TensorProto] = []
         self.constants = Constants(light.model.graph, light.arrays)
 
+    def rank(self, name: str) -> int:
+        """How many dimensions a tensor has."""
+        if name not in self.ranks and (value := self.constants.get(name)) is not None:
+            return value.ndim
+        return self.ranks[name]
+
     def add(self, name: str, values: np.ndarray) -> str:
         """A constant of the graph; its name."""
         self.added.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

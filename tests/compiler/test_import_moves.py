@@ -268,3 +268,12 @@ def test_a_whole_factor_makes_its_square_of_phases(mode, factor):
     y = net("Resize", y, "", scales, mode="linear", coordinate_transformation_mode=mode)
     graph = compare(net.output(y))
     assert kinds(graph).count("Conv") <= 1 + factor**2
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("at", [[[0, 2], [1, 1], [3, 0]], [[[3]], [[1]]]])
+def test_indices_of_more_dimensions(axis, at):
+    """They take the place of one, as of relative positions."""
+    net = Net()
+    x = net("Relu", net.conv(net.input(1, 3, 5, 4), 3, 6, 1, 1))
+    compare(net.output(net("Gather", x, net.constant(at, np.int64), axis=axis)))

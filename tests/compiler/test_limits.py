@@ -37,6 +37,11 @@ def one(op, *constants, **attributes):
     return lambda net: net(op, image(net)[0], *(net.constant(c) for c in constants), **attributes)
 
 
+def gather_by_computed(net):
+    x = image(net)[0]
+    return net("Gather", x, net("ArgMax", x, axis=1, keepdims=0), axis=2)
+
+
 def solid(op, **attributes):
     return lambda net: net(op, net.input(1, 4, 6, 6, 6), **attributes)
 
@@ -190,7 +195,7 @@ CASES = {
     ("LpNormalization", limits.EUCLIDEAN): one("LpNormalization", p=1, axis=1),
     ("Resize", limits.COORDINATES): resized("Resize"),
     ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
-    ("Gather", limits.ONE_DIMENSION): one("Gather", np.array([[0, 3], [1, 2]]), axis=2),
+    ("Gather", limits.CONSTANT_INDICES): gather_by_computed,
     ("LpPool", limits.ONE_OR_TWO_D): solid("LpPool", kernel_shape=[2, 2, 2]),
     ("ReverseSequence", limits.ONE_LENGTH): reversed_sequences,
     ("Cast", limits.TO_FLOAT): one("Cast", to=TensorProto.INT32),
