@@ -15,7 +15,7 @@ import numpy as np
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, Values, import_model
-from sateen.compiler.prune.one_shot import METHODS, recognise, sparsify, violation
+from sateen.compiler.prune.one_shot import METHODS, keep_patterns, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, Recipe, fit
 from sateen.compiler.quantize.errors import MEASURED, Origin, measure
 from sateen.compiler.quantize.fuse import fuse
@@ -59,6 +59,7 @@ def compile_model(
     recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
+    sparsity_layers: Mapping[str, SparsityPattern] | None = None,
     dataflow: str = AUTO,
     batch: int = 1,
     board: str | None = None,
@@ -80,6 +81,7 @@ def compile_model(
     recipe : how the network is quantized, see `sateen.compiler.ptq.recipe`
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
+    sparsity_layers : patterns of single layers by name, first and last too, before `sparsity`
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
     batch : samples that a run computes together, see `sateen.compiler.schedule.batch`
     board : what bitstreams are made for, recorded in the manifest
@@ -102,7 +104,7 @@ def compile_model(
     quantized = quantize_graph(
         import_model(model_path, shapes, values), str(model_path), config=config, calibration=calibration,
         random=random, fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method,
-        progress=step,
+        sparsity_layers=sparsity_layers, progress=step,
     )  # fmt: skip
     step("schedule", 0.5)
     program = map_network(quantized, dataflow, batch)
@@ -142,6 +144,7 @@ def quantize_graph(
     recipe: Recipe = RECIPES["fast"],
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
+    sparsity_layers: Mapping[str, SparsityPattern] | None = None,
     progress: Callable[[str, float], None] = lambda name, fraction: None,
 ) -> Quantized:
     """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
@@ -152,7 +155,9 @@ def quantize_graph(
     imported = graph
     network, config = _conformed(graph, config, fixed_formats)
     graph = network.graph
-    if calibration is None and (not graph.quantizers or (not sparsity.dense and sparsity_method != KEEP)):
+    layers = dict(sparsity_layers or {})
+    prunes = any(not p.dense for p in (sparsity, *layers.values())) and sparsity_method != KEEP
+    if calibration is None and (not graph.quantizers or prunes):
         raise DataError(
             f"{source}: no calibration data; give --calibration X.npz with some real samples for each graph input, "
             "batch first, as numpy.savez('X.npz', INPUT_NAME=samples) writes it"
@@ -165,7 +170,7 @@ def quantize_graph(
                 "calibration: random numbers; cycles and cost hold, outputs and accuracy mean nothing"
             )
         warn_of_samples(calibration or {})
-        graph = _sparse(graph, config, sparsity, sparsity_method, dict(calibration or {}))
+        graph = _sparse(graph, config, sparsity, sparsity_method, dict(calibration or {}), layers)
         state, record = fit(
             network.with_graph(graph),
             calibration,
@@ -278,16 +283,18 @@ def _sparse(
     pattern: SparsityPattern,
     method: str,
     samples: dict[str, np.ndarray],
+    layers: dict[str, SparsityPattern],
 ) -> Graph:
     """Prune to the pattern, or recognise those that the file's layers obey and the machine is built for."""
     if method not in (*METHODS, KEEP):
         raise ConfigError(f"sparsity method '{method}' is unknown; it must be {', '.join((*METHODS, KEEP))}")
-    check_built_for(pattern, config)
-    if pattern.dense:
+    for p in dict.fromkeys((pattern, *layers.values())):
+        check_built_for(p, config)
+    if pattern.dense and not layers:
         return recognise(graph, [p for p in map(parse_sparsity, config.patterns) if not p.dense])[0]
     if method != KEEP:
-        pruned, report = sparsify(graph, pattern, method=method, samples=samples)
-        if all(layer.pattern.dense for layer in report):
+        pruned, report = sparsify(graph, pattern, method=method, samples=samples, layers=layers)
+        if not layers and all(layer.pattern.dense for layer in report):
             reasons = ", ".join(f"'{layer.name}' ({layer.reason})" for layer in report[:4])
             more = f" and {len(report) - 4} more" if len(report) > 4 else ""
             _logger.warning(
@@ -295,6 +302,8 @@ def _sparse(
                 "layers always do", pattern, reasons or "there is none", more,
             )  # fmt: skip
         return pruned
+    if layers:
+        return keep_patterns(graph, pattern, layers)
     found = recognise(graph, [pattern])[0]
     convs = [n for n in found.nodes if isinstance(n, Conv)]
     for conv in convs[1:-1]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from sateen.arrays import check_ports
 from sateen.errors import ConfigError, DataError
 from sateen.files import check_writable
-from sateen.formats import parse_sparsity
 from sateen.machine.config import AcceleratorConfig
 from sateen.manifest import BuildFiles
 from sateen.options import (
@@ -33,8 +32,10 @@ from sateen.options import (
     Arrays,
     Progress,
     Shapes,
+    SparsityMap,
     Values,
     choose_config,
+    choose_patterns,
     choose_recipe,
     model_path,
 )
@@ -90,6 +91,7 @@ def compile(
     activations: str | None = None,
     sparsity: str = "dense",
     sparsity_method: str = "sparsegpt",
+    sparsity_map: SparsityMap | None = None,
     ptq: str | Path | Recipe = DEFAULT_PTQ,
     scales: str | None = None,
     power_of_two: bool = False,
@@ -114,6 +116,8 @@ def compile(
         those of a file that is quantized already
     sparsity, sparsity_method : "N:M", to which all layers but the first and the last are pruned, and how: "sparsegpt",
         "wanda", "magnitude"; "keep" prunes nothing and refuses weights that break the pattern
+    sparsity_map : patterns of single layers, in the place of `sparsity`: a TOML file, or {"conv1": "2:4", "default":
+        "2:8"}; first and last are pruned where they are named
     ptq : a recipe: "auto" ("fast" at integers of 8 bits, else "balanced"), "fast", "balanced", "best", "learned" (needs
         PyTorch), a TOML file's path, a `Recipe`
     scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
@@ -144,14 +148,15 @@ def compile(
     """
     from sateen.compiler.pipeline import compile_model
 
-    pattern = parse_sparsity(sparsity)
+    pattern, layers = choose_patterns(sparsity, sparsity_map)
     if board is not None:
         from sateen.fpga.boards.catalog import board as find
 
         machine = find(board).name
         preset = machine if config is None and preset is None else preset
     if config is None and preset is None:
-        preset = SPARSE_PRESET if not pattern.dense else DEFAULT_PRESET
+        sparse = any(not p.dense for p in (pattern, *layers.values()))
+        preset = SPARSE_PRESET if sparse else DEFAULT_PRESET
     chosen = choose_config(config, preset, weights, activations)
     recipe = choose_recipe(ptq, scales, power_of_two)
     path = model_path(model)
@@ -171,6 +176,7 @@ def compile(
         recipe=recipe,
         sparsity=pattern,
         sparsity_method=sparsity_method,
+        sparsity_layers=layers,
         dataflow=dataflow,
         batch=batch,
         board=board,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sateen.errors import ConfigError, DataError, ModelError
-from sateen.formats import SparsityPattern, parse_format
+from sateen.errors import ConfigError, DataError, FormatError, ModelError
+from sateen.files import read_toml
+from sateen.formats import SparsityPattern, parse_format, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import preset as preset_config
@@ -71,12 +72,14 @@ def choose_config(
     return chosen.replace(**given)
 
 
-def default_machine(pattern: SparsityPattern, formats: AcceleratorConfig) -> AcceleratorConfig:
-    """The preset for a pattern where no machine is named, with these formats."""
-    base = preset_config(DEFAULT_PRESET if pattern.dense else SPARSE_PRESET)
-    if pattern.name not in base.patterns:  # as many elements in wider groups
-        rows = max(1, base.elements // pattern.m)
-        base = base.replace(rows=rows, group=pattern.m, patterns=(DENSE.name, pattern.name))
+def default_machine(patterns: Sequence[SparsityPattern], formats: AcceleratorConfig) -> AcceleratorConfig:
+    """The preset for patterns where no machine is named, with these formats."""
+    sparse = [p for p in dict.fromkeys(patterns) if not p.dense]
+    base = preset_config(SPARSE_PRESET if sparse else DEFAULT_PRESET)
+    if any(p.name not in base.patterns for p in sparse):  # as many elements in wider groups
+        group = max(p.m for p in sparse)
+        rows = max(1, base.elements // group)
+        base = base.replace(rows=rows, group=group, patterns=(DENSE.name, *(p.name for p in sparse)))
     return base.replace(weight_format=formats.weight_format, activation_format=formats.activation_format)
 
 
@@ -88,6 +91,40 @@ def choose_recipe(ptq: str | Path | Recipe, scales: str | None, power_of_two: bo
         raise DataError(f"unknown scale search '{scales}'; choose one of {', '.join(SCALES)}")
     recipe = ptq if isinstance(ptq, Recipe) else load_recipe(ptq)
     return replace(recipe, scales=scales or recipe.scales, power_of_two=power_of_two or recipe.power_of_two)
+
+
+SparsityMap = str | Path | Mapping[str, str]
+"""A TOML file's path, or the pattern of each layer by name, "default" for those that are not named."""
+
+
+def choose_patterns(
+    sparsity: str, given: SparsityMap | None
+) -> tuple[SparsityPattern, dict[str, SparsityPattern]]:
+    """The pattern of all but the first and last layers, and those of single ones. Raises ConfigError, FormatError."""
+    if given is None:
+        return parse_sparsity(sparsity), {}
+    if sparsity != DENSE.name:
+        raise ConfigError(
+            f'both sparsity {sparsity} and a sparsity map are given; say default = "{sparsity}" in the map'
+        )
+    if isinstance(given, Mapping):
+        source, values = "sparsity map", {k: v for k, v in given.items() if k != "default"}
+        default = given.get("default", DENSE.name)
+    else:
+        source, content = f"sparsity map {given}", read_toml(given, "sparsity map")
+        if unknown := next((k for k in content if k not in ("default", "layers")), None):
+            raise ConfigError(f"{source}: unknown key '{unknown}'; known are default and the table layers")
+        default, values = content.get("default", DENSE.name), content.get("layers", {})
+        if not isinstance(values, dict):
+            raise ConfigError(f'{source}: layers = {values!r}; it must be a table of layer = "N:M"')
+
+    def read(name: str, text: str) -> SparsityPattern:
+        try:
+            return parse_sparsity(text)
+        except FormatError as e:
+            raise FormatError(f"{source}: {name}: {e}") from None
+
+    return read("default", default), {name: read(name, text) for name, text in values.items()}
 
 
 def model_path(model: str | Path) -> Path:

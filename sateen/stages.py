@@ -31,8 +31,10 @@ from sateen.options import (
     Arrays,
     Machine,
     Shapes,
+    SparsityMap,
     Values,
     choose_config,
+    choose_patterns,
     choose_recipe,
     default_machine,
     model_path,
@@ -145,6 +147,7 @@ class Network:
         power_of_two: bool = False,
         sparsity: str = "dense",
         sparsity_method: str = "sparsegpt",
+        sparsity_map: SparsityMap | None = None,
     ) -> QuantizedNetwork:
         """Bring the network into codes; all machines then compute the same bits.
 
@@ -158,6 +161,7 @@ class Network:
         scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
         power_of_two : all scales are powers of two
         sparsity, sparsity_method : "N:M" to prune to, and how: "sparsegpt", "wanda", "magnitude", "keep"
+        sparsity_map : patterns of single layers, in the place of `sparsity`: a TOML file, or {"conv1": "2:4"}
 
         Returns
         -------
@@ -178,14 +182,16 @@ class Network:
             None if calibration is None else load_samples(calibration, lambda: ports, "calibration data")
         )
         config = choose_config(None, None, weights, activations)
+        pattern, layers = choose_patterns(sparsity, sparsity_map)
         options = _Options(
             samples=samples,
             random=is_random(calibration),
             recipe=choose_recipe(ptq, scales, power_of_two),
             fixed=(weights is not None, activations is not None),
             method=sparsity_method,
+            layers=layers,
         )
-        made = QuantizedNetwork(self, config, parse_sparsity(sparsity), options)
+        made = QuantizedNetwork(self, config, pattern, options)
         _ = made.graph  # errors come here, not at the first use
         return made
 
@@ -203,6 +209,7 @@ class _Options:
     fixed: tuple[bool, bool]
     method: str
     random: bool
+    layers: dict[str, SparsityPattern]
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +232,8 @@ class QuantizedNetwork:
     @cached_property
     def graph(self) -> QuantizedGraph:
         """The definition of right, see `sateen.ir.quantized`."""
-        return self._for(default_machine(self.sparsity, self.config), self.sparsity).graph
+        patterns = (self.sparsity, *self.options.layers.values())
+        return self._for(default_machine(patterns, self.config), self.sparsity).graph
 
     @property
     def formats(self) -> tuple[str, str]:
@@ -316,11 +324,12 @@ class QuantizedNetwork:
 
         assert self.network.graph is not None
         marks: tuple[str, ...] = ()
-        if pattern.dense:
+        if pattern.dense and not self.options.layers:
             known = [p for p in map(parse_sparsity, config.patterns) if not p.dense]
             marks = tuple(entry.pattern.name for entry in recognise(self.network.graph, known)[1])
         key = (pattern.name, *marks)
-        check_built_for(pattern, config)
+        for p in (pattern, *self.options.layers.values()):
+            check_built_for(p, config)
         if key not in self._made:
             self._made[key] = quantize_graph(
                 self.network.graph,
@@ -332,6 +341,7 @@ class QuantizedNetwork:
                 sparsity=pattern,
                 sparsity_method=self.options.method,
                 random=self.options.random,
+                sparsity_layers=self.options.layers,
             )
         made = self._made[key]
         formats = {

@@ -119,6 +119,20 @@ def recognise(
     return replace(graph, nodes=tuple(nodes)), report
 
 
+def keep_patterns(graph: Graph, pattern: SparsityPattern, layers: Mapping[str, SparsityPattern]) -> Graph:
+    """The same network, Convs marked with the patterns that they are to have; ModelError where weights break one."""
+    plan = _plan(graph, pattern, layers, None)
+    nodes = []
+    for node in graph.nodes:
+        if isinstance(node, Conv):
+            wanted = plan[node.name][0]
+            if not wanted.dense and (broken := violation(node, wanted)):
+                raise ModelError(f"{broken}; prune it with another sparsity method: {', '.join(METHODS)}")
+            node = replace(node, sparsity=DENSE if wanted.dense else wanted)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
 def detect_pattern(
     weight: np.ndarray, patterns: Iterable[SparsityPattern] = tuple(PATTERNS.values())
 ) -> SparsityPattern | None:

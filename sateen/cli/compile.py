@@ -79,6 +79,7 @@ def compile(args: argparse.Namespace) -> int:
             activations=args.activations,
             sparsity=args.sparsity,
             sparsity_method=args.sparsity_method,
+            sparsity_map=args.sparsity_map,
             ptq=args.ptq,
             scales=args.scales,
             power_of_two=args.power_of_two,

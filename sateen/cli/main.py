@@ -184,6 +184,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_image_options(p)
     p.add_argument(
+        "--sparsity-map",
+        metavar="F.toml",
+        help="patterns of single layers, in the place of --sparsity: a table layers of name = N:M, default = N:M for the "
+        "others but the first and the last",
+    )
+    p.add_argument(
         "--calibration",
         metavar="X",
         help="real samples, batch first: an .npz file with an array for each input; for one input an .npy file or a "

@@ -14,6 +14,7 @@ from sateen.errors import ConfigError
 from sateen.explorer.run import explore as run_search
 from sateen.explorer.search import Options, parse_budget, read_study
 from sateen.explorer.study import Study, digest
+from sateen.formats.sparsity import DENSE
 from sateen.options import Arrays, Progress, Shapes, model_path
 
 DEFAULT_BUDGET = "10m"
@@ -167,7 +168,8 @@ def pick(
         build,
         calibration=samples,
         config=candidate.config.replace(name=members[index]["configuration"]["name"]),
-        sparsity=candidate.sparsity,
+        sparsity=DENSE.name if candidate.layers else candidate.sparsity,
+        sparsity_map=dict(candidate.layers) | {"default": candidate.sparsity} if candidate.layers else None,
         sparsity_method=about["method"],
         ptq=candidate.recipe,
         board=about["board"],

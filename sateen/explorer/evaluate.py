@@ -236,6 +236,7 @@ class Evaluator:
                 recipe=recipe,
                 sparsity=parse_sparsity(candidate.sparsity),
                 sparsity_method=method,
+                sparsity_layers={name: parse_sparsity(p) for name, p in candidate.layers},
             )
             if samples is None:
                 store_entry(entry, _to_bytes(made))
