@@ -186,8 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sparsity-map",
         metavar="F.toml",
-        help="patterns of single layers, in the place of --sparsity: a table layers of name = N:M, default = N:M for the "
-        "others but the first and the last",
+        help="patterns of single layers, in the place of --sparsity: a table layers of name = N:M; default = N:M for "
+        "the others but the first and the last",
     )
     p.add_argument(
         "--calibration",

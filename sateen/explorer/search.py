@@ -20,6 +20,7 @@ from typing import Any
 from sateen.errors import ConfigError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Outcome, Task
+from sateen.explorer.goals import METRICS
 from sateen.explorer.libraries import quiet_optuna
 from sateen.explorer.space import Space, starts
 from sateen.explorer.study import JOURNAL, Study, Trial, load_about
@@ -31,6 +32,8 @@ WRITE_S = 30.0
 """Seconds between writings of the table of results."""
 SAME_POINTS = 4
 """Known candidates that the sampler may name in a row before one is drawn at random."""
+STEPS = 0.6
+"""Share of the candidates of "auto" that are steps from the front."""
 DRAWS = 2000
 """Random points before all are held to be known."""
 WORST = {True: 0.0, False: 1e12}
@@ -77,6 +80,8 @@ class Search:
         self._optuna = quiet_optuna()
         self._rng = random.Random(options.seed)
         self._known: dict[str, Outcome] = {}
+        self._hopeless: dict[tuple[str, ...], Outcome] = {}
+        """Networks in codes that miss a limit on any machine."""
         self._axes = {
             name: self._optuna.distributions.IntDistribution(0, len(values) - 1)
             for name, values in space.axes.items()
@@ -168,20 +173,19 @@ class Search:
                 return False
             if point is None and tries >= SAME_POINTS:
                 point = self.space.point(self._rng.randrange(self.space.size))
-            elif point is None and self.options.sampler == "auto" and self._rng.random() < 0.5:
+            elif point is None and self.options.sampler == "auto" and self._rng.random() < STEPS:
                 point = self._step()
             if point is not None:
                 candidate = self.space.candidate(point)
-                if candidate.key in self._known or candidate.key in in_flight:
+                if self._outcome(candidate) is not None or candidate.key in in_flight:
                     continue
                 self._trials.enqueue_trial(point)
             trial = self._trials.ask(self._axes)
             point = dict(trial.params)
             candidate = self.space.candidate(point)
-            if candidate.key in self._known or candidate.key in in_flight:
-                self._tell(
-                    trial, candidate, self._known.get(candidate.key, Outcome("repeated")), repeated=True
-                )
+            known = self._outcome(candidate)
+            if known is not None or candidate.key in in_flight:
+                self._tell(trial, candidate, known or Outcome("repeated"), repeated=True)
                 continue
             goals = self.study.goals
             front = [goals.gains(t.metrics) for t in self.study.front()]
@@ -189,6 +193,20 @@ class Search:
             workers.submit(trial.number, candidate, front)
             return True
         return False
+
+    def _outcome(self, candidate: Candidate) -> Outcome | None:
+        """What is known of it; for a search in full, of itself alone."""
+        known = self._known.get(candidate.key)
+        if known is None and self.options.sampler != "exhaustive":
+            return self._hopeless.get(candidate.network)
+        return known
+
+    def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
+        self._known[candidate.key] = outcome
+        scores = outcome.metrics if outcome.state == "measured" else outcome.metrics.get("part", {})
+        dear = {n: v for n, v in scores.items() if n in METRICS and METRICS[n].dear}
+        if outcome.reason and not self.study.goals.kept(dear):
+            self._hopeless[candidate.network] = outcome
 
     def _step(self) -> dict[str, int] | None:
         """A point beside one of the front: one or two axes, a step or to any other value."""
@@ -207,7 +225,7 @@ class Search:
 
     def _finish(self, trial: Any, point: dict[str, int], candidate: Candidate, outcome: Outcome) -> None:
         self._tell(trial, candidate, outcome)
-        self._known[candidate.key] = outcome
+        self._learn(candidate, outcome)
         self.study.trials.append(
             Trial(
                 trial.number,
@@ -257,7 +275,7 @@ class Search:
         self.study.trials += stored(self._trials)
         for trial in self.study.trials:
             outcome = Outcome(trial.state, dict(trial.metrics), trial.reason, trial.seconds)
-            self._known[trial.candidate.key] = outcome
+            self._learn(trial.candidate, outcome)
         self._left_over = [p for p in self._left_over if set(p) == set(self.space.axes)]
 
 

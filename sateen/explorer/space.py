@@ -231,17 +231,17 @@ def starts(space: Space, base: AcceleratorConfig) -> list[dict[str, int]]:
     for machine in (base, *PRESETS.values()):
         add(space.position(machine.to_dict()))
     first = space.position(base.to_dict())
-    for share in (1.0, 0.6, 0.3):  # of each axis of formats
-        for size in (0.25, 0.6, 1.0):
-            for sparsity in range(len(space.axes.get("sparsity", (0,)))):
-                point = dict(first)
-                for name in ("weight_format", "activation_format"):
-                    if name in point:
-                        point[name] = round(share * (len(space.axes[name]) - 1))
-                for name in ("rows", "cols"):
-                    if name in point:
-                        point[name] = round(size * (len(space.axes[name]) - 1))
-                if "sparsity" in point:
-                    point["sparsity"] = sparsity
-                add(point)
+    for size in (0.25, 0.6, 1.0):  # of the axes of the array
+        add(first | _at(space, ("rows", "cols"), size))
+    for name in ("sparsity", "recipe"):
+        for i in range(1, len(space.axes.get(name, ()))):
+            add(first | {name: i})
+    for share in (0.7, 0.4, 0.1):  # of the axes of formats, together and apart
+        for names in (("weight_format", "activation_format"), ("weight_format",), ("activation_format",)):
+            add(first | _at(space, names, share))
     return list(found.values())
+
+
+def _at(space: Space, names: Sequence[str], share: float) -> dict[str, int]:
+    """Positions so far along these axes."""
+    return {name: round(share * (len(space.axes[name]) - 1)) for name in names if name in space.axes}
