@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.machine.config import AcceleratorConfig
+from sateen.options import DEFAULT_PTQ
 from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 
 
@@ -92,7 +93,7 @@ class Candidate:
         """What compiles it in a shell."""
         words = ["sateen", "compile", model, "-o", build, "--config", config]
         words += ["--calibration", calibration] if calibration else []
-        words += ["--ptq", self.recipe] if self.recipe != "fast" else []
+        words += ["--ptq", self.recipe] if self.recipe != DEFAULT_PTQ else []
         if self.layers:
             words += ["--sparsity-map", sparsity_map]
         elif self.sparsity != "dense":

@@ -156,8 +156,12 @@ def _nearest(axis: Sequence[Any], value: Any) -> int:
 
 
 def default_space(base: AcceleratorConfig, memory: MemoryTiming) -> Space:
-    """All axes of `DEFAULT`, around a machine."""
-    return Space(DEFAULT, base, memory)
+    """All axes of `DEFAULT`, with the values of a machine, around it."""
+    axes = {}
+    for name, values in DEFAULT.items():
+        own = getattr(base, name, values[0])
+        axes[name] = values if own in values else tuple(sorted({*values, own}))
+    return Space(axes, base, memory)
 
 
 def load_space(path: str | Path, base: AcceleratorConfig, memory: MemoryTiming) -> Space:
