@@ -160,7 +160,7 @@ def multi_head_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.No
 
 def joint_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
     """ONNX Runtime's Attention: queries, keys and values of one input by one matrix."""
-    proto, y = node.proto, node.proto.output[0]
+    proto = node.proto
     given = [*proto.input, *[""] * 6][:6]
     if any(given[3:5]) or any(proto.output[1:]):
         raise Unsupported(
@@ -169,14 +169,63 @@ def joint_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodePro
     weight, bias = (rewriter.constants.get(i) if i else None for i in given[1:3])
     if weight is None:
         raise Unsupported("its weights are computed", "make them constants of the model")
+    yield from _joint(rewriter, node, given[0], weight, bias, given[5])
+
+
+def quantized_attention(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """QAttention: the same of codes, with weights of codes."""
+    proto, y = node.proto, node.proto.output[0]
+    given = [*proto.input, *[""] * 9][:9]
+    if given[5] or given[8] or any(proto.output[1:]):
+        raise Unsupported("it has a mask of keys or earlier keys and values", "export it without")
+    weight = _dequantized(rewriter, given[1], given[4], given[7])
+    bias = rewriter.constants.get(given[2]) if given[2] else None
+    yield from _joint(rewriter, node, f"{y}.real", weight, bias, "")
+    codes = [given[0], given[3], given[6]] if given[6] else [given[0], given[3]]
+    yield helper.make_node("DequantizeLinear", codes, [f"{y}.real"])
+
+
+def _dequantized(rewriter: Rewriter, codes: str, scale: str, zero: str, *, apart: bool = False) -> np.ndarray:
+    """Constant codes as float32; scales are one or along the last axis, or along the first, too, if `apart`."""
+    w, s = rewriter.constants.get(codes), rewriter.constants.get(scale)
+    z = rewriter.constants.get(zero) if zero else None
+    if w is None or s is None or (zero and z is None):
+        raise Unsupported("its weights are computed", "make them constants of the model")
+    z = np.zeros((), w.dtype) if z is None else z
+    if apart:
+        s, z = (v.reshape(len(v), 1, -1) if v.ndim else v for v in (s, z))
+    return ((w.astype(np.float32) - z.astype(np.float32)) * s).astype(np.float32)
+
+
+def quantized_lstm(rewriter: Rewriter, node: OnnxNode) -> Iterator[onnx.NodeProto]:
+    """DynamicQuantizeLSTM: an LSTM whose weights are codes (directions, features, 4 * hidden)."""
+    proto, y = node.proto, node.proto.output[0]
+    given = [*proto.input, *[""] * 12][:12]
+    weights = []
+    for k, (codes, scale, zero) in enumerate(((given[1], *given[8:10]), (given[2], *given[10:12]))):
+        real = _dequantized(rewriter, codes, scale, zero, apart=True)
+        weights.append(rewriter.add(f"{y}.weight{k}", real.transpose(0, 2, 1)))
+    inner = onnx.NodeProto()
+    inner.CopyFrom(proto)
+    inner.op_type, inner.domain = "LSTM", ""
+    del inner.input[:]
+    inner.input.extend([given[0], *weights, *given[3:8]])
+    yield inner
+
+
+def _joint(
+    rewriter: Rewriter, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None, mask: str
+) -> Iterator[onnx.NodeProto]:
+    """Queries, keys and values of x by one matrix, and their attention."""
+    y = node.proto.output[0]
     sizes = node.integers("qkv_hidden_sizes", [weight.shape[1] // 3] * 3)
     ends = np.cumsum(sizes)[:-1]
     operands = [f"{y}.{k}" for k in "qkv"]
-    yield attended(node, operands, given[5])
+    yield attended(node, operands, mask)
     biases = [None] * 3 if bias is None else np.split(bias, ends)
     for target, own, added in zip(operands, np.split(weight, ends, axis=1), biases, strict=True):
         product = target if added is None else f"{target}.product"
-        yield helper.make_node("MatMul", [given[0], rewriter.add(f"{target}.weight", own)], [product])
+        yield helper.make_node("MatMul", [x, rewriter.add(f"{target}.weight", own)], [product])
         if added is not None:
             yield helper.make_node("Add", [product, rewriter.add(f"{target}.bias", added)], [target])
 
@@ -201,5 +250,7 @@ FUSED = {
     "FusedMatMul": fused_matmul,
     "MultiHeadAttention": multi_head_attention,
     "Attention": joint_attention,
+    "QAttention": quantized_attention,
+    "DynamicQuantizeLSTM": quantized_lstm,
 }
 """By operator of ONNX Runtime's domain."""

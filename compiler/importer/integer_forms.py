@@ -90,8 +90,6 @@ WRAPPED = frozenset(
 """Operators on codes that are the same on what the codes stand for."""
 
 REFUSED: dict[str, str] = {
-    "QAttention": "attention is not supported yet",
-    "DynamicQuantizeLSTM": "it quantizes the state anew in each step",
     "QEmbedLayerNormalization": "it looks up embeddings and normalizes by statistics of the sample",
     "MatMulNBits": "its weights have a scale for each block along the sum",
     "MatMulBnb4": "its weights have a scale for each block along the sum",

@@ -76,6 +76,47 @@ def test_heads_of_one_input(causal, sizes):
     compare(net.output(projected(net, y, sizes[2] if sizes else 8)))
 
 
+def codes(net: Net, *shape: int, kind: type = np.int8) -> str:
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max + 1
+    return net.constant(net.rng.integers(low, high, shape), kind)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_lstm_of_codes(channels):
+    """ONNX Runtime rounds the input and the state of each step to 8 bits."""
+    net = Net()
+    x, d, hidden = net.input(4, 1, 3), 2, 5
+    lstm = [x, codes(net, d, 3, 4 * hidden), codes(net, d, hidden, 4 * hidden), net.random(d, 8 * hidden)]
+    per = (d, 4 * hidden) if channels else (d,)
+    scale, zero = net.constant(np.full(per, 0.004), np.float32), net.constant(np.zeros(per), np.int8)
+    y = net(
+        "DynamicQuantizeLSTM", *lstm, "", "", "", "", scale, zero, scale, zero, hidden_size=hidden,
+        direction="bidirectional", **OURS,
+    )  # fmt: skip
+    compare(net.output(y), tolerance=0.02)
+
+
+def test_heads_of_codes():
+    net = Net()
+    scale, zero = net.constant(np.float32(0.02)), net.constant(np.uint8(125))
+    x = net("QuantizeLinear", net.input(1, 5, 8), scale, zero)
+    weight, own = codes(net, 8, 24), net.constant(np.float32(0.01))
+    y = net(
+        "QAttention",
+        x,
+        weight,
+        net.random(24),
+        scale,
+        own,
+        "",
+        zero,
+        net.constant(np.int8(0)),
+        num_heads=2,
+        **OURS,
+    )
+    compare(net.output(y), tolerance=1e-3)
+
+
 @pytest.mark.parametrize(
     ("net", "words"),
     [
