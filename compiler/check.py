@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from sateen.compiler.importer import Finding, Shapes, Values, read_model
+from sateen.compiler.importer import Finding, Shapes, Values, cut, fixed, frontier, load_model, read_model
 from sateen.compiler.importer.nouns import PORTS
 from sateen.compiler.quantize.activations import open_tensors, plan_activations
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
@@ -29,7 +29,7 @@ from sateen.formats import parse_format
 from sateen.ir.fused import sources
 from sateen.ir.graph import Graph
 
-__all__ = ["Finding", "check_model"]
+__all__ = ["Finding", "check_model", "fixed_model", "supported_until"]
 
 DEFAULT = parse_format("int8")
 """Stands for the configuration's format where the file says none: any will do for what is checked."""
@@ -63,6 +63,36 @@ def checked(
         else:
             findings[at] = replace(found, op_type=findings[at].op_type)
     return graph, findings
+
+
+def supported_until(
+    path: str | Path,
+    findings: Sequence[Finding],
+    shapes: Shapes | None = None,
+    values: Values | None = None,
+    until: Sequence[str] = (),
+) -> list[str]:
+    """Tensors at which the file can be cut so that a check finds all that is left supported; empty where it cannot."""
+    model = load_model(path)
+    found = frontier(cut(model, until).head if until else model, findings)
+    while found:
+        head = cut(model, found).head
+        again = check_model(head, shapes, values)
+        if all(f.supported for f in again):
+            return found
+        fewer = frontier(head, again)
+        found = fewer if fewer != found else []
+    return []
+
+
+def fixed_model(
+    path: str | Path, shapes: Shapes | None = None, values: Values | None = None, until: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """The file as it is imported: for one sample, all sizes fixed. Raises ModelError for what is not supported."""
+    model = fixed(path, shapes, values, until)
+    if problem := next((f for f in check_model(model) if not f.supported), None):
+        raise ModelError(f"model {path}: as it is imported, {problem}; it is not written")
+    return model
 
 
 def _trial(graph: Graph) -> Iterator[Finding]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.export.model import export_onnx
-from sateen.compiler.importer import Shapes, Values, import_model
+from sateen.compiler.importer import Shapes, Values, cut, import_model, load_model
 from sateen.compiler.prune.one_shot import METHODS, keep_patterns, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, Recipe, fit
 from sateen.compiler.quantize.errors import MEASURED, Origin, measure
@@ -65,6 +66,7 @@ def compile_model(
     board: str | None = None,
     shapes: Shapes | None = None,
     values: Values | None = None,
+    until: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest, with the seconds of TIMES.
@@ -87,6 +89,7 @@ def compile_model(
     board : what bitstreams are made for, recorded in the manifest
     shapes : of inputs whose sizes the file leaves open, the batch first
     values : what inputs are for every sample
+    until : tensors at which the model is cut; what follows is kept for the host
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -101,11 +104,13 @@ def compile_model(
             progress(name, fraction)
 
     step("import", 0.0)
+    source, host = parted(model_path, until)
     quantized = quantize_graph(
-        import_model(model_path, shapes, values), str(model_path), config=config, calibration=calibration,
+        import_model(source, shapes, values), str(model_path), config=config, calibration=calibration,
         random=random, fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method,
         sparsity_layers=sparsity_layers, progress=step,
     )  # fmt: skip
+    quantized = replace(quantized, host=host)
     step("schedule", 0.5)
     program = map_network(quantized, dataflow, batch)
     step("Verilog", 0.7)
@@ -116,6 +121,28 @@ def compile_model(
     )
     step("done", 1.0)
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The part of the file that runs on the host, and the names of all outputs of the file."""
+
+    model: bytes
+    outputs: tuple[str, ...]
+
+
+def parted(
+    path: str | Path | ModelProto, until: Sequence[str]
+) -> tuple[str | Path | ModelProto, Host | None]:
+    """What the machine gets of a file, and what follows. Raises ModelError."""
+    if not until:
+        return path, None
+    model = path if isinstance(path, ModelProto) else load_model(path)
+    parts = cut(model, until)
+    if parts.tail is None:
+        return parts.head, None
+    outputs = tuple(o.name for o in model.graph.output)
+    return parts.head, Host(parts.tail.SerializeToString(deterministic=True), outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +158,8 @@ class Quantized:
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
     """What it is measured against; None where only the quantized graph is kept."""
+    host: Host | None = None
+    """What follows where the file was cut."""
 
 
 def quantize_graph(
@@ -251,9 +280,13 @@ def write_program(
         if quantized.origin.samples:
             errors = measure(quantized.graph, quantized.origin)
             files["errors.json"] = _json(errors)
+    if quantized.host is not None:
+        files["host.onnx"] = quantized.host.model
     record = dict(quantized.record)
     seconds = record.pop("seconds")
     manifest = _manifest(model, quantized.graph, program, files) | {"ptq": record, "board": board}
+    if quantized.host is not None:
+        manifest["host"] = {"outputs": list(quantized.host.outputs)}
     if errors is not None:
         manifest["errors"] = {key: errors[key] for key in ("samples", "outputs")}
     manifest["warnings"] = list(quantized.warnings)

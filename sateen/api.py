@@ -11,6 +11,7 @@ sateen.bitstream("build", board="ulx3s-85f")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
     from sateen.sim.engines import RunResult
 
 
-def check(model: str | Path, *, shapes: Shapes | None = None, values: Values | None = None) -> list[Finding]:
+def check(
+    model: str | Path,
+    *,
+    shapes: Shapes | None = None,
+    values: Values | None = None,
+    until: Sequence[str] = (),
+) -> list[Finding]:
     """Say of each node of an ONNX file whether it is supported.
 
     Parameters
@@ -58,6 +65,7 @@ def check(model: str | Path, *, shapes: Shapes | None = None, values: Values | N
     model : the file's path
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
     values : inputs that are the same for every sample, and so constants: {"sr": 16000}
+    until : tensors of the file at which it is cut; what follows is not looked at
 
     Returns
     -------
@@ -76,8 +84,9 @@ def check(model: str | Path, *, shapes: Shapes | None = None, values: Values | N
     >>> [str(f) for f in findings if not f.supported]
     """
     from sateen.compiler.check import check_model
+    from sateen.compiler.pipeline import parted
 
-    return check_model(model_path(model), shapes, values)
+    return check_model(parted(model_path(model), until)[0], shapes, values)
 
 
 def compile(
@@ -100,6 +109,7 @@ def compile(
     board: str | None = None,
     shapes: Shapes | None = None,
     values: Values | None = None,
+    until: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compile an ONNX file into a build folder: program, weights, Verilog, exact cycles.
@@ -128,6 +138,7 @@ def compile(
     board : for which bitstreams will be made
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
     values : inputs that are the same for every sample, and so constants: {"sr": 16000}
+    until : tensors of the file at which it is cut; what follows is kept in the build for the host, see `run`
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
@@ -182,6 +193,7 @@ def compile(
         board=board,
         shapes=shapes,
         values=values,
+        until=until,
         progress=progress,
     )
 
@@ -197,6 +209,7 @@ def run(
     port: str | None = None,
     baud: int | None = None,
     labels: str | Path | np.ndarray | None = None,
+    host: bool = False,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a build on samples with one engine; outputs are the same bits in each but "float".
@@ -210,6 +223,7 @@ def run(
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
     trace : a waveform file (.fst) of the first sample; engine "rtl"
     port, baud : the board's serial device, and its bits per second (default: what the build's bitstreams have)
+    host : also run what follows where the file was cut (`until`), with ONNX Runtime: `outputs` are the file's own
     labels : the class of each sample, (N,) integers or an .npz file with them: `accuracy` then says how many outputs
         are right, here and in the float network
     progress : called with the engine's name and the fraction done, 0 to 1
@@ -232,6 +246,7 @@ def run(
     """
     from sateen.board import run_on_board
     from sateen.float_engine import run_in_float
+    from sateen.host_tail import finish_on_host
     from sateen.reporting.labels import load_labels, score
     from sateen.sim.engines import Build as Opened
     from sateen.sim.engines import run_build
@@ -283,9 +298,13 @@ def run(
             trace=None if trace is None else Path(trace),
             progress=progress,
         )
+    if host and result.outputs is not None:
+        result = replace(result, outputs=finish_on_host(b, result.outputs, given))
     if classes is None:
         return result
     in_float = result if engine == FLOAT else run_in_float(b, checked, progress)
+    if host and in_float is not result:
+        in_float = replace(in_float, outputs=finish_on_host(b, in_float.outputs or {}, given))
     return replace(result, accuracy=score(b, result, in_float, classes))
 
 

@@ -11,7 +11,7 @@ Only `write` makes Verilog and files. What `sateen.compile` writes for the same 
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,12 +45,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from sateen.compiler.check import Finding
-    from sateen.compiler.pipeline import Quantized
+    from sateen.compiler.pipeline import Host, Quantized
     from sateen.compiler.ptq.recipe import Recipe
 
 
 def load(
-    model: str | Path | ModelProto, *, shapes: Shapes | None = None, values: Values | None = None
+    model: str | Path | ModelProto,
+    *,
+    shapes: Shapes | None = None,
+    values: Values | None = None,
+    until: Sequence[str] = (),
 ) -> Network:
     """Read an ONNX file.
 
@@ -59,6 +63,7 @@ def load(
     model : the file's path, or what `onnx.load` makes of one
     shapes : of inputs whose sizes the file leaves open, the batch first: {"input": (1, 3, 320, 320)}
     values : inputs that are the same for every sample, and so constants: {"sr": 16000}
+    until : tensors of the file at which it is cut; what follows is left to the host
 
     Returns
     -------
@@ -76,10 +81,12 @@ def load(
     >>> network.supported, len(network.findings)
     """
     from sateen.compiler.check import checked
+    from sateen.compiler.pipeline import parted
 
     path = model_path(model) if isinstance(model, str | Path) else Path("model.onnx")
-    graph, findings = checked(path if isinstance(model, str | Path) else model, shapes, values)
-    return Network(path, tuple(findings), graph)
+    source, host = parted(path if isinstance(model, str | Path) else model, until)
+    graph, findings = checked(source, shapes, values)
+    return Network(path, tuple(findings), graph, host)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +104,8 @@ class Network:
     """As `sateen.check` gives them."""
     graph: Graph | None = field(repr=False)
     """See `sateen.ir.graph`; None where a finding says that something is not supported."""
+    host: Host | None = field(default=None, repr=False)
+    """What follows, where the file was cut."""
 
     @property
     def supported(self) -> bool:
@@ -331,7 +340,7 @@ class QuantizedNetwork:
         for p in (pattern, *self.options.layers.values()):
             check_built_for(p, config)
         if key not in self._made:
-            self._made[key] = quantize_graph(
+            found = quantize_graph(
                 self.network.graph,
                 str(self.network.path),
                 config=config,
@@ -343,6 +352,7 @@ class QuantizedNetwork:
                 random=self.options.random,
                 sparsity_layers=self.options.layers,
             )
+            self._made[key] = replace(found, host=self.network.host)
         made = self._made[key]
         formats = {
             "weight_format": made.config.weight_format,

@@ -28,7 +28,7 @@ EXTRA = {
     "compiler": ("test",),
     "fpga": ("benchmark", "cost", "link", "gowin"),
     "sim": ("link",),
-    "top": ("images",),
+    "top": ("images", "host"),
 }
 """Packages that may import libraries of an optional dependency, inside functions."""
 EXPLORER = "sateen.explorer."

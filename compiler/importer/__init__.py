@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from sateen.compiler.importer.build import walk_model
+from sateen.compiler.importer.cut import Cut, cut, fixed, frontier
 from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.fused import FUSED, MISPLACED
 from sateen.compiler.importer.handlers import HANDLERS
@@ -54,10 +55,14 @@ __all__ = [
     "LIMITS",
     "MISPLACED",
     "WRITTEN",
+    "Cut",
     "Finding",
     "Shapes",
     "Values",
     "check_model",
+    "cut",
+    "fixed",
+    "frontier",
     "import_model",
     "load_model",
     "prepare",

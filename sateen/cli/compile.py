@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from rich.table import Table
 from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress
 from sateen.cli.samples import images
+from sateen.compiler.check import fixed_model, supported_until
+from sateen.files import check_writable, write_file
 from sateen.manifest import BuildFiles
 from sateen.samples import RANDOM
 
@@ -22,7 +26,12 @@ _MARKS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]not checked
 
 
 def check(args: argparse.Namespace) -> int:
-    findings = api.check(args.model, shapes=dict(args.shape or ()), values=dict(args.value or ()))
+    options: dict[str, Any] = {
+        "shapes": dict(args.shape or ()),
+        "values": dict(args.value or ()),
+        "until": args.until or (),
+    }
+    findings = api.check(args.model, **options)
     bad = [f for f in findings if f.supported is False]
     open_ = sum(f.supported is None for f in findings)
     if args.json:
@@ -56,7 +65,17 @@ def check(args: argparse.Namespace) -> int:
             f"{f.op_type} '{f.node}': {f.reason}{more}",
             file=sys.stderr,
         )
+        if until := supported_until(args.model, findings, **options):
+            words = ["check", args.model, *(w for o, v in _given(args) for w in (o, v))]
+            command = shlex.join(["sateen", *words, *(w for t in until for w in ("--until", t))])
+            print(
+                f"what comes before is supported; the rest can be left to the host: {command}",
+                file=sys.stderr,
+            )
         return 2
+    if args.fix:
+        check_writable(args.fix, "model")
+        write_file(args.fix, fixed_model(args.model, **options).SerializeToString(), "model")
     if not args.json:
         calibrated = [f"'{t}'" for f in findings for t in f.calibrated]
         shown = ", ".join(calibrated[:4]) + (
@@ -65,6 +84,14 @@ def check(args: argparse.Namespace) -> int:
         needs = f"; compile needs --calibration, as the file does not round {shown}" if calibrated else ""
         emit(f"{args.model}: all {len(findings)} nodes are supported{needs}")
     return 0
+
+
+def _given(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Options that a command for the same model needs again."""
+    for name, sizes in args.shape or ():
+        yield "--shape", f"{name}={','.join(map(str, sizes))}"
+    for name, value in args.value or ():
+        yield "--value", f"{name}={value:g}"
 
 
 def compile(args: argparse.Namespace) -> int:
@@ -88,6 +115,7 @@ def compile(args: argparse.Namespace) -> int:
             board=args.board,
             shapes=dict(args.shape or ()),
             values=dict(args.value or ()),
+            until=args.until or (),
             progress=report,
         )
     show_manifest(args, manifest)

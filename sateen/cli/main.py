@@ -151,11 +151,26 @@ def build_parser() -> argparse.ArgumentParser:
             help="the number that an input is for every sample; once for each such input",
         )
 
+    def add_until(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--until",
+            action="append",
+            metavar="TENSOR",
+            help="cut the model at this tensor, and leave what follows to the host (run --host); may be repeated",
+        )
+
     p = add("check", "say for each node of the model whether it is supported and, if not, why")
     add_model(p)
+    add_until(p)
+    p.add_argument(
+        "--fix",
+        metavar="OUT.onnx",
+        help="write the model as it is imported: for one sample, every size fixed, constants folded",
+    )
 
     p = add("compile", "quantize, schedule and emit a build folder: program, weights and Verilog")
     add_model(p)
+    add_until(p)
     p.add_argument("-o", "--output", required=True, metavar="BUILD", help="the build folder to write")
     machine = p.add_mutually_exclusive_group()
     machine.add_argument("--config", metavar="F.toml", help="accelerator configuration")
@@ -229,6 +244,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--inputs", required=True, metavar="X", help="samples, as --calibration of compile")
     p.add_argument(
         "--engine", choices=(*ENGINES, FLOAT, BOARD), default="reference", help="default reference"
+    )
+    p.add_argument(
+        "--host",
+        action="store_true",
+        help="also run what follows where the model was cut, with ONNX Runtime: outputs are the file's own",
     )
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(

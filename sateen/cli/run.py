@@ -53,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             baud=args.baud,
             labels=args.labels,
+            host=args.host,
             progress=report,
         )
     different: dict[str, int] | None = None
     if args.compare:
         with progress("reference") as report:
-            reference = api.run(b, inputs, "reference", progress=report)
+            reference = api.run(b, inputs, "reference", host=args.host, progress=report)
         different = differences(reference.outputs or {}, result.outputs or {})
     if outputs and result.outputs is not None:
         save_npz(outputs, result.outputs)
