@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sateen.samples import Images
     from sateen.sim.engines import RunResult
     from sateen.stages import Network, QuantizedNetwork, load
+    from sateen.training import train
 
 __all__ = [
     "PRESETS",
@@ -53,6 +54,7 @@ __all__ = [
     "report",
     "run",
     "search_space",
+    "train",
 ]
 
 _HOME = {
@@ -62,6 +64,7 @@ _HOME = {
     "estimate": "sateen.api",
     "report": "sateen.api",
     "run": "sateen.api",
+    "train": "sateen.training",
     "bitstream": "sateen.api",
     "explore": "sateen.explorer.api",
     "pick": "sateen.explorer.api",

@@ -45,6 +45,7 @@ DEFAULT_ATTEMPTS = 3
 """Placements of a bitstream, at most."""
 SCALES = ("mse", "minmax", "percentile", "entropy")
 SPARSITY_METHODS = ("magnitude", "wanda", "sparsegpt", "keep")
+TRAINING_METHODS = ("bdwp", "sr-ste", "dense")
 DEFAULT_PRESET = "mac256"
 DEFAULT_PTQ = "auto"
 SPARSE_PRESET = "sat256"

@@ -248,6 +248,8 @@ def rounded_shift(x: np.ndarray, shift: int) -> np.ndarray:
 
 def _shifted(x: np.ndarray, factor: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """x * factor * 2**-shift as its floor, saturated far beyond int32, and a fraction in units of 2**-61."""
+    if shift < 0:
+        x, shift = x * (1 << -shift), 0
     if x.dtype == object and largest(x) >= _INT64_SAFE:
         product = x * factor
         whole = np.clip(product >> shift, -_INT64_SAFE // 4, _INT64_SAFE // 4).astype(np.int64)

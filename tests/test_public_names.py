@@ -70,7 +70,8 @@ def place(tmp_path_factory):
     mapped = quantized.map("tiny")
     build = mapped.write(folder / "build")
     return folder, {
-        "sateen": sateen, "images": images, "network": network, "quantized": quantized, "mapped": mapped, "build": build
+        "sateen": sateen, "images": images, "labels": np.arange(16) % 10,
+        "network": network, "quantized": quantized, "mapped": mapped, "build": build
     }  # fmt: skip
 
 

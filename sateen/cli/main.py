@@ -92,6 +92,7 @@ _HOME = {
     "compile": "sateen.cli.compile",
     "run": "sateen.cli.run",
     "layers": "sateen.cli.layers",
+    "train": "sateen.cli.train",
     "cost": "sateen.cli.cost",
     "report": "sateen.cli.cost",
     "bitstream": "sateen.cli.cost",
@@ -117,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         FLOAT,
         SCALES,
         SPARSITY_METHODS,
+        TRAINING_METHODS,
     )
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
@@ -280,6 +282,50 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--csv", metavar="F.csv", help="write them as comma-separated values")
+
+    p = add("train", "train a network with N:M sparse weights on the numbers of the array")
+    add_model(p)
+    p.add_argument(
+        "-o", "--output", required=True, metavar="RUN", help="the run's folder; a run in it goes on"
+    )
+    p.add_argument("--data", required=True, metavar="X.npz", help="training samples, one array, batch first")
+    p.add_argument("--labels", required=True, metavar="L.npz", help="one array with each sample's class")
+    p.add_argument("--test-data", metavar="X.npz", help="samples that each epoch is tested on")
+    p.add_argument("--test-labels", metavar="L.npz", help="their classes")
+    p.add_argument(
+        "--sparsity",
+        default="2:8",
+        metavar="N:M",
+        help="of all layers but the first and the last (default 2:8)",
+    )
+    p.add_argument(
+        "--method",
+        choices=TRAINING_METHODS,
+        default="bdwp",
+        help="bdwp (the default) selects forward along input and backward along output channels, sr-ste forward alone",
+    )
+    for name in ("weights", "activations", "gradients"):
+        p.add_argument(
+            f"--{name}", default="int8", metavar="FMT", help=f"format of the {name} (default int8)"
+        )
+    p.add_argument(
+        "--epochs", type=_at_least_1, default=10, metavar="N", help="passes over the samples (default 10)"
+    )
+    p.add_argument(
+        "--batch", type=_at_least_1, default=32, metavar="N", help="samples of a step (default 32)"
+    )
+    p.add_argument(
+        "--rate", type=float, default=0.05, metavar="R", help="greatest learning rate (default 0.05)"
+    )
+    p.add_argument("--momentum", type=float, default=0.9, metavar="M", help="of the velocities (default 0.9)")
+    p.add_argument(
+        "--weight-decay", type=float, default=5e-4, metavar="D", help="of all weights (default 5e-4)"
+    )
+    p.add_argument("--from-scratch", action="store_true", help="begin at random weights, not at the file's")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of random weights and of the samples' order"
+    )
+    p.add_argument("--preset", metavar="NAME", help="the machine of RUN/build (default: for the pattern)")
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys, or estimate them")
     p.add_argument(

@@ -331,3 +331,5 @@ FACTOR_LIMIT = 1 << 16
 """Factors of an `Update` are below that."""
 SHIFT_LIMIT = 62
 """Their shifts are 0 to below that."""
+LEFT = -16
+"""Of the shift of `rate` on the host, which updates biases: to the left."""

@@ -1,0 +1,29 @@
+"""Training on the numbers of the array (docs/training.md): plan, step, loop, and the files of a run."""
+
+from sateen.compiler.training.loop import Samples, accuracy, check_labels, curve, train, with_masters
+from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
+from sateen.compiler.training.save import write_onnx
+from sateen.compiler.training.scales import fitting
+from sateen.compiler.training.settings import METHODS, Settings
+from sateen.compiler.training.state import State, initial
+from sateen.compiler.training.step import Trainer
+
+__all__ = [
+    "METHODS",
+    "Layer",
+    "Plan",
+    "Samples",
+    "Settings",
+    "State",
+    "Trainer",
+    "accuracy",
+    "check_labels",
+    "curve",
+    "fitting",
+    "forward",
+    "initial",
+    "make_plan",
+    "train",
+    "with_masters",
+    "write_onnx",
+]

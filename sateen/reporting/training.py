@@ -1,0 +1,70 @@
+"""The page about a training run: its loss, and its layers, with nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sateen.files import write_file
+from sateen.reporting.charts import escape, ticks
+
+if TYPE_CHECKING:
+    from sateen.compiler.training import Plan, Settings
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 240, 56, 28, 12
+_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}svg text{font-size:12px;fill:#555}.loss{stroke:#b4552d}
+.accuracy{stroke:#2d6cb4}.test{stroke:#3a8a4d}.curve{fill:none;stroke-width:2}.grid{stroke:#e4e4e4}"""
+
+
+def write_page(path: Path, plan: Plan, settings: Settings, rows: list[dict[str, Any]]) -> None:
+    """`rows` are those of `compiler.training.loop.curve`."""
+    curves = [("loss", "loss"), ("accuracy", "accuracy, training samples")]
+    curves += [("test", "accuracy, test samples")] if "test" in rows[-1] else []
+    told = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(str(value))}</td></tr>"
+        for name, value in asdict(settings).items()
+    )
+    layers = "".join(
+        f"<tr><td>{escape(layer.name)}</td><td>{layer.kind}</td><td>{' × '.join(map(str, layer.shape))}</td>"
+        f"<td>{plan.macs(layer):,}</td><td>{layer.forward_pattern}</td><td>{layer.backward_pattern}</td></tr>"
+        for layer in plan.trainable
+    )
+    head = "<tr><th>layer</th><th></th><th>taps × inputs × outputs</th><th>multiplications a sample</th>"
+    head += "<th>forward</th><th>backward</th></tr>"
+    sections = [
+        f"<h1>Training of {escape(plan.graph.name or 'the network')}</h1>",
+        *(f"<h2>{escape(title)}</h2>{_curve(rows, key)}" for key, title in curves),
+        f"<h2>Layers</h2><table>{head}{layers}</table>",
+        f"<h2>Settings</h2><table>{told}</table>",
+    ]
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{_STYLE}</style>'
+    )
+    write_file(path, text + "\n".join(sections) + "</html>\n", "report")
+
+
+def _curve(rows: list[dict[str, Any]], key: str) -> str:
+    """A line over the epochs, as inline SVG."""
+    values = [row[key] for row in rows if key in row]
+    highest = max(values) or 1.0
+    wide, high = _WIDTH - _LEFT - 12, _HEIGHT - _TOP - _BOTTOM
+
+    def at(i: int, value: float) -> tuple[float, float]:
+        return _LEFT + wide * (i / max(1, len(values) - 1)), _TOP + high * (1 - value / highest)
+
+    parts = []
+    for tick in (t / 1000 for t in ticks(max(1, int(1000 * highest)), 5)):
+        y = at(0, tick)[1]
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, v) for i, v in enumerate(values)))
+    parts.append(f'<polyline class="curve {key}" points="{points}"/>')
+    ends = ((0, "epoch 1"), (len(values) - 1, f"epoch {len(values)}"))
+    for i, text in ends[: min(2, len(values))]:
+        anchor = "end" if i else "start"
+        parts.append(f'<text x="{at(i, 0)[0]:.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{text}</text>')
+    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    return f'<svg {size} role="img" aria-label="{key} by epoch">{"".join(parts)}</svg>'
