@@ -1,0 +1,297 @@
+"""A training step as two quantized graphs, forward and backward, for the engines and the machine.
+
+Their inputs are codes: samples, weights (taps, I, O), and for the backward graph the logits' gradient and what the
+forward graph kept. Their outputs are the same codes and exact sums that `step.Numpy` computes. Scales, and with them
+biases and shifts, are those of one step: constants of the graphs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sateen.compiler.training import plan as plans
+from sateen.compiler.training.plan import Layer, Plan
+from sateen.compiler.training.settings import Settings
+from sateen.compiler.training.state import State, weights_name
+from sateen.compiler.training.step import averaging, bias_integers, gate_ends
+from sateen.errors import ModelError
+from sateen.formats import Format, SparsityPattern
+from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, PoolGate, WeightGradient
+from sateen.ir.graph import Output, Port, Shape
+from sateen.ir.operation import Constant, Window
+from sateen.ir.pieces import Lattice, Piece
+from sateen.ir.quantized import Arrange, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.sums import MULTIPLIER_MAX, SHIFT_MAX
+from sateen.ir.verify import verify
+
+
+@dataclass(frozen=True, slots=True)
+class StepGraphs:
+    """`kept` are tensors that the forward graph gives and the backward graph reads."""
+
+    forward: QuantizedGraph
+    backward: QuantizedGraph
+    kept: tuple[str, ...]
+
+
+def weight_gradient_name(layer: Layer) -> str:
+    return f"dw {layer.name}"
+
+
+def bias_gradient_name(layer: Layer) -> str:
+    return f"db {layer.name}"
+
+
+def step_graphs(plan: Plan, settings: Settings, state: State, acc_bits: int, start: int = 0) -> StepGraphs:
+    """The graphs of the step that comes, for accumulators of `acc_bits`; `start` is the scale of the logits' gradient.
+
+    Scales that the state does not have yet are an error: the reference finds them. Raises ModelError for formats that
+    are not one, for pools whose gradients overlap, and for scales that the machine's shifts do not reach.
+    """
+    weights, activations, gradients = settings.formats
+    if not weights == activations == gradients:
+        raise ModelError(
+            f"{plan.graph.name}: weights in {weights.name}, activations in {activations.name}, gradients in "
+            f"{gradients.name}; the machine trains in one format: give all three the same"
+        )
+    maker = _Maker(plan, settings, state, acc_bits)
+    codes = plans.forward(plan, maker, maker.tensor(plan.input, plan.input))
+    ops, maker.ops = maker.ops, []
+    names = [codes[layer.output] for layer in plan.layers]
+    forward = maker.graph("forward", ops, names)
+    gradient = maker.tensor(f"d {plan.logits}", plan.logits, start)
+    plans.backward(plan, maker, codes, gradient)
+    back = maker.ops
+    outputs = [op.output for op in back if not isinstance(op, Arrange | PoolGate | Gate)]
+    backward = maker.graph("backward", back, outputs)
+    kept = {p.name for p in backward.inputs} & set(codes.values())
+    return StepGraphs(forward, backward, tuple(t for t in codes.values() if t in kept))
+
+
+@dataclass(slots=True)
+class _Maker:
+    """`plan.Passes` on names of tensors."""
+
+    plan: Plan
+    settings: Settings
+    state: State
+    acc_bits: int
+    ops: list[Op] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    scales: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scales = dict(self.state.scales)
+
+    @property
+    def fmt(self) -> Format:
+        return self.settings.formats[0]
+
+    def tensor(self, name: str, like: str, scale: int | None = None) -> str:
+        """A tensor of codes with the shape of the plan's `like`, and its own scale if none is given."""
+        return self._tensor(
+            name, self.plan.graph.shapes[like], 2.0 ** (self._scale(name) if scale is None else scale)
+        )
+
+    def _tensor(self, name: str, shape: Shape, scale: float) -> str:
+        self.tensors[name] = Tensor(name, shape, Quant(self.fmt, scale))
+        return name
+
+    def _scale(self, name: str) -> int:
+        if name not in self.scales:
+            raise ModelError(
+                f"{self.plan.graph.name}: '{name}' has no scale before a first step; run it on the reference"
+            )
+        return self.scales[name]
+
+    def _exponent(self, tensor: str) -> int:
+        """log2 of what a fixed-point unit of a tensor stands for."""
+        return int(np.log2(self.tensors[tensor].quant.scale)) + self.fmt.lsb_exponent
+
+    def graph(self, name: str, ops: list[Op], outputs: list[str]) -> QuantizedGraph:
+        """Of ops; its inputs are what none of them writes."""
+        written = {op.output for op in ops}
+        read = dict.fromkeys(t for op in ops for t in op.inputs if t not in written)
+        ports = {t: Port(t, self.tensors[t].shape, self.tensors[t].shape) for t in (*read, *outputs)}
+        used = {t: self.tensors[t] for t in dict.fromkeys((*read, *written))}
+        outs = tuple(Output(ports[t], t) for t in dict.fromkeys(outputs))
+        made = QuantizedGraph(
+            f"{self.plan.graph.name} {name}", tuple(ports[t] for t in read), outs, tuple(ops), used
+        )
+        return verify(made, after=f"step_graphs ({name})")
+
+    # -- plan.Passes ---------------------------------------------------------------------------------------
+
+    def layer(self, layer: Layer, x: str, residual: str | None) -> str:
+        window = layer.window
+        if layer.kind == "max":
+            out = self.tensor(layer.output, layer.output, self._scale(self.plan.groups[layer.output]))
+            self.ops.append(
+                MaxPool(layer.name, x, out, window.kernel, window.stride, window.dilation, window.pads)
+            )
+            return out
+        if layer.output == self.plan.logits:
+            exponent = self._exponent(x) + self._scale(weights_name(layer)) + self.fmt.lsb_exponent
+            out = self._tensor(layer.output, self.plan.graph.shapes[layer.output], 2.0**exponent)
+            self._conv(layer, layer.name, x, out, layer.forward_pattern, bias=True)
+            return out
+        out = self.tensor(layer.output, layer.output, self._scale(self.plan.groups[layer.output]))
+        if layer.kind == "conv":
+            self._conv(layer, layer.name, x, out, layer.forward_pattern, residual, bias=True)
+        elif layer.kind == "average":
+            taps = window.kernel
+            self._copy(layer.name, x, out, residual, averaging(layer), self._clamp(layer, out), taps, layer)
+        else:
+            self._copy(layer.name, x, out, residual, (1, 0), self._clamp(layer, out))
+        return out
+
+    def gate(self, layer: Layer, gradient: str, result: str) -> str:
+        out = self._like(f"gate {layer.name}", gradient)
+        low, high = gate_ends(layer, *self._clamp(layer, result), self.fmt)
+        self.ops.append(Gate(out, gradient, result, out, low, high))
+        return out
+
+    def weigh(self, layer: Layer, x: str, gradient: str) -> None:
+        w, (h, width, channels) = layer.window, self.tensors[gradient].shape
+        names = weight_gradient_name(layer), bias_gradient_name(layer)
+        exponent = self._exponent(gradient)
+        dw = self._tensor(names[0], layer.shape, 2.0 ** (exponent + self._exponent(x)))
+        db = self._tensor(names[1], (1, 1, channels), 2.0**exponent)
+        self.ops += [
+            WeightGradient(dw, x, gradient, dw, w.kernel, h * width, w.stride, w.dilation, w.pads),
+            BiasGradient(db, gradient, db, h * width),
+        ]
+
+    def back(self, layer: Layer, name: str, gradient: str, x: str, result: str, rest: str | None) -> str:
+        if layer.kind == "conv":
+            out = self.tensor(name, layer.input)
+            pattern = layer.forward_pattern if layer.shared else layer.backward_pattern
+            if layer.shared and not pattern.dense:
+                raise ModelError(
+                    f"Conv '{layer.name}': its backward pass takes the weights that the forward pass selected, and the "
+                    "machine selects along its own reduction; choose method bdwp"
+                )
+            self._conv(layer, f"back {layer.name}", gradient, out, pattern, rest, back=True)
+            return out
+        spread = f"spread {layer.name}"
+        rows, columns, channels = self.tensors[gradient].shape
+        kh, kw = layer.window.kernel
+        strides = zip(layer.window.stride, (kh, kw), (rows, columns), strict=True)
+        sh, sw = (k if n == 1 else s for s, k, n in strides)  # a single window has no next
+        if (kh, kw) != (sh, sw) or (rows * sh, columns * sw) != layer.plane or any(layer.window.pads):
+            raise ModelError(
+                f"pool '{layer.name}': its windows of {kh} x {kw} overlap, or do not cover the plane of "
+                f"{layer.plane[0]} x {layer.plane[1]}, and the machine has no sum of their gradients; choose windows "
+                "that lie side by side"
+            )
+        parts, pieces = [], []
+        for i in range(kh):
+            for j in range(kw):
+                part = gradient
+                if layer.kind == "max":
+                    part = self._like(f"gate {layer.name} {i} {j}", gradient)
+                    w = layer.window
+                    self.ops.append(
+                        PoolGate(part, gradient, x, result, part, (i, j), w.stride, w.dilation, w.pads)
+                    )
+                if part not in parts:
+                    parts.append(part)
+                target = Lattice((i, j), (sh, 0), (0, sw))
+                pieces.append(
+                    Piece(parts.index(part), (rows, columns), Lattice((0, 0), (1, 0), (0, 1)), target)
+                )
+        scale = self.tensors[gradient].quant.scale
+        moved = self._tensor(spread, (*layer.plane, channels), scale)
+        self.ops.append(Arrange(spread, tuple(parts), tuple(pieces), moved))
+        if layer.kind == "max" and rest is None:
+            return moved
+        out = self.tensor(name, layer.input)
+        factor = averaging(layer) if layer.kind == "average" else (1, 0)
+        self._copy(f"back {layer.name}", moved, out, rest, factor, (self.fmt.min_fixed, self.fmt.max_fixed))
+        return out
+
+    def add(self, name: str, a: str, b: str) -> str:
+        out = self._tensor(name, self.tensors[a].shape, 2.0 ** self._scale(name))
+        self._copy(name, a, out, b, (1, 0), (self.fmt.min_fixed, self.fmt.max_fixed))
+        return out
+
+    # -- ops -----------------------------------------------------------------------------------------------
+
+    def _like(self, name: str, tensor: str) -> str:
+        self.tensors[name] = replace(self.tensors[tensor], name=name)
+        return name
+
+    def _clamp(self, layer: Layer, out: str) -> tuple[int, int]:
+        """As `step.Numpy.clamp`."""
+        fmt = self.fmt
+        ends = np.array([layer.low, layer.high]) / self.tensors[out].quant.scale
+        low, high = (int(v) for v in fmt.fixed(fmt.encode(np.clip(ends, fmt.min, fmt.max))))
+        return low, high
+
+    def _conv(
+        self, layer: Layer, name: str, x: str, out: str, pattern: SparsityPattern, residual: str | None = None, *,
+        bias: bool = False, back: bool = False,
+    ) -> None:  # fmt: skip
+        weight = self._tensor(weights_name(layer), layer.shape, 2.0 ** self._scale(weights_name(layer)))
+        _, inputs, outputs = layer.shape
+        channels = inputs if back else outputs
+        exponent, w = self._exponent(x) + self._exponent(weight), layer.window
+        raw = out == self.plan.logits
+        biases = np.zeros(channels, np.int64)
+        if bias:
+            biases = bias_integers(self.state.layers[layer.name].bias, exponent)
+        low, high = (
+            self._clamp(layer, out) if not back and not raw else (self.fmt.min_fixed, self.fmt.max_fixed)
+        )
+        multiplier, shift, r = (1, 0, None) if raw else self._factors(name, exponent, out, residual)
+        self.ops.append(
+            ComputedConv(
+                name, x, weight, out, w.kernel, biases, np.full(channels, multiplier), np.full(channels, shift),
+                self.tensors[out].quant, low, high, pattern, w.stride, w.dilation, w.pads, back,
+                layer.plane if back else (0, 0), r, outputs if back else inputs, raw=raw,
+                raw_scale=np.full(channels, 2.0**exponent) if raw else None,
+            )
+        )  # fmt: skip
+
+    def _copy(
+        self, name: str, x: str, out: str, residual: str | None, factor: tuple[int, int], clamp: tuple[int, int],
+        taps: tuple[int, int] = (1, 1), layer: Layer | None = None,
+    ) -> None:  # fmt: skip
+        """Sums of a window's elements, times a factor k * 2**-s, and a residual."""
+        fmt, channels = self.fmt, self.tensors[x].shape[2]
+        one = next(c for c in fmt.codes if fmt.fixed(c) == 1)
+        weight = Constant(np.full((channels, *taps, 1), one, fmt.code_dtype), fmt, np.full(channels, 1.0))
+        multiplier, shift, r = self._factors(name, self._exponent(x) - factor[1], out, residual, factor[0])
+        w = layer.window if layer else Window()
+        self.ops.append(
+            Linear(
+                name, x, out, weight, np.zeros(channels, np.int64), np.full(channels, multiplier),
+                np.full(channels, shift), self.tensors[out].quant, *clamp,
+                w.stride, w.dilation, w.pads, channels, r, macs=0,
+            )
+        )  # fmt: skip
+
+    def _factors(
+        self, name: str, exponent: int, out: str, residual: str | None, factor: int = 1
+    ) -> tuple[int, int, Residual | None]:
+        """Multiplier, shift and residual by which sums that count 2**`exponent` become codes of `out`."""
+        target = self._exponent(out)
+        first = target - exponent
+        second = target - self._exponent(residual) if residual else first
+        most = max(0, self.acc_bits - self.fmt.fixed_bits)
+        for k in range(16):
+            for j in range(16):
+                shift, other = first + k, second + j
+                if not (0 <= shift <= SHIFT_MAX and factor << k <= MULTIPLIER_MAX):
+                    continue
+                if not residual:
+                    return factor << k, shift, None
+                if 0 <= other <= shift <= other + most:
+                    return factor << k, shift, Residual(residual, 1 << j, other)
+        raise ModelError(
+            f"'{name}': scales 2**{exponent} of its sums, 2**{target} of its result"
+            + (f", 2**{target - second} of what is added" if residual else "")
+            + f" are too far apart for the machine's shifts, with acc_bits = {self.acc_bits}"
+        )
