@@ -19,20 +19,16 @@ from sateen.compiler.importer import Finding, Shapes, Values, cut, fixed, fronti
 from sateen.compiler.importer.nouns import PORTS
 from sateen.compiler.quantize.activations import open_tensors, plan_activations
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
-from sateen.compiler.quantize.fuse import fuse
-from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.conformed import DEFAULT, conformed
+from sateen.compiler.quantize.given import weight_format
 from sateen.compiler.quantize.network import quantize_fused
 from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import DataError, FormatError, ModelError, SateenError
-from sateen.formats import parse_format
 from sateen.ir.fused import sources
 from sateen.ir.graph import Graph
 
 __all__ = ["Finding", "check_model", "fixed_model", "supported_until"]
-
-DEFAULT = parse_format("int8")
-"""Stands for the configuration's format where the file says none: any will do for what is checked."""
 
 
 def check_model(
@@ -99,8 +95,8 @@ def _trial(graph: Graph) -> Iterator[Finding]:
     """Problems of a quantized file that show when it is compiled, and what it does not round: compiling needs samples
     for that, and here it lies in [-1, 1]."""
     try:
-        weights, activations = weight_format(graph) or DEFAULT, activation_format(graph) or DEFAULT
-        network = fuse(conform(graph, activations))
+        weights = weight_format(graph) or DEFAULT
+        network, activations = conformed(graph, None)
     except SateenError as e:
         yield _finding(graph.name, "model", e)
         return

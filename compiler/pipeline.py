@@ -18,9 +18,9 @@ from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, Values, cut, import_model, load_model
 from sateen.compiler.prune.one_shot import METHODS, keep_patterns, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, Recipe, fit
+from sateen.compiler.quantize.conformed import conformed
 from sateen.compiler.quantize.errors import MEASURED, Origin, measure
-from sateen.compiler.quantize.fuse import fuse
-from sateen.compiler.quantize.given import activation_format, conform, weight_format
+from sateen.compiler.quantize.given import weight_format
 from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import accumulator_bits
 from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
@@ -301,10 +301,8 @@ def _conformed(
 ) -> tuple[FusedGraph, AcceleratorConfig]:
     """Fused, the file's quantizers in the machine's formats, which are the file's own where they are not fixed."""
     weights = None if fixed[0] else weight_format(graph)
-    activations = None if fixed[1] else activation_format(graph)
-    if activations is not None:
-        config = config.replace(activation_format=activations.name)
-    network = fuse(conform(graph, config.activation) if graph.quantizers else graph)
+    network, activations = conformed(graph, config.activation if fixed[1] else None, config.activation)
+    config = config.replace(activation_format=activations.name)
     if weights is not None:
         config = config.replace(weight_format=room_for_biases(network, weights).name)
     return network, config

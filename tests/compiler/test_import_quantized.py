@@ -13,6 +13,7 @@ from onnx_nets import Net, runtime, samples
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import check_model, import_model
 from sateen.compiler.quantize.calibrate import calibrate
+from sateen.compiler.quantize.conformed import conformed
 from sateen.compiler.quantize.given import activation_format, conform, weight_format
 from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, FormatError, ModelError
@@ -405,3 +406,16 @@ def test_tensors_without_a_quantizer_are_calibrated_and_named(caplog):
     found = quantize(graph, calibrate(graph, samples(model)), weight_format="int8", activation_format="uint4")
     assert "does not quantize them: conv1" in caplog.text
     assert found.tensors["x"].quant.scale == 0.5
+
+
+@pytest.mark.parametrize(("function", "chosen"), [("Sigmoid", "int8"), ("Relu", "uint4")])
+def test_the_format_is_the_files_where_it_rounds_all(function, chosen):
+    """What a table reads is rounded first: by the file, or in 8 bits."""
+    net = Brevitas()
+    x = net.quant(net.input(1, 3, 4, 4), 0.5, 4, signed=0)
+    y = net.quant(net(function, net.conv(x, 3, 3, 1, 1)), 2**-4, 4, signed=0)
+    graph = import_model(net.output(net.conv(y, 3, 2, 1, 1)).model())
+    network, found = conformed(graph, None)
+    assert found.name == chosen
+    assert {q.quant.format.name for q in network.graph.quantizers.values()} == {chosen}
+    assert conformed(graph, parse_format("uint4"))[1].name == "uint4"

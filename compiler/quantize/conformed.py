@@ -1,0 +1,31 @@
+"""A file that is quantized already, fused, with the machine's one format of activations."""
+
+from __future__ import annotations
+
+from sateen.compiler.quantize.activations import open_tensors
+from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.quantize.given import activation_format, conform
+from sateen.formats import Format, parse_format
+from sateen.ir.fused import FusedGraph
+from sateen.ir.graph import Graph
+
+DEFAULT = parse_format("int8")
+
+
+def conformed(graph: Graph, fixed: Format | None, default: Format = DEFAULT) -> tuple[FusedGraph, Format]:
+    """The network and its format: `fixed`, or the one that the file's quantizers share, or `default`.
+
+    The file's is for what it rounds: where it leaves computed tensors as they are, and its format has fewer bits than
+    `DEFAULT`, the format is that one, and each quantizer a part of its codes.
+
+    Raises FormatError where no one format holds all.
+    """
+    if not graph.quantizers:
+        return fuse(graph), fixed or default
+    chosen = fixed or activation_format(graph) or default
+    network = fuse(conform(graph, chosen))
+    if fixed is None and chosen.uniform and chosen.bits < DEFAULT.bits:
+        inputs = {p.name for p in graph.inputs}  # which are given as several terms where one is too coarse
+        if set(open_tensors(network)) - inputs:
+            return fuse(conform(graph, DEFAULT)), DEFAULT
+    return network, chosen
