@@ -22,7 +22,7 @@ from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, PoolGate, Weig
 from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.operation import Constant, Window
 from sateen.ir.pieces import Lattice, Piece
-from sateen.ir.quantized import Arrange, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
+from sateen.ir.quantized import Arrange, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Stored, Tensor
 from sateen.ir.sums import MULTIPLIER_MAX, SHIFT_MAX
 from sateen.ir.verify import verify
 
@@ -48,7 +48,7 @@ def step_graphs(plan: Plan, settings: Settings, state: State, acc_bits: int, sta
     """The graphs of the step that comes, for accumulators of `acc_bits`; `start` is the scale of the logits' gradient.
 
     Scales that the state does not have yet are an error: the reference finds them. Raises ModelError for formats that
-    are not one, for pools whose gradients overlap, and for scales that the machine's shifts do not reach.
+    are not one, and for scales that the machine's shifts do not reach.
     """
     weights, activations, gradients = settings.formats
     if not weights == activations == gradients:
@@ -68,6 +68,66 @@ def step_graphs(plan: Plan, settings: Settings, state: State, acc_bits: int, sta
     backward = maker.graph("backward", back, outputs)
     kept = {p.name for p in backward.inputs} & set(codes.values())
     return StepGraphs(forward, backward, tuple(t for t in codes.values() if t in kept))
+
+
+_PIXEL = Window()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tap:
+    """Windows `first` to `first + count` have an element of the plane there; of the spread plane, places `target`,
+    `target + step`, …"""
+
+    tap: int
+    first: int
+    count: int
+    target: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An axis of a pool's plane in which each pixel has `deep` places, one for each window that may read it."""
+
+    deep: int
+    size: int
+    taps: tuple[_Tap, ...]
+    free: tuple[int, ...]
+    """Places of no window."""
+
+
+def _lines(kernel: int, stride: int, dilation: int, pad: int, windows: int, size: int) -> _Line:
+    phases: dict[int, int] = {}
+    found = []
+    for tap in range(kernel):
+        at = tap * dilation - pad
+        rank = phases[at % stride] = phases.get(at % stride, -1) + 1
+        first = max(0, -(at // stride))
+        last = min(windows - 1, (size - 1 - at) // stride)
+        if first <= last:
+            found.append((tap, first, last - first + 1, at + first * stride, rank))
+    deep = max(phases.values()) + 1
+    taps = tuple(_Tap(t, first, n, y * deep + rank, stride * deep) for t, first, n, y, rank in found)
+    used = {t.target + k * t.step for t in taps for k in range(t.count)}
+    return _Line(deep, size * deep, taps, tuple(p for p in range(size * deep) if p not in used))
+
+
+def _progressions(places: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """As few runs of equal steps as are found from the front: first, count, step."""
+    found, left = [], list(places)
+    while left:
+        best = (left[0], 1, 1)
+        held = set(left)
+        for other in left[1:3]:
+            step, count = other - left[0], 1
+            while left[0] + count * step in held:
+                count += 1
+            if count > best[1]:
+                best = (left[0], count, step)
+        found.append(best)
+        gone = {best[0] + k * best[2] for k in range(best[1])}
+        left = [p for p in left if p not in gone]
+    return found
 
 
 @dataclass(slots=True)
@@ -141,8 +201,7 @@ class _Maker:
         if layer.kind == "conv":
             self._conv(layer, layer.name, x, out, layer.forward_pattern, residual, bias=True)
         elif layer.kind == "average":
-            taps = window.kernel
-            self._copy(layer.name, x, out, residual, averaging(layer), self._clamp(layer, out), taps, layer)
+            self._copy(layer.name, x, out, residual, averaging(layer), self._clamp(layer, out), window)
         else:
             self._copy(layer.name, x, out, residual, (1, 0), self._clamp(layer, out))
         return out
@@ -175,42 +234,60 @@ class _Maker:
                 )
             self._conv(layer, f"back {layer.name}", gradient, out, pattern, rest, back=True)
             return out
-        spread = f"spread {layer.name}"
-        rows, columns, channels = self.tensors[gradient].shape
-        kh, kw = layer.window.kernel
-        strides = zip(layer.window.stride, (kh, kw), (rows, columns), strict=True)
-        sh, sw = (k if n == 1 else s for s, k, n in strides)  # a single window has no next
-        if (kh, kw) != (sh, sw) or (rows * sh, columns * sw) != layer.plane or any(layer.window.pads):
-            raise ModelError(
-                f"pool '{layer.name}': its windows of {kh} x {kw} overlap, or do not cover the plane of "
-                f"{layer.plane[0]} x {layer.plane[1]}, and the machine has no sum of their gradients; choose windows "
-                "that lie side by side"
-            )
-        parts, pieces = [], []
-        for i in range(kh):
-            for j in range(kw):
-                part = gradient
-                if layer.kind == "max":
-                    part = self._like(f"gate {layer.name} {i} {j}", gradient)
-                    w = layer.window
-                    self.ops.append(
-                        PoolGate(part, gradient, x, result, part, (i, j), w.stride, w.dilation, w.pads)
-                    )
-                if part not in parts:
-                    parts.append(part)
-                target = Lattice((i, j), (sh, 0), (0, sw))
-                pieces.append(
-                    Piece(parts.index(part), (rows, columns), Lattice((0, 0), (1, 0), (0, 1)), target)
-                )
-        scale = self.tensors[gradient].quant.scale
-        moved = self._tensor(spread, (*layer.plane, channels), scale)
-        self.ops.append(Arrange(spread, tuple(parts), tuple(pieces), moved))
-        if layer.kind == "max" and rest is None:
+        moved, window = self._spread(layer, gradient, x, result)
+        if layer.kind == "max" and rest is None and not layer.overlapping:
             return moved
         out = self.tensor(name, layer.input)
         factor = averaging(layer) if layer.kind == "average" else (1, 0)
-        self._copy(f"back {layer.name}", moved, out, rest, factor, (self.fmt.min_fixed, self.fmt.max_fixed))
+        ends = self.fmt.min_fixed, self.fmt.max_fixed
+        self._copy(f"back {layer.name}", moved, out, rest, factor, ends, window)
         return out
+
+    def _spread(self, layer: Layer, gradient: str, x: str, result: str) -> tuple[str, Window]:
+        """What a pool's windows give to each pixel, side by side, and the window whose sums these are."""
+        rows, columns, channels = self.tensors[gradient].shape
+        lines = [
+            _lines(*geometry)
+            for geometry in zip(
+                layer.window.kernel, layer.window.stride, layer.window.dilation, layer.window.pads[:2],
+                (rows, columns), layer.plane, strict=True,
+            )
+        ]  # fmt: skip
+        parts: list[str] = []
+        pieces = []
+        for line in lines[0].taps:
+            for column in lines[1].taps:
+                part = gradient
+                if layer.kind == "max":
+                    part = self._like(f"gate {layer.name} {line.tap} {column.tap}", gradient)
+                    w = layer.window
+                    taps = line.tap, column.tap
+                    self.ops.append(
+                        PoolGate(part, gradient, x, result, part, taps, w.stride, w.dilation, w.pads)
+                    )
+                if part not in parts:
+                    parts.append(part)
+                source = Lattice((line.first, column.first), (1, 0), (0, 1))
+                target = Lattice((line.target, column.target), (line.step, 0), (0, column.step))
+                pieces.append(Piece(parts.index(part), (line.count, column.count), source, target))
+        plane = lines[0].size, lines[1].size
+        zeros = Lattice((0, 0), (0, 0), (0, 0))
+        empty = []
+        for first, count, step in _progressions(lines[0].free):
+            empty.append(((count, plane[1]), Lattice((first, 0), (step, 0), (0, 1))))
+        for line in lines[0].taps:
+            for first, count, step in _progressions(lines[1].free):
+                empty.append(((line.count, count), Lattice((line.target, first), (line.step, 0), (0, step))))
+        if empty:
+            zero = self._tensor(f"zero {layer.name}", (1, 1, channels), self.tensors[gradient].quant.scale)
+            codes = np.full((1, 1, channels), self.fmt.zero_code, self.fmt.code_dtype)
+            self.ops.append(Stored(zero, zero, codes))
+            parts.append(zero)
+        pieces += [Piece(len(parts) - 1, counts, zeros, target) for counts, target in empty]
+        moved = self._tensor(f"spread {layer.name}", (*plane, channels), self.tensors[gradient].quant.scale)
+        self.ops.append(Arrange(moved, tuple(parts), tuple(pieces), moved))
+        deep = lines[0].deep, lines[1].deep
+        return moved, Window(deep, deep)
 
     def add(self, name: str, a: str, b: str) -> str:
         out = self._tensor(name, self.tensors[a].shape, 2.0 ** self._scale(name))
@@ -257,14 +334,13 @@ class _Maker:
 
     def _copy(
         self, name: str, x: str, out: str, residual: str | None, factor: tuple[int, int], clamp: tuple[int, int],
-        taps: tuple[int, int] = (1, 1), layer: Layer | None = None,
+        w: Window = _PIXEL,
     ) -> None:  # fmt: skip
         """Sums of a window's elements, times a factor k * 2**-s, and a residual."""
         fmt, channels = self.fmt, self.tensors[x].shape[2]
         one = next(c for c in fmt.codes if fmt.fixed(c) == 1)
-        weight = Constant(np.full((channels, *taps, 1), one, fmt.code_dtype), fmt, np.full(channels, 1.0))
+        weight = Constant(np.full((channels, *w.kernel, 1), one, fmt.code_dtype), fmt, np.full(channels, 1.0))
         multiplier, shift, r = self._factors(name, self._exponent(x) - factor[1], out, residual, factor[0])
-        w = layer.window if layer else Window()
         self.ops.append(
             Linear(
                 name, x, out, weight, np.zeros(channels, np.int64), np.full(channels, multiplier),

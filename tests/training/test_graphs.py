@@ -140,6 +140,8 @@ def check_steps(model, config, x, labels, *, steps=1, rtl=False, **options):
             )
             for layer in plan.trainable
         ]  # fmt: skip
+        if not config.update:
+            continue
         cycles.append(_updated(generate_updates(rules, config), state, trainer.state, backward, rtl))
     return cycles
 
