@@ -349,7 +349,7 @@ def estimate(
     Parameters
     ----------
     machine : a configuration, its TOML file, or a build
-    device : "ecp5" or "xcup" (UltraScale+); None is for both
+    device : "ecp5" or "xcup" (UltraScale+), None for both; or a board, for the whole chip on it
     preset : a machine's name, in the place of `machine`
 
     Returns
@@ -357,7 +357,9 @@ def estimate(
     dict
         "devices" by name, each with "total" and "parts" ("lut", "ff", "dsp", "bram") and "error", what is known of
         the model's; "ecp5" has a "clock" (MHz by speed grade) as well, a build "energy" (microjoules for a sample).
-        "outside" says what lies beyond the sizes that the model was fitted to.
+        "outside" says what lies beyond the sizes that the model was fitted to. Of a board "used" and "available" by
+        resource, the "share" of each, which one "limited_by" is, "fits", "clock_mhz", and of a build that
+        does "frames_per_second".
 
     Raises
     ------
@@ -369,11 +371,15 @@ def estimate(
     >>> found = sateen.estimate(preset="sat256")
     >>> found["devices"]["ecp5"]["total"]["lut"]
     """
+    from sateen.fpga.boards.catalog import BOARDS
     from sateen.fpga.estimate import clock_model
     from sateen.fpga.estimate.energy import energy
     from sateen.fpga.estimate.resource_model import estimate as resources
+    from sateen.on_board import estimate_on_board
 
-    def predict(config: AcceleratorConfig) -> dict[str, Any]:
+    def predict(config: AcceleratorConfig, files: BuildFiles | None = None) -> dict[str, Any]:
+        if device in BOARDS:
+            return estimate_on_board(config, device, files)
         found = resources(config, device)
         if family := found["devices"].get(clock_model.FAMILY):
             family["clock"] = clock_model.estimate_clock(config)
@@ -388,6 +394,8 @@ def estimate(
     if isinstance(machine, str | Path) and not Path(machine).is_file():
         files = BuildFiles(machine)
         config = AcceleratorConfig.from_dict(files.manifest["config"], f"build {machine}")
+        if device in BOARDS:
+            return predict(config, files)
         return predict(config) | {"energy": energy(files.schedule["totals"], config, files.manifest["batch"])}
     return predict(choose_config(machine, preset, None, None))
 

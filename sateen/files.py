@@ -147,6 +147,44 @@ def cache_entry(kind: str, *key: str) -> Path:
     return cache_dir() / kind / f"{hashlib.sha256(chr(0).join(key).encode()).hexdigest()}.json"
 
 
+def kept_in_cache() -> dict[str, tuple[int, int]]:
+    """Of each kind of entry, a folder, the number of files and their bytes."""
+    found: dict[str, tuple[int, int]] = {}
+    for path, size, _ in _cached_files():
+        kind = path.relative_to(cache_dir()).parts[0]
+        files, total = found.get(kind, (0, 0))
+        found[kind] = files + 1, total + size
+    return found
+
+
+def clean_cache(limit: int) -> int:
+    """Remove the files that were used longest ago until so many bytes are left; how many are removed.
+
+    What another process is about to read is made again there: an entry without a file of its own is none.
+    """
+    files = sorted(_cached_files(), key=lambda f: f[2])
+    left = total = sum(size for _, size, _ in files)
+    for path, size, _ in files:
+        if left <= limit:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            left -= size
+            path.parent.rmdir()  # where it was the last one
+    return total - left
+
+
+def _cached_files() -> list[tuple[Path, int, float]]:
+    """In folders of the cache: path, bytes, when it was last used."""
+    found = []
+    for path in cache_dir().glob("*/**/*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                there = path.stat()
+                found.append((path, there.st_size, max(there.st_atime, there.st_mtime)))
+    return found
+
+
 SUMS = "sha256"
 """In the folder of an entry: a line "HASH NAME" for each of its files."""
 

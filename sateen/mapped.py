@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sateen import api
+from sateen.files import check_writable, write_file
 from sateen.machine.config import AcceleratorConfig
 from sateen.manifest import BuildFiles
 from sateen.options import Arrays
+from sateen.reporting.trace import chrome_trace, events
 
 if TYPE_CHECKING:
     from sateen.compiler.pipeline import Quantized
@@ -195,6 +199,35 @@ class Build:
     def layers(self) -> list[dict[str, Any]]:
         """A row for each layer, of plain values, as pandas takes them: `pandas.DataFrame(build.layers)`."""
         return layer_rows(self.schedule, self.errors)
+
+    @property
+    def timeline(self) -> list[dict[str, Any]]:
+        """A row for each instruction, of plain values: unit, opcode, layer, and from which cycle to which."""
+        return events(self.schedule)
+
+    def trace(self, output: str | Path | None = None) -> Path:
+        """Write the timeline for Perfetto or Chrome, by default as BUILD/trace.json, and return its path."""
+        path = self.folder / "trace.json" if output is None else Path(output)
+        check_writable(path, "trace")
+        title = f"{self.manifest['name']} on {self.manifest['config']['name']}"
+        write_file(path, json.dumps(chrome_trace(self.schedule, title)), "trace")
+        return path
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures of the whole, and a row for each layer."""
+        columns = ("name", "output_shape", "cycles", "utilization", "limited_by", "snr_db")
+        rows = [[row[c] for c in columns] for row in self.layers]
+        config, formats = self.manifest["config"], ("weight_format", "activation_format")
+        shown = [
+            [f"{v:.3g}" if isinstance(v, float) else "" if v is None else f"{v}" for v in row] for row in rows
+        ]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(v)}</td>' for v in row)}</tr>" for row in shown)
+        head = "".join(f"<th>{c.replace('_', ' ')}</th>" for c in columns)
+        about = f"{self.manifest['model']} on {config['name']}, {' × '.join(config[f] for f in formats)}: "
+        about += f"{self.cycles:,} cycles, {100 * self.manifest['totals']['utilization']:.1f} % of the multipliers busy"
+        return (
+            f"<p>{html.escape(about)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
 
     def run(self, inputs: Arrays, engine: str = "reference", **options: Any) -> RunResult:
         """Run it on samples, see `sateen.run`."""

@@ -36,6 +36,9 @@ def _estimate(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(found)
         return 0
+    if "board" in found:
+        _on_board(found)
+        return 0
     for device in found["devices"].values():
         emit_table(_table(device, ("lut", "ff", "dsp", "bram")))
         emit(_accuracy(device["error"]))
@@ -54,6 +57,29 @@ def _estimate(args: argparse.Namespace) -> int:
             f"{'; '.join(found['outside'])}"
         )
     return 0
+
+
+def _on_board(found: dict[str, Any]) -> None:
+    """A machine on a board's part, as `bitstream` shows it, but estimated."""
+    title = f"{found['machine']} on {found['title']}, {found['part']}, estimated"
+    table = Table("resource", "used", "there is", "", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for k, there in found["available"].items():
+        table.add_row(_TITLES[k], f"{found['used'][k]:,}", f"{there:,}", f"{100 * found['share'][k]:.0f} %")
+    emit_table(table)
+    most = found["limited_by"]
+    verdict = "fits" if found["fits"] else "does not fit"
+    memory = "" if found["memory_bytes"] else "; the memory of a program is not in it"
+    emit(f"{verdict}: {_TITLES[most]} is used most, {100 * found['share'][most]:.0f} %{memory}")
+    if not found["memory_bytes"] and found["narrow"]:
+        emit("at most: counters and sums of a narrow machine take less once a program is compiled for it")
+    rate = f"; {found['frames_per_second']:,.0f} samples a second" if "frames_per_second" in found else ""
+    emit(f"clock {found['clock_mhz']:g} MHz ({found['clock_source']}){rate}")
+    if found["outside"]:
+        emit(
+            f"beyond what the models were fitted to, so they may be further off: {'; '.join(found['outside'])}"
+        )
 
 
 def _accuracy(error: dict[str, Any]) -> str:

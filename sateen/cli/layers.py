@@ -33,10 +33,13 @@ def layers(args: argparse.Namespace) -> int:
         writer.writeheader()
         writer.writerows(rows)
         write_file(path, out.getvalue(), "layers")
+    if args.trace:
+        build.trace(result_path(args.trace))
     if args.json:
         emit_json({"build": args.build, "cycles": build.cycles, "layers": rows})
-    elif args.csv:
-        emit(f"{args.csv}: {len(rows)} layers")
+    elif args.csv or args.trace:
+        for file in filter(None, (args.csv, args.trace)):
+            emit(f"{file}: {len(rows)} layers")
     else:
         _table(build, rows)
     return 0

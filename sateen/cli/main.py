@@ -97,6 +97,9 @@ _HOME = {
     "report": "sateen.cli.cost",
     "bitstream": "sateen.cli.cost",
     "formats": "sateen.cli.formats",
+    "boards": "sateen.cli.machines",
+    "presets": "sateen.cli.machines",
+    "cache": "sateen.cli.machines",
     "completion": "sateen.cli.completion",
     "explore": "sateen.cli.explore",
 }
@@ -252,6 +255,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also run what follows where the model was cut, with ONNX Runtime: outputs are the file's own",
     )
+    p.add_argument(
+        "--values", action="store_true", help="with --json: list the outputs' values, up to 65536 of each"
+    )
     p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
     p.add_argument(
         "--labels",
@@ -282,6 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--csv", metavar="F.csv", help="write them as comma-separated values")
+    p.add_argument("--trace", metavar="F.json", help="write each instruction's time for Perfetto or Chrome")
 
     p = add("train", "train a network with N:M sparse weights on the numbers of the array")
     add_model(p)
@@ -331,7 +338,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "build", nargs="?", metavar="BUILD", help="a build; with --estimate a configuration's TOML file, too"
     )
-    p.add_argument("--device", metavar="DEV", help="ecp5 or xcup (default: both)")
+    p.add_argument(
+        "--device",
+        metavar="DEV",
+        help="ecp5 or xcup (default: both); with --estimate a board, too: the whole chip",
+    )
     p.add_argument(
         "--estimate",
         action="store_true",
@@ -378,6 +389,17 @@ def build_parser() -> argparse.ArgumentParser:
     add_shape(p)
 
     add("formats", "list the number formats with range, precision and MAC cost")
+
+    add("boards", "list the boards that bitstreams are made for: part, what it has, preset")
+
+    p = add("presets", "list the machines that are there by name, or print one as TOML")
+    p.add_argument("name", nargs="?", metavar="NAME", help="the preset to print")
+
+    p = add("cache", "say what is kept of simulators, syntheses and learned layers, or remove it")
+    p.add_argument("--clean", action="store_true", help="remove it")
+    p.add_argument(
+        "--limit", type=_at_least_1, metavar="MIB", help="with --clean: so much stays, what was used last"
+    )
 
     p = add("completion", "print what a shell needs to complete commands and options", json=False)
     p.add_argument("shell", choices=("bash", "zsh", "fish"))

@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
     if outputs and result.outputs is not None:
         save_npz(outputs, result.outputs)
     if args.json:
-        emit_json(summary(args, result, different))
+        found = summary(args, result, different)
+        if not args.values:
+            for output in (found["outputs"] or {}).values():
+                output.pop("values", None)
+        emit_json(found)
     else:
         _table(args, result, different)
         if b.manifest.get("ptq", {}).get("calibration") == RANDOM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sateen.machine.storage import Buffers, Bus
 
 __all__ = [
     "DATAFLOWS", "DEPTHWISE", "FIELDS", "FIELDS_OF", "MOST_PASSES", "OUTPUT_STATIONARY", "OWN", "PARTS", "RULES",
-    "WEIGHT_STATIONARY", "AcceleratorConfig",
+    "WEIGHT_STATIONARY", "AcceleratorConfig", "as_toml",
 ]  # fmt: skip
 
 PARTS: dict[str, type] = {
@@ -197,9 +198,29 @@ class AcceleratorConfig(_Flat):
 
     @classmethod
     def load(cls, path: str | Path) -> AcceleratorConfig:
+        """A TOML file with some of the fields; `base` names the preset that has the others."""
         values = read_toml(path, "configuration")
         values.setdefault("name", shown(Path(path).stem))
-        return cls.from_dict(values, f"configuration {path}")
+        source = f"configuration {path}"
+        if (base := values.pop("base", None)) is None:
+            return cls.from_dict(values, source)
+        from sateen.machine.presets import PRESETS
+
+        if base not in PRESETS:
+            raise ConfigError(f"{source}: base {base!r} is no preset; presets are {', '.join(PRESETS)}")
+        return cls.from_dict(PRESETS[base].stated() | values, source)
+
+
+def as_toml(config: AcceleratorConfig) -> str:
+    """The fields in the words of a TOML file, without what one program fits and options that the machine lacks."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+    of_a_program = set(FIELDS_OF["fitted"])
+    return "".join(f"{k} = {text(v)}\n" for k, v in config.stated().items() if k not in of_a_program)
 
 
 def _broken(values: dict[str, Any]) -> Iterator[tuple[str, str]]:

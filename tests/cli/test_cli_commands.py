@@ -20,7 +20,7 @@ def test_run_json(sateen, build, data, tmp_path):
     for engine in ("reference", "program", "model"):
         outputs = [] if engine == "model" else ["--outputs", tmp_path / f"{engine}.npz"]
         code, out, err = sateen(
-            "run", build, "--inputs", data / "inputs.npz", "--engine", engine, "--json", *outputs
+            "run", build, "--inputs", data / "inputs.npz", "--engine", engine, "--json", "--values", *outputs
         )
         assert code == 0, err
         results[engine] = json.loads(out)
