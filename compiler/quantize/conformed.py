@@ -5,6 +5,7 @@ from __future__ import annotations
 from sateen.compiler.quantize.activations import open_tensors
 from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.given import activation_format, conform
+from sateen.errors import DataError
 from sateen.formats import Format, parse_format
 from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Graph
@@ -24,8 +25,15 @@ def conformed(graph: Graph, fixed: Format | None, default: Format = DEFAULT) -> 
         return fuse(graph), fixed or default
     chosen = fixed or activation_format(graph) or default
     network = fuse(conform(graph, chosen))
-    if fixed is None and chosen.uniform and chosen.bits < DEFAULT.bits:
-        inputs = {p.name for p in graph.inputs}  # which are given as several terms where one is too coarse
-        if set(open_tensors(network)) - inputs:
-            return fuse(conform(graph, DEFAULT)), DEFAULT
+    narrow = fixed is None and chosen.uniform and chosen.bits < DEFAULT.bits
+    if narrow and _leaves_open(network):
+        return fuse(conform(graph, DEFAULT)), DEFAULT
     return network, chosen
+
+
+def _leaves_open(network: FusedGraph) -> bool:
+    """Whether the file does not round all that is computed, inputs apart: a coarse one has several terms."""
+    try:
+        return bool(set(open_tensors(network)) - {p.name for p in network.graph.inputs})
+    except DataError:  # the sign of what is not rounded: refused where it is quantized
+        return False
