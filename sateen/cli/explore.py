@@ -61,7 +61,7 @@ def explore(args: argparse.Namespace) -> int:
 
 def _study(args: argparse.Namespace) -> int:
     if args.pick is None:
-        _show(args, api.summary(read_study(Path(args.source))))
+        _show(args, api.summary(*read_study(Path(args.source))))
         return 0
     if args.output is None:
         raise ConfigError(f"no build folder is given; add -o BUILD to --pick {args.pick}")
@@ -108,7 +108,9 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         "cycles are exact, accuracy is the bit-exact reference's; LUT, FF, DSP, BRAM are estimated; the clock: "
         f"{members[0]['clock_source']}"
     )
-    emit(f"{found['trials']} candidates in {found['study']}, all of them in {found['results']}")
+    emit(
+        f"{found['trials']} candidates in {found['study']}, all of them in {found['results']}; page: {found['page']}"
+    )
     emit(f"sateen explore {found['study']} --pick I -o BUILD writes member I: {members[0]['command']}")
 
 

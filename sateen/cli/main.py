@@ -102,6 +102,7 @@ _HOME = {
     "cache": "sateen.cli.machines",
     "completion": "sateen.cli.completion",
     "explore": "sateen.cli.explore",
+    "compare": "sateen.cli.compare",
 }
 
 
@@ -383,6 +384,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
     )
     p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
+
+    p = add(
+        "compare", "show two or more builds side by side: cycles by layer, resources, accuracy, bytes, energy"
+    )
+    p.add_argument("builds", nargs="+", metavar="BUILD")
+    p.add_argument("--device", default="ecp5", metavar="DEV", help="ecp5 (the default) or xcup")
 
     p = add("explore", "search for the machine, formats and sparsity that serve a network best")
     add_explore(p)

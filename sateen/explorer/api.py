@@ -11,6 +11,7 @@ import numpy as np
 
 from sateen import api
 from sateen.errors import ConfigError
+from sateen.explorer.page import write_page
 from sateen.explorer.run import explore as run_search
 from sateen.explorer.search import Options, parse_budget, read_study
 from sateen.explorer.study import Study, digest
@@ -93,11 +94,11 @@ def explore(
         limits=limits, space=space, clock=clock, method=sparsity_method, shapes=shapes, options=options,
         progress=progress or (lambda stage, fraction: None),
     )  # fmt: skip
-    return summary(found) | {"importances": search.importances()}
+    return summary(found, search.importances())
 
 
-def summary(study: Study) -> dict[str, Any]:
-    """What `sateen explore --json` prints. Raises ConfigError where nothing keeps the limits."""
+def summary(study: Study, importances: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What `sateen explore --json` prints, and its page written. Raises ConfigError where nothing keeps the limits."""
     members = study.members()
     if not members:
         raise study.none_meets()
@@ -112,6 +113,8 @@ def summary(study: Study) -> dict[str, Any]:
         "states": dict(Counter(t.state for t in study.trials)),
         "seconds": round(sum(t.seconds for t in study.trials), 1),
         "results": str(study.write_results()),
+        "page": str(write_page(study, members, importances)),
+        "importances": importances,
         "front": members,
     }
 
@@ -150,7 +153,7 @@ def pick(
     >>> found = sateen.explore("net.onnx", "study", calibration="samples.npz", limits={"lut": 20000}, trials=3)
     >>> sateen.pick("study", 0, "picked")["cycles"]
     """
-    there = read_study(Path(study))
+    there, _ = read_study(Path(study))
     members, front = there.members(), there.front()
     if not 0 <= index < len(front):
         most = f"0 to {len(front) - 1}" if front else "none: nothing keeps the limits"

@@ -8,11 +8,13 @@ Machines that share a network in codes share all of that: it is kept in memory a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,16 +230,17 @@ class Evaluator:
             made = _from_bytes(data)
         else:
             given = self.task.calibration
-            made = quantize_graph(
-                self.task.graph,
-                self.task.model,
-                config=candidate.config,
-                calibration=given and {k: a[:samples] for k, a in given.items()},
-                recipe=recipe,
-                sparsity=parse_sparsity(candidate.sparsity),
-                sparsity_method=method,
-                sparsity_layers={name: parse_sparsity(p) for name, p in candidate.layers},
-            )
+            with _quiet():
+                made = quantize_graph(
+                    self.task.graph,
+                    self.task.model,
+                    config=candidate.config,
+                    calibration=given and {k: a[:samples] for k, a in given.items()},
+                    recipe=recipe,
+                    sparsity=parse_sparsity(candidate.sparsity),
+                    sparsity_method=method,
+                    sparsity_layers={name: parse_sparsity(p) for name, p in candidate.layers},
+                )
             if samples is None:
                 store_entry(entry, _to_bytes(made))
         kept[key] = made
@@ -267,6 +270,18 @@ class Evaluator:
     def _entry(self, kind: str, *key: str) -> Path:
         text = chr(0).join((self.task.identity, kind, *key))
         return self.task.cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: of a sketch they mean nothing, and `--pick` says those of a member."""
+    logger = logging.getLogger("sateen")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _to_bytes(made: Quantized) -> bytes:

@@ -21,7 +21,7 @@ from sateen.errors import ConfigError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Outcome, Task
 from sateen.explorer.goals import METRICS
-from sateen.explorer.libraries import quiet_optuna
+from sateen.explorer.libraries import library, quiet_optuna
 from sateen.explorer.space import Space, starts
 from sateen.explorer.study import JOURNAL, Study, Trial, load_about
 from sateen.explorer.workers import Pool, pool
@@ -128,6 +128,10 @@ class Search:
         finally:
             self.study.write_results()
 
+    def importances(self) -> dict[str, dict[str, float]]:
+        """See `importances`."""
+        return importances(self.study, self._trials)
+
     def said(self) -> str:
         """The state of the search in a few words."""
         members = self.study.front()
@@ -136,26 +140,6 @@ class Search:
             goals = self.study.goals
             text += ": " + ", ".join(f"{name} {members[0].metrics[name]:.5g}" for name in goals.objectives)
         return text
-
-    def importances(self) -> dict[str, dict[str, float]]:
-        """For each objective, how much each axis decides on it; empty for a study that is too small to say."""
-        found: dict[str, dict[str, float]] = {}
-        evaluator = self._optuna.importance.PedAnovaImportanceEvaluator()
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # it says that it minimizes, which the signs below allow for
-        for i, (name, more) in enumerate(
-            zip(self.study.goals.objectives, self.study.goals.senses, strict=True)
-        ):
-            try:
-                found[name] = self._optuna.importance.get_param_importances(
-                    self._trials,
-                    evaluator=evaluator,
-                    target=lambda t, i=i, more=more: -t.values[i] if more else t.values[i],
-                )
-            except (ValueError, RuntimeError):
-                continue
-        return found
 
     # -- one trial --------------------------------------------------------------------------------------------
 
@@ -289,15 +273,33 @@ def stored(trials: Any) -> list[Trial]:
     return found
 
 
-def read_study(folder: Path) -> Study:
-    """A study with its trials, as it was left. Raises ConfigError."""
+def read_study(folder: Path) -> tuple[Study, dict[str, dict[str, float]]]:
+    """A study with its trials, as it was left, and its importances. Raises ConfigError."""
     about, optuna = load_about(folder), quiet_optuna()
     storage = _storage(folder, about["storage"], optuna)
     try:
-        trials = stored(optuna.load_study(study_name=NAME, storage=storage))
+        trials = optuna.load_study(study_name=NAME, storage=storage)
     except KeyError:
-        trials = []
-    return Study(folder, about, trials)
+        return Study(folder, about), {}
+    study = Study(folder, about, stored(trials))
+    return study, importances(study, trials)
+
+
+def importances(study: Study, trials: Any) -> dict[str, dict[str, float]]:
+    """For each objective, how much each axis decides on it; empty for a study that is too small to say."""
+    found: dict[str, dict[str, float]] = {}
+    importance = library("optuna.importance")
+    warnings.simplefilter("ignore", UserWarning)  # it says that it minimizes, which the signs below allow for
+    for i, (name, more) in enumerate(zip(study.goals.objectives, study.goals.senses, strict=True)):
+        try:
+            found[name] = importance.get_param_importances(
+                trials,
+                evaluator=importance.PedAnovaImportanceEvaluator(),
+                target=lambda t, i=i, more=more: -t.values[i] if more else t.values[i],
+            )
+        except (ValueError, RuntimeError):
+            continue
+    return found
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A study from its options to a build: exact metrics, going on, and what is refused."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ def test_an_interrupt_keeps_what_is_done_and_begins_the_last_anew(given, tmp_pat
     monkeypatch.setattr(Evaluator, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sateen.explore(MODEL, tmp_path / "study", **given, trials=8)
-    assert len(read_study(tmp_path / "study").trials) == 2
+    assert len(read_study(tmp_path / "study")[0].trials) == 2
     assert pyarrow.parquet.read_table(tmp_path / "study/results.parquet").num_rows == 2
     found = sateen.explore(MODEL, tmp_path / "study", **given, trials=4)
     assert found["trials"] == 4 and calls[3] == calls[2]
@@ -111,7 +113,7 @@ def test_what_misses_a_limit_cheaply_is_not_quantized(given, tmp_path, monkeypat
         ConfigError, match=r"none of 8 candidates keeps the limits lut=900; the nearest, trial \d+, has"
     ):
         sateen.explore(MODEL, tmp_path / "study", **given, trials=8, limits={"lut": 900})
-    assert {t.state for t in read_study(tmp_path / "study").trials} == {"limit"}
+    assert {t.state for t in read_study(tmp_path / "study")[0].trials} == {"limit"}
 
 
 def test_samplers_find_the_front_of_a_small_space(explored, given, tmp_path):
@@ -187,6 +189,16 @@ def test_what_is_refused_at_once(given, tmp_path):
             workers.CONNECT_S = before
     with pytest.raises(ConfigError, match="is no study and not empty"):
         sateen.explore(MODEL, MODEL.parent, **given, trials=1)
+
+
+def test_the_page_has_everything_in_it(explored):
+    _, found = explored
+    page = Path(found["page"]).read_text()
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="?http', page)  # offline
+    assert "Plotly.newPlot" in page and page.count("TOML, command") == len(found["front"])
+    for member in found["front"]:
+        assert html.escape(member["command"]) in page
+        assert f"{member['cycles']:,}" in page
 
 
 def test_a_pick_beyond_the_front(explored, tmp_path):
