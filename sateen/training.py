@@ -141,7 +141,7 @@ def train(
         pattern = settings.pattern
         machine = choose_config(None, preset, weights, activations)
         if preset is None:
-            machine = default_machine(pattern, machine)
+            machine = default_machine((pattern,), machine)
         compile_model(
             folder / TRAINED, folder / BUILD, config=machine, calibration={port.source: values[:CALIBRATION]},
             sparsity=pattern, sparsity_method="magnitude" if pattern.dense else "keep", progress=progress,
