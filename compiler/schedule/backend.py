@@ -11,7 +11,7 @@ from sateen.compiler.schedule.fold import fold_inputs
 from sateen.compiler.schedule.heads import align_heads
 from sateen.compiler.schedule.lower import Lowering
 from sateen.compiler.schedule.narrow import narrowed
-from sateen.compiler.schedule.order import cut_chunks, hoist_loads
+from sateen.compiler.schedule.order import cut_chunks, hoist
 from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.samples import SampledGraph
 from sateen.compiler.schedule.tokens import add_tokens
@@ -235,7 +235,10 @@ def _generated(
 ) -> Program:
     placement = place(folded, config, [(first, last) for first, _, last in spans])
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
-    steps = hoist_loads(weave(lowered.steps, list(spans), config), lookahead=2 * config.queue_depth)
+    ahead = 2 * config.queue_depth
+    steps = hoist(weave(lowered.steps, list(spans), config), ahead)
+    if any(isinstance(op, ComputedConv) for op in folded.ops):
+        steps = hoist(steps, ahead, Opcode.MOVE)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
 

@@ -19,7 +19,7 @@ from sateen.ir.pieces import Pair
 from sateen.ir.quantized import ComputedConv
 from sateen.machine.array import WEIGHT_STATIONARY
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Opcode
+from sateen.machine.isa import Opcode, bits_of
 
 if TYPE_CHECKING:
     from sateen.compiler.schedule.lower import Lowering
@@ -115,7 +115,7 @@ def lower_computed(low: Lowering, op: ComputedConv) -> None:
     """Weights of an output tile are made once if half the buffer holds them, else for each accumulator bank."""
     config = low.config
     product = computed_product(op)
-    channels = low.graph.tensors[op.output].shape[2]
+    _, width, channels = low.graph.tensors[op.output].shape
     tiles = output_tiles(channels, config)
     parameter_base = low._parameters(product, tiles)
     low._load_table(op)
@@ -126,7 +126,7 @@ def lower_computed(low: Lowering, op: ComputedConv) -> None:
     limit = max(config.weight_depth // 4, tile)
     cycles = 0
     for r0, r1, views in low._stripe_views(op):
-        low.bring(op.weight, views[op.weight], prod(op.kernel))
+        stored = r0
         for j in range(tiles):
             bases: dict[tuple[Phase, Part], int] = {}
             for phase in phases:
@@ -143,17 +143,21 @@ def lower_computed(low: Lowering, op: ComputedConv) -> None:
                             base = 0 if part is None else bases[phase, part]
                             cycles += _matrix(low, op, phase, part, span, views, base, acc, access, n > 0)
                             acc += span.pixels
-                    for span in group:
-                        out = low.graph.tensors[op.output].shape[0] // low.graph.apart(op) * span.sample
-                        y = out + phase.y.first + span.rows[0] * phase.y.every
-                        x = phase.x.first + span.columns[0] * phase.x.every
+                        if j or tiles == 1:
+                            low._prefetch(1)
+                    for y, rows, x, columns in _drained(low, op, phase, group):
                         low._drain(
-                            product, j, views, parameter_base(j), bank, access,
-                            y, y + len(span.rows), x, x + len(span.columns), (phase.y.every, phase.x.every),
+                            product, j, views, parameter_base(j), bank, access, y, y + rows, x, x + columns,
+                            (phase.y.every, phase.x.every),
                         )  # fmt: skip
-                        bank += span.pixels
+                        bank += rows * columns
+                        if low._must_store(op.output) and j == tiles - 1 and len(phases) == 1:
+                            done = y + rows if x + columns == width else y
+                            low.transfer(Opcode.STORE, op.output, views[op.output], stored, done)
+                            stored = done
         if low._must_store(op.output):
-            low.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
+            low.transfer(Opcode.STORE, op.output, views[op.output], stored, r1)
+    low._prefetch()
     low.choices[low.layer] = WEIGHT_STATIONARY, {WEIGHT_STATIONARY: cycles}
 
 
@@ -180,6 +184,29 @@ def _groups(low: Lowering, op: ComputedConv, phase: Phase, r0: int, r1: int) -> 
         yield group
 
 
+def _drained(
+    low: Lowering, op: ComputedConv, phase: Phase, group: list[Span]
+) -> list[tuple[int, int, int, int]]:
+    """First row and rows, first column and columns of what leaves together: samples whose rows go on evenly."""
+    own = low.graph.tensors[op.output].shape[0] // low.graph.apart(op)
+    most = min((1 << bits_of("out_h", Opcode.DRAIN)) - 1, (1 << low.config.plane_bits) - 1)
+    found: list[tuple[int, int, int, int]] = []
+    for span in group:
+        y = own * span.sample + phase.y.first + span.rows[0] * phase.y.every
+        x, rows = phase.x.first + span.columns[0] * phase.x.every, len(span.rows)
+        if found:
+            first, before, *across = found[-1]
+            if (
+                y == first + before * phase.y.every
+                and across == [x, len(span.columns)]
+                and before + rows <= most
+            ):
+                found[-1] = first, before + rows, x, len(span.columns)
+                continue
+        found.append((y, rows, x, len(span.columns)))
+    return found
+
+
 def _fill(low: Lowering, op: ComputedConv, phase: Phase, part: Part, v: View, j: int) -> int:
     """MOVEs of the weights of output tile `j`, and where they begin."""
     config = low.config
@@ -201,6 +228,7 @@ def _fill(low: Lowering, op: ComputedConv, phase: Phase, part: Part, v: View, j:
     places = [(y, x) for y in part.rows for x in part.columns]
     for n, (y, x) in enumerate(places):
         tap = phase.y.taps[y] * op.kernel[1] + phase.x.taps[x]
+        low.bring(op.weight, v, tap + 1)
         first = base + n * tile
         writes: list[Access] = [("weight", first, first + tile)]
         if pattern:

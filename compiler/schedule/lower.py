@@ -60,6 +60,8 @@ class Lowering(Rows):
         alike = repeated(self.graph)
         for layer, op in enumerate(self.graph.ops):
             self.layer, self.shared = layer, op.name in alike
+            if not isinstance(op, ComputedConv):  # which does so behind its own
+                self._prefetch()
             LOWERING[type(op)].lower(self, op)
             for t in op.inputs:  # rows that this op skipped and a later one reads
                 if t in self.placement.on_chip and any(
@@ -69,6 +71,18 @@ class Lowering(Rows):
         return Lowered(
             self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size, self.choices
         )
+
+    def _prefetch(self, taps: int | None = None) -> None:
+        """Load the weights of the next op, or so many taps more, where they are an input and have their place already.
+
+        At once they would keep the bus from the program for long.
+        """
+        following = self.graph.ops[self.layer + 1 : self.layer + 2]
+        for op in following if self.placement.ahead else ():
+            if isinstance(op, ComputedConv) and op.weight in self.placement.on_chip:
+                height, done = self.graph.tensors[op.weight].shape[0], self.loaded_rows.get(op.weight, 0)
+                high = height if taps is None else min(height, done + taps)
+                self.bring(op.weight, self.view(op.weight, 0, 0, 0), high)
 
     def pool(self, op: MaxPool) -> None:
         _, w_in, _ = self.graph.tensors[op.input].shape

@@ -7,15 +7,16 @@ from sateen.machine.assembler import Instruction
 from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
 
 
-def hoist_loads(steps: list[Step], lookahead: int) -> list[Step]:
+def hoist(steps: list[Step], lookahead: int, opcode: Opcode = Opcode.LOAD) -> list[Step]:
     """Move each LOAD up, past at most `lookahead` other instructions, as far as nothing before it is in conflict.
 
-    Loads keep their order. This is what overlaps loading a layer's weights with computing the one before.
+    Loads keep their order. This is what overlaps loading a layer's weights with computing the one before. So do MOVEs,
+    which STOREs of that layer's results are not to hold up.
     """
     out: list[Step] = []
     last_load = -1
     for step in steps:
-        if step.instruction.opcode != Opcode.LOAD:
+        if step.instruction.opcode != opcode:
             out.append(step)
             continue
         position = len(out)

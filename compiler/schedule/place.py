@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sateen.compiler.schedule.samples import SampledGraph, in_buffer
 from sateen.compiler.schedule.sums import pixel_slots
 from sateen.errors import ConfigError
-from sateen.ir.quantized import Arrange, BiasGradient, Op, QuantizedGraph, WeightGradient
+from sateen.ir.quantized import Arrange, BiasGradient, ComputedConv, Op, QuantizedGraph, WeightGradient
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.packing import row_words
 
@@ -43,6 +43,8 @@ class Placement:
     on_chip: dict[str, int]  # tensor: first word
     stripes: list[Stripes]  # one for each op
     spilled: list[str]
+    ahead: bool = False
+    """Whether weights that are inputs have their place while the op before theirs runs."""
 
 
 def tensor_words(graph: QuantizedGraph, name: str, config: AcceleratorConfig, planes: int = 1) -> int:
@@ -67,16 +69,19 @@ def place(
     tensors share no word, and what they read no bank where that can be.
     """
     alone = _place(graph, config, ())
-    if not together:
+    ahead = any(isinstance(op, ComputedConv) for op in graph.ops)
+    if not together and not ahead:
         return alone
     try:
-        found = _place(graph, config, together)
+        found = _place(graph, config, together, ahead)
     except ConfigError:
         return alone
     return found if set(found.spilled) <= set(alone.spilled) else alone
 
 
-def _place(graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]]) -> Placement:
+def _place(
+    graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]], ahead: bool = False
+) -> Placement:
     ops = graph.ops
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -95,6 +100,13 @@ def _place(graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tu
             first[t], last[t] = min(first[t], low), max(last[t], high)
         read = frozenset(t for op in ops[low : high + 1] if not isinstance(op, Arrange) for t in op.inputs)
         apart |= dict.fromkeys(read, read)
+    if ahead:
+        for t in {op.weight for op in ops if isinstance(op, ComputedConv)} - set(producer):
+            first[t] = max(0, first[t] - 1)
+        for op in ops:
+            if isinstance(op, ComputedConv):  # MOVE reads one, MATRIX the other
+                both = frozenset((op.input, op.weight))
+                apart |= {t: apart.get(t, frozenset()) | both for t in both}
     sizes = {t: tensor_words(graph, t, config, planes_of(producer.get(t), config)) for t in first}
     spilled: list[str] = [t for t, n in sizes.items() if n > config.act_depth]
 
@@ -127,7 +139,7 @@ def _place(graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tu
             for t, (whole, row) in inside.items():
                 if whole in on_chip:
                     on_chip[t] = on_chip[whole] + row * row_words(*graph.tensors[t].shape[1:], config)
-            return Placement(on_chip, stripes, spilled)
+            return Placement(on_chip, stripes, spilled, ahead)
 
 
 def _victim(blocks: list[Block], first: int, last: int) -> Block:

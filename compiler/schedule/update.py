@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sateen.compiler.schedule.emitter import PAGE, Step
-from sateen.compiler.schedule.order import cut_chunks, hoist_loads
+from sateen.compiler.schedule.order import cut_chunks, hoist
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.hw.vector.update import FRACTION, digits
@@ -128,7 +128,7 @@ def generate_updates(layers: Sequence[Weights], config: AcceleratorConfig) -> Up
             n = min(most, total - first)
             base = len([s for s in steps if s.instruction.opcode == Opcode.UPDATE]) % config.act_banks * slot
             steps += _chunk(k, layer.rule, place, base % config.act_depth, first, n, total, config)
-    steps = hoist_loads(steps, lookahead=2 * config.queue_depth)
+    steps = hoist(steps, lookahead=2 * config.queue_depth)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
     data_offset = -(-len(instructions) * INSTRUCTION_BYTES // PAGE) * PAGE

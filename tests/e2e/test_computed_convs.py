@@ -1,17 +1,22 @@
 """Convolutions with computed weights, and the gradients of their inputs, in all engines: patterns, strides, batches."""
 
+import random
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from four_engines import machine
-from graph_engines import check_graph
+from graph_engines import MEMORY, check_graph
 
-from sateen.compiler.schedule.backend import specialise
+from sateen.compiler.schedule.backend import generate, specialise
 from sateen.errors import ConfigError
 from sateen.formats import SparsityPattern, parse_format
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
 from sateen.ir.quantized import ComputedConv, Quant, QuantizedGraph, Residual, Tensor
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode
 
 TINY = machine(
     "int8", "int8", rows=2, cols=2, lanes=1, group=4, patterns=("dense", "1:2", "2:4"), computed_weights=True,
@@ -155,3 +160,49 @@ def test_a_machine_for_one_network_has_what_it_needs():
     config = TINY.replace(specialize=True)
     assert specialise(config, graph, 30).computed_patterns
     assert not specialise(config, dense, 30).computed_patterns
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_convolutions(seed):
+    """Of any size, on machines with little of everything."""
+    rng = random.Random(seed)
+    minifloat = seed % 4 == 0
+    config = (OTHERS["e4m3"] if minifloat else TINY).replace(
+        weight_depth=rng.choice([64, 128, 256]), acc_depth=rng.choice([16, 32, 64]), act_bank_depth=512,
+        transpose_words=rng.choice([1, 2]),
+    )  # fmt: skip
+    kernel, plane = (rng.randint(1, 4), rng.randint(1, 4)), (7, rng.randint(7, 8))
+    pattern = rng.choice(
+        [DENSE, SparsityPattern(2, 4), SparsityPattern(2, 8) if minifloat else SparsityPattern(1, 2)]
+    )
+    samples = rng.randint(1, 4)
+    raw = rng.random() < 0.2
+    graph, inputs = convolution(
+        config.activation_format, pattern, kernel, (rng.randint(1, 3), rng.randint(1, 3)),
+        (rng.randint(1, 2), rng.randint(1, 2)), tuple(rng.randint(0, 2) for _ in range(4)), plane,
+        rng.randint(1, 30), rng.randint(1, 30), rng.random() < 0.5, raw, not raw and rng.random() < 0.3, seed, samples,
+    )  # fmt: skip
+    check_graph(graph, config, inputs, batch=samples, rtl=False)
+
+
+def test_weights_are_made_and_loaded_while_the_array_works():
+    """Three layers of a batch, every result stored: by the exact model the array multiplies most of the time."""
+    config = AcceleratorConfig(
+        rows=8, cols=32, lanes=1, group=8, bus_bits=256, act_bank_depth=4096, act_banks=8, weight_depth=4096,
+        vector_lanes=16, parameter_depth=1024, patterns=("dense", "2:8"), computed_weights=True, acc_depth=512,
+        computed_patterns=True, transpose_words=8,
+    )  # fmt: skip
+    one, _ = convolution(pattern=SparsityPattern(2, 8), plane=(28, 28), inputs=64, outputs=64)
+    (op,), x, w = one.ops, one.tensors["x"], one.tensors["w"]
+    names = ["x", "y0", "y1", "y2"]
+    ops = [
+        replace(op, name=f"conv{n}", input=names[n], weight=f"w{n}", output=names[n + 1]) for n in range(3)
+    ]
+    tensors = {t: replace(x, name=t) for t in names} | {f"w{n}": replace(w, name=f"w{n}") for n in range(3)}
+    ports = [Port(t, tensors[t].shape, tensors[t].shape) for t in ("x", "w0", "w1", "w2")]
+    outputs = tuple(Output(Port(t, x.shape, x.shape), t) for t in names[1:])
+    timeline = generate(
+        QuantizedGraph("net", tuple(ports), outputs, tuple(ops), tensors), config, batch=4, cut=0
+    ).predict(MEMORY)
+    busy = sum(e.done - e.start + 1 for e in timeline.events if e.instruction.opcode == Opcode.MATRIX)
+    assert busy > 0.97 * timeline.cycles
