@@ -71,7 +71,8 @@ class UpdateProgram:
         return predict(self.code, self.program_offset, self.config, memory)
 
     def pack(self, k: int, master: np.ndarray, velocity: np.ndarray, sums: np.ndarray) -> dict[int, bytes]:
-        """What layer k's (taps, I, O) are in memory, by where."""
+        """What layer k's (taps, I, O), of any type that holds integers, are in memory, by where."""
+        sums = sums if sums.dtype == object else sums.astype(np.int64)
         place, config = self.places[k], self.config
         bits = config.activation.bits
         planes = [
