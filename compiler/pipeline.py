@@ -215,6 +215,20 @@ def quantize_graph(
     return Quantized(state.quantized, config, record, graph.unused, tuple(warnings), origin)
 
 
+LEAST_PRUNED_DB = 20.0
+"""Signal to noise of an output below which pruning is warned of: a tenth of its values is error."""
+
+
+def _warn_of_pruning(errors: Mapping[str, Any]) -> None:
+    for output in errors["outputs"]:
+        if (snr := output["pruned_db"]) is not None and snr < LEAST_PRUNED_DB:
+            _logger.warning(
+                "pruning in one shot leaves output '%s' %.1f dB signal to noise before anything is rounded; train the "
+                "network with the pattern (docs/results/sparse_accuracy.md), or take one that keeps more weights",
+                output["name"], snr,
+            )  # fmt: skip
+
+
 def evenly(samples: Mapping[str, np.ndarray] | None, most: int) -> dict[str, np.ndarray]:
     """At most so many of the samples, spread over all of them."""
     count = len(next(iter((samples or {}).values()), ()))
@@ -275,11 +289,14 @@ def write_program(
     """Write the build folder of what was compiled from the file `model`; its manifest, with the seconds of TIMES."""
     files = _files(quantized.graph, program, predicted, verilog)
     errors: dict[str, Any] | None = None
+    later: list[str] = []
     if quantized.origin is not None:
         files["float.bin"] = to_bytes(quantized.origin.imported)
         if quantized.origin.samples:
             errors = measure(quantized.graph, quantized.origin)
             files["errors.json"] = _json(errors)
+            with collected() as later:
+                _warn_of_pruning(errors)
     if quantized.host is not None:
         files["host.onnx"] = quantized.host.model
     record = dict(quantized.record)
@@ -289,7 +306,7 @@ def write_program(
         manifest["host"] = {"outputs": list(quantized.host.outputs)}
     if errors is not None:
         manifest["errors"] = {key: errors[key] for key in ("samples", "outputs")}
-    manifest["warnings"] = list(quantized.warnings)
+    manifest["warnings"] = [*quantized.warnings, *later]
     manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
     manifest[OWN] = own_hash(manifest)
     write_build(build, files | {MANIFEST: _json(manifest), TIMES: _json({"ptq": seconds})})

@@ -29,6 +29,7 @@ from sateen.options import (
     DEFAULT_PTQ,
     ENGINES,
     FLOAT,
+    SIMULATED,
     SPARSE_PRESET,
     Arrays,
     Progress,
@@ -222,7 +223,8 @@ def run(
         "float" is the network as it was imported, before it was pruned and rounded
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
     trace : a waveform file (.fst) of the first sample; engine "rtl"
-    port, baud : the board's serial device, and its bits per second (default: what the build's bitstreams have)
+    port, baud : the board's serial device ("sim": the chip with its pins is simulated), and its bits per second
+        (default: what the build's bitstreams have)
     host : also run what follows where the file was cut (`until`), with ONNX Runtime: `outputs` are the file's own
     labels : the class of each sample, (N,) integers or an .npz file with them: `accuracy` then says how many outputs
         are right, here and in the float network
@@ -260,7 +262,7 @@ def run(
         )
     if (engine == BOARD) != (port is not None):
         raise DataError(
-            "engine 'board' needs the serial device that the board is on; give it with --port"
+            "engine 'board' needs the serial device that the board is on; give it with --port, or --port sim"
             if port is None
             else f"a port is for engine 'board', not '{engine}'; use --engine board or leave --port out"
         )
@@ -284,7 +286,14 @@ def run(
             f"build {b.folder}: its {RANDOM_MEANS_NOTHING}; compile it with real samples for labels"
         )
     classes = None if labels is None else load_labels(labels, len(next(iter(checked.values()))))
-    if port is not None:
+    if port == SIMULATED:
+        from sateen.sim.board import SimulatedBoard
+
+        if baud is not None:
+            raise DataError(f"baud {baud}: the simulated board has its own; leave --baud out")
+        with SimulatedBoard(b.folder) as board:
+            result = run_on_board(b, checked, board.port, baud=board.baud, progress=progress)
+    elif port is not None:
         result = run_on_board(b, checked, port, baud=_baud(b) if baud is None else baud, progress=progress)
     elif engine == FLOAT:
         result = run_in_float(b, checked, progress)

@@ -40,6 +40,8 @@ FLOAT = "float"
 """Not one of the four: the network as it was imported, whose outputs are those that rounding changes."""
 BOARD = "board"
 """Not an engine of its own: the RTL, on a chip."""
+SIMULATED = "sim"
+"""In the place of a board's serial device: the chip with its memory, link and pins, under Verilator."""
 DEFAULT_BAUD = 115200
 DEFAULT_ATTEMPTS = 3
 """Placements of a bitstream, at most."""

@@ -21,11 +21,14 @@ BINS = 24
 _ELEMENTS = 1 << 24
 """Of all tensors of the samples together."""
 _AT_ONCE = 1 << 22
+EXACT_DB = 80.0
+"""Of networks that compute the same, but for the order of their sums, or weights that were read as float32."""
 
 ABOUT = {
     "outputs": "of the network, against the file as it was imported",
     "layers": "tensors that ops write, against the float network that was rounded: pruned, its passes' changes in it",
     "snr_db": "10 log10 of the float values' squares over the errors' squares; null where there is no error",
+    "pruned_db": "snr_db of the float network that was rounded, where that is another one: pruned; else null",
     "largest_error": "in units of the largest magnitude of the float values",
     "range": "the least and the greatest value of the format at this scale; null for sums that are not rounded",
     "clipped": "share of the float values that lie outside of the range",
@@ -53,6 +56,7 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
     count = max(1, min(total, _ELEMENTS // elements))
     step = max(1, _AT_ONCE // elements)
     outputs = {o.port.name: _Error() for o in qgraph.outputs}
+    unrounded = {o.port.name: _Error() for o in qgraph.outputs}
     layers = {
         op.output: _Layer(qgraph, op.output) for op in qgraph.ops if _comparable(qgraph, origin, op.output)
     }
@@ -64,12 +68,18 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
         wanted, given = float_outputs(origin.imported, imported), finish_outputs(qgraph, codes)
         for name, error in outputs.items():
             error.add(np.asarray(wanted[name], np.float64), np.asarray(given[name], np.float64))
+        if imported is not tensors:
+            for name, y in float_outputs(origin.rounded, tensors).items():
+                unrounded[name].add(np.asarray(wanted[name], np.float64), np.asarray(y, np.float64))
         for tensor, layer in layers.items():
             layer.add(tensors[tensor], qgraph.real(tensor, codes[tensor]))
     return {
         "about": ABOUT,
         "samples": count,
-        "outputs": [{"name": name, **error.figures()} for name, error in outputs.items()],
+        "outputs": [
+            {"name": name, **error.figures(), "pruned_db": _pruned(unrounded[name])}
+            for name, error in outputs.items()
+        ],
         "layers": [
             {
                 "name": op.name,
@@ -81,6 +91,12 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
             if op.output in layers
         ],
     }
+
+
+def _pruned(error: _Error) -> float | None:
+    """The signal to noise of a network that is pruned, in float; None where float64's last digits alone differ."""
+    snr: float | None = error.figures()["snr_db"]
+    return snr if snr is not None and snr < EXACT_DB else None
 
 
 def reach(quant: Quant) -> tuple[float, float]:

@@ -170,7 +170,8 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         rows.append(("calibration", "random: cycles and cost hold, outputs and accuracy mean nothing"))
     for found in manifest.get("errors", {}).get("outputs", ()):
         of = f"against float on {manifest['errors']['samples']} calibration samples"
-        rows.append((f"output {found['name']}", f"{error_text(found)}, {of}"))
+        pruned = "" if found["pruned_db"] is None else f"; {found['pruned_db']:.1f} dB by pruning alone"
+        rows.append((f"output {found['name']}", f"{error_text(found)}{pruned}, {of}"))
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():

@@ -275,7 +275,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
     )
     p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
-    p.add_argument("--port", metavar="DEV", help="serial device of the board (engine board)")
+    p.add_argument(
+        "--port", metavar="DEV", help="serial device of the board (engine board), or sim: it is simulated"
+    )
     p.add_argument(
         "--baud",
         type=_baud,

@@ -95,6 +95,7 @@ def test_errors_are_those_between_the_engines(build):
     assert output["name"] == "y" and output["snr_db"] == pytest.approx(snr, abs=0.06)
     assert output["largest_error"] == pytest.approx(np.abs(found - real).max() / np.abs(real).max(), rel=1e-3)
     errors = sateen.open(folder).errors
+    assert output["pruned_db"] is None
     first, last = errors["layers"]
     assert last["range"] is None and last["snr_db"] == pytest.approx(snr, abs=0.06)
     assert sum(first["activations"]) == pytest.approx(1 - first["clipped"], abs=1e-3)
@@ -129,6 +130,10 @@ def test_pruning_counts_as_error_of_the_outputs_alone(tmp_path):
         sparsity_method="magnitude",
     )
     errors = sateen.open(tmp_path / "build").errors
+    pruned = errors["outputs"][0]["pruned_db"]
+    assert abs(pruned - errors["outputs"][0]["snr_db"]) < 2
+    warnings = sateen.open(tmp_path / "build").manifest["warnings"]
+    assert sum(f"output 'y' {pruned:.1f} dB" in w for w in warnings) == (pruned < 20) == 1
     assert errors["outputs"][0]["snr_db"] < 20 < min(e["snr_db"] for e in errors["layers"])
 
 

@@ -68,6 +68,13 @@ def test_command_line(build, board, data, tmp_path, capsys):
     assert main([str(c) for c in command]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["engine"] == "board" and found["equal"] and found["batch"] == IMAGES
+    at, end = command.index("--port") + 1, command.index("--baud")
+    simulated = [*command[:at], "sim", *command[end + 2 :]]
+    assert main([str(c) for c in simulated]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["equal"] and again["cycles"] == found["cycles"] and again["outputs"] == found["outputs"]
+    assert main([str(c) for c in [*simulated, "--baud", "115200"]]) == 2
+    assert "the simulated board has its own" in capsys.readouterr().err
     assert (found["latency"], found["interval"]) == (ON_CHIP.latency, ON_CHIP.interval)
     command[command.index("board")] = "rtl"
     for option in ("--port", board.port, "--baud", board.baud):
