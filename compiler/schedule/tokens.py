@@ -67,7 +67,7 @@ class _History:
     """By space."""
     read_banks: dict[int, int] = field(default_factory=dict)
     written_banks: dict[int, int] = field(default_factory=dict)
-    """The last instruction that used the port of a bank of the activation buffer, or of `WEIGHTS`."""
+    """The last instruction that used the port of a bank of the activation buffer, or of `BUFFERS`."""
 
     def conflict(self, step: Step, read: set[int], written: set[int]) -> int:
         """The last instruction that `step`, whose ports are of those banks, must come after, or NEVER."""
@@ -176,15 +176,14 @@ def add_tokens(steps: Iterable[Step], config: AcceleratorConfig) -> None:
         scheduler.add(step, position)
 
 
-WEIGHTS = -1
-"""The weight buffer, as a bank: LOAD and MOVE write it."""
+BUFFERS = {"weight": -1, "index": -2}
+"""The weight and the index buffer, as banks: LOAD and MOVE write them."""
 
 
 def _banks(accesses: list[Access], config: AcceleratorConfig) -> set[int]:
-    """Those of the activation buffer that the accesses use, and `WEIGHTS`."""
+    """Those of the activation buffer that the accesses use, and of `BUFFERS`."""
     depth = config.act_bank_depth
-    weights = {WEIGHTS for space, _, _ in accesses if space == "weight"}
-    return weights | {
+    return {BUFFERS[space] for space, _, _ in accesses if space in BUFFERS} | {
         bank
         for space, low, high in accesses
         if space == "act"

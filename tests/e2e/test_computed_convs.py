@@ -9,14 +9,17 @@ from four_engines import machine
 from graph_engines import MEMORY, check_graph
 
 from sateen.compiler.schedule.backend import generate, specialise
+from sateen.compiler.schedule.emitter import Step
+from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats import SparsityPattern, parse_format
 from sateen.formats.sparsity import DENSE
 from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
 from sateen.ir.quantized import ComputedConv, Quant, QuantizedGraph, Residual, Tensor
+from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.isa import Opcode
+from sateen.machine.isa import Opcode, Target, Unit
 
 TINY = machine(
     "int8", "int8", rows=2, cols=2, lanes=1, group=4, patterns=("dense", "1:2", "2:4"), computed_weights=True,
@@ -206,3 +209,14 @@ def test_weights_are_made_and_loaded_while_the_array_works():
     ).predict(MEMORY)
     busy = sum(e.done - e.start + 1 for e in timeline.events if e.instruction.opcode == Opcode.MATRIX)
     assert busy > 0.97 * timeline.cycles
+
+
+def test_moves_and_loads_of_indices_take_turns():
+    """One port writes the index buffer, though the words are others."""
+    move = Step(Instruction(Opcode.MOVE), [("act", 0, 8)], [("weight", 0, 8), ("index", 0, 8)])
+    load = Step(Instruction(Opcode.LOAD, {"target": Target.INDEX}), [], [("index", 64, 72)])
+    other = Step(Instruction(Opcode.LOAD, {"target": Target.PARAMETER}), [], [("param", 0, 8)])
+    add_tokens([move, other, load], TINY)
+    assert (move.instruction.signal, other.instruction.wait, load.instruction.wait) == (
+        1 << Unit.LOAD, 0, 1 << Unit.STORE,
+    )  # fmt: skip

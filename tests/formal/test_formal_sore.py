@@ -30,7 +30,7 @@ from amaranth.hdl import (
 from sateen.formats import SparsityPattern, parse_format
 from sateen.hw.formats import circuits
 from sateen.hw.formats.integer import IntegerCircuits
-from sateen.hw.library import sore
+from sateen.hw.memory import sore
 from sateen.hw.memory.sore import SORE
 
 pytestmark = pytest.mark.formal
