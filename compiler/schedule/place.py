@@ -108,6 +108,7 @@ def _place(
                 both = frozenset((op.input, op.weight))
                 apart |= {t: apart.get(t, frozenset()) | both for t in both}
     sizes = {t: tensor_words(graph, t, config, planes_of(producer.get(t), config)) for t in first}
+    whole = {op.weight for op in ops if isinstance(op, ComputedConv)}
     spilled: list[str] = [t for t, n in sizes.items() if n > config.act_depth]
 
     while True:
@@ -118,7 +119,7 @@ def _place(
         ]
         failed = _fit(blocks, graph, config)
         if failed is not None:
-            spilled.append(_victim(blocks, failed.first, failed.last).name)
+            spilled.append(_victim(blocks, failed.first, failed.last, whole).name)
             continue
         stripes: list[Stripes] = []
         for i, op in enumerate(ops):
@@ -132,7 +133,7 @@ def _place(
                     f"{type(op).__name__} '{op.name}': one output row takes {found} words of the activation buffer, "
                     f"which has {config.act_depth}; raise act_bank_depth or act_banks, or narrow the layer"
                 )
-            spilled.append(_victim(blocks, i, i).name)
+            spilled.append(_victim(blocks, i, i, whole).name)
             break
         else:
             on_chip = {b.name: b.base for b in blocks}
@@ -142,10 +143,11 @@ def _place(
             return Placement(on_chip, stripes, spilled, ahead)
 
 
-def _victim(blocks: list[Block], first: int, last: int) -> Block:
-    """The largest, then the longest-lived tensor that is there between ops `first` and `last`."""
+def _victim(blocks: list[Block], first: int, last: int, whole: set[str]) -> Block:
+    """The largest, then the longest-lived tensor that is there between ops `first` and `last`; one that stripes would
+    read `whole`, each of them, only if there is no other."""
     alive = [b for b in blocks if b.first <= last and first <= b.last]
-    return max(alive, key=lambda b: (b.size, b.last - b.first, b.name))
+    return max(alive, key=lambda b: (b.name not in whole, b.size, b.last - b.first, b.name))
 
 
 def _fit(blocks: list[Block], graph: QuantizedGraph, config: AcceleratorConfig) -> Block | None:
