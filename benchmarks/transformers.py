@@ -32,7 +32,13 @@ from sateen.models.images import centred, load
 from sateen.sim import run_reference
 
 NETWORKS = {
-    f.__name__: f for f in (transformers.deit_tiny, transformers.swin_block, transformers.convnext_block)
+    f.__name__: f
+    for f in (
+        transformers.deit_tiny,
+        transformers.swin_block,
+        transformers.convnext_block,
+        transformers.mixer_block,
+    )
 }
 MACHINE = sateen.preset("mac256").replace(vector_lanes=16, bus_bits=256, transpose_words=2, depthwise=True)
 """8 rows of two lanes, 16 columns, 1 MiB of activations; what else a network needs is added to it (`specialize`)."""

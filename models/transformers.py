@@ -1,4 +1,4 @@
-"""Vision transformers and their kin with seeded random weights: DeiT-Tiny whole, a block each of two others."""
+"""Vision transformers and their kin with seeded random weights: DeiT-Tiny whole, a block each of three others."""
 
 from __future__ import annotations
 
@@ -87,3 +87,19 @@ def convnext_block(seed: int = 0) -> onnx.ModelProto:
     b.node("Mul", "scaled", [y, scale])
     y = b.transpose("back", b.derived("scaled", (size, size, features), power), 2, 0, 1)
     return b.model("convnext_block", b.add("add", x, y))
+
+
+def mixer_block(seed: int = 0) -> onnx.ModelProto:
+    """Of Mixer-S/16: 196 tokens of 512 features, an MLP of 256 over the tokens, then one of 2,048 over the features.
+
+    Ref: Tolstikhin et al., arXiv 2105.01601, table 1.
+    """
+    tokens, features = 196, 512
+    b = TokenBuilder(np.random.default_rng(seed))
+    x = b.transpose("tokens", b.lines("lines", b.input("input", features, 14, 14)), 1, 0)
+    y = b.transpose("turned", b.layer_norm("norm1", x), 1, 0)
+    y = b.transpose("back", b.mlp("mix", y, features // 2, BRANCH), 1, 0)
+    x = b.add("add1", x, y)
+    y = b.mlp("mlp", b.layer_norm("norm2", x), 4 * features, BRANCH)
+    b.reshape("output", b.add("add2", x, y), tokens, features)
+    return b.model("mixer_block", "output")

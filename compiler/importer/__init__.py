@@ -37,10 +37,10 @@ from sateen.compiler.importer.lookups import LOOKED_UP, looked_up, with_lookups
 from sateen.compiler.importer.norms import ABSORBED, recognized
 from sateen.compiler.importer.nouns import NOT_CHECKED, PORTS, Finding, Refused
 from sateen.compiler.importer.one_version import separated
-from sateen.compiler.importer.passes import tidy
 from sateen.compiler.importer.quantizers import recentered, settle
 from sateen.compiler.importer.shapes import Shapes, Values, with_shapes, with_values
 from sateen.compiler.importer.stated import stated
+from sateen.compiler.importer.tidy import tidy
 from sateen.compiler.importer.versions import modernized
 from sateen.compiler.importer.wide_weights import split_wide
 from sateen.compiler.importer.written import WRITTEN

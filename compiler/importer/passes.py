@@ -7,22 +7,12 @@ their own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
 from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Node, Normalize, Pool
 from sateen.ir.quant import GivenWeights
-
-
-def tidy(graph: Graph) -> Graph:
-    """All passes, in order, until nothing changes."""
-    graph = drop_dead(graph)
-    for rewrite in PASSES:
-        while (changed := rewrite(graph)) is not None:
-            graph = drop_dead(changed)
-    return graph
 
 
 def drop_dead(graph: Graph) -> Graph:
@@ -41,7 +31,7 @@ def drop_dead(graph: Graph) -> Graph:
 # -- small questions --------------------------------------------------------------------------------
 
 
-def _only_consumer(graph: Graph, tensor: str) -> Node | None:
+def only_consumer(graph: Graph, tensor: str) -> Node | None:
     """The one node that reads the tensor; None if there are others or it is a graph output."""
     consumers = graph.consumers(tensor)
     if len(consumers) != 1 or any(o.tensor == tensor for o in graph.outputs):
@@ -76,7 +66,7 @@ def is_padding(node: Node) -> bool:
     )
 
 
-def _replace(graph: Graph, old: dict[str, Node | None]) -> Graph:
+def with_nodes(graph: Graph, old: dict[str, Node | None]) -> Graph:
     """Nodes by name replaced, or dropped where None."""
     nodes = (old.get(n.name, n) for n in graph.nodes)
     return dataclasses.replace(graph, nodes=tuple(n for n in nodes if n is not None))
@@ -108,20 +98,20 @@ def merge_padding(graph: Graph) -> Graph | None:
                     continue
             (a, b, c, d), (e, f, g, h) = node.pads, user.pads
             pads = (a + e, b + f, c + g, d + h)
-            return _replace(graph, {user.name: dataclasses.replace(user, input=node.input, pads=pads)})
+            return with_nodes(graph, {user.name: dataclasses.replace(user, input=node.input, pads=pads)})
     return None
 
 
 def stride_into_consumer(graph: Graph) -> Graph | None:
     """Every nth pixel (a pool of one pixel) into the pointwise window that reads it."""
     for node in graph.nodes:
-        user = _only_consumer(graph, node.output)
-        if not _is_stride(node) or not (_is_stride(user) or _is_pointwise(user)):
+        user = only_consumer(graph, node.output)
+        if not _is_stride(node) or not (_is_stride(user) or is_pointwise(user)):
             continue
         assert isinstance(node, Pool) and isinstance(user, Conv | Pool)
         stride = (node.stride[0] * user.stride[0], node.stride[1] * user.stride[1])
         changed = dataclasses.replace(user, input=node.input, stride=stride)
-        return _replace(graph, {user.name: changed, node.name: None})
+        return with_nodes(graph, {user.name: changed, node.name: None})
     return None
 
 
@@ -129,7 +119,7 @@ def _is_stride(node: Node | None) -> bool:
     return isinstance(node, Pool) and node.kind == "max" and node.kernel == (1, 1) and not any(node.pads)
 
 
-def _is_pointwise(node: Node | None) -> bool:
+def is_pointwise(node: Node | None) -> bool:
     return isinstance(node, Conv) and node.weight.shape[1:3] == (1, 1) and not any(node.pads)
 
 
@@ -137,7 +127,7 @@ def affine_into_producer(graph: Graph) -> Graph | None:
     """scale * conv(x) + offset is a convolution."""
     for node in graph.nodes:
         producer = graph.producer(node.inputs[0]) if node.inputs else None
-        if is_affine(node) and isinstance(producer, Conv) and _only_consumer(graph, producer.output) is node:
+        if is_affine(node) and isinstance(producer, Conv) and only_consumer(graph, producer.output) is node:
             assert isinstance(node, Conv)
             scale = node.weight.reshape(-1)
             merged = dataclasses.replace(
@@ -147,7 +137,7 @@ def affine_into_producer(graph: Graph) -> Graph | None:
                 bias=producer.bias * scale + node.bias,
                 given=_scaled(producer.given, scale),
             )
-            return _replace(graph, {producer.name: merged, node.name: None})
+            return with_nodes(graph, {producer.name: merged, node.name: None})
     return None
 
 
@@ -160,11 +150,11 @@ def affine_into_product(graph: Graph) -> Graph | None:
         if not isinstance(producer, MatMul):
             continue
         scale = node.weight.reshape(-1)
-        if (scale <= 0).any() or _only_consumer(graph, producer.output) is not node:
+        if (scale <= 0).any() or only_consumer(graph, producer.output) is not node:
             continue
         bias = producer.bias * scale + node.bias
         merged = dataclasses.replace(producer, output=node.output, scale=producer.scale * scale, bias=bias)
-        return _replace(graph, {producer.name: merged, node.name: None})
+        return with_nodes(graph, {producer.name: merged, node.name: None})
     return None
 
 
@@ -191,7 +181,7 @@ def selection_into_producer(graph: Graph) -> Graph | None:
             weight=producer.weight[taken] * scale[:, None, None, None],
             bias=producer.bias[taken] * scale + node.bias,
         )
-        return _replace(graph, {node.name: merged})
+        return with_nodes(graph, {node.name: merged})
     return None
 
 
@@ -213,7 +203,7 @@ def affine_into_normalize(graph: Graph) -> Graph | None:
         if not isinstance(node, Conv) or not is_affine(node) or not isinstance(producer, Normalize):
             continue
         plain = node.stride == (1, 1) and node.channels is None
-        if plain and _only_consumer(graph, producer.output) is node:
+        if plain and only_consumer(graph, producer.output) is node:
             scale = node.weight.reshape(-1)
             merged = dataclasses.replace(
                 producer,
@@ -221,7 +211,7 @@ def affine_into_normalize(graph: Graph) -> Graph | None:
                 scale=producer.scale * scale,
                 offset=producer.offset * scale + node.bias,
             )
-            return _replace(graph, {producer.name: merged, node.name: None})
+            return with_nodes(graph, {producer.name: merged, node.name: None})
     return None
 
 
@@ -244,7 +234,7 @@ def affine_into_consumers(graph: Graph) -> Graph | None:
             u.name: _behind_affine(node, u) if isinstance(u, Conv) else None for u in users
         }
         if merged and None not in merged.values():
-            return _replace(graph, merged | {node.name: None})
+            return with_nodes(graph, merged | {node.name: None})
     return None
 
 
@@ -298,7 +288,7 @@ def order_into_consumer(graph: Graph) -> Graph | None:
                     user, input=node.input, weight=weight, channels=user.read_by(channels)
                 )
             if changed is not None:
-                return _replace(graph, {user.name: changed})
+                return with_nodes(graph, {user.name: changed})
     return None
 
 
@@ -321,19 +311,22 @@ def drop_identity(graph: Graph) -> Graph | None:
     """A scale of 1 with offset 0, or a clamp to everything; not where it makes a graph output."""
     outputs = {o.tensor for o in graph.outputs}
     for node in graph.nodes:
-        if node.output in outputs or not _is_identity(node):
+        if node.output in outputs or not _is_identity(graph, node):
             continue
         source = node.inputs[0]
         changes: dict[str, Node | None] = {
             user.name: user.reading({node.output: source}) for user in graph.consumers(node.output)
         }
-        return _replace(graph, changes | {node.name: None})
+        return with_nodes(graph, changes | {node.name: None})
     return None
 
 
-def _is_identity(node: Node) -> bool:
+def _is_identity(graph: Graph, node: Node) -> bool:
     if isinstance(node, Activation):
         return node.function == "clip" and node.low == -np.inf and node.high == np.inf
+    if isinstance(node, Arrange):
+        stays = len(node.parts) == 1 and all(p.source == p.target for p in node.pieces)
+        return stays and graph.shapes[node.parts[0]] == graph.shapes[node.output]
     return (
         is_affine(node) and isinstance(node, Conv) and bool((node.weight == 1).all()) and not node.bias.any()
     )
@@ -342,7 +335,7 @@ def _is_identity(node: Node) -> bool:
 def compose_functions(graph: Graph) -> Graph | None:
     """A function of a function that nobody else reads is one function; two clamps stay a clamp."""
     for node in graph.nodes:
-        user = _only_consumer(graph, node.output)
+        user = only_consumer(graph, node.output)
         if user is None or not (isinstance(node, Activation) or isinstance(user, Activation)):
             continue
         inner, outer = as_function(node), as_function(user)
@@ -361,7 +354,7 @@ def compose_functions(graph: Graph) -> Graph | None:
         else:
             expression = substitute(outer, inner)
             merged = Activation(node.name, node.inputs[0], user.output, "composed", expression=expression)
-        return _replace(graph, {node.name: merged, user.name: None})
+        return with_nodes(graph, {node.name: merged, user.name: None})
     return None
 
 
@@ -379,19 +372,3 @@ def as_function(node: Node) -> Expression | None:
         if (scale == scale[0]).all() and (offset == offset[0]).all():
             return Expression("affine", (("scale", float(scale[0])), ("offset", float(offset[0]))), (X,))
     return None
-
-
-Rewrite = Callable[[Graph], "Graph | None"]
-
-PASSES: tuple[Rewrite, ...] = (
-    merge_padding,  # before anything turns pure padding into a scaled one
-    order_into_consumer,
-    stride_into_consumer,
-    affine_into_producer,
-    affine_into_product,
-    affine_into_consumers,  # what no producer took
-    affine_into_normalize,  # what no consumer took
-    selection_into_producer,  # which makes several of a consumer
-    compose_functions,  # after the scales that a convolution can take for nothing
-    drop_identity,
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,53 @@ def covered(pieces: tuple[Piece, ...], plane: Pair) -> bool:
             return False
         np.add.at(count, (rows, columns), 1)
     return bool((count == 1).all())
+
+
+Map = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of each pixel (H, W) of a target its part, and the row and column there."""
+
+
+def map_of(pieces: Iterable[Piece], plane: Pair) -> Map:
+    """Where the pixels of a plane come from."""
+    part, row, column = (np.zeros(plane, np.int64) for _ in range(3))
+    for p in pieces:
+        at = p.target.pixels(p.counts)
+        part[at] = p.part
+        row[at], column[at] = p.source.pixels(p.counts)
+    return part, row, column
+
+
+def collected(part: np.ndarray, row: np.ndarray, column: np.ndarray, most: int) -> list[Piece] | None:
+    """Few pieces that are the map (`Map`); None if runs of pixels in a row are more than 16 times `most`."""
+    alike: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    count = 0
+    for y, values in enumerate(np.stack([part, row, column], axis=1)):
+        x = 0
+        for n, first, step in _progressions(values):
+            # of two parts side by side no progression
+            lengths = [1] * n if step[0] else [n]
+            for k, length in enumerate(lengths):
+                source = first + k * step
+                move = (0, 0) if length == 1 else (int(step[1]), int(step[2]))
+                key = (length, int(source[0]), *move)
+                alike.setdefault(key, []).append((y, x, int(source[1]), int(source[2])))
+                x += length
+                count += 1
+        if count > 16 * most:
+            return None
+    found = []
+    for (length, of, dy, dx), places in alike.items():
+        for n, first, step in runs(np.array(places, np.int64).T):
+            # a step of a piece goes along rows or along columns
+            for k in range(n) if step[0] and step[1] else (0,):
+                at = first + k * step
+                rows = 1 if step[0] and step[1] else n
+                outer = (0, 0) if rows == 1 else (int(step[0]), int(step[1]))
+                moves = (0, 0) if rows == 1 else (int(step[2]), int(step[3]))
+                source = Lattice((int(at[2]), int(at[3])), moves, (dy, dx))
+                target = Lattice((int(at[0]), int(at[1])), outer, (0, 1))
+                found.append(Piece(of, (rows, length), source, target))
+    return found
 
 
 Run = tuple[int, np.ndarray, np.ndarray]

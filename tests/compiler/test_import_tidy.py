@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sateen.compiler.float_executor import float_outputs, run_float
-from sateen.compiler.importer.passes import tidy
+from sateen.compiler.importer.tidy import tidy
 from sateen.ir.graph import Activation, Conv, Graph, Output, Pool, Port
 
 RNG = np.random.default_rng(0)
