@@ -40,8 +40,10 @@ NETWORKS = {
         transformers.mixer_block,
     )
 }
-MACHINE = sateen.preset("mac256").replace(vector_lanes=16, bus_bits=256, transpose_words=2, depthwise=True)
-"""8 rows of two lanes, 16 columns, 1 MiB of activations; what else a network needs is added to it (`specialize`)."""
+MACHINE = sateen.preset("mac256").replace(
+    vector_lanes=16, bus_bits=256, transpose_words=2, depthwise=True, act_bank_depth=1 << 15
+)
+"""8 rows of two lanes, 16 columns, 2 MiB of activations; what else a network needs is added to it (`specialize`)."""
 FORMATS = ("int8", "e4m3", "int4", "e2m1")
 
 

@@ -37,6 +37,7 @@ from sateen.ir.quantized import (
     QuantizedGraph,
     Softmax,
     Stored,
+    Summed,
     WeightGradient,
 )
 from sateen.sim import gradients
@@ -189,13 +190,8 @@ class _Linear:
             padding=int(fixed[quant.zero_code]),
         )
         self.fixed = fixed.astype(self.convolution.dtype)
-        self.residual = np.zeros(1, np.int64)
-        residual_range = 0
-        if op.residual:
-            r = qgraph.tensors[op.residual.input].quant
-            self.residual = r.format.fixed(r.format.codes) - r.zero_after
-            residual_range = int(np.abs(self.residual).max())
-        self.requantizer = Requantizer(op, self.convolution.bound, residual_range)
+        self.residual = _residual(qgraph, op)
+        self.requantizer = Requantizer(op, self.convolution.bound, int(np.abs(self.residual).max()))
 
     def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
         x = tensors[self.op.input]
@@ -209,6 +205,14 @@ class _Linear:
         return self.requantizer(acc, np.take(self.residual, tensors[self.op.residual.input]))
 
 
+def _residual(qgraph: QuantizedGraph, op: Summed) -> np.ndarray:
+    """What each code of the residual stands for; without one, 0."""
+    if op.residual is None:
+        return np.zeros(1, np.int64)
+    r = qgraph.tensors[op.residual.input].quant
+    return r.format.fixed(r.format.codes) - r.zero_after
+
+
 class _MatMul:
     def __init__(self, qgraph: QuantizedGraph, op: MatMul) -> None:
         self.op = op
@@ -218,13 +222,19 @@ class _MatMul:
             q.format.fixed(q.format.codes) for q in (qgraph.tensors[t].quant for t in (op.input, op.weight))
         ]
         self.largest, other = (int(np.abs(fixed).max()) for fixed in self.fixed)
-        self.requantizer = Requantizer(op, op.reduction * self.largest * other)
+        self.residual = _residual(qgraph, op)
+        bound = op.reduction * self.largest * other
+        self.requantizer = Requantizer(op, bound, int(np.abs(self.residual).max()))
 
     def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
         op = self.op
         x, y = (np.take(f, tensors[t]) for f, t in zip(self.fixed, (op.input, op.weight), strict=True))
         sums = op.batch.multiply(x, y, self._products)
-        return self.requantizer.with_bias(sums) if op.raw else self.requantizer(sums)
+        if op.raw:
+            return self.requantizer.with_bias(sums)
+        if op.residual is None:
+            return self.requantizer(sums)
+        return self.requantizer(sums, np.take(self.residual, tensors[op.residual.input]))
 
     def _products(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(N, M, K) by (N, K, O), exactly."""

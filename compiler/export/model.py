@@ -422,10 +422,15 @@ class Exporter:
         if (scale != 1).any():
             factor = w.constant(scale.astype(np.float32).reshape(-1, 1, 1), f"{op.name}_scale")
             y = w.node("Mul", [y, factor], f"{op.name}_scaled", w.shape(y))
-        if any(op.bias):
-            bias = np.array([int(v) for v in op.bias], np.float64) * unit
+        bias = np.array([int(v) for v in op.bias], np.float64) * unit
+        if op.residual and (residual := self._quant(op.residual.input)).zero_before:
+            # whose value lacks the zero point that the bias takes off
+            bias += residual.scale * residual.offset
+        if bias.any():
             offset = w.constant(bias.astype(np.float32).reshape(-1, 1, 1), f"{op.name}_bias")
             y = w.node("Add", [y, offset], f"{op.name}_shifted", w.shape(y))
+        if op.residual:
+            y = w.node("Add", [y, self._operand(op.residual.input)], f"{op.name}_sum", w.shape(y))
         return self._rounded(op, y)
 
     def _conv(self, op: Linear) -> str:

@@ -11,7 +11,17 @@ import dataclasses
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
-from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Node, Normalize, Pool
+from sateen.ir.graph import (
+    Activation,
+    Arrange,
+    Conv,
+    Expression,
+    Graph,
+    MatMul,
+    Node,
+    Normalize,
+    Pool,
+)
 from sateen.ir.quant import GivenWeights
 
 

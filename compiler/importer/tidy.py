@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from sateen.compiler.importer import passes
 from sateen.compiler.importer.gathered import gather_moves
+from sateen.compiler.importer.sums import constants_together
 from sateen.ir.graph import Graph
 
 Rewrite = Callable[[Graph], "Graph | None"]
 
 PASSES: tuple[Rewrite, ...] = (
     passes.merge_padding,  # before anything turns pure padding into a scaled one
+    constants_together,
     gather_moves,  # before a copy takes scales
     passes.order_into_consumer,
     passes.stride_into_consumer,

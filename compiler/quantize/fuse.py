@@ -59,6 +59,12 @@ def _fused(graph: Graph) -> tuple[FusedNode, ...]:
                     waiting[node.output] = new
             case MatMul():
                 new = FusedLayer(node.name, node, node.input_a, node.output, source=(node.name,))
+                user = sole_reader(node.output)
+                if isinstance(user, Add) and node.output not in graph.quantizers:
+                    other = user.input_b if user.input_a == node.output else user.input_a
+                    # whose rows are the product's, however many samples these are of
+                    if graph.shapes[other][0] == graph.shapes[node.output][0]:
+                        waiting[node.output] = new
             case Add(input_a=a, input_b=b) | Mul(input_a=a, input_b=b):
                 # the side that was written later is fused: the other is there already when it runs
                 later = a if _position(nodes, a) > _position(nodes, b) else b

@@ -174,7 +174,10 @@ def _layer(basis: Basis, layer: FusedLayer) -> Linear | QuantizedMatMul:
     )
     zeros = sum(q.scale * abs(q.offset) for q in folded if q.zero_before)
     if isinstance(layer.main, MatMul):
-        return _rounded(basis, layer, make_matmul(basis, layer, layer.main, raw))
+        product = make_matmul(basis, layer, layer.main, raw)
+        if layer.residual:
+            product = replace(product, residual=Residual(layer.residual, 1, 0))
+        return _rounded(basis, layer, product)
     linear = make_linear(basis, layer, sign or raw, zeros)
     if sign:
         linear = signs(linear, layer, source)

@@ -15,6 +15,7 @@ from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph
 from sateen.ir.quantized import (
     Linear,
+    MatMul,
     Op,
     Quant,
     QuantizedGraph,
@@ -77,14 +78,14 @@ def align_residuals(qgraph: QuantizedGraph) -> QuantizedGraph:
     bits = accumulator_bits(qgraph)
     ops: list[Op] = []
     for op in qgraph.ops:
-        if isinstance(op, Linear) and isinstance(op.residual, Residual):
+        if isinstance(op, Linear | MatMul) and isinstance(op.residual, Residual):
             limit = max(0, bits - op.requantized.format.fixed_bits)
             op = _aligned(op, qgraph.tensors[op.residual.input].quant, limit)
         ops.append(op)
     return replace(qgraph, ops=tuple(ops))
 
 
-def _aligned(op: Linear, source: Quant, limit: int) -> Linear:
+def _aligned(op: Linear | MatMul, source: Quant, limit: int) -> Linear | MatMul:
     assert isinstance(op.residual, Residual)
     lsb = source.format.lsb_exponent - op.requantized.format.lsb_exponent
     wanted = source.scale / op.requantized.scale * 2.0**lsb
@@ -109,16 +110,13 @@ def _aligned(op: Linear, source: Quant, limit: int) -> Linear:
     # a power of two needs one bit only
     multipliers, shifts = [m0, *map(int, multiplier)], [s0, *map(int, shift)]
     common = min(min(_trailing_zeros(m), s) for m, s in zip(multipliers, shifts, strict=True))
+    residual = Residual(op.residual.input, m0 >> common, s0 - common)
+    aligned = replace(op, multiplier=multiplier >> common, shift=shift - common, residual=residual)
+    if isinstance(aligned, MatMul) or aligned.weight.scale is None:
+        return aligned
     # what rounding did to a multiplier is taken back into the scale of the weights
     changed = np.ldexp(multiplier / op.multiplier, op.shift - shift)
-    scale = None if op.weight.scale is None else op.weight.scale * changed
-    return replace(
-        op,
-        multiplier=multiplier >> common,
-        shift=shift - common,
-        residual=Residual(op.residual.input, m0 >> common, s0 - common),
-        weight=replace(op.weight, scale=scale),
-    )
+    return replace(aligned, weight=replace(aligned.weight, scale=aligned.weight.scale * changed))
 
 
 def _round_shift(m: int, bits: int) -> int:
@@ -159,7 +157,7 @@ def folded_zero_points(op: Summed, qgraph: QuantizedGraph) -> list[int]:
 def residual_shifts_fit(qgraph: QuantizedGraph, acc_bits: int) -> bool:
     """Whether a machine with accumulators of acc_bits can shift every residual as far as its op asks."""
     for op in qgraph.ops:
-        if isinstance(op, Linear) and isinstance(op.residual, Residual):
+        if isinstance(op, Linear | MatMul) and isinstance(op.residual, Residual):
             limit = max(0, acc_bits - op.requantized.format.fixed_bits)
             distance = op.shift - op.residual.shift
             if int(distance.min()) < 0 or int(distance.max()) > limit:

@@ -68,6 +68,7 @@ def _spread(
     before: list[Op] = []
     after: list[Op] = []
     found = list(names)
+    residual = op.residual
     for k, (name, now) in enumerate(zip(names, channels, strict=True)):
         groups, heads, pixels, size = sizes[k]
         if now == size:
@@ -83,9 +84,16 @@ def _spread(
         if k == OUTPUT:
             there = np.flatnonzero(source >= 0)
             after.append(_copy(f"{op.name}.heads", found[k], name, there, tensor, config))
+            if residual:
+                own = tensors[residual.input]
+                made = replace(own, name=f"{own.name}.{op.name}.heads", shape=(*own.shape[:2], len(source)))
+                tensors[made.name] = made
+                before.append(_copy(made.name, own.name, made.name, source, own, config))
+                residual = replace(residual, input=made.name)
         else:
             before.append(_copy(found[k], name, found[k], source, tensor, config))
-    spread = replace(op, input=found[INPUT], weight=found[WEIGHT], output=found[OUTPUT], reduction=reduction)
+    operands = {"input": found[INPUT], "weight": found[WEIGHT], "residual": residual}
+    spread = replace(op, **operands, output=found[OUTPUT], reduction=reduction)  # type: ignore[arg-type]
     if channels[OUTPUT] != sizes[OUTPUT][3]:
         runs = batch.heads if batch.in_channels[OUTPUT] else 1
         room = channels[OUTPUT] - sizes[OUTPUT][3]
@@ -94,8 +102,9 @@ def _spread(
             return np.pad(values.reshape(runs, -1), ((0, 0), (0, room)), constant_values=empty).ravel()
 
         spread = replace(
-            spread, bias=filled(op.bias, 0), multiplier=filled(op.multiplier, 1), shift=filled(op.shift, 0)
-        )
+            spread, bias=filled(op.bias, 0), multiplier=filled(op.multiplier, 1),
+            shift=filled(op.shift, int(op.shift.min()) if residual else 0),  # which exceeds the residual's
+        )  # fmt: skip
     return before, spread, after
 
 

@@ -165,7 +165,7 @@ class MatMul(Summed):
         acc = sum over k of fixed(input[x, k]) * fixed(weight[c, k])     transposed: output channel c is a pixel
         acc = sum over k of fixed(input[x, k]) * fixed(weight[k, c])     else: a channel
 
-    and what becomes of the sum is as in `Linear`.
+    and what becomes of the sum is as in `Linear`; a residual is added, and has the output's rows.
     """
 
     name: str
@@ -185,15 +185,15 @@ class MatMul(Summed):
     raw_scale: np.ndarray | None = None
     raw_offset: np.ndarray | None = None
     source: tuple[str, ...] = ()
+    residual: Residual | None = None
 
     @property
-    def residual(self) -> None:
-        """No second summand: an Add of its own carries it through the array."""
-        return None
+    def factors(self) -> tuple[str, str]:
+        return self.input, self.weight
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        return (self.input, self.weight)
+        return self.factors + ((self.residual.input,) if self.residual else ())
 
     @property
     def window(self) -> Window:
@@ -203,7 +203,9 @@ class MatMul(Summed):
         return self.batch.shape(shapes[self.input], shapes[self.weight])
 
     def rows(self, tensor: str, low: int, high: int, height: int) -> Range:
-        mine = [self.batch.rows(k, low, high) for k, t in enumerate(self.operands) if t == tensor]
+        mine = [self.batch.rows(k, low, high) for k, t in enumerate(self.factors) if t == tensor]
+        if self.residual and tensor == self.residual.input:
+            mine.append((low, high))
         return min(s[0] for s in mine), max(s[1] for s in mine)
 
     def dense_macs(self, shape: Shape) -> int:

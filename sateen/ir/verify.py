@@ -238,7 +238,7 @@ def _weight_shape(graph: QuantizedGraph, op: Linear) -> str | None:
 
 
 def _product(graph: QuantizedGraph, op: MatMul) -> str | None:
-    shapes = [graph.tensors[t].shape for t in op.operands if isinstance(t, str)]
+    shapes = [graph.tensors[t].shape for t in op.factors]
     try:
         op.batch.shape(shapes[0], shapes[1])
     except ValueError as e:
@@ -248,7 +248,7 @@ def _product(graph: QuantizedGraph, op: MatMul) -> str | None:
 
 
 def _symmetric(graph: QuantizedGraph, op: MatMul) -> str | None:
-    zeros = ((t, graph.tensors[t].quant.zero_point) for t in op.inputs)
+    zeros = ((t, graph.tensors[t].quant.zero_point) for t in op.factors)
     return next((f"{zero} in '{t}'" for t, zero in zeros if zero), None)
 
 
@@ -297,13 +297,15 @@ def _table(graph: QuantizedGraph, op: Summed) -> str | None:
     return _codes(op.table, graph.tensors[op.output].quant.format)
 
 
-def _residual(graph: QuantizedGraph, op: Linear) -> str | None:
+def _residual(graph: QuantizedGraph, op: Summed) -> str | None:
     if op.residual is None:
         return None
     r, shape = op.residual, graph.tensors[op.output].shape
     own = graph.tensors[r.input]
     if own.shape[2] != shape[2] or any(n not in (1, m) for n, m in zip(own.shape, shape, strict=True)):
         return f"'{r.input}' of {own.shape} for {shape}"
+    if isinstance(op, MatMul) and own.shape[0] != shape[0]:
+        return f"{own.shape[0]} rows of '{r.input}' for {shape[0]}"
     if isinstance(r, Factor):
         before = own.quant.zero_before or op.requantized.zero_before
         return f"zero points that {own.quant.format.name} adds before it rounds" if before or op.raw else None
@@ -475,8 +477,9 @@ RULES: tuple[Rule, ...] = (
     Rule("clamp", Summed, "the clamp goes up, within the format", _clamp),
     Rule("table", Summed, "a table has a code of the output's format for each code before it", _table),
     Rule(
-        "residual", Linear, "a residual has the output's shape, or one row or column for all; one that is added a "
-        f"multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'", _residual,
+        "residual", Summed, "a residual has the output's shape, or one row or column for all, of products all rows; "
+        f"one that is added a multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'",
+        _residual,
     ),
     Rule("rows", Softmax, "a row's results have one factor, within the multiplier's bits", _rows),
     Rule("exponentials", Softmax, "an exponential for each code, of rows that can be counted", _exponentials),

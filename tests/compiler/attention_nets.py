@@ -142,7 +142,24 @@ def relative(heads: int = 2, d: int = 4, tokens: int = 5, row: str = "Softmax", 
     return net.output(linear(net, y, heads * d, features))
 
 
+def biased(heads: int = 2, d: int = 3, tokens: int = 5, row: str = "Softmax", features: int = 6) -> Net:
+    """Biases of positions and a mask on the scores, and the values' sum with what was projected."""
+    net = Net()
+    x = net.input(1, tokens, features)
+    q, k, v = (linear(net, x, features, heads * d) for _ in range(3))
+    parts = [net("Reshape", t, net.constant([1, tokens, heads, d])) for t in (q, k, v)]
+    q4, k4, v4 = (net("Transpose", t, perm=[0, 2, 1, 3]) for t in parts)
+    s = net("MatMul", scaled(net, q4, d), net("Transpose", k4, perm=[0, 1, 3, 2]))
+    s = net("Add", net.random(1, heads, tokens, tokens), s)
+    mask = np.where(np.tri(tokens) > 0, 0.0, -100.0).astype(np.float32)
+    s = net("Add", s, net.constant(mask[None, None]))
+    y = net("Transpose", net("MatMul", net(row, s), v4), perm=[0, 2, 1, 3])
+    y = net("Add", net("Reshape", y, net.constant([1, tokens, heads * d])), v)
+    return net.output(linear(net, y, heads * d, features))
+
+
 NETS = {
+    "biased": biased,
     "fused": fused,
     "apart": apart,
     "multihead": multihead,

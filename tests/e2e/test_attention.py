@@ -45,7 +45,15 @@ def samples(net, batch=4):
 @pytest.mark.rtl
 @pytest.mark.parametrize(
     ("network", "config"),
-    [("fused", TINY), ("windows", TINY), ("causal", TINY), ("relative", TINY), ("apart", TALL)],
+    [
+        ("fused", TINY),
+        ("windows", TINY),
+        ("causal", TINY),
+        ("relative", TINY),
+        ("biased", TINY),
+        ("apart", TALL),
+        ("biased", TALL),
+    ],
 )
 def test_attention_in_rtl(network, config, tmp_path):
     net = NETS[network]()
@@ -70,7 +78,7 @@ def test_attention_on_other_machines(network, name, tmp_path):
     check(net.model(), samples(net), OTHERS[name], tmp_path, rtl=False)
 
 
-@pytest.mark.parametrize("network", ["fused", "windows", "matrices"])
+@pytest.mark.parametrize("network", ["fused", "windows", "biased", "matrices"])
 def test_the_export_says_the_same(network, tmp_path):
     """ONNX Runtime on the exported model gives what the reference does, but for float32's rounding."""
     net = NETS[network](**({} if network == "matrices" else {"row": "Relu"}))
