@@ -147,31 +147,32 @@ def plan_filters(
     best = None
     for width, geometry in geometries(op.window, plane, out, config):
         space = -(-geometry.passes * config.rows // config.index_rows) * config.index_rows
+        parts = [geometry]
+        if space > config.weight_depth // 2:
+            parts = geometry.parts(config.weight_depth // 4, config)
+            if parts[0].passes * config.rows > config.weight_depth // 4:
+                continue
         within = min(rows, sample or rows)
         fewest = -(-within // min(within, config.acc_depth // width))
         for height in sorted({-(-within // n) for n in range(fewest, min(within, fewest + 3) + 1)}):
             once = len(stripes) == 1 and height >= rows and width >= out[1]
-            if once or space * tiles > config.weight_depth:
-                mode = "chunk" if once else "tile"
-                if space > config.weight_depth // 2:
-                    continue
-            else:
-                mode = "resident"
+            together = "tile" if space * tiles > config.weight_depth else "resident"
+            mode = "chunk" if once or len(parts) > 1 else together
             layer = Plan(DEPTHWISE, height, width, mode, [], 0, 0, sample)
             spans = [s for low, high in stripes for s in layer.spans(low, high, out[1])]
-            load = _words_cycles(geometry.passes * config.rows, config) if once else 0
+            load = sum(_words_cycles(p.passes * config.rows, config) for p in parts) if mode == "chunk" else 0
             cycles = time = 0
             for y0, y1, x0, x1 in spans:
                 top = y0 - y0 % sample if sample else 0
-                fir = geometry.cycles(y0 - top, y1 - top, x0, x1, config)
+                fir = sum(p.cycles(y0 - top, y1 - top, x0, x1, config) for p in parts)
                 cycles += tiles * fir
-                time += tiles * max(fir + 1, load, _drain_cycles((y1 - y0) * (x1 - x0), config))
+                time += tiles * max(fir + len(parts), load, _drain_cycles((y1 - y0) * (x1 - x0), config))
             if best is None or (time, cycles) < (best[0].time, best[0].cycles):
-                best = replace(layer, cycles=cycles, time=time), geometry
+                best = replace(layer, cycles=cycles, time=time), parts
     if best is None:
         return None
-    layer, geometry = best
-    return replace(layer, chunks=[[filter_tile(op, j, geometry, config)] for j in range(tiles)])
+    layer, parts = best
+    return replace(layer, chunks=[[filter_tile(op, j, p, config) for p in parts] for j in range(tiles)])
 
 
 def _timed(

@@ -8,7 +8,7 @@ a stride, a pass streams every stride-th pixel, and has the taps that meet these
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,6 +98,18 @@ class Geometry:
             "line": self.line,
             "lines": self.lines(y0, y1),
         }
+
+    def parts(self, words: int, config: AcceleratorConfig) -> list[Geometry]:
+        """Some lines of the kernel each, whose sums are added up, with at most so many weight words if one line has
+        no more."""
+        size = max(1, words // (len(self.x.passes) * config.rows))
+        top, *others = self.window.pads
+        found = []
+        for low in range(0, len(self.y.passes), size):
+            cut = replace(self.y, passes=self.y.passes[low : low + size])
+            pads = (top - low * self.y.step, others[0], others[1], others[2])
+            found.append(replace(self, y=cut, window=replace(self.window, pads=pads)))
+        return found
 
     def cycles(self, y0: int, y1: int, x0: int, x1: int, config: AcceleratorConfig) -> int:
         return fir_cycles(self.fields(y0, y1, x0, x1), config)

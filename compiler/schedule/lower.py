@@ -349,7 +349,7 @@ class Lowering(Rows):
                 base = weight_base(j, k)
                 for acc, span in zip(begins, spans, strict=True):
                     if isinstance(c, Filter):
-                        self._fir(product, c, views[c.input], base, acc, bank, *span)
+                        self._fir(product, c, views[c.input], base, acc, bank, k > 0, *span)
                     else:
                         self._matrix(product, c, views[c.input], base, acc, bank, k > 0, *span)
             base = parameter_base(j)
@@ -435,7 +435,7 @@ class Lowering(Rows):
         )  # fmt: skip
 
     def _fir(
-        self, product: Product, f: Filter, v: View, weight_base: int, acc: int, bank: Access,
+        self, product: Product, f: Filter, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
         y0: int, y1: int, x0: int, x1: int,
     ) -> None:  # fmt: skip
         _, w_in, _ = self.graph.tensors[f.input].shape
@@ -455,8 +455,8 @@ class Lowering(Rows):
             [bank],
             **window,
             **f.geometry.fields(y0, y1, x0, x1),
-            slice=f.slice, weight_base=weight_base, index_bits=0, index_shift=0, acc_base=acc, accumulate=0,
-            padding=self.graph.tensors[f.input].quant.zero_code,
+            slice=f.slice, weight_base=weight_base, index_bits=0, index_shift=0, acc_base=acc,
+            accumulate=int(accumulate), padding=self.graph.tensors[f.input].quant.zero_code,
         )  # fmt: skip
 
     def _drain(

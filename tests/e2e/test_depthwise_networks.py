@@ -94,6 +94,21 @@ def test_stripes_and_small_accumulators(config, tmp_path):
 
 
 @pytest.mark.rtl
+@pytest.mark.parametrize("name", MACHINES)
+def test_kernels_larger_than_the_weight_buffer(name, tmp_path):
+    """A few lines of the kernel at a time, whose sums are added up: averages of planes, and a kernel with padding."""
+    config = MACHINES[name].replace(weight_depth=64)
+    net = Net()
+    x = net.input(1, 3, 13, 12)
+    y = layer(net, x, 3, (11, 5), pads=(5, 2, 4, 2), strides=(2, 1))
+    y = net.output(net("GlobalAveragePool", net("Relu", y)), net("GlobalAveragePool", x))
+    check(y.model(), samples(3, 13, 12), config, tmp_path, rtl=name.startswith("2x2"))
+    assert dataflows(tmp_path) == [DEPTHWISE] * 3
+    layers = json.loads((tmp_path / "build/schedule.json").read_text())["timeline"]
+    assert sum(event["opcode"] == "FIR" for event in layers) > 6
+
+
+@pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.parametrize("config", MACHINES.values(), ids=MACHINES.keys())
 def test_networks(config, tmp_path):
