@@ -140,7 +140,9 @@ def collected(part: np.ndarray, row: np.ndarray, column: np.ndarray, most: int) 
     count = 0
     for y, values in enumerate(np.stack([part, row, column], axis=1)):
         x = 0
-        for n, first, step in _progressions(values):
+        in_row: list[Run] = []
+        _progressions(values, in_row, values.shape[1])
+        for n, first, step in in_row:
             # of two parts side by side no progression
             lengths = [1] * n if step[0] else [n]
             for k, length in enumerate(lengths):

@@ -304,14 +304,19 @@ def _residual(graph: QuantizedGraph, op: Summed) -> str | None:
     own = graph.tensors[r.input]
     if own.shape[2] != shape[2] or any(n not in (1, m) for n, m in zip(own.shape, shape, strict=True)):
         return f"'{r.input}' of {own.shape} for {shape}"
-    if isinstance(op, MatMul) and own.shape[0] != shape[0]:
-        return f"{own.shape[0]} rows of '{r.input}' for {shape[0]}"
     if isinstance(r, Factor):
         before = own.quant.zero_before or op.requantized.zero_before
         return f"zero points that {own.quant.format.name} adds before it rounds" if before or op.raw else None
     least = int(op.shift.min())
     good = not op.raw and 1 <= r.multiplier <= MULTIPLIER_MAX and 0 <= r.shift <= least
     return None if good else f"multiplier {r.multiplier}, shift {r.shift} where the least shift is {least}"
+
+
+def _added(graph: QuantizedGraph, op: MatMul) -> str | None:
+    if op.residual is None:
+        return None
+    rows, wanted = (graph.tensors[t].shape[0] for t in (op.residual.input, op.output))
+    return f"{rows} rows of '{op.residual.input}' for {wanted}" if rows != wanted else _residual(graph, op)
 
 
 def _raw(graph: QuantizedGraph, op: Summed) -> str | None:
@@ -477,10 +482,10 @@ RULES: tuple[Rule, ...] = (
     Rule("clamp", Summed, "the clamp goes up, within the format", _clamp),
     Rule("table", Summed, "a table has a code of the output's format for each code before it", _table),
     Rule(
-        "residual", Summed, "a residual has the output's shape, or one row or column for all, of products all rows; "
-        f"one that is added a multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'",
-        _residual,
+        "residual", Linear, "a residual has the output's shape, or one row or column for all; one that is added a "
+        f"multiplier of 1 to {MULTIPLIER_MAX}, and a shift of at most the least of the channels'", _residual,
     ),
+    Rule("added", MatMul, "what is added has the output's rows, factors as Linear's", _added),
     Rule("rows", Softmax, "a row's results have one factor, within the multiplier's bits", _rows),
     Rule("exponentials", Softmax, "an exponential for each code, of rows that can be counted", _exponentials),
     Rule("channels", Normalize, "a row's results have a factor for each channel, within the multiplier's bits", _rows),

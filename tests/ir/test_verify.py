@@ -219,6 +219,8 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("statistics", "rows of 8 elements, of which 32 count, where there are 32", op("norm", elements=8)),
     ("statistics", "an epsilon of -1", op("norm", epsilon=-1)),
     ("statistics", "groups in each pixel", op("norm", plane=False, elements=2, count=2)),
+    ("added", "found 2 rows of 'pool' for 4", op("own", residual=Residual("pool", 5, 1))),
+    ("added", "shift 10 where the least shift is 9", op("own", residual=Residual("pick", 5, 10))),
     ("trained weight", r"ComputedConv 'back'.*\(4, 4, 8\) for 4 of 8 channels", op("back", reduction=4)),
     (
         "transposed plane",
