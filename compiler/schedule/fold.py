@@ -86,9 +86,10 @@ def _of_step(
         window = Window((kh, 1), (op.stride[0], 1), (op.dilation[0], 1), (pt, 0, pb, 0))
     channels = folded[0] * folded[1] * inputs
     changed = replace(
-        op, kernel=window.kernel, stride=window.stride, dilation=window.dilation, pads=window.pads,
-        **({"reduction": channels} if isinstance(op, ComputedConv) else {}),
-    )  # fmt: skip
+        op, kernel=window.kernel, stride=window.stride, dilation=window.dilation, pads=window.pads
+    )
+    if isinstance(changed, ComputedConv):
+        changed = replace(changed, reduction=channels)
     shapes = {port: _folded_shape(tensor.shape, fold), weights: (window.kernel[0], channels, outputs)}
     return fold, changed, shapes
 

@@ -108,7 +108,7 @@ def _place(
                 both = frozenset((op.input, op.weight))
                 apart |= {t: apart.get(t, frozenset()) | both for t in both}
     sizes = {t: tensor_words(graph, t, config, planes_of(producer.get(t), config)) for t in first}
-    whole = {op.weight for op in ops if isinstance(op, ComputedConv)}
+    unstriped = {op.weight for op in ops if isinstance(op, ComputedConv)}
     spilled: list[str] = [t for t, n in sizes.items() if n > config.act_depth]
 
     while True:
@@ -119,7 +119,7 @@ def _place(
         ]
         failed = _fit(blocks, graph, config)
         if failed is not None:
-            spilled.append(_victim(blocks, failed.first, failed.last, whole).name)
+            spilled.append(_victim(blocks, failed.first, failed.last, unstriped).name)
             continue
         stripes: list[Stripes] = []
         for i, op in enumerate(ops):
@@ -133,7 +133,7 @@ def _place(
                     f"{type(op).__name__} '{op.name}': one output row takes {found} words of the activation buffer, "
                     f"which has {config.act_depth}; raise act_bank_depth or act_banks, or narrow the layer"
                 )
-            spilled.append(_victim(blocks, i, i, whole).name)
+            spilled.append(_victim(blocks, i, i, unstriped).name)
             break
         else:
             on_chip = {b.name: b.base for b in blocks}
