@@ -184,6 +184,14 @@ def test_in_rtl():
     check(network("int8", [gate], {"x": (6, 5, 5), "y": out, "dy": out, "g": out}, ["g"]), TINY, rtl=True)
 
 
+@pytest.mark.rtl
+def test_a_machine_that_counts_no_further():
+    graph = gradients(window=CASES["stride 2"], gate=True)
+    config = specialise(TINY.replace(narrow=True, specialize=True), graph, accumulator_bits(graph, 2))
+    program = check(graph, config, samples=4, batch=2, rtl=True)
+    assert program.config.kernel_bits < TINY.kernel_bits and program.config.acc_bits == 19
+
+
 def test_the_machine_is_made_for_it():
     graph = gradients(gate=True)
     config = TINY.replace(outer_products=False, gates=False)
