@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
                 found = measured(plan, replace(settings), train, test)
                 row = {
                     "network": name, "formats": formats, "method": method, "pattern": pattern, "seed": seed,
-                    "epochs": args.epochs, "accuracy": found, "cpu_s": round(time.process_time() - began, 1),
+                    "epochs": args.epochs, "rate": args.rate, "accuracy": found, "cpu_s": round(time.process_time() - began, 1),
                 }  # fmt: skip
                 keep(row)
                 print(row, flush=True)
@@ -204,12 +204,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# Accuracy of training on exact sums",
         "",
         "From scratch, without normalization and without augmentation; batch 32, SGD with momentum 0.9, weight decay",
-        "5e-4, a rate that rises over a twentieth of the steps to 0.05 and falls as a cosine. The same initial weights",
-        "and order of samples in each row of a seed. `python benchmarks/training.py` writes this page.",
+        "5e-4, a rate that rises over a twentieth of the steps and falls as a cosine. The same initial weights and",
+        "order of samples in each row of a seed. `python benchmarks/training.py` writes this page.",
     ]
     for network in dict.fromkeys(r["network"] for r in rows):
         own = [r for r in rows if r["network"] == network]
-        lines += ["", f"## {network}, {own[0]['epochs']} epochs", ""]
+        lines += ["", f"## {network}, {own[0]['epochs']} epochs, rate {own[0]['rate']:g}", ""]
         lines += [
             "| formats | method | pattern | test accuracy, % | standard error | seeds |",
             "|---|---|---|--:|--:|--:|",
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, help="of CIFAR-10 to test with (default all)")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=0.05)
+    parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="WAY", help='such as "int8 bdwp 2:8"')
     run(parser.parse_args())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sateen.arrays import check_ports
-from sateen.errors import BuildError
-from sateen.options import Arrays, Progress, Shapes, choose_config, default_machine, model_path
+from sateen.errors import BuildError, ConfigError, DataError
+from sateen.machine.config import AcceleratorConfig
+from sateen.machine.presets import PRESETS
+from sateen.machine.presets import preset as preset_config
+from sateen.options import Arrays, Machine, Progress, Shapes, choose_config, default_machine, model_path
 from sateen.reporting.labels import load_labels
 from sateen.samples import load_samples
+
+if TYPE_CHECKING:
+    from sateen.compiler.training import Plan, Samples, Settings, State
 
 TRAINED = "trained.onnx"
 BUILD = "build"
@@ -34,15 +41,19 @@ def train(
     gradients: str = "int8",
     epochs: int = 10,
     batch: int = 32,
-    rate: float = 0.05,
+    rate: float = 0.02,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    pruned_decay: float = 2e-4,
     scratch: bool = False,
     seed: int = 0,
     test: tuple[Arrays, str | Path | np.ndarray] | None = None,
     preset: str | None = None,
     shapes: Shapes | None = None,
     build: bool = True,
+    machine: Machine | None = "train256",
+    engine: str = "reference",
+    steps: int = 1,
     report: Callable[[dict[str, Any]], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -58,20 +69,24 @@ def train(
         "sr-ste" (the forward selection in both), "dense"; the first and the last layer stay dense
     weights, activations, gradients : format names, with a sign
     epochs, batch : passes over the samples; samples of a step
-    rate, momentum, weight_decay : of the steps; the rate's greatest, see docs/training.md
+    rate, momentum, weight_decay, pruned_decay : of the steps; the rate's greatest, see docs/training.md
     scratch, seed : begin at random weights; what that and the samples' order come from
     test : samples and labels that each epoch is tested on
     preset : the machine of the build, by default the one for the pattern
     shapes : of inputs whose sizes the file leaves open, the batch first
     build : whether to compile the trained network into RUN/build
+    machine : on which a step's cycles are counted, or steps are run; None counts none
+    engine, steps : "reference" trains; "program" or "rtl" does so many steps from where the run is, there and in the
+        reference, compares after each, and leaves the run as it was
     report : called after each step with a dict: "epoch", "loss", "accuracy", "step", "steps", "end"
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
     -------
     dict
-        "loss" and "accuracy" of the last epoch, "test" if there were such samples, "epochs", "steps", "history", and
-        the files: "trained", "build".
+        "loss" and "accuracy" of the last epoch, "test" if there were such samples, "epochs", "steps", "history",
+        "cycles" of a step by pass ("ff", "bp", "wu", "update", "total", "layers"), and the files: "trained", "build".
+        Of steps in an engine: "equal", "differences" of each step, "loss", "accuracy", "cycles".
 
     Raises
     ------
@@ -100,7 +115,7 @@ def train(
     folder = _folder(Path(run))
     settings = Settings(
         sparsity, method, weights, activations, gradients, epochs, batch, rate, momentum, weight_decay,
-        scratch=scratch, seed=seed,
+        pruned_decay, scratch, seed,
     )  # fmt: skip
     if progress:
         progress("import", 0.0)
@@ -128,13 +143,19 @@ def train(
         if report:
             report(row)
 
+    if engine != "reference":
+        return _steps(plan, settings, found, folder, engine, steps, machine, progress)
     state = run_training(plan, settings, found, folder, test=held_out, report=step)
     write_onnx(folder / TRAINED, plan.graph, with_masters(plan, settings, state))
     rows = curve(state)
     result: dict[str, Any] = {**rows[-1], "epochs": epochs, "steps": state.step}
     del result["epoch"]
     result |= {"history": rows, "trained": str(folder / TRAINED)}
-    write_page(folder / REPORT, plan, settings, rows)
+    if machine is not None:
+        if progress:
+            progress("cycles", 1.0)
+        result["cycles"], result["cycles_note"] = _cycles(plan, settings, found, state, machine)
+    write_page(folder / REPORT, plan, settings, rows, result.get("cycles"))
     if build:
         from sateen.compiler.pipeline import compile_model
 
@@ -166,3 +187,57 @@ def _folder(folder: Path) -> Path:
             f"{folder}: is not empty, it holds '{strange[0]}', and no training run; choose another -o"
         )
     return folder
+
+
+def _machine(given: Machine) -> AcceleratorConfig:
+    if isinstance(given, AcceleratorConfig):
+        return given
+    return preset_config(str(given)) if str(given) in PRESETS else AcceleratorConfig.load(given)
+
+
+def _cycles(
+    plan: Plan, settings: Settings, data: Samples, state: State, machine: Machine
+) -> tuple[dict[str, Any] | None, str]:
+    """Of a step with the first batch, pruned weights without decay; or why there are none."""
+    from sateen.compiler.training import Trainer
+    from sateen.compiler.training.machine import cycles, record
+
+    trainer = Trainer(plan, replace(settings, pruned_decay=0.0), state)
+    n = settings.batch
+    try:
+        return cycles(record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))[0]), ""
+    except ConfigError as e:
+        return None, str(e)
+
+
+def _steps(
+    plan: Plan, settings: Settings, data: Samples, folder: Path, engine: str, steps: int, machine: Machine | None,
+    progress: Progress | None,
+) -> dict[str, Any]:  # fmt: skip
+    """`steps` of the run in an engine and in the reference."""
+    from sateen.compiler.training import Trainer, begin
+    from sateen.compiler.training.loop import batch_of
+    from sateen.compiler.training.machine import cycles, differences, record
+
+    if engine not in ("program", "rtl"):
+        raise DataError(f"unknown engine '{engine}' of training; choose one of reference, program, rtl")
+    if machine is None:
+        raise DataError(f"engine '{engine}' needs a machine; name one, such as train256")
+    trainer = Trainer(plan, settings, begin(plan, settings, data, folder))
+    config = _machine(machine)
+    found: dict[str, Any] = {"engine": engine, "steps": steps, "equal": True, "differences": []}
+    for k in range(steps):
+        chosen, rate, _ = batch_of(settings, len(data.x), trainer.state.step)
+        before = trainer.state
+        step, result = record(trainer, data.x[chosen], data.labels[chosen], rate, config)
+
+        def part(fraction: float, k: int = k) -> None:
+            if progress:
+                progress(f"{engine}, step {k + 1}", (k + fraction) / steps)
+
+        compared = differences(step, result, before, trainer.state, engine, part)
+        found["differences"].append(compared["differences"])
+        found["equal"] = found["equal"] and not compared["differences"]
+        found |= {"loss": result.loss, "accuracy": result.correct / settings.batch}
+        found["cycles"] = cycles(step) | ({"rtl": compared["cycles"]} if engine == "rtl" else {})
+    return found

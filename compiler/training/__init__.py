@@ -1,6 +1,6 @@
 """Training on the numbers of the array (docs/training.md): plan, step, loop, and the files of a run."""
 
-from sateen.compiler.training.loop import Samples, accuracy, check_labels, curve, train, with_masters
+from sateen.compiler.training.loop import Samples, accuracy, begin, check_labels, curve, train, with_masters
 from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
 from sateen.compiler.training.save import write_onnx
 from sateen.compiler.training.scales import fitting
@@ -17,6 +17,7 @@ __all__ = [
     "State",
     "Trainer",
     "accuracy",
+    "begin",
     "check_labels",
     "curve",
     "fitting",

@@ -67,12 +67,7 @@ def train(
     """
     settings.check(len(data.x))
     identity = _identity(plan, settings, data)
-    state = load_state(folder, identity)
-    if state is None:
-        state = initial(plan, settings)
-        greatest = float(np.abs(data.x).max())
-        state.scales[plan.input] = fitting(greatest, settings.formats[1])
-    trainer = Trainer(plan, settings, state)
+    trainer = Trainer(plan, settings, begin(plan, settings, data, folder))
     steps = len(data.x) // settings.batch
     total = steps * settings.epochs
     kept = time.monotonic()
@@ -80,9 +75,7 @@ def train(
         try:
             while trainer.state.step < total:
                 epoch, at = divmod(trainer.state.step, steps)
-                order = np.random.default_rng((settings.seed, epoch)).permutation(len(data.x))
-                chosen = np.sort(order[at * settings.batch : (at + 1) * settings.batch])
-                rate = settings.rate_at(trainer.state.step, total)
+                chosen, rate, _ = batch_of(settings, len(data.x), trainer.state.step)
                 result = trainer.step(data.x[chosen], data.labels[chosen], rate)
                 _note(trainer.state, epoch, result.loss, result.correct, settings.batch)
                 row = trainer.state.history[-1]
@@ -101,6 +94,24 @@ def train(
             save_state(folder, trainer.state, identity)
             raise
     return trainer.state
+
+
+def begin(plan: Plan, settings: Settings, data: Samples, folder: Path) -> State:
+    """The state that the folder has, or a new one. Raises DataError where it is another run's."""
+    state = load_state(folder, _identity(plan, settings, data))
+    if state is None:
+        state = initial(plan, settings)
+        state.scales[plan.input] = fitting(float(np.abs(data.x).max()), settings.formats[1])
+    return state
+
+
+def batch_of(settings: Settings, samples: int, step: int) -> tuple[np.ndarray, float, int]:
+    """Which samples a step takes, its rate, and its epoch."""
+    steps = samples // settings.batch
+    epoch, at = divmod(step, steps)
+    order = np.random.default_rng((settings.seed, epoch)).permutation(samples)
+    chosen = np.sort(order[at * settings.batch : (at + 1) * settings.batch])
+    return chosen, settings.rate_at(step, steps * settings.epochs), epoch
 
 
 def accuracy(trainer: Trainer, samples: Samples) -> float:

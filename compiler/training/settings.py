@@ -25,7 +25,7 @@ class Settings:
     gradients: str = "int8"
     epochs: int = 10
     batch: int = 32
-    rate: float = 0.05
+    rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
     pruned_decay: float = 2e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -221,9 +221,14 @@ class Trainer:
         passes = self.passes()
         return _logits(plans.forward(self.plan, passes, passes.of_input(x))[self.plan.logits])
 
-    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Result:
-        """Forward, backward and update with samples (N, H, W, C). Raises DataError where the run diverges."""
-        passes = self.passes()
+    def step(
+        self, x: np.ndarray, labels: np.ndarray, rate: float, make: Callable[[], Numpy] | None = None
+    ) -> Result:
+        """Forward, backward and update with samples (N, H, W, C), by `passes` or what `make` gives.
+
+        Raises DataError where the run diverges.
+        """
+        passes = self.passes() if make is None else make()
         found = plans.forward(self.plan, passes, passes.of_input(x))
         logits = _logits(found[self.plan.logits])
         loss, gradient = cross_entropy(logits, labels)

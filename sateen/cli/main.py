@@ -325,11 +325,31 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch", type=_at_least_1, default=32, metavar="N", help="samples of a step (default 32)"
     )
     p.add_argument(
-        "--rate", type=float, default=0.05, metavar="R", help="greatest learning rate (default 0.05)"
+        "--rate", type=float, default=0.02, metavar="R", help="greatest learning rate (default 0.02)"
     )
     p.add_argument("--momentum", type=float, default=0.9, metavar="M", help="of the velocities (default 0.9)")
     p.add_argument(
         "--weight-decay", type=float, default=5e-4, metavar="D", help="of all weights (default 5e-4)"
+    )
+    p.add_argument(
+        "--pruned-decay",
+        type=float,
+        default=2e-4,
+        metavar="D",
+        help="of weights that are left out (default 2e-4)",
+    )
+    p.add_argument(
+        "--engine",
+        choices=("reference", "program", "rtl"),
+        default="reference",
+        help="reference (default) trains; program and rtl do --steps steps, compare each, and exit 1 on a difference",
+    )
+    p.add_argument("--steps", type=_at_least_1, default=1, metavar="K", help="of program or rtl (default 1)")
+    p.add_argument(
+        "--machine",
+        default="train256",
+        metavar="NAME",
+        help="preset or TOML file that steps run on (default train256)",
     )
     p.add_argument("--from-scratch", action="store_true", help="begin at random weights, not at the file's")
     p.add_argument(

@@ -40,20 +40,28 @@ def train(args: argparse.Namespace) -> int:
             rate=args.rate,
             momentum=args.momentum,
             weight_decay=args.weight_decay,
+            pruned_decay=args.pruned_decay,
             scratch=args.from_scratch,
             seed=args.seed,
             test=None if args.test_data is None else (args.test_data, args.test_labels),
             preset=args.preset,
             shapes=dict(args.shape or ()),
+            machine=args.machine,
+            engine=args.engine,
+            steps=args.steps,
             report=line,
             progress=report,
         )
     if args.json:
         emit_json({"run": args.output, **result})
+    elif "equal" in result:
+        wrong: dict[str, int] = next((d for d in result["differences"] if d), {})
+        said = "equal to the reference" if result["equal"] else f"{wrong} elements differ"
+        emit(f"{args.engine}: {args.steps} steps, {said}; {result['cycles']['total']:,} cycles a step")
     else:
         tested = f", test {100 * result['test']:.2f} %" if "test" in result else ""
         emit(
             f"{args.output}: {result['steps']} steps, loss {result['loss']:.4f}, accuracy "
             f"{100 * result['accuracy']:.2f} %{tested}; {result['trained']}, {result['build']}"
         )
-    return 0
+    return 0 if result.get("equal", True) else 1

@@ -19,7 +19,13 @@ td:first-child,th:first-child{text-align:left}svg text{font-size:12px;fill:#555}
 .accuracy{stroke:#2d6cb4}.test{stroke:#3a8a4d}.curve{fill:none;stroke-width:2}.grid{stroke:#e4e4e4}"""
 
 
-def write_page(path: Path, plan: Plan, settings: Settings, rows: list[dict[str, Any]]) -> None:
+def write_page(
+    path: Path,
+    plan: Plan,
+    settings: Settings,
+    rows: list[dict[str, Any]],
+    cycles: dict[str, Any] | None = None,
+) -> None:
     """`rows` are those of `compiler.training.loop.curve`."""
     curves = [("loss", "loss"), ("accuracy", "accuracy, training samples")]
     curves += [("test", "accuracy, test samples")] if "test" in rows[-1] else []
@@ -34,10 +40,24 @@ def write_page(path: Path, plan: Plan, settings: Settings, rows: list[dict[str, 
     )
     head = "<tr><th>layer</th><th></th><th>taps × inputs × outputs</th><th>multiplications a sample</th>"
     head += "<th>forward</th><th>backward</th></tr>"
+    counted = ""
+    if cycles is not None:
+        kinds = ("ff", "bp", "wu", "update")
+        named = dict.fromkeys(name for kind in kinds for name in cycles["layers"][kind])
+        counts = [(name, [cycles["layers"][kind].get(name, 0) for kind in kinds]) for name in named]
+        counts.append(("all", [cycles[kind] for kind in kinds]))
+        lines = "".join(
+            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{n:,}</td>' for n in row)}</tr>"
+            for name, row in counts
+        )
+        head_of = "".join(f"<th>{kind}</th>" for kind in kinds)
+        counted = f"<h2>Cycles of a step</h2><p>Of {settings.batch} samples, by the exact model; each op a program.</p>"
+        counted += f"<table><tr><th>layer</th>{head_of}</tr>{lines}</table>"
     sections = [
         f"<h1>Training of {escape(plan.graph.name or 'the network')}</h1>",
         *(f"<h2>{escape(title)}</h2>{_curve(rows, key)}" for key, title in curves),
         f"<h2>Layers</h2><table>{head}{layers}</table>",
+        counted,
         f"<h2>Settings</h2><table>{told}</table>",
     ]
     text = (

@@ -1,0 +1,124 @@
+"""Steps of training as programs: all passes and the update equal to the reference, in the interpreter and in RTL."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import helper
+from training_nets import network, samples
+
+import sateen
+from sateen.errors import SateenError
+from sateen.machine.presets import preset
+
+TINY = preset("train256").replace(
+    name="train4", rows=2, cols=2, group=4, patterns=("dense", "1:2", "2:4"), transpose_words=2, update_lanes=1,
+    act_banks=4, act_bank_depth=512, weight_depth=512, acc_depth=64, parameter_depth=64, vector_lanes=2, bus_bits=64,
+    queue_depth=4, burst_beats=16, outstanding=4,
+)  # fmt: skip
+
+
+def plain() -> onnx.ModelProto:
+    """Pools whose windows do not overlap: 2 × 2."""
+    model = network()
+    (pool,) = [n for n in model.graph.node if n.op_type == "MaxPool"]
+    pool.CopyFrom(
+        helper.make_node("MaxPool", pool.input, pool.output, "pool1", kernel_shape=[2, 2], strides=[2, 2])
+    )
+    return model
+
+
+def steps(files, **more):
+    onnx.save(more.pop("model", None) or plain(), files / "net.onnx")
+    x, labels = samples()
+    options = {
+        "sparsity": "2:4",
+        "batch": 4,
+        "engine": "program",
+        "pruned_decay": 0.0,
+        "machine": TINY,
+        "epochs": 3,
+    }
+    return sateen.train(files / "net.onnx", files / "run", {"x": x}, labels, **options | more)
+
+
+@pytest.mark.parametrize("method", ["bdwp", "dense"])
+@pytest.mark.parametrize("fmt", ["int8", "e4m3fn"])
+def test_steps_as_programs_are_the_reference(files, method, fmt):
+    machine = TINY.replace(act_bank_depth=2048) if fmt != "int8" else TINY
+    found = steps(
+        files,
+        steps=2,
+        method=method,
+        weights=fmt,
+        activations=fmt,
+        gradients=fmt,
+        machine=machine,
+        scratch=True,
+    )
+    assert found["equal"] and found["differences"] == [{}, {}]
+    cycles = found["cycles"]
+    assert min(cycles[kind] for kind in ("ff", "bp", "wu", "update")) > 0
+    assert cycles["total"] == sum(cycles[kind] for kind in ("ff", "bp", "wu", "update"))
+    assert "conv3" in cycles["layers"]["bp"] and "conv1" in cycles["layers"]["wu"]
+
+
+def test_sparse_steps_take_fewer_cycles(files):
+    sparse, dense = (
+        steps(files, method=m, sparsity="2:4", scratch=True)["cycles"] for m in ("bdwp", "dense")
+    )
+    assert sparse["ff"] < dense["ff"]
+    assert sparse["wu"] == dense["wu"]
+
+
+@pytest.mark.rtl
+def test_steps_in_rtl(files):
+    found = steps(files, engine="rtl", steps=2, scratch=True)
+    assert found["equal"] and found["cycles"]["rtl"] == found["cycles"]["total"]
+
+
+def test_a_difference_is_found(files, monkeypatch):
+    from sateen.compiler.training import machine
+
+    run = machine._run
+
+    def wrong(program, work, simulator):
+        found, took = run(program, work, simulator)
+        name = next(iter(found))
+        found[name] = found[name].copy()
+        found[name].flat[0] ^= 1
+        return found, took
+
+    monkeypatch.setattr(machine, "_run", wrong)
+    found = steps(files)
+    assert not found["equal"]
+    assert found["differences"][0]["ff conv3"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"pruned_decay": 2e-4}, "decay of pruned weights 0.0002: the machine's UPDATE has none"),
+        ({"gradients": "e4m3fn"}, "formats int8, int8, e4m3fn: a machine has one"),
+        ({"model": network()}, "max pool 'pool1': its windows overlap"),
+        ({"method": "sr-ste"}, "use --method bdwp"),
+        ({"engine": "board"}, "unknown engine 'board' of training"),
+        ({"machine": TINY.replace(update=False)}, "update = false"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_what_a_machine_cannot_do_is_told(files, more, match):
+    with pytest.raises(SateenError, match=match):
+        steps(files, **more)
+
+
+def test_training_counts_the_cycles_of_a_step(files):
+    found = steps(files, engine="reference", epochs=1, build=False, pruned_decay=2e-4)
+    assert found["cycles"]["total"] > 0 and not found["cycles_note"]
+    assert "Cycles of a step" in (files / "run" / "report.html").read_text()
+    other = sateen.train(
+        files / "net.onnx", files / "other", {"x": samples()[0]}, samples()[1], gradients="e5m2", epochs=1, batch=8,
+        build=False, sparsity="2:4",
+    )  # fmt: skip
+    assert other["cycles"] is None
+    assert "a machine has one for weights" in other["cycles_note"]
