@@ -184,7 +184,8 @@ def run(args: argparse.Namespace) -> None:
                 found = measured(plan, replace(settings), train, test)
                 row = {
                     "network": name, "formats": formats, "method": method, "pattern": pattern, "seed": seed,
-                    "epochs": args.epochs, "rate": args.rate, "accuracy": found, "cpu_s": round(time.process_time() - began, 1),
+                    "epochs": args.epochs, "rate": args.rate, "accuracy": found,
+                    "cpu_s": round(time.process_time() - began, 1),
                 }  # fmt: skip
                 keep(row)
                 print(row, flush=True)
