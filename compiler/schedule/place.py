@@ -137,9 +137,9 @@ def _place(
             break
         else:
             on_chip = {b.name: b.base for b in blocks}
-            for t, (whole, row) in inside.items():
-                if whole in on_chip:
-                    on_chip[t] = on_chip[whole] + row * row_words(*graph.tensors[t].shape[1:], config)
+            for t, (container, row) in inside.items():
+                if container in on_chip:
+                    on_chip[t] = on_chip[container] + row * row_words(*graph.tensors[t].shape[1:], config)
             return Placement(on_chip, stripes, spilled, ahead)
 
 
