@@ -42,7 +42,12 @@ def _words(action: argparse.Action) -> tuple[str, ...] | None:
 
     if action.choices is not None:
         return tuple(map(str, action.choices))
-    known: dict[str, Iterable[str]] = {"preset": PRESETS, "board": BOARDS, "device": FAMILIES}
+    known: dict[str, Iterable[str]] = {
+        "preset": PRESETS,
+        "name": PRESETS,
+        "board": BOARDS,
+        "device": FAMILIES,
+    }
     if action.dest in known:
         return tuple(known[action.dest])
     if action.dest in ("weights", "activations"):
