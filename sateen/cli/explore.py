@@ -47,6 +47,7 @@ def explore(args: argparse.Namespace) -> int:
             trials=args.trials,
             clock=args.clock,
             sampler=args.sampler,
+            per_layer=args.per_layer,
             sparsity_method=args.sparsity_method,
             seed=args.seed,
             workers=args.workers,
@@ -97,7 +98,13 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         config = m["configuration"]
         shape = f"{config['rows']} × {config['cols']} × {config['lanes']}"
         cells = [_number(name, m[name]) for name in columns]
-        texts = [m["weights"], m["activations"], m["sparsity"], shape, str(config["group"])]
+        texts = [
+            m["weights"],
+            m["activations"],
+            "by layer" if m["layers"] else m["sparsity"],
+            shape,
+            str(config["group"]),
+        ]
         table.add_row(str(m["index"]) + ("*" if m["outside"] else ""), *cells, *map(escape, texts))
     emit_table(table)
     if any(m["outside"] for m in members):

@@ -51,6 +51,10 @@ def add_explore(p: argparse.ArgumentParser) -> None:
         default="sparsegpt",
         help="how weights are pruned (default sparsegpt)",
     )
+    p.add_argument(
+        "--per-layer", type=int, default=0, metavar="N",
+        help="then give the first N members with N:M weights a pattern for each layer, at the same cycles",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of random choices (default 0)")
     p.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, by Dask (default 1: this one)"

@@ -36,6 +36,7 @@ def explore(
     trials: int | None = None,
     clock: float | None = None,
     sampler: str = "auto",
+    per_layer: int = 0,
     sparsity_method: str = "sparsegpt",
     seed: int = 0,
     workers: int = 1,
@@ -59,6 +60,7 @@ def explore(
     budget, trials : a time such as "20m", and candidates of the study in all; whichever comes first, by default 10m
     clock : MHz of every machine, where it is not to be estimated
     sampler : "auto", "tpe", "nsga2", "random" or "exhaustive"
+    per_layer : members of the front with N:M weights that are given a pattern for each layer, at the same cycles
     sparsity_method : how weights are pruned: "sparsegpt", "wanda", "magnitude"
     seed : what random choices begin with
     workers, scheduler : processes of this computer; the address of a Dask cluster, in their place
@@ -92,7 +94,7 @@ def explore(
     found, search, _ = run_search(
         model, Path(study), calibration=calibration, data=data, labels=labels, device=device, objectives=objectives,
         limits=limits, space=space, clock=clock, method=sparsity_method, shapes=shapes, options=options,
-        progress=progress or (lambda stage, fraction: None),
+        progress=progress or (lambda stage, fraction: None), per_layer=per_layer,
     )  # fmt: skip
     return summary(found, search.importances())
 

@@ -89,6 +89,7 @@ class Candidate:
         sparsity_map: str,
         board: str | None,
         build: str,
+        method: str = "sparsegpt",
     ) -> str:
         """What compiles it in a shell."""
         words = ["sateen", "compile", model, "-o", build, "--config", config]
@@ -98,6 +99,8 @@ class Candidate:
             words += ["--sparsity-map", sparsity_map]
         elif self.sparsity != "dense":
             words += ["--sparsity", self.sparsity]
+        if method != "sparsegpt" and (self.layers or self.sparsity != "dense"):
+            words += ["--sparsity-method", method]
         words += ["--board", board] if board else []
         return shlex.join(words)
 

@@ -129,6 +129,10 @@ class Evaluator:
             return done("impossible", str(e))
         return done("measured", self._missed(metrics))
 
+    def cycles(self, candidate: Candidate) -> int:
+        """Exact, of a sketch."""
+        return int(self._cheap(candidate, self._sketch(candidate))["cycles"])
+
     # -- cycles and resources ---------------------------------------------------------------------------------
 
     def _cheap(self, candidate: Candidate, quantized: Quantized) -> dict[str, Any]:

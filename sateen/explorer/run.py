@@ -13,6 +13,7 @@ from sateen.compiler.float_executor import float_outputs, run_float
 from sateen.errors import ConfigError, DataError
 from sateen.explorer.evaluate import Task, first_output
 from sateen.explorer.goals import METRICS, Goals, parse_limits, parse_objectives
+from sateen.explorer.refine import refine
 from sateen.explorer.search import Options, Search
 from sateen.explorer.space import Space, default_space, load_space, space_of
 from sateen.explorer.study import (
@@ -54,6 +55,7 @@ def explore(
     shapes: Shapes | None,
     options: Options,
     progress: Progress,
+    per_layer: int = 0,
 ) -> tuple[Study, Search, Task]:
     """Search, or go on; what is found. Raises SateenError."""
     progress("import", 0.0)
@@ -89,6 +91,8 @@ def explore(
     task = _task(path, graph, folder, target, goals, method, samples, checked, labels, about, progress)
     search = Search(study, chosen, options)
     search.run(task, progress)
+    if per_layer:
+        refine(search, task, per_layer, progress)
     return study, search, task
 
 

@@ -12,7 +12,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,12 @@ class Search:
             goals = self.study.goals
             text += ": " + ", ".join(f"{name} {members[0].metrics[name]:.5g}" for name in goals.objectives)
         return text
+
+    def add(self, point: Mapping[str, int], candidate: Candidate, outcome: Outcome) -> None:
+        """Keep a candidate that was measured elsewhere, beside the one at a point."""
+        if candidate.key not in self._known:
+            self._trials.enqueue_trial(dict(point))
+            self._finish(self._trials.ask(self._axes), dict(point), candidate, outcome)
 
     # -- one trial --------------------------------------------------------------------------------------------
 

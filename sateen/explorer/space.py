@@ -235,8 +235,10 @@ def starts(space: Space, base: AcceleratorConfig) -> list[dict[str, int]]:
     for machine in (base, *PRESETS.values()):
         add(space.position(machine.to_dict()))
     first = space.position(base.to_dict())
-    for size in (0.25, 0.6, 1.0):  # of the axes of the array
-        add(first | _at(space, ("rows", "cols"), size))
+    for rows in (0, -1, 1):
+        for cols in (0, 1, -1):
+            steps = {"rows": rows, "cols": cols}
+            add(first | {n: _within(space, n, first[n] + steps[n]) for n in steps if n in first})
     for name in ("sparsity", "recipe"):
         for i in range(1, len(space.axes.get(name, ()))):
             add(first | {name: i})
@@ -244,6 +246,10 @@ def starts(space: Space, base: AcceleratorConfig) -> list[dict[str, int]]:
         for names in (("weight_format", "activation_format"), ("weight_format",), ("activation_format",)):
             add(first | _at(space, names, share))
     return list(found.values())
+
+
+def _within(space: Space, name: str, position: int) -> int:
+    return min(len(space.axes[name]) - 1, max(0, position))
 
 
 def _at(space: Space, names: Sequence[str], share: float) -> dict[str, int]:

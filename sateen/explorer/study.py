@@ -122,7 +122,7 @@ class Study:
             "toml": str(config),
             "command": trial.candidate.command(
                 self.about["model"], self.about["calibration"], str(config), str(patterns), self.about["board"],
-                f"build-{index}",
+                f"build-{index}", self.about["method"],
             ),
         }  # fmt: skip
 
