@@ -130,9 +130,9 @@ def test_the_citation_has_the_version():
 @pytest.mark.parametrize(
     ("words", "some"),
     [
-        (("co",), {"compile", "cost", "completion"}),
+        (("comp",), {"compile", "compare", "completion"}),
         (("compile", "--board", "ulx"), {"ulx3s-85f"}),
-        (("run", "build", "--engine", ""), {"reference", "program", "model", "rtl", "board"}),
+        (("run", "build", "--engine", ""), {"reference", "program", "model", "rtl", "float", "board"}),
         (("completion", "z"), {"zsh"}),
         (("report", "--sw"), {"--sweep"}),
     ],
