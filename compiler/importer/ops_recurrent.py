@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sateen.compiler.functions import X
-from sateen.compiler.importer.layout import normal, row_major
+from sateen.compiler.importer.layout import normal, row_major, without_batch
 from sateen.compiler.importer.moves import place_channels, rebuilt
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.recurrent import Make, Unrolling, Weights, gru, lstm, rnn
@@ -51,8 +51,11 @@ def recurrent(walk: Walk, node: OnnxNode) -> Sequence[Value]:
     if walk.is_batch(x, sequence):
         raise Unsupported("its sequence is the batch", "put the batch where its layout says")
     starts = [_starts(walk, node, i, len(directions), hidden, layout) for i in (5, 6)[: 1 + (kind == "LSTM")]]
-    seen = Value(x.tensor, (x.layout[batch], x.layout[sequence], x.layout[2]), x.host)
-    placed, (axis,) = place_channels(walk, node, seen, 2, (1,))
+    if not walk.is_open(x) and without_batch(x.layout[batch]):  # sequences side by side
+        placed, axis = rebuilt(walk, node.name, x, ((sequence,), (batch,), (2,))), 0
+    else:
+        seen = Value(x.tensor, (x.layout[batch], x.layout[sequence], x.layout[2]), x.host)
+        placed, (axis,) = place_channels(walk, node, seen, 2, (1,))
     open_starts = any(isinstance(v, Value) and walk.is_open(v) for own in starts for v in own)
     if walk.is_open(placed) or open_starts:
         return _stand_ins(walk, node, _shapes(kind, layout, count, x.shape[batch], len(directions), hidden))
@@ -61,15 +64,10 @@ def recurrent(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         name = f"{node.name}.{'backward' if back else 'forward'}"
         steps = range(count)[::-1] if back else range(count)
         u = Unrolling(walk, name, placed.tensor, axis, steps)
-        first = [
-            _first(walk, u, f"{name}.{part}", own[d], d) for part, own in zip("hc", starts, strict=False)
-        ]
+        first = [_first(u, f"{name}.{part}", own[d], d) for part, own in zip("hc", starts, strict=False)]
         found.append(_unrolled(u, node, kind, weights[d], functions[d], first))
         u.finish()
-    shape = (walk.hwc(placed)[0], walk.hwc(placed)[1])
-    results = [
-        _beside(walk, node, [f[k] for f in found], shape if k == 0 else (1, 1)) for k in range(len(found[0]))
-    ]
+    results = [_beside(walk, node, [f[k] for f in found]) for k in range(len(found[0]))]
     return [_seen(walk, r, k == 0, layout, axis, x, batch, len(directions)) for k, r in enumerate(results)]
 
 
@@ -166,15 +164,16 @@ def _starts(
     return list(array[:, 0])
 
 
-def _first(walk: Walk, u: Unrolling, name: str, start: np.ndarray | Value | None, d: int) -> str | None:
-    """The tensor (1, 1, H) of the state before the first step; None for zeros."""
+def _first(u: Unrolling, name: str, start: np.ndarray | Value | None, d: int) -> str | None:
+    """The tensor of the state before the first step, of all sequences; None for zeros."""
     if start is None:
         return None
     part = name.rpartition(".")[2]
     if isinstance(start, Value):
-        return u.tie(part, rebuilt(walk, name, start, ((0,), (), (2,)), {0: np.array([d])}).tensor)
-    out = u.tie(part, walk.fresh(name))
-    return walk.emit(Stored(name, out, start[None, None]), (1, 1, len(start)))
+        picks = {0: np.array([d])}
+        return u.tie(part, rebuilt(u.walk, name, start, ((0,), (1,), (2,)), picks).tensor)
+    out, shape = u.tie(part, u.walk.fresh(name)), (*u.plane(1), len(start))
+    return u.walk.emit(Stored(name, out, np.broadcast_to(start, shape).copy()), shape)
 
 
 def _unrolled(
@@ -192,13 +191,13 @@ def _unrolled(
     return [u.joined("h", states), *last]
 
 
-def _beside(walk: Walk, node: OnnxNode, directions: list[str], plane: tuple[int, int]) -> str:
+def _beside(walk: Walk, node: OnnxNode, directions: list[str]) -> str:
     """Both directions' channels in one tensor."""
     if len(directions) == 1:
         return directions[0]
     out = walk.fresh(f"{node.name}.directions")
     channels = sum(walk.shapes[t][2] for t in directions)
-    return walk.emit(Concat(out, tuple(directions), out), (*plane, channels))
+    return walk.emit(Concat(out, tuple(directions), out), (*walk.shapes[directions[0]][:2], channels))
 
 
 def _seen(
@@ -207,8 +206,10 @@ def _seen(
     """(sequence, directions, batch, H), or without the sequence, as ONNX lays them out."""
     h, w, c = walk.shapes[tensor]
     hidden = c // directions
-    time = normal([(h * w, c)])  # whether along rows or columns
-    own = (normal([(directions, hidden)]), x.layout[batch], normal([(hidden, 1)]))
+    samples = tuple(f for f in x.layout[batch] if f not in without_batch(x.layout[batch]))
+    steps, beside = ((h, w * c), (w, c)) if axis == 0 else ((w, c), (h, w * c))
+    time = normal([steps])
+    own = (normal([(directions, hidden)]), normal([*samples, beside]), normal([(hidden, 1)]))
     if layout:
         own = (own[1], own[0], own[2])
         return Value(tensor, (own[0], time, *own[1:]) if whole else own)

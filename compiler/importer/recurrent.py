@@ -44,7 +44,7 @@ class Unrolling:
     """Emits the steps of one direction of a node.
 
     walk, name : where nodes go, and how their names begin
-    source, axis : the tensor with all steps, along rows (0) or columns (1)
+    source, axis : the tensor with all steps, along rows (0) or columns (1); the other axis has sequences side by side
     steps : in the order in which they are taken
     """
 
@@ -88,9 +88,14 @@ class Unrolling:
         place: Pair = (step, 0) if self.axis == 0 else (0, step)
         if self.walk.shapes[x][self.axis] == 1:
             return x
-        out = self._new(part, step)
-        piece = Piece(0, (1, 1), Lattice(place, (1, 0), (0, 1)), Lattice((0, 0), (1, 0), (0, 1)))
-        return self.walk.emit(Arrange(out, (x,), (piece,), out), (1, 1, self.walk.shapes[x][2]))
+        out, plane = self._new(part, step), self.plane(1)
+        piece = Piece(0, plane, Lattice(place, (1, 0), (0, 1)), Lattice((0, 0), (1, 0), (0, 1)))
+        return self.walk.emit(Arrange(out, (x,), (piece,), out), (*plane, self.walk.shapes[x][2]))
+
+    def plane(self, steps: int) -> Pair:
+        """Rows and columns of so many steps."""
+        h, w, _ = self.walk.shapes[self.source]
+        return (steps, w) if self.axis == 0 else (h, steps)
 
     def joined(self, part: str, states: Sequence[str]) -> str:
         """All steps, in the order of time, of what was computed in that of `steps`."""
@@ -100,10 +105,11 @@ class Unrolling:
         pieces = []
         for k, step in enumerate(self.steps):
             place: Pair = (step, 0) if self.axis == 0 else (0, step)
-            pieces.append(Piece(k, (1, 1), Lattice((0, 0), (1, 0), (0, 1)), Lattice(place, (1, 0), (0, 1))))
-        plane = (count, 1) if self.axis == 0 else (1, count)
+            one = self.plane(1)
+            pieces.append(Piece(k, one, Lattice((0, 0), (1, 0), (0, 1)), Lattice(place, (1, 0), (0, 1))))
         return self.walk.emit(
-            Arrange(out, tuple(states), tuple(pieces), out), (*plane, self.walk.shapes[states[0]][2])
+            Arrange(out, tuple(states), tuple(pieces), out),
+            (*self.plane(count), self.walk.shapes[states[0]][2]),
         )
 
     def gate(

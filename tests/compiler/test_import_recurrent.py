@@ -169,3 +169,27 @@ def test_refused(case):
     net.output(build(net))
     with pytest.raises(ModelError, match=words):
         import_model(net.model())
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_sequences_side_by_side(kind, along, direction):
+    """Each row of a plane, or each column, is a sequence: networks of two paths, Sequencer."""
+    net = Net()
+    directions = 1 + (direction == "bidirectional")
+    x = net("Relu", net.conv(net.input(1, 3, 4, 5), 3, 6, 1, 1))
+    order = [2, 0, 3, 1] if along == "rows" else [3, 0, 2, 1]
+    steps, lines = (4, 5) if along == "rows" else (5, 4)
+    x = net("Reshape", net("Transpose", x, perm=order), net.constant([steps, lines, 6], np.int64))
+    h = net.constant(
+        np.broadcast_to(net.rng.normal(0, 0.5, (directions, 1, 5)), (directions, lines, 5)), np.float32
+    )
+    c = h if kind == "LSTM" else ""
+    y = cell(net, kind, x, 6, 5, directions, direction=direction, h=h, c=c)
+    back = net("Reshape", y, net.constant([steps, directions, 1, lines, 5], np.int64))
+    back = net(
+        "Reshape", net("Transpose", back, perm=[2, 1, 4, 0, 3]), net.constant([1, -1, steps, lines], np.int64)
+    )
+    every_result(net, y, kind)
+    compare(net.output(net.conv(back, directions * 5, 3, 1, 1)))

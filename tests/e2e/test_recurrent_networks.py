@@ -49,12 +49,29 @@ def spoken() -> onnx.ModelProto:
     return model
 
 
+def two_paths() -> onnx.ModelProto:
+    """A GRU along the columns of a plane, both ways, and one along its rows, all lines at once."""
+    n = Nodes(1, FEATURES, 3, STEPS)
+    x = n("Reshape", n("Transpose", "x", perm=[3, 0, 2, 1]), n.constant([STEPS, 3, FEATURES]))
+    y, _ = recurrent(n, "GRU", x, FEATURES, 2, both=True)
+    y = n("Reshape", n("Transpose", y, perm=[2, 0, 1, 3]), n.constant([3, STEPS, 4]))
+    y, _ = recurrent(n, "GRU", y, 4, 4)
+    return n.model(n("Transpose", n("Squeeze", y, n.constant([1])), perm=[2, 0, 1]))
+
+
 @pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.parametrize("activations", ["int8", "e4m3"])
 def test_recurrent(activations, tmp_path):
     samples = np.random.default_rng(1).normal(0, 1, (16, STEPS, FEATURES)).astype(np.float32)
     check(stacked(), samples, machine("int8", activations, product=True), tmp_path)
+
+
+@pytest.mark.rtl
+@pytest.mark.slow
+def test_sequences_side_by_side(tmp_path):
+    samples = np.random.default_rng(1).normal(0, 1, (16, FEATURES, 3, STEPS)).astype(np.float32)
+    check(two_paths(), samples, machine("int8", "int8", product=True), tmp_path)
 
 
 @pytest.mark.rtl
