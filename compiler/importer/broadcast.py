@@ -91,8 +91,9 @@ def stored_beside(walk: Walk, name: str, x: Value, array: np.ndarray, axis: int)
             raise Unsupported("its constant differs from sample to sample", "make it the same for all")
         array = array[:1]
     roles = [list(role) for role in roles_of(walk, x)]
-    if all(axis not in role for role in roles):
-        roles[0].insert(0, axis)
+    for d, size in enumerate(array.shape):
+        if (d == axis or size > 1) and all(d not in role for role in roles):  # where x has one index
+            roles[0].insert(0, d)
     order = [d for role in roles for d in role]
     shape = tuple(math.prod(array.shape[d] for d in role) for role in roles)
     hwc = shape[0], shape[1], shape[2]

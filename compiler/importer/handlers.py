@@ -17,6 +17,7 @@ from sateen.compiler.importer import ops_running as running
 from sateen.compiler.importer import ops_select as select
 from sateen.compiler.importer import ops_shape as shape
 from sateen.compiler.importer import ops_trunc as trunc
+from sateen.compiler.importer import ops_write as write
 from sateen.compiler.importer.ops_elementwise import binary, unary
 from sateen.compiler.importer.walk import Handler
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
@@ -98,6 +99,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Slice": (select.slice_of, _SELECTED),
     "Split": (select.split, _SELECTED),
     "Gather": (select.gather, _SELECTED),
+    "ScatterND": (write.scatter, _MOVED),
     "Expand": (repeat.expand, _MOVED),
     "Tile": (repeat.tile, _MOVED),
     "Compress": (repeat.compress, _MOVED),

@@ -10,6 +10,7 @@ ONE_TENSOR = "between functions of one tensor"
 NO_INDICES = "without Indices"
 COORDINATES = "nearest, linear and cubic, without antialias"
 LAST = "as the last node"
+A_BOX = "one slice written by constant indices"
 CONSTANT_INDICES = "constant indices"
 ONE_LENGTH = "sequences of one length"
 TO_FLOAT = "to floating point"
@@ -47,6 +48,7 @@ LIMITS: dict[str, tuple[str, ...]] = {
     "LpNormalization": (TWO_OTHERS, EUCLIDEAN),
     "Attention": (NO_CACHE, RESULT_ALONE),
     "Einsum": (PRODUCTS,),
+    "ScatterND": (A_BOX,),
     "Gather": (CONSTANT_INDICES,),
     "LpPool": (ONE_OR_TWO_D,),
     "ReverseSequence": (ONE_LENGTH,),

@@ -25,7 +25,7 @@ _BY_REASON: tuple[tuple[tuple[str, str], str], ...] = (
     (_UPSAMPLE, "GridSample AffineGrid MaxUnpool MaxRoiPool RoiAlign"),
     (
         _SELECT,
-        "NonMaxSuppression NonZero OneHot GatherND GatherElements ScatterND ScatterElements",
+        "NonMaxSuppression NonZero OneHot GatherND GatherElements ScatterElements",
     ),
     (("deformable convolution is not supported", "use a plain convolution"), "DeformConv"),
 )

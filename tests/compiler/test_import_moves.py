@@ -282,3 +282,25 @@ def test_indices_of_more_dimensions(axis, at):
     net = Net()
     x = net("Relu", net.conv(net.input(1, 3, 5, 4), 3, 6, 1, 1))
     compare(net.output(net("Gather", x, net.constant(at, np.int64), axis=axis)))
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 6, 1, 5, 0, 4), (2, 4, 0, 5, 0, 4), (1, 5, 1, 3, 2, 4), (0, 6, 4, 5, 3, 4)]
+)
+@pytest.mark.parametrize("what", ["computed", "constant"])
+def test_a_slice_is_written(box, what):
+    """As of an assignment to a slice: elements, then rows of the last dimension."""
+    net = Net()
+    x = net("Relu", net.conv(net.input(1, 3, 5, 4), 3, 6, 1, 1))
+    ranges = [range(1), *(range(a, b) for a, b in zip(box[::2], box[1::2], strict=True))]
+    sizes = [len(r) for r in ranges]
+    starts, ends = (net.constant([r[k] + k * -1 for r in ranges], np.int64) for k in (0, -1))
+    part = net("Neg", net("Slice", x, starts, ends)) if what == "computed" else net.random(*sizes)
+    at = np.stack(np.meshgrid(*ranges, indexing="ij"), -1)
+    y = net("ScatterND", x, net.constant(at, np.int64), part)
+    if what == "computed":  # into zeros
+        zeros = net(
+            "ScatterND", net.constant(np.zeros((1, 6, 5, 4)), np.float32), net.constant(at, np.int64), part
+        )
+        y = net("Add", y, zeros)
+    compare(net.output(net.conv(y, 6, 2, 1, 1)))

@@ -42,6 +42,12 @@ def gather_by_computed(net):
     return net("Gather", x, net("ArgMax", x, axis=1, keepdims=0), axis=2)
 
 
+def scattered(net):
+    x = image(net)[0]
+    at = net.constant([[0, 0], [0, 2]], np.int64)
+    return net("ScatterND", x, at, net.constant(np.zeros((2, 6, 6)), np.float32))
+
+
 def solid(op, **attributes):
     return lambda net: net(op, net.input(1, 4, 6, 6, 6), **attributes)
 
@@ -195,6 +201,7 @@ CASES = {
     ("LpNormalization", limits.EUCLIDEAN): one("LpNormalization", p=1, axis=1),
     ("Resize", limits.COORDINATES): resized("Resize"),
     ("ConvTranspose", limits.ONE_OR_TWO_D): transposed_conv_of_a_solid,
+    ("ScatterND", limits.A_BOX): scattered,
     ("Gather", limits.CONSTANT_INDICES): gather_by_computed,
     ("LpPool", limits.ONE_OR_TWO_D): solid("LpPool", kernel_shape=[2, 2, 2]),
     ("ReverseSequence", limits.ONE_LENGTH): reversed_sequences,
