@@ -161,16 +161,16 @@ def generate(
     dataflows : those of the machine's that each layer may choose from; all of them if not given
     cut : the op up to which samples are computed one after the other, as `batched` has it; the fastest if not given
 
-    Attention of a single sample is woven where that takes fewer cycles.
+    Attention is woven where that takes fewer cycles.
     """
     folded, folds = fold_inputs(align_heads(graph, config), config)
     if batch > 1:
-        return _of_samples(folded, config, folds, dataflows, batch, cut)
-    one = batched(folded, batch)
-    plain = _generated(one, config, folds, dataflows, batch)
-    if not (spans := attentions(one)):
+        plain = _of_samples(folded, config, folds, dataflows, batch, cut)
+    else:
+        plain = _generated(batched(folded, batch), config, folds, dataflows, batch)
+    if not (spans := attentions(plain.graph)):
         return plain
-    return _fastest([plain, _generated(one, config, folds, dataflows, batch, spans)])
+    return _fastest([plain, _generated(plain.graph, config, folds, dataflows, batch, spans)])
 
 
 def _fastest(programs: Sequence[Program]) -> Program:

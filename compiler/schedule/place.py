@@ -88,17 +88,22 @@ def _place(
     producer: dict[str, Op] = {}
     used = {t for op in ops for t in in_buffer(op) if t != op.output}
     inside = {t: (whole, row) for t, (whole, row) in graph.parts.items() if whole in used}
+
+    def held(t: str) -> str:
+        """What has the tensor's place: itself, or that of all samples."""
+        return inside[t][0] if t in inside else t
+
     for i, op in enumerate(ops):
-        for t in in_buffer(op):
-            tensor = inside[t][0] if t in inside else t
+        for tensor in map(held, in_buffer(op)):
             first.setdefault(tensor, i)
             last[tensor] = i
         producer[op.output] = op
     apart: dict[str, frozenset[str]] = {}
     for low, high in together:
-        for t in {t for op in ops[low : high + 1] for t in (*op.inputs, op.output)}:
+        run = ops[low : high + 1]
+        for t in {held(t) for op in run for t in (*op.inputs, op.output)}:
             first[t], last[t] = min(first[t], low), max(last[t], high)
-        read = frozenset(t for op in ops[low : high + 1] if not isinstance(op, Arrange) for t in op.inputs)
+        read = frozenset(held(t) for op in run if not isinstance(op, Arrange) for t in op.inputs)
         apart |= dict.fromkeys(read, read)
     if ahead:
         for t in {op.weight for op in ops if isinstance(op, ComputedConv)} - set(producer):

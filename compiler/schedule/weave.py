@@ -28,7 +28,7 @@ _FEWEST = 4
 def attentions(graph: QuantizedGraph) -> list[Span]:
     """Where the softmax of one product is multiplied by another, and nothing else reads either."""
     found = []
-    number = {op.name: i for i, op in enumerate(graph.ops)}
+    number = {op.output: i for i, op in enumerate(graph.ops)}  # names are those of other samples' ops, too
     results = {o.tensor for o in graph.outputs}
     for i, op in enumerate(graph.ops):
         if not isinstance(op, Softmax) or {op.input, op.output} & results:
@@ -38,7 +38,7 @@ def attentions(graph: QuantizedGraph) -> list[Span]:
         if not isinstance(before, MatMul) or graph.consumers(op.input) != (op,):
             continue
         if isinstance(behind, MatMul) and behind.input == op.output:
-            found.append((number[before.name], i, number[behind.name]))
+            found.append((number[before.output], i, number[behind.output]))
     return found
 
 

@@ -83,3 +83,14 @@ def test_is_never_slower(quantized, monkeypatch):
     slow = MACHINE.replace(vector_lanes=2)
     together, alone = (mapped(quantized, monkeypatch, slow, alone=a)[0] for a in (False, True))
     assert together.cycles <= alone.cycles
+
+
+def test_in_batches(quantized, monkeypatch):
+    """Of three samples no slower than three runs of one, and faster than without."""
+    config = MACHINE.replace(act_bank_depth=16384)
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "attentions", lambda graph: [])
+        alone = quantized.map(config, batch=3)
+    together = quantized.map(config, batch=3)
+    assert together.cycles < alone.cycles
+    assert together.cycles <= 3 * quantized.map(config).cycles
