@@ -1,6 +1,7 @@
 """Accuracy of networks that are trained on the exact arithmetic of the array, from scratch, over seeds.
 
     python benchmarks/training.py                                                  (the digits networks)
+    python benchmarks/training.py --cycles                                         (of a step of ResNet8 on train256)
     python benchmarks/training.py --data FOLDER --images 8000 --epochs 10          (ResNet8 on CIFAR-10's zip files)
 
 Writes docs/results/training.json and .md; a run replaces its own rows there. Needs the `train` extra, and Pillow for
@@ -30,12 +31,15 @@ from sateen.compiler.training import (
     Settings,
     Trainer,
     accuracy,
+    cycles,
     fitting,
     forward,
     initial,
     make_plan,
+    record,
 )
 from sateen.ir.graph import Graph
+from sateen.machine.presets import preset
 from sateen.models.data import digits_split
 from sateen.models.images import centred
 from sateen.models.images import load as load_images
@@ -223,6 +227,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def count() -> None:
+    """A table of the cycles of a step of ResNet8, all ops of it, 32 samples, by the exact model."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(0, 0.5, (32, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 32)
+    print("| weights | ff | bp | wu | update | all |\n|---|--:|--:|--:|--:|--:|")
+    for method in ("dense", "bdwp"):
+        settings = Settings(method=method, scratch=True, pruned_decay=0.0)
+        plan = make_plan(resnet8(), settings)
+        state = initial(plan, settings)
+        state.scales[plan.input] = fitting(float(np.abs(x).max()), settings.formats[1])
+        step, _ = record(Trainer(plan, settings, state), x, labels, 0.01, preset("train256"))
+        found = cycles(step)
+        parts = " | ".join(f"{found[kind]:,}" for kind in ("ff", "bp", "wu", "update", "total"))
+        print(f"| {settings.pattern} | {parts} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -236,7 +256,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="WAY", help='such as "int8 bdwp 2:8"')
-    run(parser.parse_args())
+    parser.add_argument("--cycles", action="store_true", help="of a step, instead of accuracies")
+    args = parser.parse_args()
+    if args.cycles:
+        count()
+    else:
+        run(args)
 
 
 if __name__ == "__main__":

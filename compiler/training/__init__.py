@@ -1,6 +1,7 @@
 """Training on the numbers of the array (docs/training.md): plan, step, loop, and the files of a run."""
 
 from sateen.compiler.training.loop import Samples, accuracy, begin, check_labels, curve, train, with_masters
+from sateen.compiler.training.machine import cycles, record
 from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
 from sateen.compiler.training.save import write_onnx
 from sateen.compiler.training.scales import fitting
@@ -20,10 +21,12 @@ __all__ = [
     "begin",
     "check_labels",
     "curve",
+    "cycles",
     "fitting",
     "forward",
     "initial",
     "make_plan",
+    "record",
     "train",
     "with_masters",
     "write_onnx",
