@@ -38,6 +38,7 @@ from sateen.hw.chip.verilog import convert
 from sateen.hw.matrix.array import SystolicArray, array_latency
 from sateen.hw.matrix.pe import pe_latency
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Opcode
 from sateen.machine.presets import preset
 from sateen.models.resnet18 import resnet18
 from sateen.sim import model
@@ -228,13 +229,13 @@ def resnet18_cycles(name: str, sparsity: str, added: Sequence[int]) -> list[int]
     )
     mapped = quantized.map(name)
     found = []
-    original = model.matrix_cycles
+    original = model.DURATION[Opcode.MATRIX]
     try:
         for cycles in added:
-            model.matrix_cycles = lambda *a, n=cycles: original(*a) + n
+            model.DURATION[Opcode.MATRIX] = lambda *a, n=cycles: original(*a) + n
             found.append(mapped.predict())
     finally:
-        model.matrix_cycles = original
+        model.DURATION[Opcode.MATRIX] = original
     return found
 
 

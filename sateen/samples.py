@@ -58,8 +58,8 @@ class Images:
     input's height and width around its centre, scaled so that white is `white`, and then has `mean` subtracted and is
     divided by `std`.
 
-    Example
-    -------
+    Examples
+    --------
     >>> photos = sateen.Images("photos", size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     >>> photos.white
     """

@@ -94,8 +94,8 @@ def train(
         A network without a gradient, labels that do not fit, a folder of another run, a run that diverges: its last
         state is kept.
 
-    Example
-    -------
+    Examples
+    --------
     >>> result = sateen.train("net.onnx", "run", {"input": images}, labels, epochs=2, batch=8)
     >>> result["accuracy"]
     """

@@ -44,7 +44,7 @@ def fault(module: str, name: str) -> str:
     """What is wrong with taking it; empty if nothing is."""
     if name.startswith("_"):
         return "is not for others"
-    if module in TRAINING or (module.startswith("sateen.models") and is_module(f"{module}.{name}")):
+    if module in TRAINING or is_module(f"{module}.{name}"):
         return ""
     found = importlib.import_module(module)
     if not hasattr(found, name):
