@@ -241,7 +241,9 @@ def _window_over(run: Runs, size: int) -> _Reach | None:
     (n, step), *more = run
     if more or (step > 1 and n * step < size):
         return None
-    return _Reach(n, n) if step == 1 else _Reach(n, 1, step)
+    if step > 1:
+        return _Reach(n, 1, step)
+    return _Reach(n, n if n < size else 1)  # one window makes no step, and instructions' strides end at 63
 
 
 def _digits(size: int, run: Runs, at: int) -> np.ndarray:

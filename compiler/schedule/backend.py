@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sateen.compiler.schedule.batch import batched, best_cut, cuts, displaced, mixed
-from sateen.compiler.schedule.emitter import PAGE, Choice, Step
+from sateen.compiler.schedule.emitter import PAGE, Choice, Lowered, Step
 from sateen.compiler.schedule.fold import fold_inputs
 from sateen.compiler.schedule.heads import align_heads
 from sateen.compiler.schedule.lower import Lowering
 from sateen.compiler.schedule.narrow import narrowed
-from sateen.compiler.schedule.order import cut_chunks, hoist
+from sateen.compiler.schedule.order import cut_chunks, hoist, merged
 from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.samples import SampledGraph
 from sateen.compiler.schedule.tokens import add_tokens
@@ -174,7 +174,7 @@ def generate(
 
 
 def _fastest(programs: Sequence[Program]) -> Program:
-    return min(programs, key=lambda p: p.predict(NOMINAL).cycles)
+    return programs[0] if len(programs) == 1 else min(programs, key=lambda p: p.predict(NOMINAL).cycles)
 
 
 def _of_samples(
@@ -235,8 +235,23 @@ def _generated(
 ) -> Program:
     placement = place(folded, config, [(first, last) for first, _, last in spans])
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
+    woven = weave(lowered.steps, list(spans), config)
+    several = [steps for steps in (woven, merged(woven, config)) if steps is not None]
+    return _fastest(
+        [_ordered([s.copy() for s in steps], lowered, folded, placement, config, batch) for steps in several]
+    )
+
+
+def _ordered(
+    steps: list[Step],
+    lowered: Lowered,
+    folded: SampledGraph,
+    placement: Placement,
+    config: AcceleratorConfig,
+    batch: int,
+) -> Program:
     ahead = 2 * config.queue_depth
-    steps = hoist(weave(lowered.steps, list(spans), config), ahead)
+    steps = hoist(steps, ahead)
     if any(isinstance(op, ComputedConv) for op in folded.ops):
         steps = hoist(steps, ahead, Opcode.MOVE)
     add_tokens(steps, config)

@@ -36,6 +36,11 @@ class Step:
         """Whether a LOAD's source or a STORE's destination is relative to the data, not to the constants."""
         return any(space == "data" for space, _, _ in (*self.reads, *self.writes))
 
+    def copy(self) -> Step:
+        """With an instruction of its own, which tokens and addresses are written into."""
+        i = self.instruction
+        return Step(Instruction(i.opcode, dict(i.fields), i.layer), self.reads, self.writes)
+
 
 @dataclass(frozen=True, slots=True)
 class View:

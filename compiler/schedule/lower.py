@@ -307,7 +307,8 @@ class Lowering(Rows):
         sources = self._weights(layer, origin)
         bases: dict[tuple[int, int], int] = {}
         resident: set[tuple[int, int]] = set()
-        space = sum(c.space(config) for per in parts for c in per)
+        alike = _alike(sources, parts)
+        space = sum(parts[j][k].space(config) for j, k in set(alike.values()))
         if self.shared and space <= config.weight_depth // 2 and self._at_once(op, layer):
             mode = "resident"  # for the ops to come; the order of one span is the same
         if mode == "resident":
@@ -316,24 +317,27 @@ class Lowering(Rows):
                 start, there = self.weights.find(tuple(w for per in sources for w, _ in per), space)
             else:
                 start, there = self.weights.take(space), False
-            for j, per in enumerate(parts):
-                for k, c in enumerate(per):
-                    bases[j, k] = start
-                    start += c.space(config)
+            for at, first in alike.items():
+                bases[at] = bases[first] if first != at else start
+                start += parts[at[0]][at[1]].space(config) if first == at else 0
             resident.update(bases if there else ())
 
         def weight_base(j: int, k: int) -> int:
             """Where chunk k of tile j is, after making sure that it is there."""
             c = parts[j][k]
             if (j, k) not in resident:
-                if mode != "resident":
-                    bases[j, k] = self.weights.take(c.size)
                 weights, indices = sources[j][k]
-                self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
-                if isinstance(c, Chunk) and indices is not None:
-                    self.load_indices(bases[j, k], c.size, c.shape.packing.index_bits, indices)
+                there = mode == "resident" and alike[j, k] in resident
+                if mode != "resident" and indices is None:
+                    bases[j, k], there = self.weights.find((weights,), c.size)
+                elif mode != "resident":
+                    bases[j, k] = self.weights.take(c.size)
+                if not there:
+                    self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
+                    if isinstance(c, Chunk) and indices is not None:
+                        self.load_indices(bases[j, k], c.size, c.shape.packing.index_bits, indices)
                 if mode != "chunk":
-                    resident.add((j, k))
+                    resident.update({(j, k), alike[j, k]} if mode == "resident" else {(j, k)})
             return bases[j, k]
 
         parameter_base = self._parameters(product, tiles)
@@ -594,3 +598,15 @@ LOWERING: dict[type[Op], Way] = {
     Softmax: Way(Opcode.ROW, Lowering.softmax),
     Normalize: Way(Opcode.ROW, Lowering.normalize),
 }
+
+
+def _alike(
+    sources: list[list[tuple[int, int | None]]], parts: Sequence[Sequence[Chunk | Filter]]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Of each chunk of each tile the first one that has the same weights, as tiles of an average pool all have."""
+    first: dict[tuple[int, int | None, int], tuple[int, int]] = {}
+    return {
+        (j, k): first.setdefault((*places, parts[j][k].size), (j, k))
+        for j, per in enumerate(sources)
+        for k, places in enumerate(per)
+    }

@@ -1,10 +1,58 @@
-"""From a correct sequence to four units at work: hoist loads, cut into chunks. See also `tokens`."""
+"""From a correct sequence to four units at work: merge and hoist loads, cut into chunks. See also `tokens`."""
 
 from __future__ import annotations
 
 from sateen.compiler.schedule.emitter import Access, Step
+from sateen.hw.matrix.unit import CYCLES
 from sateen.machine.assembler import Instruction
+from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import CHUNK, INSTRUCTION_BYTES, Opcode, Target
+from sateen.sim.memory_timing import NOMINAL, load_timing, word_bytes
+
+MERGED_SHARE = 4
+"""A merged LOAD fills at most one of so many parts of the weight buffer: the next one comes while it is used."""
+
+
+def merged(steps: list[Step], config: AcceleratorConfig) -> list[Step] | None:
+    """LOADs of a layer's tiles that follow one another in memory and on chip as one, where the array waits for them.
+
+    Each LOAD waits for the memory's latency: with one pixel a tile is used for fewer cycles than that. None if there
+    are none.
+    """
+    unit = word_bytes(Target.WEIGHT, config)
+    out: list[Step] = []
+    last = -1  # the LOAD of weights before, in `out`
+    used = 0  # cycles of the array since
+    for step in steps:
+        i = step.instruction
+        if i.opcode in CYCLES:
+            used += CYCLES[i.opcode](i, config)
+        if i.opcode != Opcode.LOAD or i.target != Target.WEIGHT:
+            out.append(step)
+            continue
+        first = out[last].instruction if last >= 0 else i
+        joins = (
+            last >= 0
+            and i.layer == first.layer
+            and i.destination == first.destination + first.words
+            and i.source == first.source + first.words * unit
+            and (first.words + i.words) * MERGED_SHARE <= config.weight_depth
+            and used < load_timing(0, i.source, i.words, i.target, config, NOMINAL).done
+            and not any(conflict(other, step) for other in out[last + 1 :])
+        )
+        used = 0
+        if not joins:
+            last = len(out)
+            out.append(step)
+            continue
+        before = out[last]
+        fields = first.fields | {"words": first.words + i.words}
+        out[last] = Step(
+            Instruction(Opcode.LOAD, fields, first.layer),
+            before.reads + step.reads,
+            before.writes + step.writes,
+        )
+    return out if len(out) < len(steps) else None
 
 
 def hoist(steps: list[Step], lookahead: int, opcode: Opcode = Opcode.LOAD) -> list[Step]:
