@@ -6,8 +6,6 @@ into the machine's formats and its weights into codes.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from sateen.compiler.quantize.given import weight_format
 from sateen.compiler.quantize.network import quantize_fused
 from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.signs import sign_of
+from sateen.compiler.warn import quiet
 from sateen.errors import DataError, FormatError, ModelError, SateenError
 from sateen.ir.fused import sources
 from sateen.ir.graph import Graph
@@ -125,7 +124,7 @@ def _trial(graph: Graph) -> Iterator[Finding]:
     }
     statistics, options = Statistics(open_, 1), Options(weights, activations, "minmax")
     try:
-        with _quiet():
+        with quiet():
             quantize_fused(network, statistics, plan_activations(network, statistics, options), options)
     except (FormatError, ModelError) as e:
         yield _finding(graph.name, "model", e)
@@ -136,15 +135,3 @@ def _trial(graph: Graph) -> Iterator[Finding]:
 def _finding(node: str, op_type: str, error: SateenError) -> Finding:
     reason, _, remedy = str(error).partition("; ")
     return Finding(node, op_type, False, reason, remedy)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings that compiling gives."""
-    logger = logging.getLogger("sateen")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

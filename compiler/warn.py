@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 
 
@@ -27,3 +28,18 @@ def collected() -> Iterator[list[str]]:
         yield found
     finally:
         logger.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that this thread gives: of a sketch, or a trial, they mean nothing."""
+    logger, thread = logging.getLogger("sateen"), threading.get_ident()
+
+    def drop(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or record.thread != thread
+
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)

@@ -249,7 +249,7 @@ def _plan(
     """For each Conv by name its pattern, and why it is dense."""
     convs = [n for n in graph.nodes if isinstance(n, Conv)]
     names = [c.name for c in convs]
-    kept = _ends(graph) if keep_dense is None else dict.fromkeys(keep_dense, "kept dense")
+    kept = ends_of(graph) if keep_dense is None else dict.fromkeys(keep_dense, "kept dense")
     for name in (*layers, *kept):
         if name not in names:
             raise ModelError(
@@ -277,7 +277,7 @@ def _plan(
     return plan
 
 
-def _ends(graph: Graph) -> dict[str, str]:
+def ends_of(graph: Graph) -> dict[str, str]:
     """Convs that no Conv comes before ("first layer"), and those that none comes after ("last layer").
 
     Convs with groups do not count: a scaling of the input is one.

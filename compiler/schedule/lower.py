@@ -481,10 +481,12 @@ class Lowering(Rows):
         if r := product.residual:
             v, (_, width, _) = views[r.input], self.graph.tensors[r.input].shape
             first, height, above = self.graph.place_of(op, r.input, y0)
-            low, high = (first + y0 - above, first + last - above) if height > 1 else (first, first + 1)
+            plane = self.graph.tensors[op.output].shape[0] // self.graph.apart(op)
+            follows = height > 1 or plane == 1  # one row for all of a plane, or one for each
+            low, high = (first + y0 - above, first + last - above) if follows else (first, first + 1)
             self.bring(r.input, v, high)
             reads.append(v.rows(low, high))
-            step_x, step_y = every[1] * v.cw * (width > 1), every[0] * v.row * (height > 1)
+            step_x, step_y = every[1] * v.cw * (width > 1), every[0] * v.row * follows
             fields |= {
                 "residual": 1,
                 "residual_base": (v.base + low * v.row + x0 * v.cw * (width > 1) + word) % depth,

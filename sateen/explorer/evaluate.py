@@ -8,13 +8,11 @@ Machines that share a network in codes share all of that: it is kept in memory a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 from sateen.compiler.pipeline import Quantized, map_network, quantize_graph
 from sateen.compiler.ptq.merge_pool import MergePool
 from sateen.compiler.ptq.recipe import Recipe, load_recipe
+from sateen.compiler.warn import quiet
 from sateen.errors import ConfigError, ModelError, SateenError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.goals import METRICS, Goals, dominates
@@ -234,7 +233,7 @@ class Evaluator:
             made = _from_bytes(data)
         else:
             given = self.task.calibration
-            with _quiet():
+            with quiet():
                 made = quantize_graph(
                     self.task.graph,
                     self.task.model,
@@ -274,18 +273,6 @@ class Evaluator:
     def _entry(self, kind: str, *key: str) -> Path:
         text = chr(0).join((self.task.identity, kind, *key))
         return self.task.cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings: of a sketch they mean nothing, and `--pick` says those of a member."""
-    logger = logging.getLogger("sateen")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _to_bytes(made: Quantized) -> bytes:

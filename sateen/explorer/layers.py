@@ -90,7 +90,7 @@ def levels(
 ) -> Levels:
     """Prune each layer that can be to each pattern, the others as they are. Raises ConfigError where none can be."""
     names = tuple(n.name for n in graph.nodes if isinstance(n, Conv) and n.whole and n.weight.shape[-1] > 1)
-    ordered = sorted({DENSE.name, *patterns}, key=lambda p: -parse_sparsity(p).density)
+    ordered = sorted({DENSE.name, *patterns}, key=lambda p: (-parse_sparsity(p).density, p))
     if not names or len(ordered) < 2:
         raise ConfigError(
             "no layer can have a pattern of its own; give a network and patterns that allow some"

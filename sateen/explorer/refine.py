@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from sateen.compiler.prune.one_shot import ends_of
 from sateen.errors import ConfigError, SateenError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Evaluator, Task
@@ -38,7 +39,7 @@ def refine(search: Search, task: Task, count: int, progress: Callable[[str, floa
         def cycles(chosen: Map, mixed: Callable[[Map], Candidate] = mixed) -> int:
             return evaluator.cycles(mixed(chosen))
 
-        ends = {made.names[0], made.names[-1]}
+        ends = ends_of(task.graph)  # as the member was pruned
         start = tuple(DENSE.name if name in ends else candidate.sparsity for name in made.names)
         try:
             budget = max(int(member.metrics["cycles"]), cycles(start))

@@ -62,7 +62,7 @@ def test_transformer_in_parts(tmp_path):
     model = cifar.VisionTransformer(width=16, depth=1, heads=2).eval()
     export(model, path, SHAPE, opset=cifar.OPSET)
     network = cut_network().cut(path)
-    parts = [[type(n) for n in s.graph.nodes] for s in network.stages if s.graph]
+    parts = [[type(n) for n in s.network.graph.nodes] for s in network.stages if s.network]
     stem = [Conv, Activation, Conv, Activation, Conv]
     assert parts == [stem, [Conv], [Conv], [Conv, Activation, Conv], [Conv]]
     x = centred(images(20))
