@@ -305,40 +305,40 @@ class Lowering(Rows):
         layer = self._plan(product, origin)
         mode, parts = layer.mode, layer.chunks
         sources = self._weights(layer, origin)
-        bases: dict[tuple[int, int], int] = {}
-        resident: set[tuple[int, int]] = set()
         alike = _alike(sources, parts)
-        space = sum(parts[j][k].space(config) for j, k in set(alike.values()))
+        kept = {at: parts[at[0]][at[1]].space(config) for at in alike.values()}  # words of each, once
+        space = sum(kept.values())
         if self.shared and space <= config.weight_depth // 2 and self._at_once(op, layer):
             mode = "resident"  # for the ops to come; the order of one span is the same
+        bases: dict[tuple[int, int], int] = {}
+        resident: set[tuple[int, int]] = set()
         if mode == "resident":
-            plain = all(indices is None for per in sources for _, indices in per)
-            if self.shared and plain:
+            there = False
+            if self.shared and all(indices is None for per in sources for _, indices in per):
                 start, there = self.weights.find(tuple(w for per in sources for w, _ in per), space)
             else:
-                start, there = self.weights.take(space), False
-            for at, first in alike.items():
-                bases[at] = bases[first] if first != at else start
-                start += parts[at[0]][at[1]].space(config) if first == at else 0
+                start = self.weights.take(space)
+            bases = dict(zip(kept, accumulate(kept.values(), initial=start), strict=False))
             resident.update(bases if there else ())
 
         def weight_base(j: int, k: int) -> int:
             """Where chunk k of tile j is, after making sure that it is there."""
-            c = parts[j][k]
-            if (j, k) not in resident:
-                weights, indices = sources[j][k]
-                there = mode == "resident" and alike[j, k] in resident
-                if mode != "resident" and indices is None:
-                    bases[j, k], there = self.weights.find((weights,), c.size)
-                elif mode != "resident":
-                    bases[j, k] = self.weights.take(c.size)
-                if not there:
-                    self.load_constant(Target.WEIGHT, "weight", bases[j, k], c.size, weights)
-                    if isinstance(c, Chunk) and indices is not None:
-                        self.load_indices(bases[j, k], c.size, c.shape.packing.index_bits, indices)
-                if mode != "chunk":
-                    resident.update({(j, k), alike[j, k]} if mode == "resident" else {(j, k)})
-            return bases[j, k]
+            c, at = parts[j][k], alike[j, k] if mode == "resident" else (j, k)
+            if at in resident:
+                return bases[at]
+            weights, indices = sources[j][k]
+            there = False
+            if mode != "resident" and indices is None:
+                bases[at], there = self.weights.find((weights,), c.size)
+            elif mode != "resident":
+                bases[at] = self.weights.take(c.size)
+            if not there:
+                self.load_constant(Target.WEIGHT, "weight", bases[at], c.size, weights)
+                if isinstance(c, Chunk) and indices is not None:
+                    self.load_indices(bases[at], c.size, c.shape.packing.index_bits, indices)
+            if mode != "chunk":
+                resident.add(at)
+            return bases[at]
 
         parameter_base = self._parameters(product, tiles)
         self._load_table(op)
@@ -558,6 +558,18 @@ def _chunk_rows(window: Window, c: Chunk, y0: int, y1: int, height: int) -> tupl
     return low, max(low + 1, min(height, high))
 
 
+def _alike(
+    sources: list[list[tuple[int, int | None]]], parts: Sequence[Sequence[Chunk | Filter]]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Of each chunk of each tile the first one that has the same weights, as tiles of an average pool all have."""
+    first: dict[tuple[int, int | None, int], tuple[int, int]] = {}
+    return {
+        (j, k): first.setdefault((*places, parts[j][k].size), (j, k))
+        for j, per in enumerate(sources)
+        for k, places in enumerate(per)
+    }
+
+
 def repeated(graph: QuantizedGraph) -> set[str]:
     """Ops whose weights others have as well, as the steps of a recurrent layer do."""
     found: dict[bytes, list[str]] = {}
@@ -600,15 +612,3 @@ LOWERING: dict[type[Op], Way] = {
     Softmax: Way(Opcode.ROW, Lowering.softmax),
     Normalize: Way(Opcode.ROW, Lowering.normalize),
 }
-
-
-def _alike(
-    sources: list[list[tuple[int, int | None]]], parts: Sequence[Sequence[Chunk | Filter]]
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Of each chunk of each tile the first one that has the same weights, as tiles of an average pool all have."""
-    first: dict[tuple[int, int | None, int], tuple[int, int]] = {}
-    return {
-        (j, k): first.setdefault((*places, parts[j][k].size), (j, k))
-        for j, per in enumerate(sources)
-        for k, places in enumerate(per)
-    }
