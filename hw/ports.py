@@ -4,8 +4,14 @@ There is no ready: a port is always served, because every requester has its own 
 read port arrives `latency` cycles after `en`, a constant of the buffer, and is valid in that cycle only.
 """
 
+from amaranth.hdl import ShapeLike
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
+
+from sateen.machine.config import AcceleratorConfig
+
+ACTIVATION_LATENCY = 2
+"""Cycles from an address of the activation buffer to its word: the memory, then a registered bank multiplexer."""
 
 
 class ReadPort(wiring.Signature):
@@ -58,3 +64,15 @@ class WritePort(wiring.Signature):
 
     def __repr__(self) -> str:
         return f"WritePort({self.addr_bits}, {self.data_bits}, slices={self.slices})"
+
+
+def vector_part(instruction: ShapeLike, config: AcceleratorConfig) -> dict[str, Member]:
+    """What each part of the vector unit has: the unit protocol, and its ports at the activation buffer."""
+    address, bits = config.act_address_bits, config.act_word_bits
+    return {
+        "start": In(1),
+        "instruction": In(instruction),
+        "done": Out(1),
+        "read": Out(ReadPort(address, bits)),
+        "write": Out(WritePort(address, bits, config.slices)),
+    }

@@ -22,7 +22,7 @@ from sateen.hw.matrix.array import EDGE, SystolicArray, array_latency
 from sateen.hw.matrix.products import Products, products_terms
 from sateen.hw.matrix.steps import STEP_BITS, Results, Run, Steps
 from sateen.hw.matrix.windows import Windows, windows_terms
-from sateen.hw.ports import ReadPort
+from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import (
     MATRIX_ORDER,
@@ -35,7 +35,6 @@ from sateen.hw.window import (
 )
 from sateen.machine.config import AcceleratorConfig
 
-ACTIVATION_LATENCY = 2
 WEIGHT_LATENCY = 1
 
 

@@ -11,7 +11,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2, exact_log2
 
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
 from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
@@ -135,7 +135,7 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     matrix_read, vector_read, store_read : In(ReadPort(log2(act_depth), act_word_bits))
-        Data comes after `latency` cycles (the memory, then a registered bank multiplexer) and stays until the
+        Data comes after `latency` cycles and stays until the
         next read's.
     load_write : In(WritePort(log2(act_depth), act_word_bits))
         Writes whole words.
@@ -145,7 +145,7 @@ class ActivationBuffer(wiring.Component):
         In this cycle two requesters use the same port of the same bank. One of them is not served.
     """
 
-    latency = 2
+    latency = ACTIVATION_LATENCY
     initiation_interval = 1
 
     def __init__(self, *, config: AcceleratorConfig):

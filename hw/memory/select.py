@@ -18,8 +18,7 @@ from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.memory.move import block_cycles, zero_word
 from sateen.hw.memory.sore import SORE
-from sateen.hw.memory.store import READ_LATENCY
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import NestedCounter, Sum, count_terms
 from sateen.machine.config import AcceleratorConfig
@@ -112,7 +111,7 @@ class SelectingMove(wiring.Component):
             arrived.inside.eq(nest.below.at),
             arrived.element.eq(nest.value.element),
         ]
-        for n in range(READ_LATENCY):
+        for n in range(ACTIVATION_LATENCY):
             delayed = Signal(layout, name=f"arrived_{n + 1}")
             m.d.sync += delayed.eq(arrived)
             arrived = delayed

@@ -16,14 +16,11 @@ from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import parameter_layout
 from sateen.hw.memory.buffers import memory_of
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort, vector_part
 from sateen.hw.vector.requantize import Requantizer, control_layout, requantize_latency
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter
 from sateen.machine.config import AcceleratorConfig
-
-READ_LATENCY = 2
-"""Cycles from a residual's address to its data; what is read of accumulators and parameters waits in a register."""
 
 
 def steps_per_pixel(config: AcceleratorConfig) -> int:
@@ -32,8 +29,8 @@ def steps_per_pixel(config: AcceleratorConfig) -> int:
 
 
 def drain_latency(config: AcceleratorConfig) -> int:
-    """Cycles from a step's residual address to its write."""
-    return READ_LATENCY + requantize_latency(config) + config.table + 1
+    """Cycles from a step's residual address to its write; what is read of accumulators and parameters waits for it."""
+    return ACTIVATION_LATENCY + requantize_latency(config) + config.table + 1
 
 
 def row_signature(config: AcceleratorConfig) -> wiring.Signature:
@@ -78,15 +75,9 @@ class Drain(wiring.Component):
         self.config = config
         self.latency = drain_latency(config)
         acc_bits, parameter_bits = config.acc_address_bits, config.parameter_address_bits
-        act_bits = config.act_address_bits
-        members = {
-            "start": In(1),
-            "instruction": In(isa.DRAIN),
-            "done": Out(1),
+        members = vector_part(isa.DRAIN, config) | {
             "acc": Out(ReadPort(acc_bits, config.cols * config.acc_bits)),
             "parameter": Out(ReadPort(parameter_bits, config.vector_lanes * config.parameter_bits)),
-            "read": Out(ReadPort(act_bits, config.act_word_bits)),
-            "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
         }
         if config.table:
             members["table"] = In(WritePort(config.activation.bits, 8))
@@ -153,15 +144,15 @@ class Drain(wiring.Component):
         return control
 
     def _issue(self, m: Module, control: data.View) -> tuple[Value, list[Value], Value]:
-        """Read addresses. Returns whether there is a step, 1 to READ_LATENCY cycles after its addresses, and which
-        of its pixel, 0 to READ_LATENCY cycles after; with them: the pixel is the last of its row, and of all."""
+        """Read addresses. Returns whether there is a step, 1 to ACTIVATION_LATENCY cycles after its addresses, and
+        which of its pixel, 0 to as many after; with them: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction
         step_bits = exact_log2(steps_per_pixel(config))
         m.submodules.nest = nest = NestedCounter(
             levels={"y": config.output_bits, "x": config.output_bits}, sums={}
         )
         active, pixel_end = Signal(), Signal()
-        step = [Signal(step_bits, name=f"step_{k}") for k in range(READ_LATENCY + 1)]
+        step = [Signal(step_bits, name=f"step_{k}") for k in range(ACTIVATION_LATENCY + 1)]
         m.d.comb += [
             pixel_end.eq(active & (step[0] == (1 << step_bits) - 1)),
             nest.load.eq(self._idle),
@@ -194,7 +185,7 @@ class Drain(wiring.Component):
             m.d.sync += self.acc.addr.eq(self.acc.addr + 1)
         with m.If(active):
             m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
-        valid = Signal(READ_LATENCY)
+        valid = Signal(ACTIVATION_LATENCY)
         m.d.sync += [valid.eq(Cat(active, valid)), *(b.eq(a) for a, b in pairwise(step))]
         parameter_base = Signal(len(self.parameter.addr), reset_less=True)
         with m.If(self._idle):

@@ -2,21 +2,17 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, NestedCounter, Widths, Window, window_path, window_terms
 from sateen.machine.config import AcceleratorConfig
-
-READ_LATENCY = 2
-"""Cycles from a word's address to its data."""
 
 
 def gate_cycles(fields: object, config: AcceleratorConfig) -> int:
@@ -46,21 +42,12 @@ class Gate(wiring.Component):
         Whole words.
     """
 
-    latency = READ_LATENCY + 1
+    latency = ACTIVATION_LATENCY + 1
     """Cycles from the address of a word's gradient to the write."""
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        act_bits = config.act_address_bits
-        super().__init__(
-            {
-                "start": In(1),
-                "instruction": In(isa.GATE),
-                "done": Out(1),
-                "read": Out(ReadPort(act_bits, config.act_word_bits)),
-                "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
-            }
-        )
+        super().__init__(vector_part(isa.GATE, config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -102,7 +89,7 @@ class Gate(wiring.Component):
         flags: Value = Cat(
             active, phase, last_phase, window.inside, window.last.c, window.last.ox, window.last.oy
         )
-        for k in range(READ_LATENCY):
+        for k in range(ACTIVATION_LATENCY):
             late = Signal(len(flags), name=f"flags_{k + 1}")
             m.d.sync += late.eq(flags)
             flags = late

@@ -2,20 +2,16 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, NestedCounter, Widths, Window, window_path, window_terms
 from sateen.machine.config import AcceleratorConfig
-
-READ_LATENCY = 2
-"""Cycles from a word's address to its data."""
 
 
 class Pool(wiring.Component):
@@ -33,21 +29,12 @@ class Pool(wiring.Component):
         Whole words.
     """
 
-    latency = READ_LATENCY + 1
+    latency = ACTIVATION_LATENCY + 1
     """Cycles from the address of a window's last tap to the write."""
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        act_bits = config.act_address_bits
-        super().__init__(
-            {
-                "start": In(1),
-                "instruction": In(isa.POOL),
-                "done": Out(1),
-                "read": Out(ReadPort(act_bits, config.act_word_bits)),
-                "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
-            }
-        )
+        super().__init__(vector_part(isa.POOL, config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -71,11 +58,15 @@ class Pool(wiring.Component):
             m.d.sync += active.eq(0)
 
         # from the address to the data
-        valid, inside, first = Signal(READ_LATENCY), Signal(READ_LATENCY), Signal(READ_LATENCY)
+        valid, inside, first = (
+            Signal(ACTIVATION_LATENCY),
+            Signal(ACTIVATION_LATENCY),
+            Signal(ACTIVATION_LATENCY),
+        )
         for pipeline, now in ((valid, active), (inside, window.inside), (first, window.first.ky)):
             m.d.sync += pipeline.eq(Cat(now, pipeline))
         last = window.last
-        for k in range(READ_LATENCY):
+        for k in range(ACTIVATION_LATENCY):
             delayed = Signal.like(last, name=f"last_{k + 1}")
             m.d.sync += delayed.eq(last)
             last = delayed

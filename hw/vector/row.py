@@ -17,7 +17,7 @@ from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.memory.load import EXPONENTIAL_BITS
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import row_signature
 from sateen.hw.vector.lanes import (
@@ -34,8 +34,7 @@ from sateen.hw.vector.requantize import requantize_latency
 from sateen.hw.window import NestedCounter, Sum, count_terms
 from sateen.machine.config import AcceleratorConfig
 
-READ_LATENCY = 2
-CODE = READ_LATENCY + 1
+CODE = ACTIVATION_LATENCY + 1
 """Cycles from an address to its codes in a register."""
 
 
@@ -87,14 +86,9 @@ class Row(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        act_bits, lanes = config.act_address_bits, config.vector_lanes
-        members = {
-            "start": In(1),
-            "instruction": In(isa.ROW),
-            "done": Out(1),
-            "read": Out(ReadPort(act_bits, config.act_word_bits)),
-            "write": Out(WritePort(act_bits, config.act_word_bits, config.slices)),
-            "parameter": Out(ReadPort(config.parameter_address_bits, lanes * config.parameter_bits)),
+        words = config.vector_lanes * config.parameter_bits
+        members = vector_part(isa.ROW, config) | {
+            "parameter": Out(ReadPort(config.parameter_address_bits, words)),
             "requantizer": Out(row_signature(config)),
         }
         if config.softmax:
@@ -297,7 +291,7 @@ class Row(wiring.Component):
             element = position | k
             m.d.comb += tag.inside[k].eq((element >= self._first) & (element < self._last))
         step = position[exact_log2(config.vector_lanes) : exact_log2(config.elements)]
-        self._run = self._delayed(m, step, READ_LATENCY, "run")
+        self._run = self._delayed(m, step, ACTIVATION_LATENCY, "run")
         self._inside = self._delayed(m, tag.inside, CODE, "inside")
 
     def _delayed(self, m: Module, value: Value, cycles: int, name: str) -> Value:

@@ -12,15 +12,13 @@ Widths, with X the wider of 32 and the digits of a gradient: a product has X + 1
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
-from sateen.hw.ports import ReadPort, WritePort
+from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
 from sateen.hw.terms import Component, Terms
-from sateen.hw.vector.pool import READ_LATENCY
 from sateen.hw.vector.requantize import Requantizer, requantize_latency
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -60,7 +58,7 @@ def reads(config: AcceleratorConfig) -> int:
 
 def _loaded(config: AcceleratorConfig) -> int:
     """Cycles from the first read of a granule to the last in which its words are not yet the lanes'."""
-    return -(-(reads(config) + READ_LATENCY + 1) // TERMS) * TERMS - 1
+    return -(-(reads(config) + ACTIVATION_LATENCY + 1) // TERMS) * TERMS - 1
 
 
 def _unscaled(config: AcceleratorConfig) -> AcceleratorConfig:
@@ -111,16 +109,7 @@ class UpdateUnit(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
-        address = config.act_address_bits
-        super().__init__(
-            {
-                "start": In(1),
-                "instruction": In(isa.LAYOUT[Opcode.UPDATE]),
-                "done": Out(1),
-                "read": Out(ReadPort(address, config.act_word_bits)),
-                "write": Out(WritePort(address, config.act_word_bits, config.slices)),
-            }
-        )
+        super().__init__(vector_part(isa.LAYOUT[Opcode.UPDATE], config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -175,7 +164,7 @@ class UpdateUnit(wiring.Component):
         # what arrives
         arrived = [self.read.en & (time == n) for n in range(reads(c))]
         place: Value = part
-        for n in range(READ_LATENCY):
+        for n in range(ACTIVATION_LATENCY):
             strobes, places = (
                 Signal(reads(c), name=f"arrives_{n + 1}"),
                 Signal.like(part, name=f"part_{n + 1}"),

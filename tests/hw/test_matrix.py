@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sateen.hw import isa
-from sateen.hw.matrix.unit import ACTIVATION_LATENCY, CYCLES, MatrixUnit, matrix_cycles, pass_interval
+from sateen.hw.matrix.unit import CYCLES, MatrixUnit, matrix_cycles, pass_interval
+from sateen.hw.ports import ACTIVATION_LATENCY
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.machine.isa import LAYOUTS

@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 from sateen.hw import isa
 from sateen.hw.memory.move import Move, move_cycles
 from sateen.hw.memory.select import SelectingMove, shift_of
-from sateen.hw.memory.store import READ_LATENCY
+from sateen.hw.ports import ACTIVATION_LATENCY
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -55,7 +55,7 @@ def rtl(config, instructions, words):
     m.submodules.ram = ram = Ram(shape=config.act_word_bits, depth=config.act_depth, init=words)
     port = ram.read_port()
     valid = dut.activation.en  # data is valid in one cycle only: anything else reads as ones
-    for _ in range(READ_LATENCY):
+    for _ in range(ACTIVATION_LATENCY):
         previous, valid = valid, Signal()
         m.d.sync += valid.eq(previous)
     late = Signal(config.act_word_bits)
