@@ -1,11 +1,13 @@
 """MOVE: activation words to weight tiles, straight or transposed, by the unit that STOREs (see docs/isa.md, MOVE)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw import isa
@@ -47,12 +49,36 @@ def move_cycles(fields: object, config: AcceleratorConfig) -> int:
     return words * config.elements + LATENCY + kept
 
 
-class Move(wiring.Component):
-    """Fills weight words from pixels: each is a row of the tile, or, transposed, a column.
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A loop of a MOVE between those of words and of pixels."""
 
-    A block of `transpose_words` × cols × lanes codes takes columns from one side, in each cycle some elements of a
-    pixel's word, and gives words at another. Straight, its first word takes a slice of a pixel in each cycle: lane
-    by lane. What lies beyond the tensor is 0 and is not read.
+    straight: tuple[int, int]
+    """Iterations, and pixels from one to the next."""
+    transposed: tuple[int, int]
+    """Iterations, and elements of the reduction from one to the next."""
+
+    def iterations(self, transposed: Value) -> ValueLike:
+        (straight, _), (across, _) = self.straight, self.transposed
+        return straight if straight == across else Mux(transposed, across, straight)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A pixel's word in the cycle in which it comes, zeros beyond the tensor, and what is to become of it."""
+
+    word: Value
+    takes: Value
+    gives: Value
+    last: Value
+    element: Value
+    transposed: Value
+    slice_: Value
+    reduction: Value
+
+
+class Mover(wiring.Component):
+    """What reads the pixels of a MOVE, one in a cycle.
 
     Members
     -------
@@ -63,7 +89,9 @@ class Move(wiring.Component):
     weight : Out(WritePort(log2(weight_depth), weight_word_bits))
     """
 
-    def __init__(self, *, config: AcceleratorConfig) -> None:
+    def __init__(
+        self, *, config: AcceleratorConfig, more: Mapping[str, Member] = MappingProxyType({})
+    ) -> None:
         self.config = config
         super().__init__(
             {
@@ -72,23 +100,34 @@ class Move(wiring.Component):
                 "done": Out(1),
                 "activation": Out(ReadPort(config.act_address_bits, config.act_word_bits)),
                 "weight": Out(WritePort(config.weight_address_bits, config.weight_word_bits)),
+                **more,
             }
         )
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
+    def _pixels(
+        self,
+        m: Module,
+        idle: Value,
+        levels: Mapping[str, Level],
+        pixels: int,
+        gives: Callable[[Value], Value],
+    ) -> Arrived:
+        """Read them, `pixels` in the innermost loop of a straight MOVE; `gives` says of that loop's counter whether a
+        straight MOVE's word is complete."""
         c, i = self.config, self.instruction
-        depth, address = c.transpose_words, unsigned(c.act_address_bits)
+        address = unsigned(c.act_address_bits)
         counted = unsigned(bits_of("reduction", Opcode.MOVE))
-        idle = is_idle(m, self.start, self.done)
+        names = ("w", *levels, "k")
         m.submodules.nest = nest = NestedCounter(
-            levels=_levels(c),
+            levels=level_bits(c, levels, pixels),
             sums={
-                "addr": Sum(address, dict.fromkeys("wprk", address)),
+                "addr": Sum(address, dict.fromkeys(names, address)),
                 # straight, of the reduction; transposed, of the columns
-                "at": Sum(counted, dict.fromkeys("wprk", counted), limit=counted),
-                "element": Sum(counted, {"w": c.elements, "p": c.lanes, "r": depth * c.group}),
-                "k": Sum(unsigned(ceil_log2(_steps(c))), {"k": 1}),
+                "at": Sum(counted, dict.fromkeys(names, counted), limit=counted),
+                "element": Sum(
+                    counted, {"w": c.elements} | {n: level.transposed[1] for n, level in levels.items()}
+                ),
+                "k": Sum(unsigned(ceil_log2(most_pixels(c, pixels))), {"k": 1}),
             },
         )
         transposed, slice_, reduction = Signal(), Signal(c.slice_bits), Signal(counted, reset_less=True)
@@ -103,17 +142,20 @@ class Move(wiring.Component):
             nest.load.eq(idle),
             nest.step.eq(active),
             given.count.w.eq(i.words),
-            given.count.p.eq(c.dense_passes),
-            given.count.r.eq(Mux(i.transposed, c.rows // depth, c.rows)),
-            given.count.k.eq(Mux(i.transposed, block_cycles(c), c.lanes)),
+            *(getattr(given.count, n).eq(level.iterations(i.transposed)) for n, level in levels.items()),
+            given.count.k.eq(Mux(i.transposed, block_cycles(c), pixels)),
             given.start.addr.eq(i.base),
             given.step.addr.w.eq(Mux(i.transposed, 1, i.step << exact_log2(c.elements))),
-            given.step.addr.p.eq(straight(i.step, c.lanes)),
-            given.step.addr.r.eq(straight(i.step, c.group)),
+            *(
+                getattr(given.step.addr, n).eq(straight(i.step, level.straight[1]))
+                for n, level in levels.items()
+            ),
             given.step.addr.k.eq(i.step),
             given.step.at.w.eq(straight(Const(1), c.elements)),
-            given.step.at.p.eq(straight(Const(1), c.lanes)),
-            given.step.at.r.eq(straight(Const(1), c.group)),
+            *(
+                getattr(given.step.at, n).eq(straight(Const(1), level.straight[1]))
+                for n, level in levels.items()
+            ),
             given.step.at.k.eq(1),
             given.limit.at.eq(Mux(i.transposed, i.columns, i.reduction)),
             self.activation.en.eq(active & nest.below.at),
@@ -132,7 +174,7 @@ class Move(wiring.Component):
         k = nest.value.k
         m.d.comb += [
             arrived.takes.eq(active & (~transposed | (k < c.cols))),
-            arrived.gives.eq(active & Mux(transposed, k >= c.cols - 1, k == c.lanes - 1)),
+            arrived.gives.eq(active & Mux(transposed, k >= c.cols - 1, gives(k))),
             arrived.inside.eq(nest.below.at),
             arrived.last.eq(nest.last.w),
             arrived.element.eq(nest.value.element),
@@ -142,20 +184,39 @@ class Move(wiring.Component):
             m.d.sync += delayed.eq(arrived)
             arrived = delayed
         word = Mux(arrived.inside, self.activation.data, zero_word(c))
+        return Arrived(
+            word, arrived.takes, arrived.gives, arrived.last, arrived.element, transposed, slice_, reduction
+        )
+
+
+class Move(Mover):
+    """Fills weight words from pixels: each is a row of the tile, or, transposed, a column.
+
+    A block of `transpose_words` × cols × lanes codes takes columns from one side, in each cycle some elements of a
+    pixel's word, and gives words at another. Straight, its first word takes a slice of a pixel in each cycle: lane
+    by lane. What lies beyond the tensor is 0 and is not read.
+    """
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c, i, depth = self.config, self.instruction, self.config.transpose_words
+        idle = is_idle(m, self.start, self.done)
+        arrived = self._pixels(m, idle, _levels(c), c.lanes, lambda k: k == c.lanes - 1)
+        word, transposed = arrived.word, arrived.transposed
 
         block = [
             [[Signal(c.weight.bits, name=f"code_{n}_{col}_{lane}", reset_less=True) for lane in range(c.lanes)]
              for col in range(c.cols)]
             for n in range(depth)
         ]  # fmt: skip
-        column = self._column(word, arrived.element, reduction)
+        column = self._column(word, arrived.element, arrived.reduction)
         with m.If(arrived.takes & transposed):
             for n, codes in enumerate(block):
                 for lane in range(c.lanes):
                     m.d.sync += [a[lane].eq(b[lane]) for a, b in pairwise(codes)]
                     m.d.sync += codes[-1][lane].eq(column[n][lane])
         with m.Elif(arrived.takes):
-            part = word.word_select(slice_, c.cols * c.activation.bits) if c.slices > 1 else word
+            part = word.word_select(arrived.slice_, c.cols * c.activation.bits) if c.slices > 1 else word
             for col, lanes in enumerate(block[0]):
                 m.d.sync += [a.eq(b) for a, b in pairwise(lanes)]
                 m.d.sync += lanes[-1].eq(part.word_select(col, c.activation.bits))
@@ -199,15 +260,25 @@ class Move(wiring.Component):
         ]
 
 
-def _steps(c: AcceleratorConfig) -> int:
-    """Most iterations of the innermost level."""
-    return max(block_cycles(c), c.lanes) + 1
+def most_pixels(c: AcceleratorConfig, pixels: int) -> int:
+    """Most iterations of the innermost level, which takes `pixels` if straight."""
+    return max(block_cycles(c), pixels) + 1
 
 
-def _levels(c: AcceleratorConfig) -> dict[str, int]:
-    """Words of the reduction, passes, rows, and pixels."""
-    most = {"p": c.dense_passes, "r": c.rows, "k": _steps(c)}
+def level_bits(c: AcceleratorConfig, levels: Mapping[str, Level], pixels: int) -> dict[str, int]:
+    """Widths of the counts: words of the reduction, `levels`, and pixels."""
+    most = {name: max(level.straight[0], level.transposed[0]) for name, level in levels.items()}
+    most["k"] = most_pixels(c, pixels)
     return {"w": c.channel_bits} | {name: n.bit_length() for name, n in most.items()}
+
+
+def _levels(c: AcceleratorConfig) -> dict[str, Level]:
+    """Passes and rows."""
+    depth = c.transpose_words
+    return {
+        "p": Level((c.dense_passes, c.lanes), (c.dense_passes, c.lanes)),
+        "r": Level((c.rows, c.group), (c.rows // depth, depth * c.group)),
+    }
 
 
 def zero_word(c: AcceleratorConfig) -> Const:
@@ -218,8 +289,8 @@ def zero_word(c: AcceleratorConfig) -> Const:
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
     codes, counted = c.transpose_words * c.cols * c.lanes * c.weight.bits, bits_of("reduction", Opcode.MOVE)
-    address, levels = c.act_address_bits, _levels(c)
-    count_terms(list(levels.values()), t)
+    address = c.act_address_bits
+    count_terms(list(level_bits(c, _levels(c), c.lanes).values()), t)
     blocks = c.elements // (c.transpose_words * c.lanes)
     t.add(one=1, block=codes, straight=c.cols * c.lanes * c.weight.bits, sums=4 * address + 4 * counted,
           sources=7 * address + 7 * counted, elements=3 * counted, read=c.act_word_bits,

@@ -8,19 +8,17 @@ keeps goes to the weight and the index buffer as MATRIX reads them (see docs/isa
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib.wiring import Out
+from amaranth.utils import exact_log2
 
 from sateen.formats import SparsityPattern
-from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
-from sateen.hw.memory.move import block_cycles, zero_word
+from sateen.hw.memory.move import Level, Mover, level_bits
 from sateen.hw.memory.sore import SORE
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
+from sateen.hw.ports import WritePort
 from sateen.hw.terms import Component, Terms
-from sateen.hw.window import NestedCounter, Sum, count_terms
+from sateen.hw.window import NestedCounter, count_terms
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, bits_of
 
@@ -30,7 +28,7 @@ def shift_of(pattern: SparsityPattern) -> int:
     return exact_log2(pattern.m // pattern.n)
 
 
-class SelectingMove(wiring.Component):
+class SelectingMove(Mover):
     """Fills weight words from pixels, in the order of the reduction; of `index_bits` and `index_shift` a pattern.
 
     A block of `transpose_words` × cols codes takes a pixel in each cycle: straight, a slice of it, which leaves in the
@@ -40,82 +38,21 @@ class SelectingMove(wiring.Component):
     Members
     -------
     others :
-        As `Move`'s.
+        As `Mover`'s.
     index : Out(WritePort(log2(weight_depth), index_row_bits))
         The indices of a weight word, in all planes, written with it.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
-        self.config = config
-        super().__init__(
-            {
-                "start": In(1),
-                "instruction": In(isa.layout_of(Opcode.MOVE, config)),
-                "done": Out(1),
-                "activation": Out(ReadPort(config.act_address_bits, config.act_word_bits)),
-                "weight": Out(WritePort(config.weight_address_bits, config.weight_word_bits)),
-                "index": Out(WritePort(config.weight_address_bits, config.index_row_bits)),
-            }
-        )
+        index = WritePort(config.weight_address_bits, config.index_row_bits)
+        super().__init__(config=config, more={"index": Out(index)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        c, i = self.config, self.instruction
-        depth, address = c.transpose_words, unsigned(c.act_address_bits)
-        counted = unsigned(bits_of("reduction", Opcode.MOVE))
+        c, depth = self.config, self.config.transpose_words
         idle = is_idle(m, self.start, self.done)
-        m.submodules.nest = nest = NestedCounter(
-            levels=_levels(c),
-            sums={
-                "addr": Sum(address, dict.fromkeys("wbk", address)),
-                # straight, of the reduction; transposed, of the columns
-                "at": Sum(counted, dict.fromkeys("wbk", counted), limit=counted),
-                "element": Sum(counted, {"w": c.elements, "b": depth}),
-                "k": Sum(unsigned(ceil_log2(_steps(c))), {"k": 1}),
-            },
-        )
-        transposed, slice_ = Signal(), Signal(c.slice_bits)
-        reduction, active = Signal(counted, reset_less=True), Signal()
-        given = nest.parameters
-        m.d.comb += [
-            nest.load.eq(idle),
-            nest.step.eq(active),
-            given.count.w.eq(i.words),
-            given.count.b.eq(c.elements // depth),
-            given.count.k.eq(Mux(i.transposed, block_cycles(c), depth)),
-            given.start.addr.eq(i.base),
-            given.step.addr.w.eq(Mux(i.transposed, 1, i.step << exact_log2(c.elements))),
-            given.step.addr.b.eq(Mux(i.transposed, 0, i.step << exact_log2(depth))),
-            given.step.addr.k.eq(i.step),
-            given.step.at.w.eq(Mux(i.transposed, 0, c.elements)),
-            given.step.at.b.eq(Mux(i.transposed, 0, depth)),
-            given.step.at.k.eq(1),
-            given.limit.at.eq(Mux(i.transposed, i.columns, i.reduction)),
-            self.activation.en.eq(active & nest.below.at),
-            self.activation.addr.eq(nest.value.addr),
-        ]
-        with m.If(idle):
-            m.d.sync += [transposed.eq(i.transposed), slice_.eq(i.slice), reduction.eq(i.reduction)]
-        with m.If(self.start):
-            m.d.sync += active.eq(1)
-        with m.Elif(nest.last.w):
-            m.d.sync += active.eq(0)
-
-        # from the address to the data
-        layout = data.StructLayout({"takes": 1, "gives": 1, "inside": 1, "element": counted})
-        arrived = Signal(layout)
-        k = nest.value.k
-        m.d.comb += [
-            arrived.takes.eq(active & (~transposed | (k < c.cols))),
-            arrived.gives.eq(active & (~transposed | (k >= c.cols - 1))),
-            arrived.inside.eq(nest.below.at),
-            arrived.element.eq(nest.value.element),
-        ]
-        for n in range(ACTIVATION_LATENCY):
-            delayed = Signal(layout, name=f"arrived_{n + 1}")
-            m.d.sync += delayed.eq(arrived)
-            arrived = delayed
-        word = Mux(arrived.inside, self.activation.data, zero_word(c))
+        arrived = self._pixels(m, idle, _levels(c), depth, lambda k: Const(1))
+        word, transposed = arrived.word, arrived.transposed
 
         bits = c.activation.bits
         block = [
@@ -123,11 +60,11 @@ class SelectingMove(wiring.Component):
             for n in range(depth)
         ]
         with m.If(arrived.takes & transposed):
-            for codes, new in zip(block, self._run(word, arrived.element, reduction), strict=True):
+            for codes, new in zip(block, self._run(word, arrived.element, arrived.reduction), strict=True):
                 m.d.sync += [a.eq(b) for a, b in pairwise(codes)]
                 m.d.sync += codes[-1].eq(new)
         with m.Elif(arrived.takes):
-            part = word.word_select(slice_, c.cols * bits) if c.slices > 1 else word
+            part = word.word_select(arrived.slice_, c.cols * bits) if c.slices > 1 else word
             m.d.sync += [code.eq(part.word_select(col, bits)) for col, code in enumerate(block[0])]
         with m.Elif(arrived.gives):
             for a, b in pairwise(block):
@@ -205,21 +142,16 @@ class SelectingMove(wiring.Component):
                 m.d.sync += home.eq(following + 1)
 
 
-def _steps(c: AcceleratorConfig) -> int:
-    """Most iterations of the innermost level."""
-    return block_cycles(c) + 1
-
-
-def _levels(c: AcceleratorConfig) -> dict[str, int]:
-    """Words of the reduction, blocks of a word, and pixels."""
-    most = {"b": c.elements // c.transpose_words, "k": _steps(c)}
-    return {"w": c.channel_bits} | {name: n.bit_length() for name, n in most.items()}
+def _levels(c: AcceleratorConfig) -> dict[str, Level]:
+    """Blocks of a word."""
+    blocks = c.elements // c.transpose_words, c.transpose_words
+    return {"b": Level(blocks, blocks)}
 
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
     depth, bits, counted = c.transpose_words, c.weight.bits, bits_of("reduction", Opcode.MOVE)
-    codes, address, levels = depth * c.cols * bits, c.act_address_bits, _levels(c)
-    count_terms(list(levels.values()), t)
+    codes, address = depth * c.cols * bits, c.act_address_bits
+    count_terms(list(level_bits(c, _levels(c), depth).values()), t)
     kept = max((p.n for p in c.sparse_patterns), default=1)
     entry = bits + c.index_planes
     slots = c.cols * kept
