@@ -38,7 +38,6 @@ from sateen.files import read_toml, shown
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph
 from sateen.ir.graph import Conv, Graph
-from sateen.ir.quantized import QuantizedGraph
 
 PASSES: dict[str, type[Pass]] = {
     "mergepool": MergePool,  # first: it changes which layers there are
@@ -188,34 +187,6 @@ def _pass(path: Path, entry: Any) -> Pass:
     return kind(**options)
 
 
-def run_recipe(
-    graph: Graph | FusedGraph,
-    samples: Mapping[str, np.ndarray] | None,
-    recipe: Recipe,
-    *,
-    weight_format: str | Format,
-    activation_format: str | Format,
-    progress: Progress | None = None,
-) -> tuple[QuantizedGraph, dict[str, Any]]:
-    """The quantized network, and what was done: recipe, options, seed, number of samples, seconds of each pass.
-
-    `samples` may be None for a file that says how every tensor is rounded. `progress` is called with (done, all).
-    Nothing is random but the choice of samples, whose seeds are fixed.
-
-    Raises as `fit` does.
-    """
-    state, record = fit(
-        graph,
-        samples,
-        recipe,
-        weight_format=weight_format,
-        activation_format=activation_format,
-        progress=progress,
-    )
-    assert state.quantized is not None
-    return state.quantized, record
-
-
 def fit(
     graph: Graph | FusedGraph,
     samples: Mapping[str, np.ndarray] | None,
@@ -225,7 +196,11 @@ def fit(
     activation_format: str | Format,
     progress: Progress | None = None,
 ) -> tuple[State, dict[str, Any]]:
-    """As `run_recipe`, with all that the passes have found, of which `network` is what was rounded.
+    """The quantized network with all that the passes have found (`network` is what was rounded), and what was done:
+    recipe, options, seed, number of samples, seconds of each pass.
+
+    `samples` may be None for a file that says how every tensor is rounded. `progress` is called with (done, all).
+    Nothing is random but the choice of samples, whose seeds are fixed.
 
     Raises
     ------

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 from networks import Builder
+from recipe_runs import run_recipe
 
 from sateen.compiler.float_executor import run_float
-from sateen.compiler.ptq.recipe import Recipe, run_recipe
+from sateen.compiler.ptq.recipe import Recipe
 from sateen.errors import SateenError
 from sateen.ir.graph import Conv, Graph
 from sateen.sim.reference import run_reference

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import Builder, everything
+from recipe_runs import run_recipe
 
 from sateen.compiler.float_executor import run_float
 from sateen.compiler.importer import import_model
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe
 from sateen.compiler.quantize.branches import scale_branches, scaled, split_branches
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.formats import parse_format

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from degenerate import CASES, COUNT, DATA, LAYERS, assert_quantized, given, network, samples_of
+from recipe_runs import run_recipe
 
 from sateen.compiler.float_executor import run_float
 from sateen.compiler.prune.one_shot import sparsify
@@ -17,7 +18,7 @@ from sateen.compiler.ptq.hessian import damped, inverse_factor
 from sateen.compiler.ptq.layerwise import moments
 from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.passes import Context, run_passes
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe
 from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.calibrate import calibrate

@@ -6,11 +6,12 @@ import importlib.util
 
 import pytest
 from degenerate import CASES, DATA, LAYERS, assert_quantized, given, network
+from recipe_runs import run_recipe
 
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.merge_pool import MergePool
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.errors import DataError
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import Builder, run_slowly
+from recipe_runs import run_recipe
 
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
-from sateen.compiler.ptq.recipe import Recipe, run_recipe
+from sateen.compiler.ptq.recipe import Recipe
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import SparsityPattern
 from sateen.ir.graph import Pool

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import Builder, residual
+from recipe_runs import run_recipe
 
 from sateen.cli.main import build_parser
 from sateen.compiler.ptq import layer_passes
@@ -19,7 +20,7 @@ from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.kept import code_version, digest
 from sateen.compiler.ptq.merge_pool import MergePool
 from sateen.compiler.ptq.passes import Context, Pass, check_order, run_passes
-from sateen.compiler.ptq.recipe import PASSES, RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import PASSES, RECIPES, Recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.ptq.state import Fitted, State

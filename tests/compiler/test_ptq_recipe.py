@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import Builder, residual, run_slowly
+from recipe_runs import run_recipe
 
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.ptq.adaround import AdaRound
 from sateen.compiler.ptq.equalize import Equalize
 from sateen.compiler.ptq.gptq import Gptq
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, chosen, load_recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe, chosen, load_recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.smooth import Smooth
 from sateen.compiler.quantize.activations import plan_activations

@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import Builder, everything, lenet, residual, run_slowly
+from recipe_runs import run_recipe
 
 from sateen.compiler.ptq.always import Rounding
 from sateen.compiler.ptq.blocks import split_blocks
 from sateen.compiler.ptq.gptq import Gptq
 from sateen.compiler.ptq.passes import Context, run_passes
-from sateen.compiler.ptq.recipe import RECIPES, Recipe, run_recipe
+from sateen.compiler.ptq.recipe import RECIPES, Recipe
 from sateen.compiler.ptq.reconstruct import Reconstruct
 from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.activations import plan_activations, rescaled
