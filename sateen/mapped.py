@@ -50,10 +50,10 @@ class MappedNetwork:
 
         return predicted(self.quantized, self.program)
 
-    @cached_property
+    @property
     def cycles(self) -> int:
         """Cycles of a run, of one sample or a batch, exactly, in a memory of latency 32 and a beat a cycle."""
-        return self.predict()
+        return self.program.cycles
 
     def predict(self, latency: int = 32, interval: int = 1) -> int:
         """Compute the cycles of a run, exactly, in a memory of this timing (docs/isa.md).

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sateen.compiler.schedule.batch import batched, best_cut, cuts, displaced, mixed
 from sateen.compiler.schedule.emitter import PAGE, Choice, Lowered, Step
@@ -77,6 +78,8 @@ class Program:
     outputs: tuple[Region, ...]
     choices: dict[int, Choice]
     """For each layer that the array computes."""
+    cycles: int
+    """Of a run, in the nominal memory."""
     batch: int = 1
     """Samples of a run."""
 
@@ -164,26 +167,26 @@ def generate(
     Attention is woven where that takes fewer cycles.
     """
     folded, folds = fold_inputs(align_heads(graph, config), config)
-    if batch > 1:
-        plain = _of_samples(folded, config, folds, dataflows, batch, cut)
-    else:
-        plain = _generated(batched(folded, batch), config, folds, dataflows, batch)
+    make = partial(_generated, config=config, folds=folds, dataflows=dataflows, batch=batch)
+    plain = (
+        _of_samples(folded, config, folds, batch, cut, make) if batch > 1 else make(batched(folded, batch))
+    )
     if not (spans := attentions(plain.graph)):
         return plain
-    return _fastest([plain, _generated(plain.graph, config, folds, dataflows, batch, spans)])
+    return _fastest([plain, make(plain.graph, spans=spans)])
 
 
-def _fastest(programs: Sequence[Program]) -> Program:
-    return programs[0] if len(programs) == 1 else min(programs, key=lambda p: p.predict(NOMINAL).cycles)
+def _fastest(programs: Iterable[Program]) -> Program:
+    return min(programs, key=lambda p: p.cycles)
 
 
 def _of_samples(
     folded: QuantizedGraph,
     config: AcceleratorConfig,
     folds: dict[str, Fold],
-    dataflows: Sequence[str] | None,
     batch: int,
     cut: int | None,
+    make: Callable[[SampledGraph], Program],
 ) -> Program:
     """With the given cut, or the fastest of some: those that `cuts` gives, then guesses from what layers take there."""
     ops = len(folded.ops)
@@ -192,7 +195,7 @@ def _of_samples(
 
     def attempt(at: int) -> None:
         try:
-            found[at] = _generated(batched(folded, batch, at, folds), config, folds, dataflows, batch)
+            found[at] = make(batched(folded, batch, at, folds))
         except ConfigError:
             if at == tried[-1] and not found:
                 raise
@@ -200,7 +203,7 @@ def _of_samples(
     for at in tried:
         attempt(at)
     if len(found) == 1 or max(found) < ops:
-        return _fastest([*found.values()])
+        return _fastest(found.values())
     layers = {at: _layer_cycles(p, ops) for at, p in found.items()}
     for cost in (displaced(folded, batch, config), [0] * (ops + 1)):
         if (at := best_cut(layers, cost)) not in found:
@@ -274,6 +277,7 @@ def _ordered(
     memory = Extent(data_offset, data_offset + lowered.data_size)
     machine = narrowed(config, instructions, memory.size)
     _check_proof(instructions, folded, machine, memory)
+    code = b"".join(i.encode() for i in instructions)
     return Program(
         config=machine,
         graph=folded,
@@ -286,6 +290,7 @@ def _ordered(
         inputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.inputs),
         outputs=tuple(replace(r, offset=r.offset + data_offset) for r in lowered.outputs),
         choices=lowered.choices,
+        cycles=predict(code, program_offset, machine, NOMINAL).cycles,
         batch=batch,
     )
 
