@@ -1,5 +1,7 @@
 """A quantized graph in all engines, without a build: codes bit for bit, cycles exactly."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from sateen.compiler.schedule.backend import Program, generate
@@ -58,9 +60,15 @@ def in_rtl(
 
 
 def check_graph(
-    graph: QuantizedGraph, config: AcceleratorConfig, inputs: dict[str, np.ndarray], *, batch: int = 1, rtl: bool = True
-) -> Program:  # fmt: skip
-    """AssertionError where two engines differ."""
+    graph: QuantizedGraph,
+    config: AcceleratorConfig,
+    inputs: dict[str, np.ndarray],
+    *,
+    batch: int = 1,
+    rtl: bool = True,
+    summed: Collection[str] = (),
+) -> Program:
+    """AssertionError where two engines differ; tensors that are `summed` are so over the samples of a run."""
     samples = len(next(iter(inputs.values())))
     program = generate(graph, config, batch=batch)
     wanted, codes = reference_codes(graph, inputs), quantize_inputs(graph, inputs)
@@ -70,5 +78,8 @@ def check_graph(
         assert set(cycles) == {program.predict(MEMORY).cycles}
     for engine, found in engines.items():
         for name, value in found.items():
-            assert (wanted[name] == value).all(), f"{engine} differs on {name}"
+            want = wanted[name]
+            if name in summed:
+                want = want.reshape(-1, batch, *want.shape[1:]).sum(1)
+            assert want.shape == value.shape and (want == value).all(), f"{engine} differs on {name}"
     return program

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from four_engines import machine
-from graph_engines import MEMORY, in_rtl, interpreted
+from graph_engines import check_graph
 
 from sateen.compiler.quantize.bounds import accumulator_bits
 from sateen.compiler.schedule.backend import generate, specialise
@@ -17,7 +17,6 @@ from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
 from sateen.ir.verify import verify
 from sateen.machine.config import DATAFLOWS
 from sateen.machine.isa import Opcode
-from sateen.sim.reference import quantize_inputs, reference_codes
 
 TINY = machine(
     "int8", "int8", rows=2, cols=2, lanes=1, group=4, outer_products=True, gates=True, act_bank_depth=256
@@ -86,20 +85,8 @@ def random_inputs(graph, samples, seed=0):
 def check(graph, config, samples=2, batch=1, rtl=False, inputs=None):
     """Sums are of all samples of a run."""
     inputs = inputs or random_inputs(graph, samples)
-    program = generate(graph, config, batch=batch)
-    wanted, codes = reference_codes(graph, inputs), quantize_inputs(graph, inputs)
-    engines = {"program": interpreted(graph, program, codes, samples)}
-    if rtl:
-        engines["rtl"], cycles = in_rtl(graph, program, codes, samples)
-        assert set(cycles) == {program.predict(MEMORY).cycles}
     summed = {op.output for op in graph.ops if isinstance(op, WeightGradient | BiasGradient)}
-    for engine, found in engines.items():
-        for name, value in found.items():
-            want = wanted[name]
-            if name in summed:
-                want = want.reshape(-1, batch, *want.shape[1:]).sum(1)
-            assert want.shape == value.shape and (want == value).all(), f"{engine} differs on {name}"
-    return program
+    return check_graph(graph, config, inputs, batch=batch, rtl=rtl, summed=summed)
 
 
 @pytest.mark.parametrize("case", CASES)
