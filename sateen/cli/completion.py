@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from sateen.cli.io import emit
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 def completion(args: argparse.Namespace) -> int:
     from sateen.cli.main import build_parser
