@@ -25,7 +25,6 @@ from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
 from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
 from sateen.machine.config import AcceleratorConfig
-from sateen.sim import NOMINAL
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def measure(
             ends = n in (0, len(layers) - 1)
             kept = DENSE if ends or kind == "WU" else pattern
             program = generate(graph_of(layer, kind, kept, config), config, batch=batch)
-            cycles = program.predict(NOMINAL).cycles / batch
+            cycles = program.cycles / batch
             out = -(-layer.plane // layer.stride)
             least = (out * layer.kernel) ** 2 * layer.inputs * layer.outputs / config.multipliers
             total[kind][0] += layer.count * cycles

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -279,7 +280,7 @@ def _spread_pieces(layer: Layer, counts: tuple[int, ...]) -> tuple[Piece, ...]:
 # -- programs ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """A recorded step and its machine; `updates` is its last program."""
 
@@ -288,8 +289,10 @@ class Step:
     config: AcceleratorConfig
     batch: int
 
-    def program(self, work: Work) -> Program:
-        return generate(work.graph, self.config, batch=self.batch)
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """Of the works."""
+        return tuple(generate(work.graph, self.config, batch=self.batch) for work in self.works)
 
 
 def record(
@@ -333,9 +336,9 @@ def record(
 def cycles(step: Step) -> dict[str, Any]:
     """By the exact model: of each pass, "total", and "layers" by pass and layer."""
     layers: dict[str, dict[str, int]] = {kind: {} for kind in PASSES}
-    for work in step.works:
+    for work, program in zip(step.works, step.programs, strict=True):
         own = layers[work.kind]
-        own[work.layer] = own.get(work.layer, 0) + step.program(work).predict(NOMINAL).cycles
+        own[work.layer] = own.get(work.layer, 0) + program.cycles
     layers["update"]["all layers"] = step.updates.predict(NOMINAL).cycles
     sums = {kind: sum(own.values()) for kind, own in layers.items()}
     return {**sums, "total": sum(sums.values()), "layers": layers}
@@ -354,14 +357,13 @@ def differences(
     simulator = verilator.build(emit_verilog(step.config)) if engine == "rtl" else None
     found: dict[str, int] = {}
     total = 0
-    for n, work in enumerate(step.works):
-        program = step.program(work)
+    for n, (work, program) in enumerate(zip(step.works, step.programs, strict=True)):
         outputs, took = _run(program, work, simulator)
         total += took
         for name, value in outputs.items():
             wanted = work.results[name]
             wrong = int((value.reshape(wanted.shape) != wanted).sum())
-            if wrong or (took and took != program.predict(NOMINAL).cycles):
+            if wrong or (took and took != program.cycles):
                 found[f"{work.kind} {work.layer}"] = wrong
         if report:
             report((n + 1) / (len(step.works) + 1))
@@ -430,6 +432,6 @@ def _run_updates(
             got = unpack_integers(data[None, at : at + size], layer.shape, config)[0]
             if wrong := int((got != wanted).sum()):
                 found[f"update {layer.name} {what}"] = wrong
-    if took and took != made.predict(NOMINAL).cycles:
-        found["update cycles"] = abs(took - made.predict(NOMINAL).cycles)
+    if took and (off := took - made.predict(NOMINAL).cycles):
+        found["update cycles"] = abs(off)
     return found, took
