@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
+from sateen.compiler.dense_machine import Luts, against_dense, warn
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, Values, cut, import_model, load_model
 from sateen.compiler.prune.one_shot import METHODS, keep_patterns, recognise, sparsify, violation
@@ -67,6 +68,7 @@ def compile_model(
     shapes: Shapes | None = None,
     values: Values | None = None,
     until: Sequence[str] = (),
+    luts: Luts | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the build folder and return its manifest, with the seconds of TIMES.
@@ -90,6 +92,7 @@ def compile_model(
     shapes : of inputs whose sizes the file leaves open, the batch first
     values : what inputs are for every sample
     until : tensors at which the model is cut; what follows is kept for the host
+    luts : of a machine, for the comparison with one without patterns
     progress : called with a stage's name and the fraction of all the work done
 
     Raises
@@ -117,7 +120,7 @@ def compile_model(
     verilog = emit_verilog(program.config)
     step("write", 0.95)
     manifest = write_program(
-        build, Path(model_path).name, quantized, program, predicted(quantized, program), verilog, board
+        build, Path(model_path).name, quantized, program, predicted(quantized, program), verilog, board, luts
     )
     step("done", 1.0)
     return manifest
@@ -221,11 +224,13 @@ LEAST_PRUNED_DB = 20.0
 
 def _warn_of_pruning(errors: Mapping[str, Any]) -> None:
     for output in errors["outputs"]:
-        if (snr := output["pruned_db"]) is not None and snr < LEAST_PRUNED_DB:
+        snr, agree, samples = output["pruned_db"], output["pruned_agree"], errors["samples"]
+        if snr is not None and snr < LEAST_PRUNED_DB:
             _logger.warning(
-                "pruning in one shot leaves output '%s' %.1f dB signal to noise before anything is rounded; train the "
-                "network with the pattern (docs/results/sparse_accuracy.md), or take one that keeps more weights",
+                "pruning in one shot leaves output '%s' %.1f dB signal to noise before anything is rounded%s; train "
+                "the network with the pattern (docs/results/sparse_accuracy.md), or take one that keeps more weights",
                 output["name"], snr,
+                "" if agree is None else f", and the largest value where it was in {agree} of {samples} samples",
             )  # fmt: skip
 
 
@@ -285,18 +290,21 @@ def write_program(
     predicted: dict[str, Any],
     verilog: str,
     board: str | None,
+    luts: Luts | None = None,
 ) -> dict[str, Any]:
     """Write the build folder of what was compiled from the file `model`; its manifest, with the seconds of TIMES."""
     files = _files(quantized.graph, program, predicted, verilog)
     errors: dict[str, Any] | None = None
-    later: list[str] = []
-    if quantized.origin is not None:
-        files["float.bin"] = to_bytes(quantized.origin.imported)
-        if quantized.origin.samples:
-            errors = measure(quantized.graph, quantized.origin)
-            files["errors.json"] = _json(errors)
-            with collected() as later:
+    dense = against_dense(quantized.graph, program, luts)
+    with collected() as later:
+        if quantized.origin is not None:
+            files["float.bin"] = to_bytes(quantized.origin.imported)
+            if quantized.origin.samples:
+                errors = measure(quantized.graph, quantized.origin)
+                files["errors.json"] = _json(errors)
                 _warn_of_pruning(errors)
+        if dense is not None:
+            warn(dense, program)
     if quantized.host is not None:
         files["host.onnx"] = quantized.host.model
     record = dict(quantized.record)
@@ -306,6 +314,8 @@ def write_program(
         manifest["host"] = {"outputs": list(quantized.host.outputs)}
     if errors is not None:
         manifest["errors"] = {key: errors[key] for key in ("samples", "outputs")}
+    if dense is not None:
+        manifest["dense_machine"] = dense
     manifest["warnings"] = [*quantized.warnings, *later]
     manifest["inputs"] += [{"name": k, "shape": list(s), "used": False} for k, s in quantized.unused.items()]
     manifest[OWN] = own_hash(manifest)

@@ -159,6 +159,7 @@ def compile(
     >>> manifest["cycles"]
     """
     from sateen.compiler.pipeline import compile_model
+    from sateen.fpga.estimate.resource_model import luts
 
     pattern, layers = choose_patterns(sparsity, sparsity_map)
     if board is not None:
@@ -195,6 +196,7 @@ def compile(
         shapes=shapes,
         values=values,
         until=until,
+        luts=luts,
         progress=progress,
     )
 

@@ -156,13 +156,16 @@ class MappedNetwork:
         """
         from sateen.build_folder import check_target
         from sateen.compiler.pipeline import write_program
+        from sateen.fpga.estimate.resource_model import luts
         from sateen.hw.chip.verilog import emit_verilog
 
         folder = Path(build).resolve()
         check_target(folder)
         verilog = emit_verilog(self.config)
         name = self.model.name
-        manifest = write_program(folder, name, self.quantized, self.program, self.schedule, verilog, board)
+        manifest = write_program(
+            folder, name, self.quantized, self.program, self.schedule, verilog, board, luts
+        )
         return Build(folder, manifest)
 
 

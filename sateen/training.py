@@ -158,6 +158,7 @@ def train(
     write_page(folder / REPORT, plan, settings, rows, result.get("cycles"))
     if build:
         from sateen.compiler.pipeline import compile_model
+        from sateen.fpga.estimate.resource_model import luts
 
         pattern = settings.pattern
         machine = choose_config(None, preset, weights, activations)
@@ -165,7 +166,8 @@ def train(
             machine = default_machine((pattern,), machine)
         compile_model(
             folder / TRAINED, folder / BUILD, config=machine, calibration={port.source: values[:CALIBRATION]},
-            sparsity=pattern, sparsity_method="magnitude" if pattern.dense else "keep", progress=progress,
+            sparsity=pattern, sparsity_method="magnitude" if pattern.dense else "keep", luts=luts,
+            progress=progress,
         )  # fmt: skip
         result["build"] = str(folder / BUILD)
     return result

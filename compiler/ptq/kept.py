@@ -46,10 +46,10 @@ class Kept:
 
 
 @cache
-def code_version() -> str:
-    """A hash of the compiler's source, so that what an older one has found is not taken."""
+def code_version(packages: tuple[str, ...] = CODE) -> str:
+    """A hash of their source, so that what an older one has found is not taken."""
     sha = hashlib.sha256()
-    for name in CODE:
+    for name in packages:
         folder = Path(str(importlib.import_module(name).__file__)).parent
         for path in sorted(folder.rglob("*.py")):
             sha.update(path.read_bytes())

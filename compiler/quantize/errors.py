@@ -29,6 +29,8 @@ ABOUT = {
     "layers": "tensors that ops write, against the float network that was rounded: pruned, its passes' changes in it",
     "snr_db": "10 log10 of the float values' squares over the errors' squares; null where there is no error",
     "pruned_db": "snr_db of the float network that was rounded, where that is another one: pruned; else null",
+    "agree": "samples whose largest value of the output is where float has it; null: the output is no vector",
+    "pruned_agree": "the same of the float network that was rounded, where pruned_db is given",
     "largest_error": "in units of the largest magnitude of the float values",
     "range": "the least and the greatest value of the format at this scale; null for sums that are not rounded",
     "clipped": "share of the float values that lie outside of the range",
@@ -55,8 +57,8 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
     elements = max(1, sum(math.prod(t.shape) for t in qgraph.tensors.values()))
     count = max(1, min(total, _ELEMENTS // elements))
     step = max(1, _AT_ONCE // elements)
-    outputs = {o.port.name: _Error() for o in qgraph.outputs}
-    unrounded = {o.port.name: _Error() for o in qgraph.outputs}
+    outputs = {o.port.name: _Output() for o in qgraph.outputs}
+    unrounded = {o.port.name: _Output() for o in qgraph.outputs}
     layers = {
         op.output: _Layer(qgraph, op.output) for op in qgraph.ops if _comparable(qgraph, origin, op.output)
     }
@@ -77,8 +79,7 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
         "about": ABOUT,
         "samples": count,
         "outputs": [
-            {"name": name, **error.figures(), "pruned_db": _pruned(unrounded[name])}
-            for name, error in outputs.items()
+            {"name": name, **error.figures(), **_pruned(unrounded[name])} for name, error in outputs.items()
         ],
         "layers": [
             {
@@ -93,10 +94,14 @@ def measure(qgraph: QuantizedGraph, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _pruned(error: _Error) -> float | None:
-    """The signal to noise of a network that is pruned, in float; None where float64's last digits alone differ."""
-    snr: float | None = error.figures()["snr_db"]
-    return snr if snr is not None and snr < EXACT_DB else None
+def _pruned(output: _Output) -> dict[str, Any]:
+    """What a network that is pruned loses, in float; nothing where float64's last digits alone differ."""
+    found = output.figures()
+    lossy = found["snr_db"] is not None and found["snr_db"] < EXACT_DB
+    return {
+        f"pruned_{key}": found[name] if lossy else None
+        for key, name in (("db", "snr_db"), ("agree", "agree"))
+    }
 
 
 def reach(quant: Quant) -> tuple[float, float]:
@@ -123,6 +128,23 @@ class _Error:
         snr = 10 * math.log10(max(self.squares, 1e-300) / self.errors) if self.errors else None
         relative = self.largest / self.peak if self.peak else float(self.largest > 0)
         return {"snr_db": None if snr is None else round(snr, 1), "largest_error": _rounded(relative)}
+
+
+class _Output(_Error):
+    """Errors of an output, and in how many samples its largest value is at the same place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.agree, self.vector = 0, True
+
+    def add(self, real: np.ndarray, found: np.ndarray) -> None:
+        super().add(real, found)
+        self.vector = real[0].size > 1 and max(real.shape[1:]) == real[0].size
+        flat, other = (x.reshape(len(x), -1).argmax(axis=1) for x in (real, found))
+        self.agree += int((flat == other).sum())
+
+    def figures(self) -> dict[str, Any]:
+        return super().figures() | {"agree": self.agree if self.vector else None}
 
 
 class _Layer(_Error):

@@ -70,6 +70,12 @@ def estimate(config: AcceleratorConfig, device: str | None = None) -> dict[str, 
     }
 
 
+def luts(config: AcceleratorConfig) -> dict[str, float]:
+    """LUTs of a machine, estimated, by family."""
+    coefficients = load()["coefficients"]
+    return {family: predict(config, family, coefficients)[0]["lut"] for family in FAMILIES}
+
+
 def predict(
     config: AcceleratorConfig, family: str, coefficients: Coefficients
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

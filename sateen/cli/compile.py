@@ -16,7 +16,9 @@ from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress
 from sateen.cli.samples import images
 from sateen.compiler.check import fixed_model, supported_until
+from sateen.compiler.dense_machine import shape_text
 from sateen.files import check_writable, write_file
+from sateen.fpga.boards.devices import FAMILIES
 from sateen.manifest import BuildFiles
 from sateen.samples import RANDOM
 
@@ -152,6 +154,7 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     rows += [
         ("multiplications", f"{macs:,} per {per}{_of(totals['dense_macs'], macs)}"),
         ("cycles", f"{cycles:,} per {per} (predicted by the cycle model)"),
+        *_against_dense(manifest),
         ("utilization", f"{100 * totals['utilization']:.1f} %"),
     ]
     moved, stored = totals["bytes"]["total"], weights["values_bytes"] + weights["index_bytes"]
@@ -170,8 +173,8 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
         rows.append(("calibration", "random: cycles and cost hold, outputs and accuracy mean nothing"))
     for found in manifest.get("errors", {}).get("outputs", ()):
         of = f"against float on {manifest['errors']['samples']} calibration samples"
-        pruned = "" if found["pruned_db"] is None else f"; {found['pruned_db']:.1f} dB by pruning alone"
-        rows.append((f"output {found['name']}", f"{error_text(found)}{pruned}, {of}"))
+        rows.append((f"output {found['name']}", f"{error_text(found)}, {of}"))
+        rows.extend(_agreement(found, manifest["errors"]["samples"]))
     for name in ("program.bin", "weights.bin", "accelerator.v"):
         path = Path(build, name)
         if path.is_file():
@@ -197,6 +200,31 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
             )
         emit_table(table)
         emit(f"all layers: sateen layers {build}")
+
+
+def _against_dense(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What patterns gain: against dense weights here, and against a machine that is built without patterns."""
+    cycles, dense = manifest["totals"]["cycles"], manifest["totals"]["dense"]
+    if dense and dense["cycles"] != cycles:
+        yield "… dense weights here", f"{dense['cycles']:,} cycles, {dense['cycles'] / cycles:.2f}× as many"
+    if found := manifest.get("dense_machine"):
+        families = found.get("faster_per_lut", {})
+        per_lut = ", ".join(f"{v:.2f}× on {FAMILIES[k].title}" for k, v in families.items())
+        yield (
+            "… dense machine",
+            f"{found['cycles']:,} cycles, {found['faster']:.2f}× as many, without patterns ({shape_text(found)})"
+            + (f"; samples per LUT here {per_lut} (estimated)" if per_lut else ""),
+        )
+
+
+def _agreement(found: dict[str, Any], samples: int) -> Iterator[tuple[str, str]]:
+    """What pruning in one shot has lost by itself, and where the largest value is."""
+    if found["agree"] is not None:
+        yield "… largest value", f"where float has it in {found['agree']} of {samples} samples"
+    if found["pruned_db"] is not None:
+        of = found["pruned_agree"]
+        text = "" if of is None else f"; largest value where the file has it in {of} of {samples} samples"
+        yield "… pruning alone", f"{found['pruned_db']:.1f} dB{text}"
 
 
 def error_text(found: dict[str, Any]) -> str:

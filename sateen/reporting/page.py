@@ -127,6 +127,8 @@ def render(
         estimated=estimated or {},
         sweep=sweep or [],
         families=list(FAMILIES.values()),
+        family_titles={name: f.title for name, f in FAMILIES.items()},
+        dense_machine=manifest.get("dense_machine"),
     )
 
 

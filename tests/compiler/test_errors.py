@@ -95,7 +95,8 @@ def test_errors_are_those_between_the_engines(build):
     assert output["name"] == "y" and output["snr_db"] == pytest.approx(snr, abs=0.06)
     assert output["largest_error"] == pytest.approx(np.abs(found - real).max() / np.abs(real).max(), rel=1e-3)
     errors = sateen.open(folder).errors
-    assert output["pruned_db"] is None
+    assert output["pruned_db"] is None and output["pruned_agree"] is None
+    assert output["agree"] == (real.argmax(axis=1) == found.argmax(axis=1)).sum() > 0
     first, last = errors["layers"]
     assert last["range"] is None and last["snr_db"] == pytest.approx(snr, abs=0.06)
     assert sum(first["activations"]) == pytest.approx(1 - first["clipped"], abs=1e-3)
@@ -131,6 +132,7 @@ def test_pruning_counts_as_error_of_the_outputs_alone(tmp_path):
     )
     errors = sateen.open(tmp_path / "build").errors
     pruned = errors["outputs"][0]["pruned_db"]
+    assert errors["outputs"][0]["agree"] is None  # a plane has no class
     assert abs(pruned - errors["outputs"][0]["snr_db"]) < 2
     warnings = sateen.open(tmp_path / "build").manifest["warnings"]
     assert sum(f"output 'y' {pruned:.1f} dB" in w for w in warnings) == (pruned < 20) == 1
