@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sateen.compiler.export.model import Exporter, uses_standard_types
+from sateen.compiler.export.model import Exporter
+from sateen.compiler.export.network_writer import uses_standard_types
 from sateen.ir.quantized import QuantizedGraph
 from sateen.sim.reference import reference_codes, value_order
 

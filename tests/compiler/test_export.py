@@ -8,7 +8,8 @@ import pytest
 from networks import NETWORKS, Builder, everything, lenet, residual, run_slowly
 
 from sateen.compiler.export.compare import compare_with_onnxruntime
-from sateen.compiler.export.model import export_onnx, uses_standard_types
+from sateen.compiler.export.model import export_onnx
+from sateen.compiler.export.network_writer import uses_standard_types
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.network import quantize
 from sateen.ir.graph import Graph, HostOp, Output, Port
