@@ -37,8 +37,7 @@ BATCHES = (1, 16, 64)
 BUSES = (64, 256)
 CLOCK_HZ = 100e6
 MAC256 = sateen.preset("mac256")
-MAC1024 = MAC256.replace(name="mac1024", rows=16, cols=32, act_bank_depth=8192, vector_lanes=32)
-"""1 024 multipliers, in 16 rows and 32 columns of two lanes, with buffers of the same size."""
+MAC1024 = sateen.preset("mac1024")
 SMALL = sateen.preset("tiny").replace(name="tiny", act_bank_depth=1024)
 
 

@@ -22,6 +22,7 @@ from sateen.hw.memory.move import MOVE
 from sateen.hw.memory.moving_store import MovingStoreUnit
 from sateen.hw.memory.select import SELECT
 from sateen.hw.memory.store import STORE, StoreUnit
+from sateen.hw.shared import Shared
 from sateen.hw.terms import Component
 from sateen.hw.vector.unit import VECTOR, VectorUnit
 from sateen.machine.config import AcceleratorConfig
@@ -59,6 +60,8 @@ class Accelerator(wiring.Component):
         store = (MovingStoreUnit if config.computed_weights else StoreUnit)(config=config)
         m.submodules.registers = registers = Registers(config=config)
         m.submodules.control = control = Control(config=config)
+        if isinstance(platform, Shared):
+            platform.clear = control.clear
         m.submodules.activations = activations = ActivationBuffer(config=config)
         m.submodules.weights = weights = Buffer(depth=config.weight_depth, width=config.weight_word_bits)
         if config.indexed:

@@ -22,6 +22,7 @@ from amaranth.lib import wiring
 from sateen.hw import names
 from sateen.hw.chip.soc import Soc
 from sateen.hw.chip.top import Accelerator
+from sateen.hw.shared import Shared
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.registers import config_word
 
@@ -29,6 +30,8 @@ names.install()  # before any component is made whose text is written here
 
 TOP = "accelerator"
 SOC = "soc"
+ELABORATED = 256
+"""Elements of the largest machine whose every element is elaborated: a larger one takes seconds only with `Shared`."""
 PREFIXES = {"bus": "m_axi_", "control": "s_axi_"}
 """Of the top's interfaces. Their members have the AXI names already."""
 
@@ -36,7 +39,8 @@ PREFIXES = {"bus": "m_axi_", "control": "s_axi_"}
 @lru_cache(maxsize=4)
 def emit_verilog(config: AcceleratorConfig) -> str:
     """The accelerator of `config`; its top module is called `accelerator`."""
-    text = convert(Accelerator(config=config), TOP, PREFIXES)
+    shared = Shared(TOP) if config.rows * config.cols > ELABORATED else None
+    text = convert(Accelerator(config=config), TOP, PREFIXES, shared)
     title = f"// Sateen accelerator '{_one_line(config.name)}', configuration {config_word(config):08x}\n"
     return title + text
 
@@ -47,10 +51,15 @@ def emit_soc_verilog(soc: Soc) -> str:
     return f"// Sateen system on the chip '{name}', configuration {word:08x}\n" + convert(soc, SOC)
 
 
-def convert(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
+def convert(
+    component: wiring.Component,
+    name: str,
+    prefixes: dict[str, str] | None = None,
+    shared: Shared | None = None,
+) -> str:
     """Verilog of any component; the ports of interface `i` are called `prefixes[i]` and the member's name."""
     with _uncollected():
-        return _convert_rtlil_text(elaborated(component, name, prefixes), strip_internal_attrs=True)
+        return _convert_rtlil_text(elaborated(component, name, prefixes, shared), strip_internal_attrs=True)
 
 
 @contextmanager
@@ -65,15 +74,28 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def elaborated(component: wiring.Component, name: str, prefixes: dict[str, str] | None = None) -> str:
+def elaborated(
+    component: wiring.Component,
+    name: str,
+    prefixes: dict[str, str] | None = None,
+    shared: Shared | None = None,
+) -> str:
     """What `convert` makes Verilog of: the RTLIL that Amaranth writes, its modules merged."""
-    netlist = build_netlist(
-        Fragment.get(component, None), ports=top_ports(component, prefixes or {}), name=name
-    )
-    return merge_modules(_to_rtlil(netlist))
+    text = _to_rtlil(_netlist(component, name, prefixes or {}, shared))
+    if shared:
+        for module, part in shared.parts():
+            text += "\n" + _to_rtlil(_netlist(part, module, {}, None), top=False)
+    return merge_modules(text)
 
 
-def _to_rtlil(netlist: Netlist) -> str:
+def _netlist(
+    component: wiring.Component, name: str, prefixes: dict[str, str], platform: Shared | None
+) -> Netlist:
+    fragment = Fragment.get(component, platform)
+    return build_netlist(fragment, ports=top_ports(component, prefixes), name=name)
+
+
+def _to_rtlil(netlist: Netlist, top: bool = True) -> str:
     """As amaranth.back.rtlil.convert_fragment, but memories of zeros get no contents.
 
     The machine reads no word that it has not written. Listing each word's zero would take most of the time
@@ -90,7 +112,7 @@ def _to_rtlil(netlist: Netlist) -> str:
     for index, module in enumerate(netlist.modules):
         if not empty.is_empty(index):
             builder = design.module(".".join(module.name))
-            if index == 0:
+            if index == 0 and top:
                 builder.attribute("top", 1)
             rtlil.ModuleEmitter(builder, netlist, module, SignalDict(), empty_checker=empty).emit()
     return str(design)

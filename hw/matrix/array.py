@@ -20,6 +20,8 @@ the same cycle; an element keeps its sum over pixels, which leaves as output-sta
 Codes are decoded once, at the edge.
 """
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -27,6 +29,7 @@ from amaranth.utils import ceil_log2
 
 from sateen.hw.formats import circuits
 from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, PE, pe_latency
+from sateen.hw.shared import place
 from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
@@ -162,33 +165,33 @@ class SystolicArray(wiring.Component):
         for row in range(rows):
             activations = Cat(operands[row])
             for col in range(cols):
-                m.submodules[f"pe_{row}_{col}"] = pe = self._pe()
-                m.d.comb += [
-                    Value.cast(pe.activations).eq(activations),
-                    Value.cast(pe.weights).eq(weights[col]),
-                    pe.load.eq(take[row]),
-                    pe.accumulate.eq(accumulate[row]),
-                    pe.psum_in.eq(psums[col]),
-                    *(getattr(pe, name).eq(value) for name, value in switch.items()),
-                ]
+                inputs = {
+                    "activations": activations,
+                    "weights": weights[col],
+                    "load": take[row],
+                    "accumulate": accumulate[row],
+                    "psum_in": psums[col],
+                    **switch,
+                }
                 if self.config.depthwise:
-                    m.d.comb += [pe.filter.eq(self.i_filter), Value.cast(pe.column).eq(columns[col])]
-                psums[col] = pe.psum
+                    inputs |= {"filter": self.i_filter, "column": columns[col]}
+                psums[col] = place(m, platform, f"pe_{row}_{col}", PE, self._element(), inputs)["psum"]
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
 
-    def _pe(self) -> PE:
+    def _element(self) -> dict[str, Any]:
+        """Parameters of a processing element."""
         c = self.config
-        return PE(
-            lanes=c.lanes,
-            group=c.group,
-            activation=c.activation,
-            weight=c.weight,
-            multiplier=c.multiplier,
-            acc_bits=c.acc_bits,
-            own_sums=c.own_sums,
-            depthwise=c.depthwise,
-        )
+        return {
+            "lanes": c.lanes,
+            "group": c.group,
+            "activation": c.activation,
+            "weight": c.weight,
+            "multiplier": c.multiplier,
+            "acc_bits": c.acc_bits,
+            "own_sums": c.own_sums,
+            "depthwise": c.depthwise,
+        }
 
     def _columns(self, operands: list[list[Value]]) -> list[Value]:
         """Each column's element of the word, if the columns are filters."""

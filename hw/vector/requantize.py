@@ -22,6 +22,7 @@ from amaranth.utils import bits_for
 from sateen.formats import Format
 from sateen.hw.formats import Lane, circuits
 from sateen.hw.isa import parameter_layout
+from sateen.hw.shared import Shared, place, port_values
 from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
@@ -104,6 +105,9 @@ class Requantizer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if isinstance(platform, Shared) and self.lanes > 1:
+            self._instances(m, platform)
+            return m
         valid = Signal(self.latency)  # bit k: stage k + 1 holds channels
         m.d.sync += valid.eq(Cat(self.i_valid, valid))
         m.d.comb += self.o_valid.eq(valid[-1])
@@ -113,6 +117,19 @@ class Requantizer(wiring.Component):
             code = channel.run(self.i_acc[k], self.i_parameter[k], self.i_residual[k])
             m.d.comb += self.o_code[k].eq(code)
         return m
+
+    def _instances(self, m: Module, platform: Shared) -> None:
+        """Each lane a pipeline of one channel, with its own bits of what is valid."""
+        parameters = {"config": self.config, "lanes": 1}
+        mine, _ = port_values(self)
+        for k in range(self.lanes):
+            names = (("i_acc__0", f"i_acc__{k}"), ("i_parameter__0", f"i_parameter__{k}"),
+                     ("i_residual__0", f"i_residual__{k}"), ("i_valid", "i_valid"), ("control", "control"))  # fmt: skip
+            inputs = {port: mine[name] for port, name in names}
+            lane = place(m, platform, f"lane_{k}", Requantizer, parameters, inputs)
+            m.d.comb += self.o_code[k].eq(lane["o_code__0"])
+            if k == 0:
+                m.d.comb += self.o_valid.eq(lane["o_valid"])
 
 
 class _Channel(Lane):
