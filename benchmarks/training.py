@@ -1,7 +1,6 @@
 """Accuracy of networks that are trained on the exact arithmetic of the array, from scratch, over seeds.
 
     python benchmarks/training.py                                                  (the digits networks)
-    python benchmarks/training.py --cycles                                         (of a step of ResNet8 on train256)
     python benchmarks/training.py --data FOLDER --images 8000 --epochs 10          (ResNet8 on CIFAR-10's zip files)
 
 Writes docs/results/training.json and .md; a run replaces its own rows there. Needs the `train` extra, and Pillow for
@@ -31,19 +30,16 @@ from sateen.compiler.training import (
     Settings,
     Trainer,
     accuracy,
-    cycles,
     fitting,
     forward,
     initial,
     make_plan,
-    record,
 )
 from sateen.ir.graph import Graph
-from sateen.machine.presets import preset
 from sateen.models.data import digits_split
 from sateen.models.images import centred
 from sateen.models.images import load as load_images
-from sateen.models.network_builder import NetworkBuilder
+from sateen.models.resnets import resnet8
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "training.json"
@@ -55,20 +51,6 @@ WAYS = (
     *(("e4m3fn/e5m2", "bdwp", "2:8"),),
 )
 """Formats (of gradients behind a slash), method, pattern."""
-
-
-def resnet8() -> Graph:
-    """MLPerf Tiny's ResNet8 for 32 × 32 pixels, without normalization."""
-    b = NetworkBuilder(np.random.default_rng(0))
-    x = b.relu("relu1", b.conv("conv1", b.input("input", 3, 32, 32), 16, 3))
-    for i, channels in enumerate((16, 32, 64), 1):
-        stride = 1 if i == 1 else 2
-        y = b.relu(f"block{i}.relu1", b.conv(f"block{i}.conv1", x, channels, 3, stride))
-        y = b.conv(f"block{i}.conv2", y, channels, 3)
-        x = x if i == 1 else b.conv(f"block{i}.shortcut", x, channels, 1, stride)
-        x = b.relu(f"block{i}.relu2", b.add(f"block{i}.add", y, x))
-    b.linear("logits", b.global_pool("avgpool", x), 10, weight="fc")
-    return import_model(b.model("resnet8", "logits"))
 
 
 class Float(nn.Module):
@@ -167,7 +149,7 @@ def networks(args: argparse.Namespace) -> Iterator[tuple[str, Graph, Samples, Sa
         load_images(args.data / "cifar10_test.zip", args.test_images),
     ]
     train, test = (Samples(centred(x).transpose(0, 2, 3, 1), y) for x, y in loaded)
-    yield f"resnet8, {len(train.x)} images of CIFAR-10", resnet8(), train, test
+    yield f"resnet8, {len(train.x)} images of CIFAR-10", import_model(resnet8()), train, test
 
 
 def run(args: argparse.Namespace) -> None:
@@ -229,22 +211,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def count() -> None:
-    """A table of the cycles of a step of ResNet8, all ops of it, 32 samples, by the exact model."""
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(0, 0.5, (32, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 32)
-    print("| weights | ff | bp | wu | update | all |\n|---|--:|--:|--:|--:|--:|")
-    for method in ("dense", "bdwp"):
-        settings = Settings(method=method, scratch=True, pruned_decay=0.0)
-        plan = make_plan(resnet8(), settings)
-        state = initial(plan, settings)
-        state.scales[plan.input] = fitting(float(np.abs(x).max()), settings.formats[1])
-        step, _ = record(Trainer(plan, settings, state), x, labels, 0.01, preset("train256"))
-        found = cycles(step)
-        parts = " | ".join(f"{found[kind]:,}" for kind in ("ff", "bp", "wu", "update", "total"))
-        print(f"| {settings.pattern} | {parts} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -258,12 +224,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="WAY", help='such as "int8 bdwp 2:8"')
-    parser.add_argument("--cycles", action="store_true", help="of a step, instead of accuracies")
-    args = parser.parse_args()
-    if args.cycles:
-        count()
-    else:
-        run(args)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Residual networks at 224 × 224: ResNet-18, -34, -50 and RegNetX-400MF.
+"""Residual networks at 224 × 224: ResNet-18, -34, -50 and RegNetX-400MF; MLPerf Tiny's ResNet8 at 32 × 32.
 
 Ref: He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, table 1; Radosavovic et al., Designing
 Network Design Spaces, arXiv 2003.13678, table 5.
@@ -55,6 +55,20 @@ def _sum(b: NetworkBuilder, name: str, x: str, y: str, stride: int) -> str:
         x = b.conv(f"{name}.downsample", x, b.shapes[y][0], 1, stride, gain=1.0)
     last = "relu3" if f"{name}.relu2" in b.shapes else "relu2"
     return b.relu(f"{name}.{last}", b.add(f"{name}.add", y, x))
+
+
+def resnet8(seed: int = 0) -> onnx.ModelProto:
+    """Without normalization; input "input" (1, 3, 32, 32), output "logits" (1, 10)."""
+    b = NetworkBuilder(np.random.default_rng(seed))
+    x = b.relu("relu1", b.conv("conv1", b.input("input", 3, 32, 32), 16, 3))
+    for i, channels in enumerate((16, 32, 64), 1):
+        stride = 1 if i == 1 else 2
+        y = b.relu(f"block{i}.relu1", b.conv(f"block{i}.conv1", x, channels, 3, stride))
+        y = b.conv(f"block{i}.conv2", y, channels, 3)
+        x = x if i == 1 else b.conv(f"block{i}.shortcut", x, channels, 1, stride)
+        x = b.relu(f"block{i}.relu2", b.add(f"block{i}.add", y, x))
+    b.linear("logits", b.global_pool("avgpool", x), 10, weight="fc")
+    return b.model("resnet8", "logits")
 
 
 def resnet18(seed: int = 0) -> onnx.ModelProto:

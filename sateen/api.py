@@ -510,7 +510,7 @@ def vivado(
             raise ConfigError(f"board '{board}': its clock is the PCIe bridge's; leave --clock out")
         target = replace(target, clock_mhz=clock)
     folder = b.folder / "vivado" / board if output is None else Path(output)
-    return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image())
+    return export_vivado(b.read("accelerator.v").decode(), target, folder, b.image.held)
 
 
 def _baud(b: Opened) -> int:

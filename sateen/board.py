@@ -32,7 +32,7 @@ def run_on_board(
     graph = b.graph()
     codes = quantize_inputs(graph, inputs)
     batch = len(next(iter(inputs.values())))
-    packed = [(r.offset, data) for r, data in zip(b.inputs, b.pack(codes), strict=True)]
+    packed = b.pack(codes)
     runs = -(-batch // b.batch)
 
     def report(fraction: float) -> None:
@@ -45,7 +45,7 @@ def run_on_board(
         loading = 0.0
         if not identity.resident:
             loading = 0.5
-            board.write(0, b.image(), lambda fraction: report(loading * fraction))
+            board.write(0, b.image.held, lambda fraction: report(loading * fraction))
         limit = SLACK_S + 10 * b.manifest["cycles"] / identity.clock_hz
         outputs = [np.zeros((runs, r.size), np.uint8) for r in b.outputs]
         counters = []

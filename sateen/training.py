@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sateen.arrays import check_ports
-from sateen.errors import BuildError, ConfigError, DataError
+from sateen.errors import BuildError, ConfigError, DataError, ModelError
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import PRESETS
 from sateen.machine.presets import preset as preset_config
@@ -201,14 +201,13 @@ def _cycles(
     plan: Plan, settings: Settings, data: Samples, state: State, machine: Machine
 ) -> tuple[dict[str, Any] | None, str]:
     """Of a step with the first batch, pruned weights without decay; or why there are none."""
-    from sateen.compiler.training import Trainer
-    from sateen.compiler.training.machine import cycles, record
+    from sateen.compiler.training import Trainer, cycles, record
 
     trainer = Trainer(plan, replace(settings, pruned_decay=0.0), state)
     n = settings.batch
     try:
-        return cycles(record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))[0]), ""
-    except ConfigError as e:
+        return cycles(record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))), ""
+    except (ConfigError, ModelError) as e:
         return None, str(e)
 
 
@@ -217,9 +216,7 @@ def _steps(
     progress: Progress | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`steps` of the run in an engine and in the reference."""
-    from sateen.compiler.training import Trainer, begin
-    from sateen.compiler.training.loop import batch_of
-    from sateen.compiler.training.machine import cycles, differences, record
+    from sateen.compiler.training import Trainer, batch_of, begin, cycles, differences, record
 
     if engine not in ("program", "rtl"):
         raise DataError(f"unknown engine '{engine}' of training; choose one of reference, program, rtl")
@@ -230,16 +227,15 @@ def _steps(
     found: dict[str, Any] = {"engine": engine, "steps": steps, "equal": True, "differences": []}
     for k in range(steps):
         chosen, rate, _ = batch_of(settings, len(data.x), trainer.state.step)
-        before = trainer.state
-        step, result = record(trainer, data.x[chosen], data.labels[chosen], rate, config)
+        step = record(trainer, data.x[chosen], data.labels[chosen], rate, config)
 
         def part(fraction: float, k: int = k) -> None:
             if progress:
                 progress(f"{engine}, step {k + 1}", (k + fraction) / steps)
 
-        compared = differences(step, result, before, trainer.state, engine, part)
+        compared = differences(step, engine, part)
         found["differences"].append(compared["differences"])
         found["equal"] = found["equal"] and not compared["differences"]
-        found |= {"loss": result.loss, "accuracy": result.correct / settings.batch}
+        found |= {"loss": step.result.loss, "accuracy": step.result.correct / settings.batch}
         found["cycles"] = cycles(step) | ({"rtl": compared["cycles"]} if engine == "rtl" else {})
     return found

@@ -63,7 +63,7 @@ def soc_of(
             memory_bytes=memory_bytes or build.memory_bytes,
             clock_hz=clock_hz,
             baud=baud,
-            image=build.image() if resident else b"",
+            image=build.image.held if resident else b"",
             build=build.identity if resident else bytes(8),
             single_port=single_port,
         )

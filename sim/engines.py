@@ -22,9 +22,9 @@ from sateen.machine.registers import COUNTED
 from sateen.manifest import BuildFiles
 from sateen.sim.harness import Counters
 from sateen.sim.host import Region
+from sateen.sim.image import Image, packed, places, unpacked
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import predict
-from sateen.sim.program import Interpreter
 from sateen.sim.reference import finish_outputs, quantize_inputs, run_reference
 
 Progress = Callable[[str, float], None]
@@ -112,19 +112,17 @@ class Build(BuildFiles):
         text = json.dumps(held, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
 
-    def pack(self, codes: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """(N, H, W, C) codes of each input to what lies in its region, (runs, size) bytes."""
-        return [r.pack(codes[r.tensor], self.config, self.batch) for r in self.inputs]
+    def pack(self, codes: dict[str, np.ndarray]) -> list[tuple[int, np.ndarray]]:
+        """(N, H, W, C) codes of each input to what lies in its region, and where that is."""
+        return packed(self.inputs, codes, self.config, self.batch)
 
     def unpack(
         self, regions: Sequence[np.ndarray], graph: QuantizedGraph, samples: int
     ) -> dict[str, np.ndarray]:
         """(runs, size) bytes of each output's region to the (N, H, W, C) results of so many samples."""
-        found = {}
-        for r, data in zip(self.outputs, regions, strict=True):
-            result = r.unpack(data, self.config)
-            found[r.tensor] = result.reshape(-1, *graph.tensors[r.tensor].shape)[:samples]
-        return found
+        shapes = {t: tensor.shape for t, tensor in graph.tensors.items()}
+        found = unpacked(self.outputs, regions, shapes, self.config)
+        return {t: values[:samples] for t, values in found.items()}
 
     @property
     def memory_bytes(self) -> int:
@@ -137,12 +135,13 @@ class Build(BuildFiles):
         except BuildError as e:
             raise BuildError(f"{self.folder / 'quantized.bin'}: {e}") from None
 
-    def image(self) -> bytes:
-        """Memory from the base up to the data."""
-        constants, program = self.read("weights.bin"), self.read("program.bin")
-        gap = self.memory["program_offset"] - len(constants)
-        tail = self.memory["data_offset"] - self.memory["program_offset"] - len(program)
-        return constants + bytes(gap) + program + bytes(tail)
+    @property
+    def image(self) -> Image:
+        m = self.memory
+        return Image(
+            self.config, self.read("weights.bin"), self.read("program.bin"), m["program_offset"], m["data_offset"],
+            m["data_size"],
+        )  # fmt: skip
 
 
 def run_build(
@@ -180,7 +179,11 @@ def run_build(
         return result_of(b, engine, None, batch, cycles * runs, time.perf_counter() - started)
     if engine == "program":
         started = time.perf_counter()
-        tensors = _run_program(b, graph, codes, batch, report)
+        regions = b.image.interpret(
+            b.pack(codes), places(b.outputs), runs=-(-batch // b.batch), at_once=max(1, BATCH // b.batch),
+            progress=report,
+        )  # fmt: skip
+        tensors = b.unpack(regions, graph, batch)
         wall = time.perf_counter() - started
         return result_of(b, engine, finish_outputs(graph, tensors), batch, None, wall)
     if engine == "rtl":
@@ -221,37 +224,6 @@ def result_of(
     )
 
 
-def _run_program(
-    b: Build,
-    graph: QuantizedGraph,
-    codes: dict[str, np.ndarray],
-    batch: int,
-    report: Callable[[float], None],
-) -> dict[str, np.ndarray]:
-    constants, program = b.read("weights.bin"), b.read("program.bin")
-    data_offset = b.memory["data_offset"]
-    packed = b.pack(codes)
-    runs = -(-batch // b.batch)
-    parts: list[list[np.ndarray]] = [[] for _ in b.outputs]
-    at_once = max(1, BATCH // b.batch)
-    for first in range(0, runs, at_once):
-        last = min(first + at_once, runs)
-        data = np.zeros((last - first, b.memory["data_size"]), np.uint8)
-        for r, held in zip(b.inputs, packed, strict=True):
-            start = r.offset - data_offset
-            data[:, start : start + r.size] = held[first:last]
-        machine = Interpreter(b.config, constants, program, b.memory["program_offset"], data, data_offset)
-
-        def part(fraction: float, first: int = first, last: int = last) -> None:
-            report((first + fraction * (last - first)) / runs)
-
-        machine.run(part)
-        for r, written in zip(b.outputs, parts, strict=True):
-            start = r.offset - data_offset
-            written.append(data[:, start : start + r.size])
-    return b.unpack([np.concatenate(p) for p in parts], graph, batch)
-
-
 def _run_rtl(
     b: Build,
     graph: QuantizedGraph,
@@ -266,15 +238,12 @@ def _run_rtl(
 
     executable = verilator.build(verilog or b.read("accelerator.v").decode(), trace=trace is not None)
     expected, runs = max(1, b.manifest["cycles"]), -(-batch // b.batch)
-    found = verilator.simulate(
+    found = b.image.simulate(
         executable,
-        b.image(),
-        inputs=[(r.offset, data) for r, data in zip(b.inputs, b.pack(codes), strict=True)],
-        outputs=[(r.offset, r.size) for r in b.outputs],
-        batch=runs,
+        b.pack(codes),
+        places(b.outputs),
+        runs=runs,
         memory=memory,
-        memory_bytes=b.memory_bytes,
-        program=b.memory["program_offset"],
         trace=trace,
         progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / runs)),
     )

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from sateen.errors import BuildError
 from sateen.hw.matrix.unit import CYCLES as MATRIX_CYCLES
@@ -64,6 +65,17 @@ class Timeline:
 
     def busy(self, unit: Unit) -> int:
         return sum(e.done - e.start for e in self.events if e.instruction.unit == unit)
+
+    def moved(self, layers: int) -> list[int]:
+        """Cycles by which each layer moves the end, of events whose instructions know theirs."""
+        done = [0] * layers
+        for event in self.events:
+            if 0 <= (layer := event.instruction.layer) < layers:
+                done[layer] = max(done[layer], event.done + 1)
+        ends = [*accumulate(done, max)]
+        if ends:
+            ends[-1] = self.cycles
+        return [end - before for before, end in zip([0, *ends], ends, strict=False)]
 
 
 BOOT = 1  # from the start taking effect to the load unit starting the fetch of the first chunk

@@ -37,6 +37,7 @@ from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
 from sateen.sim.host import Fold, Region
+from sateen.sim.image import Image
 from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 from sateen.sim.model import Timeline, predict
 from sateen.sim.proof import Extent, Unproved, prove
@@ -49,7 +50,7 @@ def _of(*kinds: type[Op]) -> Callable[[Op], bool]:
     return lambda op: isinstance(op, kinds)
 
 
-__all__ = ["OPTIONS", "Program", "generate", "specialise", "without_indices"]
+__all__ = ["OPTIONS", "Program", "generate", "layer_cycles", "specialise", "without_indices"]
 
 OPTIONS: dict[str, Callable[[Op], bool]] = {
     "softmax": _of(Softmax),
@@ -86,6 +87,12 @@ class Program:
     @property
     def code(self) -> bytes:
         return b"".join(i.encode() for i in self.instructions)
+
+    @property
+    def image(self) -> Image:
+        return Image(
+            self.config, self.constants, self.code, self.program_offset, self.data_offset, self.data_size
+        )
 
     def predict(self, memory: MemoryTiming) -> Timeline:
         """The program's timeline, each instruction with its layer, which the code does not hold."""
@@ -204,27 +211,19 @@ def _of_samples(
         attempt(at)
     if len(found) == 1 or max(found) < ops:
         return _fastest(found.values())
-    layers = {at: _layer_cycles(p, ops) for at, p in found.items()}
+    layers = {at: layer_cycles(p, ops) for at, p in found.items()}
     for cost in (displaced(folded, batch, config), [0] * (ops + 1)):
         if (at := best_cut(layers, cost)) not in found:
             attempt(at)
-    layers |= {at: _layer_cycles(p, ops) for at, p in found.items() if at not in layers}
+    layers |= {at: layer_cycles(p, ops) for at, p in found.items() if at not in layers}
     return found[min(layers, key=lambda at: sum(layers[at]))]
 
 
-def _layer_cycles(program: Program, ops: int) -> list[int]:
+def layer_cycles(program: Program, ops: int) -> list[int]:
     """By which each op of one sample's graph moves the end of the program, in all the samples."""
-    cut, batch, cycles, end = program.graph.cut, program.batch, [0] * ops, 0
-    done: dict[int, int] = {}
-    timeline = program.predict(NOMINAL)
-    for event in timeline.events:
-        layer = event.instruction.layer
-        done[layer] = max(done.get(layer, 0), event.done + 1)
-    for layer in range(cut * batch + ops - cut):
-        until = max(end, done.get(layer, 0))
-        cycles[layer % cut if layer < cut * batch else layer - cut * (batch - 1)] += until - end
-        end = until
-    cycles[-1] += timeline.cycles - end
+    cut, batch, cycles = program.graph.cut, program.batch, [0] * ops
+    for layer, moved in enumerate(program.predict(NOMINAL).moved(cut * batch + ops - cut)):
+        cycles[layer % cut if layer < cut * batch else layer - cut * (batch - 1)] += moved
     return cycles
 
 

@@ -21,9 +21,10 @@ from sateen.ir.gradients import MASTER_EXPONENT, Update
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import INSTRUCTION_BYTES, Opcode, Target
-from sateen.machine.packing import pack_activations, pack_integers, row_words
+from sateen.machine.packing import pack_activations, pack_integers, row_words, unpack_integers
 from sateen.sim.host import Region
-from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.image import Image
+from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 from sateen.sim.model import Timeline, predict
 from sateen.sim.proof import Extent, prove, prove_tokens
 
@@ -67,25 +68,65 @@ class UpdateProgram:
     def code(self) -> bytes:
         return b"".join(i.encode() for i in self.instructions)
 
-    def predict(self, memory: MemoryTiming) -> Timeline:
-        return predict(self.code, self.program_offset, self.config, memory)
+    @property
+    def image(self) -> Image:
+        return Image(self.config, b"", self.code, self.program_offset, self.data_offset, self.data_size)
 
-    def pack(self, k: int, master: np.ndarray, velocity: np.ndarray, sums: np.ndarray) -> dict[int, bytes]:
-        """What layer k's (taps, I, O), of any type that holds integers, are in memory, by where."""
-        sums = sums if sums.dtype == object else sums.astype(np.int64)
-        place, config = self.places[k], self.config
+    def predict(self, memory: MemoryTiming) -> Timeline:
+        """The program's timeline, each instruction with its layer."""
+        timeline = predict(self.code, self.program_offset, self.config, memory)
+        for event, instruction in zip(timeline.events, self.instructions, strict=False):
+            event.instruction.layer = instruction.layer
+        return timeline
+
+    def layer_cycles(self) -> dict[str, int]:
+        """By which each layer moves the end of the program."""
+        moved = self.predict(NOMINAL).moved(len(self.layers))
+        return {layer.name: n for layer, n in zip(self.layers, moved, strict=True)}
+
+    def pack(
+        self, values: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    ) -> list[tuple[int, np.ndarray]]:
+        """Master weights, velocities and exact sums (taps, I, O) of each layer, of any type that holds integers, as
+        they are in memory: where, and (1, size) bytes."""
+        config = self.config
         bits = config.activation.bits
-        planes = [
-            pack_activations(
-                (sums[None] >> bits * n & (1 << bits) - 1).astype(config.activation.code_dtype), config
+        found = []
+        for place, (master, velocity, sums) in zip(self.places, values, strict=True):
+            sums = sums if sums.dtype == object else sums.astype(np.int64)
+            planes = [
+                pack_activations(
+                    (sums[None] >> bits * n & (1 << bits) - 1).astype(config.activation.code_dtype), config
+                )
+                for n in range(digits(config))
+            ]
+            found += [
+                (place.velocity, pack_integers(velocity[None], config)),
+                (place.master, pack_integers(master[None], config)),
+                (place.gradient.offset, np.concatenate(planes, axis=1)),
+            ]
+        return found
+
+    @property
+    def results(self) -> list[tuple[int, int]]:
+        """Where each layer's master weights, velocities and codes are after a run, and how many bytes."""
+        wide = 32 // self.config.activation.bits
+        return [
+            (at, size)
+            for p in self.places
+            for at, size in (
+                (p.master, p.codes.size * wide), (p.velocity, p.codes.size * wide), (p.codes.offset, p.codes.size)
             )
-            for n in range(digits(config))
-        ]
-        return {
-            place.velocity: pack_integers(velocity[None], config).tobytes(),
-            place.master: pack_integers(master[None], config).tobytes(),
-            place.gradient.offset: b"".join(p.tobytes() for p in planes),
-        }
+        ]  # fmt: skip
+
+    def unpack(self, found: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(1, size) bytes of `results` to master weights, velocities and codes (taps, I, O) of each layer."""
+        values = []
+        for n, (layer, place) in enumerate(zip(self.layers, self.places, strict=True)):
+            master, velocity, codes = found[3 * n : 3 * n + 3]
+            integers = [unpack_integers(x, layer.shape, self.config)[0] for x in (master, velocity)]
+            values.append((*integers, place.codes.unpack(codes, self.config)[0]))
+        return values
 
 
 def generate_updates(layers: Sequence[Weights], config: AcceleratorConfig) -> UpdateProgram:

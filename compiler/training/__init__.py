@@ -1,7 +1,16 @@
 """Training on the numbers of the array (docs/training.md): plan, step, loop, and the files of a run."""
 
-from sateen.compiler.training.loop import Samples, accuracy, begin, check_labels, curve, train, with_masters
-from sateen.compiler.training.machine import cycles, record
+from sateen.compiler.training.loop import (
+    Samples,
+    accuracy,
+    batch_of,
+    begin,
+    check_labels,
+    curve,
+    train,
+    with_masters,
+)
+from sateen.compiler.training.machine import cycles, differences, record
 from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
 from sateen.compiler.training.save import write_onnx
 from sateen.compiler.training.scales import fitting
@@ -18,10 +27,12 @@ __all__ = [
     "State",
     "Trainer",
     "accuracy",
+    "batch_of",
     "begin",
     "check_labels",
     "curve",
     "cycles",
+    "differences",
     "fitting",
     "forward",
     "initial",

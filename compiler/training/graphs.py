@@ -14,6 +14,7 @@ import numpy as np
 from sateen.compiler.training import plan as plans
 from sateen.compiler.training.plan import Layer, Plan
 from sateen.compiler.training.settings import Settings
+from sateen.compiler.training.spread import line, progressions
 from sateen.compiler.training.state import State, weights_name
 from sateen.compiler.training.step import averaging, bias_integers, gate_ends
 from sateen.errors import ModelError
@@ -29,105 +30,56 @@ from sateen.ir.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class StepGraphs:
-    """`kept` are tensors that the forward graph gives and the backward graph reads."""
+    """`kept` are tensors that the forward graph gives and the backward graph reads; `owners` has the pass ("ff", "bp",
+    "wu") and the layer of each op."""
 
     forward: QuantizedGraph
     backward: QuantizedGraph
     kept: tuple[str, ...]
+    owners: dict[str, tuple[str, str]]
+
+    @property
+    def residual_bits(self) -> int:
+        """Bits of the widest residual operand as it is shifted before it is added."""
+        return max((_shifted_bits(op) for op in (*self.forward.ops, *self.backward.ops)), default=0)
 
 
-def weight_gradient_name(layer: Layer) -> str:
-    return f"dw {layer.name}"
+def _shifted_bits(op: Op) -> int:
+    residual = op.residual if isinstance(op, Linear | ComputedConv) else None
+    if not isinstance(residual, Residual) or not isinstance(op, Linear | ComputedConv):
+        return 0
+    return op.requantized.format.fixed_bits + int(op.shift.max()) - residual.shift
 
 
-def bias_gradient_name(layer: Layer) -> str:
-    return f"db {layer.name}"
+def weight_gradient_name(layer: str) -> str:
+    return f"dw {layer}"
+
+
+def bias_gradient_name(layer: str) -> str:
+    return f"db {layer}"
 
 
 def step_graphs(plan: Plan, settings: Settings, state: State, acc_bits: int, start: int = 0) -> StepGraphs:
     """The graphs of the step that comes, for accumulators of `acc_bits`; `start` is the scale of the logits' gradient.
 
-    Scales that the state does not have yet are an error: the reference finds them. Raises ModelError for formats that
-    are not one, and for scales that the machine's shifts do not reach.
+    Weights, activations and gradients have one format. Scales that the state does not have yet are an error: the
+    reference finds them. Raises ModelError, too, for scales that the machine's shifts do not reach.
     """
-    weights, activations, gradients = settings.formats
-    if not weights == activations == gradients:
-        raise ModelError(
-            f"{plan.graph.name}: weights in {weights.name}, activations in {activations.name}, gradients in "
-            f"{gradients.name}; the machine trains in one format: give all three the same"
-        )
     maker = _Maker(plan, settings, state, acc_bits)
     codes = plans.forward(plan, maker, maker.tensor(plan.input, plan.input))
-    ops, maker.ops = maker.ops, []
+    ops, maker.ops, maker.kind = maker.ops, [], "bp"
     names = [codes[layer.output] for layer in plan.layers]
     forward = maker.graph("forward", ops, names)
     gradient = maker.tensor(f"d {plan.logits}", plan.logits, start)
     plans.backward(plan, maker, codes, gradient)
     back = maker.ops
-    outputs = [op.output for op in back if not isinstance(op, Arrange | PoolGate | Gate)]
+    outputs = [op.output for op in back if not isinstance(op, Arrange | PoolGate | Gate | Stored)]
     backward = maker.graph("backward", back, outputs)
     kept = {p.name for p in backward.inputs} & set(codes.values())
-    return StepGraphs(forward, backward, tuple(t for t in codes.values() if t in kept))
+    return StepGraphs(forward, backward, tuple(t for t in codes.values() if t in kept), maker.owners)
 
 
 _PIXEL = Window()
-
-
-@dataclass(frozen=True, slots=True)
-class _Tap:
-    """Windows `first` to `first + count` have an element of the plane there; of the spread plane, places `target`,
-    `target + step`, …"""
-
-    tap: int
-    first: int
-    count: int
-    target: int
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """An axis of a pool's plane in which each pixel has `deep` places, one for each window that may read it."""
-
-    deep: int
-    size: int
-    taps: tuple[_Tap, ...]
-    free: tuple[int, ...]
-    """Places of no window."""
-
-
-def _lines(kernel: int, stride: int, dilation: int, pad: int, windows: int, size: int) -> _Line:
-    phases: dict[int, int] = {}
-    found = []
-    for tap in range(kernel):
-        at = tap * dilation - pad
-        rank = phases[at % stride] = phases.get(at % stride, -1) + 1
-        first = max(0, -(at // stride))
-        last = min(windows - 1, (size - 1 - at) // stride)
-        if first <= last:
-            found.append((tap, first, last - first + 1, at + first * stride, rank))
-    deep = max(phases.values()) + 1
-    taps = tuple(_Tap(t, first, n, y * deep + rank, stride * deep) for t, first, n, y, rank in found)
-    used = {t.target + k * t.step for t in taps for k in range(t.count)}
-    return _Line(deep, size * deep, taps, tuple(p for p in range(size * deep) if p not in used))
-
-
-def _progressions(places: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """As few runs of equal steps as are found from the front: first, count, step."""
-    found, left = [], list(places)
-    while left:
-        best = (left[0], 1, 1)
-        held = set(left)
-        for other in left[1:3]:
-            step, count = other - left[0], 1
-            while left[0] + count * step in held:
-                count += 1
-            if count > best[1]:
-                best = (left[0], count, step)
-        found.append(best)
-        gone = {best[0] + k * best[2] for k in range(best[1])}
-        left = [p for p in left if p not in gone]
-    return found
 
 
 @dataclass(slots=True)
@@ -141,6 +93,9 @@ class _Maker:
     ops: list[Op] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     scales: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, tuple[str, str]] = field(default_factory=dict)
+    kind: str = "ff"
+    """The pass of the ops that come."""
 
     def __post_init__(self) -> None:
         self.scales = dict(self.state.scales)
@@ -158,6 +113,11 @@ class _Maker:
     def _tensor(self, name: str, shape: Shape, scale: float) -> str:
         self.tensors[name] = Tensor(name, shape, Quant(self.fmt, scale))
         return name
+
+    def _op(self, owner: str, *ops: Op, kind: str = "") -> None:
+        """Add ops of a layer."""
+        self.ops += ops
+        self.owners |= {op.name: (kind or self.kind, owner) for op in ops}
 
     def _scale(self, name: str) -> int:
         if name not in self.scales:
@@ -188,8 +148,9 @@ class _Maker:
         window = layer.window
         if layer.kind == "max":
             out = self.tensor(layer.output, layer.output, self._scale(self.plan.groups[layer.output]))
-            self.ops.append(
-                MaxPool(layer.name, x, out, window.kernel, window.stride, window.dilation, window.pads)
+            self._op(
+                layer.name,
+                MaxPool(layer.name, x, out, window.kernel, window.stride, window.dilation, window.pads),
             )
             return out
         if layer.output == self.plan.logits:
@@ -201,27 +162,31 @@ class _Maker:
         if layer.kind == "conv":
             self._conv(layer, layer.name, x, out, layer.forward_pattern, residual, bias=True)
         elif layer.kind == "average":
-            self._copy(layer.name, x, out, residual, averaging(layer), self._clamp(layer, out), window)
+            self._copy(
+                layer.name, layer.name, x, out, residual, averaging(layer), self._clamp(layer, out), window
+            )
         else:
-            self._copy(layer.name, x, out, residual, (1, 0), self._clamp(layer, out))
+            self._copy(layer.name, layer.name, x, out, residual, (1, 0), self._clamp(layer, out))
         return out
 
     def gate(self, layer: Layer, gradient: str, result: str) -> str:
         out = self._like(f"gate {layer.name}", gradient)
         low, high = gate_ends(layer, *self._clamp(layer, result), self.fmt)
-        self.ops.append(Gate(out, gradient, result, out, low, high))
+        self._op(layer.name, Gate(out, gradient, result, out, low, high))
         return out
 
     def weigh(self, layer: Layer, x: str, gradient: str) -> None:
         w, (h, width, channels) = layer.window, self.tensors[gradient].shape
-        names = weight_gradient_name(layer), bias_gradient_name(layer)
+        names = weight_gradient_name(layer.name), bias_gradient_name(layer.name)
         exponent = self._exponent(gradient)
         dw = self._tensor(names[0], layer.shape, 2.0 ** (exponent + self._exponent(x)))
         db = self._tensor(names[1], (1, 1, channels), 2.0**exponent)
-        self.ops += [
+        self._op(
+            layer.name,
             WeightGradient(dw, x, gradient, dw, w.kernel, h * width, w.stride, w.dilation, w.pads),
             BiasGradient(db, gradient, db, h * width),
-        ]
+            kind="wu",
+        )
 
     def back(self, layer: Layer, name: str, gradient: str, x: str, result: str, rest: str | None) -> str:
         if layer.kind == "conv":
@@ -230,7 +195,7 @@ class _Maker:
             if layer.shared and not pattern.dense:
                 raise ModelError(
                     f"Conv '{layer.name}': its backward pass takes the weights that the forward pass selected, and the "
-                    "machine selects along its own reduction; choose method bdwp"
+                    "machine selects along its own reduction; use --method bdwp"
                 )
             self._conv(layer, f"back {layer.name}", gradient, out, pattern, rest, back=True)
             return out
@@ -240,14 +205,14 @@ class _Maker:
         out = self.tensor(name, layer.input)
         factor = averaging(layer) if layer.kind == "average" else (1, 0)
         ends = self.fmt.min_fixed, self.fmt.max_fixed
-        self._copy(f"back {layer.name}", moved, out, rest, factor, ends, window)
+        self._copy(layer.name, f"back {layer.name}", moved, out, rest, factor, ends, window)
         return out
 
     def _spread(self, layer: Layer, gradient: str, x: str, result: str) -> tuple[str, Window]:
         """What a pool's windows give to each pixel, side by side, and the window whose sums these are."""
         rows, columns, channels = self.tensors[gradient].shape
-        lines = [
-            _lines(*geometry)
+        axes = [
+            line(*geometry)
             for geometry in zip(
                 layer.window.kernel, layer.window.stride, layer.window.dilation, layer.window.pads[:2],
                 (rows, columns), layer.plane, strict=True,
@@ -255,43 +220,44 @@ class _Maker:
         ]  # fmt: skip
         parts: list[str] = []
         pieces = []
-        for line in lines[0].taps:
-            for column in lines[1].taps:
+        for row in axes[0].taps:
+            for column in axes[1].taps:
                 part = gradient
                 if layer.kind == "max":
-                    part = self._like(f"gate {layer.name} {line.tap} {column.tap}", gradient)
+                    part = self._like(f"gate {layer.name} {row.tap} {column.tap}", gradient)
                     w = layer.window
-                    taps = line.tap, column.tap
-                    self.ops.append(
-                        PoolGate(part, gradient, x, result, part, taps, w.stride, w.dilation, w.pads)
+                    taps = row.tap, column.tap
+                    self._op(
+                        layer.name,
+                        PoolGate(part, gradient, x, result, part, taps, w.stride, w.dilation, w.pads),
                     )
                 if part not in parts:
                     parts.append(part)
-                source = Lattice((line.first, column.first), (1, 0), (0, 1))
-                target = Lattice((line.target, column.target), (line.step, 0), (0, column.step))
-                pieces.append(Piece(parts.index(part), (line.count, column.count), source, target))
-        plane = lines[0].size, lines[1].size
+                source = Lattice((row.first, column.first), (1, 0), (0, 1))
+                target = Lattice((row.target, column.target), (row.step, 0), (0, column.step))
+                pieces.append(Piece(parts.index(part), (row.count, column.count), source, target))
+        plane = axes[0].size, axes[1].size
         zeros = Lattice((0, 0), (0, 0), (0, 0))
         empty = []
-        for first, count, step in _progressions(lines[0].free):
+        for first, count, step in progressions(axes[0].free):
             empty.append(((count, plane[1]), Lattice((first, 0), (step, 0), (0, 1))))
-        for line in lines[0].taps:
-            for first, count, step in _progressions(lines[1].free):
-                empty.append(((line.count, count), Lattice((line.target, first), (line.step, 0), (0, step))))
+        for row in axes[0].taps:
+            for first, count, step in progressions(axes[1].free):
+                empty.append(((row.count, count), Lattice((row.target, first), (row.step, 0), (0, step))))
         if empty:
             zero = self._tensor(f"zero {layer.name}", (1, 1, channels), self.tensors[gradient].quant.scale)
             codes = np.full((1, 1, channels), self.fmt.zero_code, self.fmt.code_dtype)
-            self.ops.append(Stored(zero, zero, codes))
+            self._op(layer.name, Stored(zero, zero, codes))
             parts.append(zero)
         pieces += [Piece(len(parts) - 1, counts, zeros, target) for counts, target in empty]
         moved = self._tensor(f"spread {layer.name}", (*plane, channels), self.tensors[gradient].quant.scale)
-        self.ops.append(Arrange(moved, tuple(parts), tuple(pieces), moved))
-        deep = lines[0].deep, lines[1].deep
+        self._op(layer.name, Arrange(moved, tuple(parts), tuple(pieces), moved))
+        deep = axes[0].deep, axes[1].deep
         return moved, Window(deep, deep)
 
     def add(self, name: str, a: str, b: str) -> str:
         out = self._tensor(name, self.tensors[a].shape, 2.0 ** self._scale(name))
-        self._copy(name, a, out, b, (1, 0), (self.fmt.min_fixed, self.fmt.max_fixed))
+        self._copy("sums", name, a, out, b, (1, 0), (self.fmt.min_fixed, self.fmt.max_fixed))
         return out
 
     # -- ops -----------------------------------------------------------------------------------------------
@@ -323,30 +289,32 @@ class _Maker:
             self._clamp(layer, out) if not back and not raw else (self.fmt.min_fixed, self.fmt.max_fixed)
         )
         multiplier, shift, r = (1, 0, None) if raw else self._factors(name, exponent, out, residual)
-        self.ops.append(
+        self._op(
+            layer.name,
             ComputedConv(
                 name, x, weight, out, w.kernel, biases, np.full(channels, multiplier), np.full(channels, shift),
                 self.tensors[out].quant, low, high, pattern, w.stride, w.dilation, w.pads, back,
                 layer.plane if back else (0, 0), r, outputs if back else inputs, raw=raw,
                 raw_scale=np.full(channels, 2.0**exponent) if raw else None,
-            )
+            ),
         )  # fmt: skip
 
     def _copy(
-        self, name: str, x: str, out: str, residual: str | None, factor: tuple[int, int], clamp: tuple[int, int],
-        w: Window = _PIXEL,
+        self, owner: str, name: str, x: str, out: str, residual: str | None, factor: tuple[int, int],
+        clamp: tuple[int, int], w: Window = _PIXEL,
     ) -> None:  # fmt: skip
         """Sums of a window's elements, times a factor k * 2**-s, and a residual."""
         fmt, channels = self.fmt, self.tensors[x].shape[2]
         one = next(c for c in fmt.codes if fmt.fixed(c) == 1)
         weight = Constant(np.full((channels, *w.kernel, 1), one, fmt.code_dtype), fmt, np.full(channels, 1.0))
         multiplier, shift, r = self._factors(name, self._exponent(x) - factor[1], out, residual, factor[0])
-        self.ops.append(
+        self._op(
+            owner,
             Linear(
                 name, x, out, weight, np.zeros(channels, np.int64), np.full(channels, multiplier),
                 np.full(channels, shift), self.tensors[out].quant, *clamp,
                 w.stride, w.dilation, w.pads, channels, r, macs=0,
-            )
+            ),
         )  # fmt: skip
 
     def _factors(

@@ -1,305 +1,92 @@
-"""A training step on a machine: each op of it as a program of its own, with everything in memory before and after.
+"""A training step on a machine: a program of the forward pass, one of the backward pass, one of all updates.
 
-`Recorded` does a step in NumPy and notes each op with what it reads and gives; `cycles` asks the exact model,
-`differences` runs the programs and compares. What a machine cannot do yet is an error that names it.
+`record` does a step in the reference and makes its programs; `cycles` counts them by the exact model, `differences`
+runs them one after the other, each with what the one before gave, and compares. The loss, its gradient and biases are
+the host's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.schedule.backend import Program, generate
+from sateen.compiler.schedule.backend import Program, generate, layer_cycles
 from sateen.compiler.schedule.update import UpdateProgram, generate_updates
 from sateen.compiler.schedule.update import Weights as Updated
-from sateen.compiler.training.plan import Layer
-from sateen.compiler.training.state import weights_name
-from sateen.compiler.training.step import (
-    Numpy,
-    Result,
-    Trainer,
-    Values,
-    averaging,
-    bias_integers,
-    gate_ends,
-    update_rule,
+from sateen.compiler.training.graphs import (
+    StepGraphs,
+    bias_gradient_name,
+    step_graphs,
+    weight_gradient_name,
 )
+from sateen.compiler.training.state import State, weights_name
+from sateen.compiler.training.step import Result, Trainer, Values, update_rule
 from sateen.errors import ConfigError
-from sateen.formats import Format
 from sateen.hw.chip.verilog import emit_verilog
-from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, PoolGate, WeightGradient
-from sateen.ir.graph import Output, Port
-from sateen.ir.operation import Constant
-from sateen.ir.pieces import Lattice, Piece
-from sateen.ir.quantized import Arrange, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
-from sateen.ir.sums import MULTIPLIER_MAX
-from sateen.ir.verify import verify
+from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
-from sateen.machine.packing import unpack_integers
 from sateen.sim import verilator
+from sateen.sim.image import Given, Image, Wanted, packed, places, unpacked
 from sateen.sim.memory_timing import NOMINAL
-from sateen.sim.program import Interpreter
 
 PASSES = ("ff", "bp", "wu", "update")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Ops that are one program, of the pass `kind` of a layer; codes that they read, (N, H, W, C), and what they give:
-    codes, or sums."""
-
-    kind: str
-    layer: str
-    graph: QuantizedGraph
-    inputs: dict[str, np.ndarray]
-    results: dict[str, np.ndarray]
-
-
-@dataclass(slots=True)
-class Recorded(Numpy):
-    """A step that notes its ops."""
-
-    works: list[Work] = field(default_factory=list)
-    kind: str = "ff"
-
-    @property
-    def format(self) -> Format:
-        return self.settings.formats[0]
-
-    def layer(self, layer: Layer, x: Values, residual: Values | None) -> Values:
-        found = super(Recorded, self).layer(layer, x, residual)
-        fmt, raw = self.format, layer.output == self.plan.logits
-        tensors = {"x": x} | ({"r": residual} if residual is not None else {})
-        if layer.kind == "max":
-            w = layer.window
-            self._note_work(
-                layer,
-                [MaxPool("op", "x", "y", w.kernel, w.stride, w.dilation, w.pads)],
-                tensors,
-                {"y": found},
-            )
-            return found
-        low, high = (
-            (fmt.min_fixed, fmt.max_fixed) if raw else self.clamp(layer, found.exponent - fmt.lsb_exponent)
-        )
-        if layer.kind == "conv":
-            acc = x.exponent + self._exponent_of_weights(layer)
-            op: Op = self._convolution(
-                layer, acc, found, residual, bias_integers(self.biases[layer.name], acc), low, high, raw
-            )
-            tensors |= {"w": self._weight_values(layer)}
-        else:
-            k, s = averaging(layer) if layer.kind == "average" else (1, 0)
-            op = _depthwise(
-                layer if layer.kind == "average" else None, x, found, residual, k, s, low, high, fmt
-            )
-        self._note_work(layer, [op], tensors, {"y": found})
-        return found
-
-    def gate(self, layer: Layer, gradient: Values, result: Values) -> Values:
-        self.kind = "bp"
-        found = super(Recorded, self).gate(layer, gradient, result)
-        low, high = self.clamp(layer, result.exponent - self.format.lsb_exponent)
-        op = Gate("op", "x", "r", "y", *gate_ends(layer, low, high, self.format))
-        self._note_work(layer, [op], {"x": gradient, "r": result}, {"y": found})
-        return found
-
-    def weigh(self, layer: Layer, x: Values, gradient: Values) -> None:
-        super(Recorded, self).weigh(layer, x, gradient)
-        own, w = self.gradients[layer.name], layer.window
-        pixels = int(np.prod(gradient.data.shape[1:3]))
-        ops: list[Op] = [
-            WeightGradient("op", "x", "r", "y", w.kernel, pixels, w.stride, w.dilation, w.pads),
-            BiasGradient("bias", "r", "b", pixels),
-        ]
-        sums = {"y": Values(own.weight, own.exponent), "b": Values(own.bias[None, None], own.bias_exponent)}
-        self._note_work(layer, ops, {"x": x, "r": gradient}, sums, "wu")
-
-    def back(
-        self, layer: Layer, name: str, gradient: Values, x: Values, result: Values, rest: Values | None
-    ) -> Values:
-        self.kind = "bp"
-        found = super(Recorded, self).back(layer, name, gradient, x, result, rest)
-        fmt = self.format
-        tensors = {"x": gradient} | ({"r": rest} if rest is not None else {})
-        if layer.kind == "conv":
-            if layer.shared:
-                raise ConfigError(
-                    f"layer '{layer.name}': the machine selects weights for each direction; sr-ste takes the "
-                    "forward ones backward, too; use --method bdwp"
-                )
-            acc = gradient.exponent + self._exponent_of_weights(layer)
-            zeros = np.zeros(layer.shape[1], np.int64)
-            op: Op = self._convolution(
-                layer, acc, found, rest, zeros, fmt.min_fixed, fmt.max_fixed, False, True
-            )
-            self._note_work(layer, [op], tensors | {"w": self._weight_values(layer)}, {"y": found})
-            return found
-        pieces = _spread_pieces(layer, gradient.data.shape[1:3])
-        w = layer.window
-        if layer.kind == "max":
-            if rest is not None:
-                raise ConfigError(
-                    f"max pool '{layer.name}': another layer reads what it reads, and their gradients' sum is not "
-                    "lowered yet; use --engine reference"
-                )
-            taps = [(i, j) for i in range(w.kernel[0]) for j in range(w.kernel[1])]
-            gates: list[Op] = [
-                PoolGate(f"tap{n}", "x", "i", "p", f"t{n}", tap, w.stride, w.dilation, w.pads)
-                for n, tap in enumerate(taps)
-            ]
-            ops = [*gates, Arrange("op", tuple(f"t{n}" for n in range(len(taps))), pieces, "y")]
-            self._note_work(layer, ops, tensors | {"i": x, "p": result}, {"y": found})
-            return found
-        spread = Arrange("spread", ("x",), tuple(replace(p, part=0) for p in pieces), "s")
-        k, s = averaging(layer)
-        op = _depthwise(None, gradient, found, rest, k, s, fmt.min_fixed, fmt.max_fixed, fmt)
-        self._note_work(layer, [spread, replace(op, input="s")], tensors, {"y": found})
-        return found
-
-    def add(self, name: str, a: Values, b: Values) -> Values:
-        found = super(Recorded, self).add(name, a, b)
-        fmt = self.format
-        op = _depthwise(None, a, found, b, 1, 0, fmt.min_fixed, fmt.max_fixed, fmt)
-        self._note_work(None, [op], {"x": a, "r": b}, {"y": found})
-        return found
-
-    def _convolution(
-        self, layer: Layer, acc: int, out: Values, rest: Values | None, bias: np.ndarray, low: int, high: int,
-        raw: bool, transposed: bool = False,
-    ) -> ComputedConv:  # fmt: skip
-        m, s, residual = (1, 0, None) if raw else _rescaling(layer.name, acc, 1, out.exponent, rest)
-        channels, w = len(bias), layer.window
-        pattern = layer.backward_pattern if transposed else layer.forward_pattern
-        return ComputedConv(
-            "op", "x", "w", "y", w.kernel, bias, np.full(channels, m), np.full(channels, s), Quant(self.format, 1.0),
-            low, high, pattern, w.stride, w.dilation, w.pads, transposed, layer.plane if transposed else (0, 0),
-            residual, layer.shape[2 if transposed else 1], raw=raw,
-            raw_scale=np.full(channels, 2.0**acc) if raw else None,
-        )  # fmt: skip
-
-    def _weight_values(self, layer: Layer) -> Values:
-        return Values(self.weights[layer.name], self._exponent_of_weights(layer))
-
-    def _note_work(
-        self,
-        layer: Layer | None,
-        ops: list[Op],
-        read: dict[str, Values],
-        give: dict[str, Values],
-        kind: str = "",
-    ) -> None:
-        """`read` and `give` by tensor; weights (taps, I, O) are the same for all samples."""
-        fmt = self.format
-        codes, shapes = {}, {}
-        samples = len(next(v for n, v in read.items() if n != "w").data)
-        for name, values in read.items():
-            array = fmt.from_fixed(values.data.astype(np.int64))
-            codes[name] = np.broadcast_to(array, (samples, *array.shape)) if name == "w" else array
-            shapes[name] = codes[name].shape[1:]
-        for op in ops:
-            shapes[op.output] = op.shape(shapes)
-        raw = {op.output for op in ops if op.raw}
-        results = {
-            n: v.data if n in raw else fmt.from_fixed(v.data.astype(np.int64)) for n, v in give.items()
-        }
-        tensors = {n: Tensor(n, s, Quant(fmt, 1.0)) for n, s in shapes.items()}
-        ports = tuple(Port(n, shapes[n], shapes[n]) for n in read)
-        outputs = tuple(Output(Port(n, shapes[n], shapes[n]), n) for n in give)
-        graph = verify(QuantizedGraph("step", ports, outputs, tuple(ops), tensors), after="a training step")
-        self.works.append(Work(kind or self.kind, layer.name if layer else "sums", graph, codes, results))
-
-
-def _rescaling(
-    name: str, acc: int, multiplier: int, out: int, rest: Values | None
-) -> tuple[int, int, Residual | None]:
-    """Multiplier and shift from sums that count 2**acc to units of 2**out, and the residual's."""
-    shift = out - acc
-    needed = max(shift, 0, out - rest.exponent if rest is not None else 0)
-    multiplier <<= needed - shift
-    residual = None
-    if rest is not None:
-        own = max(out - rest.exponent, 0)
-        residual = Residual("r", 1 << own - (out - rest.exponent), own)
-    if max(multiplier, residual.multiplier if residual else 1) > MULTIPLIER_MAX:
-        raise ConfigError(
-            f"layer '{name}': its sums are rescaled by {multiplier} * 2**-{needed}, multipliers reach "
-            f"{MULTIPLIER_MAX}; train a few steps more, until scales have settled"
-        )
-    return multiplier, needed, residual
-
-
-def _depthwise(
-    layer: Layer | None,
-    x: Values,
-    out: Values,
-    rest: Values | None,
-    k: int,
-    s: int,
-    low: int,
-    high: int,
-    fmt: Format,
-) -> Linear:
-    """Sums of a pool's window, or of nothing but the element, times k * 2**-s."""
-    channels = x.data.shape[3]
-    kernel = layer.window.kernel if layer else (1, 1)
-    m, shift, residual = _rescaling(layer.name if layer else "sum", x.exponent - s, k, out.exponent, rest)
-    codes = np.full((channels, *kernel, 1), int(fmt.from_fixed(np.array([1]))[0]), fmt.code_dtype)
-    made = Linear(
-        "op", "x", "y", Constant(codes, fmt, np.ones(channels)), np.zeros(channels, np.int64), np.full(channels, m),
-        np.full(channels, shift), Quant(fmt, 1.0), low, high, groups=channels, residual=residual, macs=0,
-    )  # fmt: skip
-    if layer is None:
-        return made
-    return replace(made, stride=layer.window.stride, dilation=layer.window.dilation, pads=layer.window.pads)
-
-
-def _spread_pieces(layer: Layer, counts: tuple[int, ...]) -> tuple[Piece, ...]:
-    """Of each tap of a pool's window its pixels in the plane that the pool reads."""
-    w, (rows, columns) = layer.window, counts
-    apart = all(n == 1 or k == stride for n, k, stride in zip(counts, w.kernel, w.stride, strict=True))
-    plain = apart and w.dilation == (1, 1) and not any(w.pads)
-    if not plain or (rows * w.kernel[0], columns * w.kernel[1]) != layer.plane:
-        raise ConfigError(
-            f"{layer.kind} pool '{layer.name}': its windows overlap, or do not fill the plane, and its gradient is not "
-            "lowered yet; use --engine reference"
-        )
-    (kh, kw), source = w.kernel, Lattice((0, 0), (1, 0), (0, 1))
-    return tuple(
-        Piece(i * kw + j, (rows, columns), source, Lattice((i, j), (kh, 0), (0, kw)))
-        for i in range(kh)
-        for j in range(kw)
-    )
-
-
-# -- programs ----------------------------------------------------------------------------------------------
+_PROGRAMS = ("forward", "backward", "update")
+WIDEST = 1 << 10
+"""Bits of accumulators with which graphs are made to see how many they need."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A recorded step and its machine; `updates` is its last program."""
+    """A step that the reference did, and its programs."""
 
-    works: tuple[Work, ...]
+    graphs: StepGraphs
+    forward: Program
+    backward: Program
     updates: UpdateProgram
-    config: AcceleratorConfig
+    codes: dict[str, np.ndarray]
+    """What the host gives, (N, H, W, C): samples, the gradient of the logits, and weights, the same for all samples."""
+    before: State
+    after: State
+    result: Result
     batch: int
 
-    @cached_property
-    def programs(self) -> tuple[Program, ...]:
-        """Of the works."""
-        return tuple(generate(work.graph, self.config, batch=self.batch) for work in self.works)
+    @property
+    def config(self) -> AcceleratorConfig:
+        return self.updates.config
+
+    def wanted(self, tensor: str) -> np.ndarray | None:
+        """Codes or sums of an output as the reference has them; None if it has none by that name."""
+        for layer, own in self.result.gradients.items():
+            if tensor == weight_gradient_name(layer):
+                return own.weight[None]
+            if tensor == bias_gradient_name(layer):
+                return own.bias[None, None, None]
+        values = self.result.tensors.get(tensor)
+        if values is None:
+            return None
+        graph = next(g for g in (self.graphs.forward, self.graphs.backward) if tensor in g.tensors)
+        op = next(op for op in graph.ops if op.output == tensor)
+        return values.data if op.raw else _codes(values, self.config)
+
+
+def _codes(values: Values, config: AcceleratorConfig) -> np.ndarray:
+    return config.activation.from_fixed(values.data.astype(np.int64))
 
 
 def record(
     trainer: Trainer, x: np.ndarray, labels: np.ndarray, rate: float, machine: AcceleratorConfig
-) -> tuple[Step, Result]:
-    """Do a step, and make its programs for `machine`, as wide as they need it. Raises ConfigError."""
-    s = trainer.settings
+) -> Step:
+    """Do a step with samples (N, H, W, C), and make its programs for `machine`.
+
+    Unless it is not to be specialised, its accumulators get as many whole digits as the step needs. Raises ConfigError,
+    ModelError for what the machine cannot do.
+    """
+    s, plan, batch = trainer.settings, trainer.plan, len(x)
     if len({f.name for f in s.formats}) != 1:
         raise ConfigError(
             f"formats {', '.join(f.name for f in s.formats)}: a machine has one for weights, activations and gradients "
@@ -310,128 +97,133 @@ def record(
             f"decay of pruned weights {s.pruned_decay:g}: the machine's UPDATE has none; use --pruned-decay 0, or "
             "--engine reference"
         )
-    found: list[Recorded] = []
+    before, weights, given = trainer.state, trainer.codes, trainer.passes().of_input(x)
+    result = trainer.step(x, labels, rate)
+    start = result.tensors[f"d {plan.logits}"]
+    scaled = replace(before, scales=result.scales)
 
-    def passes() -> Recorded:
-        plain = trainer.passes()
-        found.append(Recorded(plain.plan, plain.settings, plain.scales, plain.weights, plain.biases))
-        return found[-1]
+    def graphs(acc_bits: int) -> StepGraphs:
+        return step_graphs(plan, s, scaled, acc_bits, start.exponent - s.formats[0].lsb_exponent)
 
-    before = trainer.state
-    result = trainer.step(x, labels, rate, passes)
-    works = tuple(found[-1].works)
-    bits = max(accumulator_bits(w.graph, len(x)) for w in works)
-    fmt = s.formats[0].name
-    config = machine.replace(weight_format=fmt, activation_format=fmt, specialize=False, acc_bits=bits)
-    layers = []
-    for layer in trainer.plan.trainable:
-        g = result.gradients[layer.name]
-        scale = before.scales.get(weights_name(layer), 0)
-        layers.append(
-            Updated(layer.name, layer.shape, update_rule(s, layer, rate / len(x), rate, g.exponent, scale))
+    fmt, bits = s.formats[0], machine.acc_bits
+    if machine.specialize:
+        widest = graphs(WIDEST)
+        passes = widest.forward, widest.backward
+        bits = max(widest.residual_bits, *(accumulator_bits(g, batch) for g in passes))
+        bits = -(-bits // fmt.bits) * fmt.bits
+    config = machine.replace(
+        weight_format=fmt.name, activation_format=fmt.name, specialize=False, acc_bits=bits
+    )
+    made = graphs(bits)
+    rules = [
+        Updated(
+            layer.name, layer.shape,
+            update_rule(
+                s, layer, rate / batch, rate, result.gradients[layer.name].exponent,
+                result.scales[weights_name(layer)],
+            ),
         )
-    return Step(works, generate_updates(layers, config), config, len(x)), result
+        for layer in plan.trainable
+    ]  # fmt: skip
+    codes = {plan.input: _codes(given, config), f"d {plan.logits}": _codes(start, config)}
+    for layer in plan.trainable:
+        own = config.activation.from_fixed(weights[layer.name].astype(np.int64))
+        codes[weights_name(layer)] = np.broadcast_to(own, (batch, *own.shape))
+    return Step(
+        made,
+        generate(made.forward, config, batch=batch),
+        generate(made.backward, config, batch=batch),
+        generate_updates(rules, config),
+        codes,
+        before,
+        trainer.state,
+        result,
+        batch,
+    )
 
 
 def cycles(step: Step) -> dict[str, Any]:
-    """By the exact model: of each pass, "total", and "layers" by pass and layer."""
+    """By the exact model: of each pass, "total", and "layers" by pass and layer: by how much it moves the end."""
     layers: dict[str, dict[str, int]] = {kind: {} for kind in PASSES}
-    for work, program in zip(step.works, step.programs, strict=True):
-        own = layers[work.kind]
-        own[work.layer] = own.get(work.layer, 0) + program.cycles
-    layers["update"]["all layers"] = step.updates.predict(NOMINAL).cycles
+    for graph, program in ((step.graphs.forward, step.forward), (step.graphs.backward, step.backward)):
+        for op, moved in zip(graph.ops, layer_cycles(program, len(graph.ops)), strict=True):
+            kind, layer = step.graphs.owners[op.name]
+            layers[kind][layer] = layers[kind].get(layer, 0) + moved
+    layers["update"] = step.updates.layer_cycles()
     sums = {kind: sum(own.values()) for kind, own in layers.items()}
     return {**sums, "total": sum(sums.values()), "layers": layers}
 
 
-def differences(
-    step: Step,
-    result: Result,
-    before: Any,
-    after: Any,
-    engine: str,
-    report: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """Run all programs of a step in engine "program" or "rtl": "differences", elements by what they belong to, none
-    where equal, and "cycles", those that the RTL took (None in the interpreter). `before` and `after` are states."""
-    simulator = verilator.build(emit_verilog(step.config)) if engine == "rtl" else None
-    found: dict[str, int] = {}
-    total = 0
-    for n, (work, program) in enumerate(zip(step.works, step.programs, strict=True)):
-        outputs, took = _run(program, work, simulator)
-        total += took
-        for name, value in outputs.items():
-            wanted = work.results[name]
-            wrong = int((value.reshape(wanted.shape) != wanted).sum())
-            if wrong or (took and took != program.cycles):
-                found[f"{work.kind} {work.layer}"] = wrong
-        if report:
-            report((n + 1) / (len(step.works) + 1))
-    wrong_updates, took = _run_updates(step, result, before, after, simulator)
-    return {"differences": found | wrong_updates, "cycles": total + took if simulator else None}
+def differences(step: Step, engine: str, report: Callable[[float], None] | None = None) -> dict[str, Any]:
+    """Run a step in engine "program" or "rtl": "differences", elements by what they belong to, none where equal, and
+    "cycles", those that the RTL took (None in the interpreter)."""
+    runner = _Runner(step, verilator.build(emit_verilog(step.config)) if engine == "rtl" else None, report)
+    codes = dict(step.codes)
+    codes |= runner.graph(step.graphs.forward, step.forward, codes)
+    found = runner.graph(step.graphs.backward, step.backward, codes)
+    runner.updates({layer.name: found[weight_gradient_name(layer.name)][0] for layer in step.updates.layers})
+    return {"differences": runner.found, "cycles": runner.cycles if engine == "rtl" else None}
 
 
-def _run(program: Program, work: Work, simulator: Any) -> tuple[dict[str, np.ndarray], int]:
-    packed = {r.tensor: r.pack(work.inputs[r.tensor], program.config, program.batch) for r in program.inputs}
-    if simulator is None:
-        data = np.zeros((1, program.data_size), np.uint8)
-        for r in program.inputs:
-            start = r.offset - program.data_offset
-            data[:, start : start + r.size] = packed[r.tensor]
-        Interpreter(
-            program.config, program.constants, program.code, program.program_offset, data, program.data_offset
-        ).run()
-        regions = [data[:, r.offset - program.data_offset :][:, : r.size] for r in program.outputs]
-        took = 0
-    else:
-        image = program.constants.ljust(program.program_offset, b"\0") + program.code
-        simulated = verilator.simulate(
-            simulator, image.ljust(program.data_offset, b"\0"),
-            inputs=[(r.offset, packed[r.tensor]) for r in program.inputs],
-            outputs=[(r.offset, r.size) for r in program.outputs], batch=1, memory=NOMINAL,
-            memory_bytes=program.data_offset + program.data_size, program=program.program_offset,
-        )  # fmt: skip
-        regions, took = list(simulated.outputs), simulated.samples[0].cycles
-    return {
-        r.tensor: r.unpack(d, program.config) for r, d in zip(program.outputs, regions, strict=True)
-    }, took
+class _Runner:
+    """What was found so far."""
 
+    def __init__(self, step: Step, simulator: Path | None, report: Callable[[float], None] | None) -> None:
+        self.step, self.simulator, self.report = step, simulator, report
+        self.expected = [step.forward.cycles, step.backward.cycles, step.updates.predict(NOMINAL).cycles]
+        self.found: dict[str, int] = {}
+        self.cycles = 0
+        self.runs = 0
 
-def _run_updates(
-    step: Step, result: Result, before: Any, after: Any, simulator: Any
-) -> tuple[dict[str, int], int]:
-    made, config = step.updates, step.config
-    data = np.zeros(made.data_size, np.uint8)
-    for k, layer in enumerate(made.layers):
-        old = before.layers[layer.name]
-        sums = result.gradients[layer.name].weight
-        sums = sums if sums.dtype == object else sums.astype(np.int64)
-        for at, held in made.pack(k, old.master, old.velocity, sums).items():
-            data[at - made.data_offset :][: len(held)] = np.frombuffer(held, np.uint8)
-    took = 0
-    if simulator is None:
-        memory = data[None]
-        Interpreter(config, b"", made.code, 0, memory, made.data_offset).run()
-        data = memory[0]
-    else:
-        simulated = verilator.simulate(
-            simulator, made.code.ljust(made.data_offset, b"\0"),
-            inputs=[(made.data_offset, data[None])], outputs=[(made.data_offset, made.data_size)], batch=1,
-            memory=NOMINAL, memory_bytes=made.data_offset + made.data_size, program=0,
-        )  # fmt: skip
-        data, took = simulated.outputs[0][0], simulated.samples[0].cycles
-    found = {}
-    for layer, place in zip(made.layers, made.places, strict=True):
-        new = after.layers[layer.name]
-        size = place.codes.size * 32 // config.activation.bits
-        for wanted, at, what in (
-            (new.master, place.master, "weights"),
-            (new.velocity, place.velocity, "velocities"),
-        ):
-            at -= made.data_offset
-            got = unpack_integers(data[None, at : at + size], layer.shape, config)[0]
-            if wrong := int((got != wanted).sum()):
-                found[f"update {layer.name} {what}"] = wrong
-    if took and (off := took - made.predict(NOMINAL).cycles):
-        found["update cycles"] = abs(off)
-    return found, took
+    def graph(
+        self, graph: QuantizedGraph, program: Program, codes: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        config, shapes = program.config, {t: tensor.shape for t, tensor in graph.tensors.items()}
+        given = packed(program.inputs, codes, config, program.batch)
+        results = unpacked(
+            program.outputs, self._run(program.image, given, places(program.outputs)), shapes, config
+        )
+        owner = {op.output: " ".join(self.step.graphs.owners[op.name]) for op in graph.ops}
+        for tensor, value in results.items():
+            wanted = self.step.wanted(tensor)
+            self._compare(f"{owner[tensor]}: {tensor}", value, wanted)
+        return results
+
+    def updates(self, sums: dict[str, np.ndarray]) -> None:
+        made, step = self.step.updates, self.step
+        old = [step.before.layers[layer.name] for layer in made.layers]
+        given = made.pack(
+            [(o.master, o.velocity, sums[layer.name]) for o, layer in zip(old, made.layers, strict=True)]
+        )
+        found = made.unpack(self._run(made.image, given, made.results))
+        for layer, values in zip(made.layers, found, strict=True):
+            new = step.after.layers[layer.name]
+            wanted = new.master, new.velocity, step.result.codes[layer.name]
+            for what, value, want in zip(("weights", "velocities", "codes"), values, wanted, strict=True):
+                self._compare(f"update {layer.name} {what}", value, want)
+
+    def _compare(self, what: str, value: np.ndarray, wanted: np.ndarray | None) -> None:
+        if wanted is None or value.shape != wanted.shape:
+            self.found[what] = value.size
+        elif wrong := int((value != wanted).sum()):
+            self.found[what] = wrong
+
+    def _run(self, image: Image, given: Given, wanted: Wanted) -> list[np.ndarray]:
+        expected, total = self.expected[self.runs], sum(self.expected)
+        done = sum(self.expected[: self.runs])
+        self.runs += 1
+
+        def part(fraction: float) -> None:
+            if self.report:
+                self.report((done + min(1.0, fraction) * expected) / total)
+
+        if self.simulator is None:
+            return image.interpret(given, wanted, progress=part)
+        simulated = image.simulate(
+            self.simulator, given, wanted, progress=lambda runs, cycle: part(cycle / expected)
+        )
+        (run,) = simulated.samples
+        if not run.done or run.error or run.cycles != expected:
+            self.found[f"cycles of the {_PROGRAMS[self.runs - 1]} program"] = abs(run.cycles - expected)
+        self.cycles += run.cycles
+        return list(simulated.outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,7 +47,12 @@ class Result:
     """Mean cross entropy of the batch."""
     correct: int
     tensors: dict[str, Values] = field(default_factory=dict)
+    """Layers' results by tensor, gradients as `plan.backward` names what is rounded, "d " and the tensor the last."""
     gradients: dict[str, Gradients] = field(default_factory=dict)
+    codes: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the updated weights (taps, I, O), in the scales of the step."""
+    scales: dict[str, int] = field(default_factory=dict)
+    """Of the step."""
 
 
 @dataclass(slots=True)
@@ -63,6 +68,8 @@ class Numpy:
     """int32 (O,), as master weights."""
     seen: dict[str, int] = field(default_factory=dict)
     gradients: dict[str, Gradients] = field(default_factory=dict)
+    made: dict[str, Values] = field(default_factory=dict)
+    """Gradients as they were rounded."""
 
     def layer(self, layer: Layer, x: Values, residual: Values | None) -> Values:
         if layer.kind == "max":
@@ -150,7 +157,8 @@ class Numpy:
         fmt = self.settings.formats[2]
         scale = self._scale(name, terms, fmt, -np.inf, np.inf)
         fixed = rounded(terms, scale + fmt.lsb_exponent, fmt, fmt.min_fixed, fmt.max_fixed)
-        return self._note(name, fixed, scale, fmt)
+        self.made[name] = self._note(name, fixed, scale, fmt)
+        return self.made[name]
 
     def _scale(self, name: str, terms: list[Term], fmt: Format, low: float, high: float) -> int:
         if name not in self.scales:
@@ -221,14 +229,9 @@ class Trainer:
         passes = self.passes()
         return _logits(plans.forward(self.plan, passes, passes.of_input(x))[self.plan.logits])
 
-    def step(
-        self, x: np.ndarray, labels: np.ndarray, rate: float, make: Callable[[], Numpy] | None = None
-    ) -> Result:
-        """Forward, backward and update with samples (N, H, W, C), by `passes` or what `make` gives.
-
-        Raises DataError where the run diverges.
-        """
-        passes = self.passes() if make is None else make()
+    def step(self, x: np.ndarray, labels: np.ndarray, rate: float) -> Result:
+        """Forward, backward and update with samples (N, H, W, C). Raises DataError where the run diverges."""
+        passes = self.passes()
         found = plans.forward(self.plan, passes, passes.of_input(x))
         logits = _logits(found[self.plan.logits])
         loss, gradient = cross_entropy(logits, labels)
@@ -240,15 +243,15 @@ class Trainer:
         start = passes.of_loss(gradient[:, None, None])
         backward = plans.backward(self.plan, passes, found, start)
         result = Result(loss, int((logits.argmax(axis=1) == labels).sum()))
-        result.tensors = {**found, **{f"d {t}": v for t, v in backward.items()}}
-        result.gradients = passes.gradients
-        self._update(passes, rate / len(labels), rate)
+        result.tensors = {**found, **passes.made, **{f"d {t}": v for t, v in backward.items()}}
+        result.gradients, result.scales = passes.gradients, dict(passes.scales)
+        result.codes = self._update(passes, rate / len(labels), rate)
         return result
 
-    def _update(self, passes: Numpy, rate: float, whole_rate: float) -> None:
-        """`rate` is that of sums over the batch, `whole_rate` that of means."""
+    def _update(self, passes: Numpy, rate: float, whole_rate: float) -> dict[str, np.ndarray]:
+        """`rate` is that of sums over the batch, `whole_rate` that of means. New codes in the old scales."""
         s = self.settings
-        layers, codes = {}, {}
+        layers, codes, updated = {}, {}, {}
         scales = dict(passes.scales)
         for layer in self.plan.trainable:
             old, found = self.state.layers[layer.name], passes.gradients[layer.name]
@@ -262,6 +265,7 @@ class Trainer:
                 bias_rule, old.bias, old.bias_velocity, found.bias, s.formats[0], DENSE
             )
             layers[layer.name] = Weights(master, velocity, bias, bias_velocity)
+            updated[layer.name] = new
             fixed = s.formats[0].fixed(new)
             codes[layer.name] = fixed.astype(np.float32)
             passes.seen[name] = int(np.abs(fixed).max())
@@ -274,6 +278,7 @@ class Trainer:
                 codes[layer.name] = self._weights(layers[layer.name].master, scales[name])
         self.state = State(layers, scales, self.state.step + 1, self.state.history)
         self.codes = codes
+        return updated
 
 
 def update_rule(

@@ -9,11 +9,9 @@ from sateen.errors import ConfigError
 from sateen.formats.sparsity import DENSE
 from sateen.hw.chip.verilog import emit_verilog
 from sateen.ir.gradients import Update
-from sateen.machine.packing import unpack_integers
 from sateen.sim import verilator
 from sateen.sim.gradients import update
-from sateen.sim.memory_timing import MemoryTiming
-from sateen.sim.program import Interpreter
+from sateen.sim.memory_timing import NOMINAL
 
 TINY = machine("int8", "int8", rows=2, cols=2, lanes=1, group=4, update=True, act_bank_depth=128)
 MACHINES = {
@@ -47,27 +45,11 @@ def state(found: UpdateProgram, seed: int) -> list[tuple[np.ndarray, ...]]:
     ]
 
 
-def check(found: UpdateProgram, values: list[tuple[np.ndarray, ...]], data: np.ndarray) -> None:
-    """Memory after the run, (data_size,)."""
-    config = found.config
-    for layer, place, (w, v, g) in zip(found.layers, found.places, values, strict=True):
-        new_w, new_v, codes = update(layer.rule, w, v, g, config.activation, DENSE)
-        read = place.codes.offset - found.data_offset
-        got = place.codes.unpack(data[None, read : read + place.codes.size], config)[0]
-        assert (got == codes).all(), layer.name
-        size = place.codes.size * 32 // config.activation.bits
-        for wanted, at in ((new_w, place.master), (new_v, place.velocity)):
-            at -= found.data_offset
-            assert (unpack_integers(data[None, at : at + size], layer.shape, config)[0] == wanted).all()
-
-
-def filled(found: UpdateProgram, values: list[tuple[np.ndarray, ...]]) -> np.ndarray:
-    data = np.zeros(found.data_size, np.uint8)
-    for k, three in enumerate(values):
-        for at, held in found.pack(k, *three).items():
-            at -= found.data_offset
-            data[at : at + len(held)] = np.frombuffer(held, np.uint8)
-    return data
+def check(found: UpdateProgram, values: list[tuple[np.ndarray, ...]], results: list[np.ndarray]) -> None:
+    for layer, (w, v, g), got in zip(found.layers, values, found.unpack(results), strict=True):
+        wanted = update(layer.rule, w, v, g, found.config.activation, DENSE)
+        for have, want in zip(got, wanted, strict=True):
+            assert (have == want).all(), layer.name
 
 
 def scale_of(name: str) -> int:
@@ -78,28 +60,16 @@ def scale_of(name: str) -> int:
 def test_the_program_does_what_the_function_says(name):
     found = generate_updates(layers(scale_of(name)), MACHINES[name])
     values = state(found, 3)
-    data = filled(found, values)[None]
-    Interpreter(found.config, b"", found.code, 0, data, found.data_offset).run()
-    check(found, values, data[0])
+    check(found, values, found.image.interpret(found.pack(values), found.results))
 
 
 @pytest.mark.rtl
 def test_in_rtl():
     found = generate_updates(layers(-8), TINY)
     values = state(found, 4)
-    memory = MemoryTiming(latency=32, interval=1)
-    result = verilator.simulate(
-        verilator.build(emit_verilog(TINY)),
-        found.code.ljust(found.data_offset, b"\0"),
-        inputs=[(found.data_offset, filled(found, values)[None])],
-        outputs=[(found.data_offset, found.data_size)],
-        batch=1,
-        memory=memory,
-        memory_bytes=found.data_offset + found.data_size,
-        program=0,
-    )
-    assert [(s.done, s.error, s.cycles) for s in result.samples] == [(True, 0, found.predict(memory).cycles)]
-    check(found, values, result.outputs[0][0])
+    result = found.image.simulate(verilator.build(emit_verilog(TINY)), found.pack(values), found.results)
+    assert [(s.done, s.error, s.cycles) for s in result.samples] == [(True, 0, found.predict(NOMINAL).cycles)]
+    check(found, values, list(result.outputs))
 
 
 @pytest.mark.parametrize(

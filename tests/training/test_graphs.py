@@ -9,23 +9,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sateen.compiler.importer import read_model
-from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.schedule.backend import generate
-from sateen.compiler.schedule.update import Weights, generate_updates
-from sateen.compiler.training.graphs import bias_gradient_name, step_graphs, weight_gradient_name
-from sateen.compiler.training.plan import make_plan
-from sateen.compiler.training.scales import fitting
-from sateen.compiler.training.settings import Settings
-from sateen.compiler.training.state import initial, weights_name
-from sateen.compiler.training.step import Trainer, cross_entropy, update_rule
-from sateen.hw.chip.verilog import emit_verilog
-from sateen.machine.packing import unpack_integers
-from sateen.sim import verilator
-from sateen.sim.program import Interpreter
+from sateen.compiler.training import (
+    Settings,
+    Trainer,
+    cycles,
+    differences,
+    fitting,
+    initial,
+    make_plan,
+    record,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 from four_engines import machine
-from graph_engines import MEMORY, in_rtl, interpreted
 
 RATE = 0.05
 MODELS = Path(__file__).parents[2] / "models"
@@ -77,12 +73,8 @@ def network() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def codes_of(values, fmt):
-    return fmt.from_fixed(np.asarray(values).astype(np.int64))
-
-
-def check_steps(model, config, x, labels, *, steps=1, rtl=False, **options):
-    """Steps behind a first one on the reference, whose scales they take. Cycles of forward and backward passes."""
+def check_steps(model, config, x, labels, *, steps=1, rate=RATE, rtl=False, **options):
+    """From the file's weights, scales of the first step found in it. Cycles of the last."""
     name = config.activation_format
     settings = Settings(weights=name, activations=name, gradients=name, batch=len(x), **options)
     graph, _ = read_model(model)
@@ -90,88 +82,14 @@ def check_steps(model, config, x, labels, *, steps=1, rtl=False, **options):
     begin = initial(plan, settings)
     begin.scales[plan.input] = fitting(float(np.abs(x).max()), config.activation)
     trainer = Trainer(plan, settings, begin)
-    trainer.step(x, labels, RATE)
-    fmt, batch, cycles = config.activation, len(x), []
-
-    def run(qgraph, codes):
-        assert accumulator_bits(qgraph, batch) <= config.acc_bits
-        program = generate(qgraph, config, batch=batch)
-        cycles.append(program.predict(MEMORY).cycles)
-        given = {p.name: codes[p.name] for p in qgraph.inputs}
-        found = interpreted(qgraph, program, given, batch)
-        if rtl:
-            there, took = in_rtl(qgraph, program, given, batch)
-            assert took == cycles[-1:]
-            assert all((there[t] == v).all() for t, v in found.items())
-        return found
-
     for _ in range(steps):
-        state = trainer.state
-        passes = trainer.passes()
-        codes = {plan.input: codes_of(passes.of_input(x).data, fmt)}
-        for layer in plan.trainable:
-            weight = codes_of(trainer.codes[layer.name], fmt)
-            codes[f"w {layer.name}"] = np.broadcast_to(weight, (batch, *weight.shape))
-        graphs = step_graphs(plan, settings, state, config.acc_bits)
-        forward = run(graphs.forward, codes)
-        result = trainer.step(x, labels, RATE)
-        for t, value in forward.items():
-            want = result.tensors[t].data
-            assert (value == (want if t == plan.logits else codes_of(want, fmt))).all(), t
-
-        scale = graphs.forward.tensors[plan.logits].quant.scale
-        _, gradient = cross_entropy((forward[plan.logits] * scale).reshape(batch, -1).astype(float), labels)
-        start = passes.of_loss(gradient[:, None, None])
-        codes |= forward | {f"d {plan.logits}": codes_of(start.data, fmt)}
-        graphs = step_graphs(plan, settings, state, config.acc_bits, start.exponent - fmt.lsb_exponent)
-        assert set(graphs.kept) <= set(forward) | {plan.input}
-        backward = run(graphs.backward, codes)
-        for layer in plan.trainable:
-            want = result.gradients[layer.name]
-            assert (backward[weight_gradient_name(layer)][0] == want.weight).all(), layer.name
-            assert (backward[bias_gradient_name(layer)].ravel() == want.bias).all(), layer.name
-        rules = [
-            Weights(
-                layer.name, layer.shape,
-                update_rule(
-                    settings, layer, RATE / batch, RATE, result.gradients[layer.name].exponent,
-                    state.scales[weights_name(layer)],
-                ),
-            )
-            for layer in plan.trainable
-        ]  # fmt: skip
-        if not config.update:
-            continue
-        cycles.append(_updated(generate_updates(rules, config), state, trainer.state, backward, rtl))
-    return cycles
-
-
-def _updated(program, old, new, backward, rtl):
-    """Runs the updates with the sums that the backward graph gave; the cycles."""
-    data = np.zeros(program.data_size, np.uint8)
-    for k, layer in enumerate(program.layers):
-        before, sums = old.layers[layer.name], backward[f"dw {layer.name}"][0]
-        for at, held in program.pack(k, before.master, before.velocity, sums).items():
-            data[at - program.data_offset :][: len(held)] = np.frombuffer(held, np.uint8)
-    cycles = program.predict(MEMORY).cycles
-    if rtl:
-        found = verilator.simulate(
-            verilator.build(emit_verilog(program.config)), program.code.ljust(program.data_offset, b"\0"),
-            inputs=[(program.data_offset, data[None])], outputs=[(program.data_offset, program.data_size)], batch=1,
-            memory=MEMORY, memory_bytes=program.data_offset + program.data_size, program=0,
-        )  # fmt: skip
-        assert [(r.done, r.error, r.cycles) for r in found.samples] == [(True, 0, cycles)]
-        data = found.outputs[0][0].copy()
-    else:
-        Interpreter(program.config, b"", program.code, 0, data[None], program.data_offset).run()
-    for layer, place in zip(program.layers, program.places, strict=True):
-        size = place.codes.size * 32 // program.config.activation.bits
-        after = new.layers[layer.name]
-        for wanted, at in ((after.master, place.master), (after.velocity, place.velocity)):
-            at -= program.data_offset
-            found = unpack_integers(data[None, at : at + size], layer.shape, program.config)[0]
-            assert (found == wanted).all(), layer.name
-    return cycles
+        step = record(trainer, x, labels, rate, config)
+        assert set(step.graphs.kept) <= {layer.output for layer in plan.layers} | {plan.input}
+        assert differences(step, "program")["differences"] == {}
+        if rtl:
+            found = differences(step, "rtl")
+            assert found == {"differences": {}, "cycles": cycles(step)["total"]}
+    return cycles(step)
 
 
 def some(count, shape, classes, seed=1):
@@ -198,7 +116,4 @@ def test_a_step_of_the_digits_networks(name):
 def test_a_step_in_rtl():
     """Forward, backward and update of the digits CNN, four samples: bits and cycles."""
     x, labels = some(4, (8, 8, 1), 10)
-    cycles = check_steps(
-        MODELS / "digits_cnn.onnx", SMALL, x, labels, rtl=True, sparsity="2:8", pruned_decay=0.0
-    )
-    assert len(cycles) == 3
+    check_steps(MODELS / "digits_cnn.onnx", SMALL, x, labels, rtl=True, sparsity="2:8", pruned_decay=0.0)

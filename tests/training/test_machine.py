@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import onnx
 import pytest
-from onnx import helper
-from training_nets import network, samples
+from training_nets import samples
 
 import sateen
+from sateen.compiler.training import machine
 from sateen.errors import SateenError
 from sateen.machine.presets import preset
 
@@ -18,18 +17,7 @@ TINY = preset("train256").replace(
 )  # fmt: skip
 
 
-def plain() -> onnx.ModelProto:
-    """Pools whose windows do not overlap: 2 × 2."""
-    model = network()
-    (pool,) = [n for n in model.graph.node if n.op_type == "MaxPool"]
-    pool.CopyFrom(
-        helper.make_node("MaxPool", pool.input, pool.output, "pool1", kernel_shape=[2, 2], strides=[2, 2])
-    )
-    return model
-
-
 def steps(files, **more):
-    onnx.save(more.pop("model", None) or plain(), files / "net.onnx")
     x, labels = samples()
     options = {
         "sparsity": "2:4",
@@ -68,7 +56,8 @@ def test_sparse_steps_take_fewer_cycles(files):
         steps(files, method=m, sparsity="2:4", scratch=True)["cycles"] for m in ("bdwp", "dense")
     )
     assert sparse["ff"] < dense["ff"]
-    assert sparse["wu"] == dense["wu"]
+    assert sparse["bp"] < dense["bp"]
+    assert abs(sparse["wu"] - dense["wu"]) < 0.01 * dense["wu"]  # of dense gradients both times
 
 
 @pytest.mark.rtl
@@ -78,21 +67,22 @@ def test_steps_in_rtl(files):
 
 
 def test_a_difference_is_found(files, monkeypatch):
-    from sateen.compiler.training import machine
+    """A code that arrives as another one, and what comes of it."""
+    unpacked = machine.unpacked
 
-    run = machine._run
+    def wrong(*given):
+        found = unpacked(*given)
+        if "r2" in found:
+            found["r2"].flat[0] ^= 1
+        return found
 
-    def wrong(program, work, simulator):
-        found, took = run(program, work, simulator)
-        name = next(iter(found))
-        found[name] = found[name].copy()
-        found[name].flat[0] ^= 1
-        return found, took
-
-    monkeypatch.setattr(machine, "_run", wrong)
+    monkeypatch.setattr(machine, "unpacked", wrong)
     found = steps(files)
     assert not found["equal"]
-    assert found["differences"][0]["ff conv3"] == 1
+    different = found["differences"][0]
+    assert different["ff conv2: r2"] == 1
+    assert "wu conv3: dw conv3" in different and "update conv3 weights" in different
+    assert not any("gemm" in what for what in different)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +90,6 @@ def test_a_difference_is_found(files, monkeypatch):
     [
         ({"pruned_decay": 2e-4}, "decay of pruned weights 0.0002: the machine's UPDATE has none"),
         ({"gradients": "e4m3fn"}, "formats int8, int8, e4m3fn: a machine has one"),
-        ({"model": network()}, "max pool 'pool1': its windows overlap"),
         ({"method": "sr-ste"}, "use --method bdwp"),
         ({"engine": "board"}, "unknown engine 'board' of training"),
         ({"machine": TINY.replace(update=False)}, "update = false"),
