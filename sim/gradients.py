@@ -1,30 +1,26 @@
 """Exact integer functions of a training step, in NumPy: the models of `sateen.ir.gradients` (docs/training.md).
 
-Arrays hold integers, fixed-point units of their format, as floats or integers of any type. A sum is exact in floating
-point, in any order, while the sum of its terms' magnitudes stays below 2**24 (float32) or 2**53 (float64). Beyond it
-one operand is split into a high and a low part, whose sums are exact, until they are.
+Arrays hold integers, fixed-point units of their format, as floats or integers of any type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from sateen.formats import Format, SparsityPattern
 from sateen.ir.gradients import MASTER_EXPONENT, VELOCITY_EXPONENT, Update
 from sateen.ir.operation import Window
-from sateen.sim.integer import FLOAT32_EXACT, FLOAT64_EXACT, windows
+from sateen.sim.exact_sums import INT64_SAFE, ExactSum, largest, products
+from sateen.sim.integer import windows
 
-_INT64_SAFE = 1 << 62
+_BLOCK = 1024
+"""Pixels."""
 _LIMB = 24
 _FRACTION = 61
 _INT32 = (-(1 << 31), (1 << 31) - 1)
-
-
-def largest(x: np.ndarray) -> int:
-    """The greatest magnitude."""
-    return max(int(x.max(initial=0)), -int(x.min(initial=0)))
 
 
 def selected(weight: np.ndarray, pattern: SparsityPattern, axis: int) -> np.ndarray:
@@ -45,28 +41,6 @@ def selected(weight: np.ndarray, pattern: SparsityPattern, axis: int) -> np.ndar
     return np.moveaxis(mask, -1, axis)
 
 
-def exactly(
-    linear: Callable[[np.ndarray, type], np.ndarray], x: np.ndarray, weight: int, most: int | None = None
-) -> np.ndarray:
-    """linear(x, float type), exact, for a linear function of x whose results are at most |x| * `weight`.
-
-    `most` bounds |x|. The result is float32, float64, int64, or Python integers where these are too small.
-    """
-    most = largest(x) if most is None else most
-    bound = most * weight
-    if bound < FLOAT32_EXACT:
-        return linear(x, np.float32)
-    if bound < FLOAT64_EXACT:
-        return linear(x, np.float64)
-    shift = most.bit_length() // 2
-    wide = x.astype(np.float64)
-    high = np.floor(wide * 2.0**-shift)
-    parts = [exactly(linear, p, weight) for p in (high, wide - high * 2.0**shift)]
-    kind = np.int64 if bound < _INT64_SAFE else object
-    top, low = (p.astype(np.int64).astype(kind) if p.dtype != object else p for p in parts)
-    return np.asarray(top * (1 << shift) + low)
-
-
 def _padded(x: np.ndarray, pads: tuple[int, int, int, int], kind: type) -> np.ndarray:
     top, left, bottom, right = pads
     x = x[:, max(-top, 0) : x.shape[1] + min(bottom, 0), max(-left, 0) : x.shape[2] + min(right, 0)]
@@ -79,42 +53,50 @@ def _padded(x: np.ndarray, pads: tuple[int, int, int, int], kind: type) -> np.nd
     return out
 
 
-def _columns(x: np.ndarray, window: Window, kind: type) -> np.ndarray:
-    """(N * OH * OW, taps * I)."""
-    view = windows(_padded(x, window.pads, kind), window.kernel, window.stride, window.dilation)
-    return view.reshape(-1, view.shape[3] * view.shape[4] * view.shape[5])
+def _columns(padded: np.ndarray, window: Window) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some samples at a time, and what their output pixels read (pixels, taps * I): a block stays in a cache."""
+    view = windows(padded, window.kernel, window.stride, window.dilation)
+    n, rows, columns, *reads = view.shape
+    step = max(1, _BLOCK // max(1, rows * columns))
+    for i in range(0, n, step):
+        yield slice(i, i + step), view[i : i + step].reshape(-1, math.prod(reads))
 
 
-def forward(x: np.ndarray, weight: np.ndarray, window: Window, most: int | None = None) -> np.ndarray:
+def forward(x: np.ndarray, weight: np.ndarray, window: Window) -> ExactSum:
     """(N, H, W, I) by (taps, I, O): sums (N, OH, OW, O)."""
-    taps, inputs, outputs = weight.shape
-    bound = int(np.abs(weight).astype(np.float64).sum(axis=(0, 1)).max())
+    outputs = weight.shape[2]
     shape = (len(x), *window.plane(*x.shape[1:3]), outputs)
 
-    def linear(part: np.ndarray, kind: type) -> np.ndarray:
-        matrix: np.ndarray = weight.reshape(taps * inputs, outputs).astype(kind)
-        return (_columns(part, window, kind) @ matrix).reshape(shape)
+    def apply(padded: np.ndarray, part: np.ndarray) -> np.ndarray:
+        out = np.empty(shape, padded.dtype)
+        matrix = part.reshape(-1, outputs)
+        for at, columns in _columns(padded, window):
+            np.matmul(columns, matrix, out=out[at].reshape(-1, outputs))
+        return out
 
-    return exactly(linear, x, bound, most)
+    return products(lambda part, kind: _padded(part, window.pads, kind), apply, _bound((0, 1)), x, weight)
 
 
-def backward(
-    dy: np.ndarray, weight: np.ndarray, window: Window, plane: tuple[int, int], most: int | None = None
-) -> np.ndarray:
+def backward(dy: np.ndarray, weight: np.ndarray, window: Window, plane: tuple[int, int]) -> ExactSum:
     """(N, OH, OW, O) by (taps, I, O): sums (N, *plane, I), the gradient of what `forward` read."""
     taps, inputs, outputs = weight.shape
-    bound = int(np.abs(weight).astype(np.float64).sum(axis=(0, 2)).max())
     n, rows, columns, _ = dy.shape
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
+    if (sh, sw) == (1, 1):  # a convolution with turned weights
+        reach = ((kh - 1) * dh, (kw - 1) * dw)
+        above, before = window.pads[:2]
+        pads = (reach[0] - above, reach[1] - before, plane[0] - rows + above, plane[1] - columns + before)
+        turned = Window(window.kernel, dilation=window.dilation, pads=pads)
+        return forward(dy, weight[::-1].transpose(0, 2, 1), turned)
     top, left = (max(p, 0) for p in window.pads[:2])
     crop = (max(-window.pads[0], 0), max(-window.pads[1], 0))
     height = max(plane[0] - crop[0] + top, (rows - 1) * sh + (kh - 1) * dh + 1)
     width = max(plane[1] - crop[1] + left, (columns - 1) * sw + (kw - 1) * dw + 1)
 
-    def linear(part: np.ndarray, kind: type) -> np.ndarray:
-        matrix: np.ndarray = weight.transpose(2, 0, 1).reshape(outputs, taps * inputs).astype(kind)
-        spread = (part.reshape(-1, outputs).astype(kind) @ matrix).reshape(n, rows, columns, taps, inputs)
-        out = np.zeros((n, height, width, inputs), kind)
+    def apply(pixels: np.ndarray, part: np.ndarray) -> np.ndarray:
+        matrix = part.transpose(2, 0, 1).reshape(outputs, taps * inputs)
+        spread = (pixels @ matrix).reshape(n, rows, columns, taps, inputs)
+        out = np.zeros((n, height, width, inputs), spread.dtype)
         for tap in range(taps):
             y, x = tap // kw * dh, tap % kw * dw
             out[:, y : y + (rows - 1) * sh + 1 : sh, x : x + (columns - 1) * sw + 1 : sw] += spread[
@@ -123,32 +105,44 @@ def backward(
         found = out[:, top : top + plane[0] - crop[0], left : left + plane[1] - crop[1]]
         if crop == (0, 0):
             return found
-        whole: np.ndarray = np.zeros((n, *plane, inputs), kind)
+        whole: np.ndarray = np.zeros((n, *plane, inputs), spread.dtype)
         whole[:, crop[0] :, crop[1] :] = found
         return whole
 
-    return exactly(linear, dy, bound, most)
+    return products(
+        lambda part, kind: part.reshape(-1, outputs).astype(kind), apply, _bound((0, 2)), dy, weight
+    )
 
 
-def weight_gradient(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray:
+def _bound(axes: tuple[int, int]) -> Callable[[np.ndarray, np.ndarray], int]:
+    """Of sums over those axes of weights."""
+
+    def bound(x: np.ndarray, weight: np.ndarray) -> int:
+        return largest(x) * int(np.abs(weight).astype(np.float64).sum(axis=axes).max())
+
+    return bound
+
+
+def weight_gradient(x: np.ndarray, dy: np.ndarray, window: Window) -> ExactSum:
     """(N, H, W, I) by (N, OH, OW, O): sums (taps, I, O) over all pixels of all samples."""
     inputs, outputs = x.shape[3], dy.shape[3]
-    # Cauchy and Schwarz: of the magnitudes' sums, in any order.
-    norm = float(np.sqrt(np.einsum("ni,ni->i", *[x.reshape(-1, inputs).astype(np.float64)] * 2).max()))
-    other = float(np.sqrt(np.einsum("ni,ni->i", *[dy.reshape(-1, outputs).astype(np.float64)] * 2).max()))
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
-    most = largest(dy)
-    bound = min(largest(x) * pixels, int(norm * other * (1 + 1e-9)) // max(most, 1) + 1)
 
-    def linear(part: np.ndarray, kind: type) -> np.ndarray:
-        return _columns(x, window, kind).T @ part.reshape(-1, outputs).astype(kind)
+    def apply(padded: np.ndarray, part: np.ndarray) -> np.ndarray:
+        total = sum(columns.T @ part[at].reshape(-1, outputs) for at, columns in _columns(padded, window))
+        return np.asarray(total).reshape(-1, inputs, outputs)
 
-    def safe(part: np.ndarray, kind: type) -> np.ndarray:
-        return linear(part, kind).reshape(-1, inputs, outputs)
+    def bound(x: np.ndarray, part: np.ndarray) -> int:
+        # The least of two: as many pixels with the greatest, or Cauchy and Schwarz.
+        return min(largest(x) * largest(part) * pixels, int(_norm(x) * _norm(part) * (1 + 1e-9)) + 1)
 
-    if most * bound < FLOAT64_EXACT:
-        return exactly(safe, dy, bound, most)
-    return exactly(safe, dy, largest(x) * pixels, most)
+    return products(lambda part, kind: _padded(part, window.pads, kind), apply, bound, x, dy)
+
+
+def _norm(x: np.ndarray) -> float:
+    """The greatest of a channel over all pixels."""
+    flat = x.reshape(-1, x.shape[-1]).astype(np.float64, copy=False)
+    return float(np.sqrt(np.einsum("ni,ni->i", flat, flat).max()))
 
 
 def bias_gradient(dy: np.ndarray) -> np.ndarray:
@@ -205,7 +199,7 @@ def update(
     rule: Update,
     master: np.ndarray,
     velocity: np.ndarray,
-    gradient: np.ndarray,
+    gradient: np.ndarray | ExactSum,
     fmt: Format,
     pattern: SparsityPattern,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,11 +210,12 @@ def update(
     terms = [
         _shifted(master.astype(np.int64), *rule.decay),
         _shifted(velocity.astype(np.int64), *rule.momentum),
-        _shifted(gradient, *rule.rate),
+        *_shifted_parts(gradient, *rule.rate),
     ]
-    whole = terms[0][0] + terms[1][0] + terms[2][0]
-    fraction = terms[0][1] + terms[1][1] + terms[2][1]
-    whole = whole + (fraction >> _FRACTION)
+    whole, fraction = terms[0]
+    for more, below in terms[1:]:
+        fraction = (fraction & (1 << _FRACTION) - 1) + below
+        whole = whole + more + (fraction >> _FRACTION)
     rest, half = fraction & (1 << _FRACTION) - 1, 1 << _FRACTION - 1
     v = np.clip(whole + ((rest > half) | ((rest == half) & (whole & 1 == 1))), *_INT32)
     w = np.clip(master.astype(np.int64) - rounded_shift(v, MASTER_EXPONENT - VELOCITY_EXPONENT), *_INT32)
@@ -246,13 +241,21 @@ def rounded_shift(x: np.ndarray, shift: int) -> np.ndarray:
     return np.asarray(whole + ((rest > half) | ((rest == half) & (whole & 1 == 1))))
 
 
+def _shifted_parts(x: np.ndarray | ExactSum, factor: int, shift: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    if not isinstance(x, ExactSum):
+        return [_shifted(x, factor, shift)]
+    if any(shift - up < _LIMB for _, up in x.parts):  # a part alone might saturate
+        return [_shifted(x.integers(), factor, shift)]
+    return [_shifted(part, factor, shift - up) for part, up in x.parts]
+
+
 def _shifted(x: np.ndarray, factor: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """x * factor * 2**-shift as its floor, saturated far beyond int32, and a fraction in units of 2**-61."""
     if shift < 0:
         x, shift = x * (1 << -shift), 0
-    if x.dtype == object and largest(x) >= _INT64_SAFE:
+    if x.dtype == object and largest(x) >= INT64_SAFE:
         product = x * factor
-        whole = np.clip(product >> shift, -_INT64_SAFE // 4, _INT64_SAFE // 4).astype(np.int64)
+        whole = np.clip(product >> shift, -INT64_SAFE // 4, INT64_SAFE // 4).astype(np.int64)
         return whole, (product & (1 << shift) - 1).astype(np.int64) << _FRACTION - shift
     x = x.astype(np.int64)
     high, low = x >> _LIMB, x & (1 << _LIMB) - 1

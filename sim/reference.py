@@ -368,9 +368,9 @@ class _ComputedConv(_Fixed):
         for one, weight in zip(x[:, None], weights, strict=True):  # each sample may have its own
             kept = weight * gradients.selected(weight, op.pattern, 2 if op.transposed else 1)
             if op.transposed:
-                results.append(gradients.backward(one, kept, op.window, op.plane))
+                results.append(gradients.backward(one, kept, op.window, op.plane).integers())
             else:
-                results.append(gradients.forward(one, kept, op.window))
+                results.append(gradients.forward(one, kept, op.window).integers())
         acc = np.concatenate([r if r.dtype == object else r.astype(np.int64) for r in results])
         if op.raw:
             return self.requantizer.with_bias(acc)
@@ -382,7 +382,8 @@ class _WeightGradient(_Fixed):
     def __call__(self, tensors: dict[str, np.ndarray]) -> np.ndarray:
         x, dy = (self.fixed(tensors, t) for t in (self.op.input, self.op.gradient))
         sums = [
-            gradients.weight_gradient(a[None], b[None], self.op.window) for a, b in zip(x, dy, strict=True)
+            gradients.weight_gradient(a[None], b[None], self.op.window).integers()
+            for a, b in zip(x, dy, strict=True)
         ]
         return np.stack([s if s.dtype == object else s.astype(np.int64) for s in sums])
 

@@ -18,7 +18,7 @@ from sateen.formats import Format
 from sateen.formats.sparsity import DENSE
 from sateen.ir.gradients import FACTOR_LIMIT, LEFT, MASTER_EXPONENT, SHIFT_LIMIT, VELOCITY_EXPONENT, Update
 from sateen.sim import gradients
-from sateen.sim.gradients import largest
+from sateen.sim.exact_sums import INT64_SAFE, ExactSum, largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,14 @@ class Values:
 class Gradients:
     """Exact sums over a batch, of weights (taps, I, O) and biases (O,), and the exponents of what they count."""
 
-    weight: np.ndarray
+    sums: ExactSum
     exponent: int
     bias: np.ndarray
     bias_exponent: int
+
+    @property
+    def weight(self) -> np.ndarray:
+        return self.sums.integers()
 
 
 @dataclass(slots=True)
@@ -79,18 +83,16 @@ class Numpy:
             weight = self.weights[layer.name]
             w = weight * gradients.selected(weight, layer.forward_pattern, 1)
             exponent += self._exponent_of_weights(layer)
-            terms: list[Term] = [
-                (gradients.forward(x.data, w, layer.window), exponent),
-                self._bias(layer, exponent),
-            ]
+            sums = gradients.forward(x.data, w, layer.window)
+            if layer.output == self.plan.logits:
+                acc = sums.integers()
+                wide = acc.astype(np.int64) if acc.dtype != object else acc
+                return Values(wide + bias_integers(self.biases[layer.name], exponent), exponent)
+            terms: list[Term] = [(sums, exponent), self._bias(layer, exponent)]
         elif layer.kind == "average":
             terms = [_averaged(_window_sums(x.data, layer), layer, exponent)]
         else:
             terms = [(x.data, exponent)]
-        if layer.output == self.plan.logits:
-            acc, bias = terms[0][0], terms[1][0]
-            wide = acc.astype(np.int64) if acc.dtype != object else acc
-            return Values(wide + bias, exponent)
         if residual is not None:
             terms.append((residual.data, residual.exponent))
         fmt = self.settings.formats[1]
@@ -121,10 +123,10 @@ class Numpy:
         self, layer: Layer, name: str, gradient: Values, x: Values, result: Values, rest: Values | None
     ) -> Values:
         if layer.kind == "max":
-            sums = gradients.pool_gradient(gradient.data, x.data, result.data, layer.window)
+            spread = gradients.pool_gradient(gradient.data, x.data, result.data, layer.window)
             if rest is None and not layer.overlapping:
-                return Values(sums.astype(np.float32), gradient.exponent)  # codes that move
-            terms: list[Term] = [(sums, gradient.exponent)]
+                return Values(spread.astype(np.float32), gradient.exponent)  # codes that move
+            terms: list[Term] = [(spread, gradient.exponent)]
         elif layer.kind == "average":
             terms = [_averaged(_spread(gradient.data, layer), layer, gradient.exponent)]
         else:
@@ -162,7 +164,9 @@ class Numpy:
 
     def _scale(self, name: str, terms: list[Term], fmt: Format, low: float, high: float) -> int:
         if name not in self.scales:
-            total = sum(np.asarray(t, np.float64) * 2.0**e for t, e in terms)
+            total = sum(
+                (t.rounded() if isinstance(t, ExactSum) else t.astype(np.float64)) * 2.0**e for t, e in terms
+            )
             self.scales[name] = fitting(float(np.abs(np.clip(total, low, high)).max()), fmt)
         return self.scales[name]
 
@@ -174,7 +178,10 @@ class Numpy:
         return self.scales[weights_name(layer)] + self.settings.formats[0].lsb_exponent
 
     def _bias(self, layer: Layer, exponent: int) -> Term:
-        return bias_integers(self.biases[layer.name], exponent), exponent
+        bias = self.biases[layer.name]
+        if exponent < MASTER_EXPONENT:
+            return bias, MASTER_EXPONENT
+        return bias_integers(bias, exponent), exponent
 
 
 def gate_ends(layer: Layer, low: int, high: int, fmt: Format) -> tuple[int, int]:
@@ -258,7 +265,7 @@ class Trainer:
             name = weights_name(layer)
             rule = update_rule(s, layer, rate, whole_rate, found.exponent, scales[name])
             master, velocity, new = gradients.update(
-                rule, old.master, old.velocity, found.weight, s.formats[0], layer.forward_pattern
+                rule, old.master, old.velocity, found.sums, s.formats[0], layer.forward_pattern
             )
             bias_rule = update_rule(s, None, rate, whole_rate, found.bias_exponent, 0)
             bias, bias_velocity, _ = gradients.update(
@@ -372,6 +379,7 @@ def averaging(layer: Layer) -> tuple[int, int]:
 
 def _averaged(sums: np.ndarray, layer: Layer, exponent: int) -> Term:
     k, s = averaging(layer)
-    if largest(sums) * k < 1 << 53:
+    bound = largest(sums) * k
+    if bound < 1 << 53:
         return sums * k, exponent - s
-    return sums.astype(np.int64).astype(object) * k, exponent - s
+    return sums.astype(np.int64).astype(np.int64 if bound < INT64_SAFE else object) * k, exponent - s

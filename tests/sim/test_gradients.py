@@ -62,15 +62,15 @@ def test_three_passes_are_sums_over_the_same_products(window, size):
                 dx[n, *at, i] += int(dy[n, *out, o]) * int(w[tap, i, o])
                 dw[tap, i, o] += int(dy[n, *out, o]) * int(x[n, *at, i])
     floats = [a.astype(np.float64) for a in (x, w, dy)]
-    assert (gradients.forward(floats[0], floats[1], window).astype(object) == y).all()
-    assert (gradients.backward(floats[2], floats[1], window, plane).astype(object) == dx).all()
-    assert (gradients.weight_gradient(floats[0], floats[2], window).astype(object) == dw).all()
+    assert (gradients.forward(floats[0], floats[1], window).integers().astype(object) == y).all()
+    assert (gradients.backward(floats[2], floats[1], window, plane).integers().astype(object) == dx).all()
+    assert (gradients.weight_gradient(floats[0], floats[2], window).integers().astype(object) == dw).all()
     assert (gradients.bias_gradient(dy) == dy.sum(axis=(0, 1, 2))).all()
 
 
 def test_sums_that_no_integer_of_64_bits_holds():
     x, w = np.full((1, 1, 1, 8), 2.0**32), np.full((1, 8, 1), 2.0**32)
-    assert gradients.forward(x, w, Window())[0, 0, 0, 0] == 8 << 64
+    assert gradients.forward(x, w, Window()).integers()[0, 0, 0, 0] == 8 << 64
 
 
 @pytest.mark.parametrize("pattern", [SparsityPattern(2, 4), SparsityPattern(2, 8), DENSE], ids=str)
@@ -207,9 +207,9 @@ def test_a_computed_convolution_is_the_function_rounded(transposed):
         w = w * gradients.selected(w, op.pattern, 2 if transposed else 1)
         a = values["a"][n : n + 1]
         sums = (
-            gradients.backward(a, w, op.window, op.plane)
+            gradients.backward(a, w, op.window, op.plane).integers()
             if transposed
-            else gradients.forward(a, w, op.window)
+            else gradients.forward(a, w, op.window).integers()
         )
         assert (y[n] == np.clip(np.rint((sums[0] + op.bias) / 16), -128, 127)).all()
 
@@ -238,7 +238,9 @@ def test_gates_and_weight_gradients_as_ops():
     dp = dz * (x[:, 1::2, ::2] == y)
     assert (found["dz"].view(np.int8) == dz).all()
     assert (found["dp"].view(np.int8) == dp).all()
-    assert (found["dw"].sum(axis=0) == gradients.weight_gradient(x, dp, Window((2, 2), (2, 2)))).all()
+    assert (
+        found["dw"].sum(axis=0) == gradients.weight_gradient(x, dp, Window((2, 2), (2, 2))).integers()
+    ).all()
 
 
 def test_rules_of_gradients():
