@@ -2,14 +2,15 @@
 
     python benchmarks/resource_model.py [--configurations N] [--arrays N] [--machines N] [--workers N] [--anew]
                                         [--scheduler ADDRESS]
-    python benchmarks/resource_model.py --row-units [--workers N]
+    python benchmarks/resource_model.py --recount PART [PART ...] [--workers N]
     python benchmarks/resource_model.py --fit-only
 
 Writes fpga/estimate/resource_data.parquet, fpga/estimate/resource_model.json and docs/results/resource_model.md. Runs
 on this machine, or on a Dask cluster that has the same Yosys. What the file has already is taken from there, if this
 Yosys made it, and syntheses are cached: so a run with more configurations adds to the last one, and an interrupted
-one goes on. After a change of what is counted, --anew counts all again; --row-units counts only the unit for rows,
-which no sampled machine has, and keeps the other rows of the file. Wants the extra `benchmark`.
+one goes on. After a change of what is counted, --anew counts all again; --recount counts components of these names
+("row", "registers"), or "machine", again in the file's configurations, and keeps its other rows. Wants the extra
+`benchmark`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sateen.fpga.estimate.resource_data import (
     WHOLE,
     Row,
     Sample,
+    again,
     arrays,
     configurations,
     decoders,
@@ -117,6 +119,12 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
         "and no machine is in the fit.",
         "An error is |estimate - count| / count.",
     ]
+    if corrected := sum(1 for r in rows if r["part"] == WHOLE and not r["text"]):
+        out += [
+            "",
+            f"{corrected} of the {len(FAMILIES) * len(whole)} counts of machines are older than their registers;",
+            "what the registers by themselves have more or less since then is added to them.",
+        ]
     for family in FAMILIES.values():
         machines = machine_errors(rows, coefficients, family.name)
         out += [
@@ -201,16 +209,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster (default: this machine)")
     parser.add_argument("--anew", action="store_true", help="count again what the file has")
-    parser.add_argument("--row-units", action="store_true", help="counted, beside the data that are there")
+    parser.add_argument(
+        "--recount", nargs="+", choices=(WHOLE, *PARTS), metavar="PART", help="beside the data that are there"
+    )
     parser.add_argument("--fit-only", action="store_true", help="of the data that are there")
     args = parser.parse_args()
     if args.fit_only:
         rows = read(str(DATA))
-    elif args.row_units:
-        rows = [r for r in read(str(DATA)) if r["configuration"] not in ROW_UNITS]
-        for family in FAMILIES.values():
-            rows += measure_parts(row_units(), family, parts=ROW_PARTS, workers=args.workers)
-        write(rows, str(DATA))
+    elif args.recount:
+        write(again(read(str(DATA)), args.recount, args.workers), str(DATA))
         rows = read(str(DATA))
     else:
         from dask.distributed import Client, LocalCluster

@@ -17,7 +17,7 @@ from typing import Any
 
 from sateen.errors import ConfigError
 from sateen.formats import all_formats
-from sateen.fpga.boards.devices import Family
+from sateen.fpga.boards.devices import FAMILIES, Family
 from sateen.fpga.estimate.resource_parts import PARTS, SLACK_FAMILIES, TOP, Part, Slack, rtlil
 from sateen.fpga.flow.batch import synthesize_many
 from sateen.fpga.flow.cost import resources
@@ -293,6 +293,20 @@ def measure_machine(sample: Sample, family: Family, known: Sequence[Row] = ()) -
     row = _row(sample, family, WHOLE, 1, verilog)
     counts = _counts_of(known, family).get((WHOLE, row["text"]))
     return row | (counts or _counts(synthesize(verilog, family).cells, family))
+
+
+def again(rows: Sequence[Row], parts: Sequence[str], workers: int = 2) -> list[Row]:
+    """The rows, with those of the `parts`, or of machines, counted again. Raises BuildError."""
+    found = [r for r in rows if r["part"] not in parts]
+    for name in parts:
+        configs = {r["configuration"]: r["config"] for r in rows if r["part"] == name}
+        samples = [Sample(number, from_json(text)) for number, text in configs.items()]
+        for family in FAMILIES.values():
+            if name == WHOLE:
+                found += [measure_machine(sample, family) for sample in samples]
+            else:
+                found += measure_parts(samples, family, parts=(PARTS[name],), workers=workers)
+    return found
 
 
 def _counts_of(rows: Sequence[Row], family: Family) -> dict[tuple[str, str], Row]:

@@ -41,7 +41,7 @@ from sateen.hw.vector.unit import VectorUnit
 from sateen.hw.vector.update import UpdateUnit
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.instruction_use import instruction_mask
-from sateen.machine.isa import Unit
+from sateen.machine.isa import BUS, Unit
 
 TOP = "component"
 SLACK = 32
@@ -171,10 +171,10 @@ def _element(
     return _Context(inner, {("activations",): activations, ("weights",): weights}, tied)
 
 
-def _registers(config: AcceleratorConfig) -> Registers:
-    """Of a machine that has nothing else of the configuration: CONFIG is a hash of it all."""
-    return Registers(config=_PLAIN.replace(counters=config.counters, memory_bits=config.memory_bits,
-                                           bus_bits=config.bus_bits))  # fmt: skip
+def _registers(config: AcceleratorConfig) -> wiring.Component:
+    """Of a machine that has nothing else of the configuration: CONFIG is a hash of it all. Units on the bus stall."""
+    plain = _PLAIN.replace(counters=config.counters, memory_bits=config.memory_bits, bus_bits=config.bus_bits)
+    return _Context(Registers(config=plain), {("stall",): sum(1 << unit for unit in BUS)})
 
 
 _PLAIN = AcceleratorConfig()

@@ -277,6 +277,36 @@ def test_counters():
     simulate(bench)
 
 
+def test_counters_are_read_while_they_count():
+    """Every unit busy in every cycle: each answer is a number of cycles between the question and the answer."""
+    dut = Registers(config=CONFIG)
+    ran = []
+
+    async def watch(ctx):
+        async for _, _, busy in ctx.tick().sample(dut.busy):
+            ran.append(busy)
+
+    async def bench(ctx):
+        host = Host(ctx, dut, random.Random(0))
+        ctx.set(dut.ready, 1)
+        await host.write(Register.CTRL, 1)
+        ctx.set(dut.executing, 15)
+        ctx.set(dut.busy, 1)
+        for _ in range(3):
+            for register in (Register.CYCLES_LOW, *(COUNTERS["busy", u] for u in Unit)):
+                before = sum(ran)
+                value = await host.value(register)
+                assert before - 1 <= value <= sum(ran)
+                assert await host.value(COUNTERS["idle", Unit.LOAD]) == 0
+            assert await host.value(Register.CYCLES_HIGH) == 0
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.add_testbench(watch, background=True)
+    sim.run()
+
+
 def test_watchdog():
     async def bench(ctx, dut, host):
         for limit in (0, 1, 20):

@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 from axi_memory import READ_CHANNEL, WRITE_CHANNEL, Memory, settle
 
 from sateen.hw.chip.top import Accelerator
+from sateen.hw.control.registers import SLOTS
 from sateen.hw.control.unit import Error
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
@@ -206,6 +207,10 @@ class System:
         await ctx.tick()
         ctx.set(bus.arvalid, 0)
         await ctx.tick()
+        for _ in range(SLOTS):  # of a counter: until its turn comes
+            if ctx.get(bus.rvalid):
+                break
+            await ctx.tick()
         assert ctx.get(bus.rvalid) and not ctx.get(bus.rresp)
         value = ctx.get(bus.rdata)
         await ctx.tick()
