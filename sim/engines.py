@@ -245,7 +245,7 @@ def _run_rtl(
         runs=runs,
         memory=memory,
         trace=trace,
-        progress=lambda done, cycle: report(min(1.0, (done + min(1.0, cycle / expected)) / runs)),
+        progress=lambda done, cycle: report(min(1.0, (done + cycle / expected) / runs)),
     )
     return result_of_runs(
         b, graph, "rtl", batch, found.outputs, found.samples, found.wall_s, found.cycles_per_second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from sateen.files import replacing
 from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register
 from sateen.sim.memory_timing import MemoryTiming
+from sateen.sim.processes import Process, run_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ def simulate(
     trace: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
-    """Runs the accelerator once for each sample, in a process of its own.
+    """Runs the accelerator once for each sample: in as many processes as there are cores, or in one where a seed, an
+    error or a trace goes on from one sample to the next. What earlier samples left in memory must not matter.
 
     Parameters
     ----------
@@ -153,18 +155,20 @@ def simulate(
                 (work / "image").write_bytes(image)
             else:
                 (work / "image").symlink_to(Path(image).absolute())
-            with (work / "inputs").open("wb") as file:
-                for i in range(batch):
-                    for _, data in arrays:
-                        file.write(data[i].tobytes())
+            parts = 1 if seed is not None or trace or read_errors or write_errors else os.cpu_count() or 1
+            spans = np.array_split(np.arange(batch), max(1, min(parts, batch)))
+            for n, span in enumerate(spans):
+                with (work / f"inputs{n}").open("wb") as file:
+                    for i in span:
+                        for _, data in arrays:
+                            file.write(data[i].tobytes())
         except OSError as e:
             raise BuildError(
                 f"temporary folder {work}: {e.strerror}; free some space or set TMPDIR"
             ) from None
         job: list[tuple[str, object]] = [
             ("memory", size), ("base", base), ("program", program), ("watchdog", watchdog),
-            ("latency", memory.latency), ("interval", memory.interval), ("batch", batch),
-            ("image", "image"), ("inputs", "inputs"), ("outputs", "outputs"),
+            ("latency", memory.latency), ("interval", memory.interval), ("image", "image"),
             *(("input", f"{o} {d.shape[1]}") for o, d in arrays),
             *(("output", f"{o} {s}") for o, s in outputs),
             *(("read_error", o) for o in read_errors),
@@ -181,65 +185,28 @@ def simulate(
             job.append(("trace", f"trace/{waves.name}"))
         if progress is not None:
             job.append(("progress", PROGRESS_CYCLES))
-        (work / "job").write_text("".join(f"{k} {v}\n" for k, v in job), encoding="ascii")
-        report = json.loads(_run(executable, work, progress))
-        found = _regions(work / "outputs", batch, [s for _, s in outputs])
+        processes = []
+        for n, span in enumerate(spans):
+            own = [("batch", len(span)), ("inputs", f"inputs{n}"), ("outputs", f"outputs{n}")]
+            text = "".join(f"{k} {v}\n" for k, v in (*job, *own))
+            (work / f"job{n}").write_text(text, encoding="ascii")
+            processes.append(Process(executable, work, n, int(span[0]) if len(span) else 0))
+        reports = [json.loads(text) for text in run_processes(processes, progress)]
+        sizes = [size for _, size in outputs]
+        parts_found = [_regions(work / f"outputs{n}", len(s), sizes) for n, s in enumerate(spans)]
+        found = tuple(np.concatenate(p) for p in zip(*parts_found, strict=True))
         if waves is not None and not _is_whole(waves):
             raise BuildError(
                 f"trace {trace}: was not written to its end; free some space or choose another file"
             )
-    samples = tuple(Counters.from_report(s) for s in report["samples"])
-    return Simulation(found, samples, report["simulated_cycles"], report["wall_s"])
+    samples = tuple(Counters.from_report(s) for r in reports for s in r["samples"])
+    cycles, wall = sum(r["simulated_cycles"] for r in reports), max(r["wall_s"] for r in reports)
+    return Simulation(found, samples, cycles, wall)
 
 
 PROGRESS_CYCLES = 200_000
 FST_HEADER, FST_GEOMETRY = 0, 3
 """Types of blocks: the first, and one of those that are written at the end."""
-
-
-def _run(executable: Path, work: Path, progress: Callable[[int, int], None] | None) -> str:
-    """Standard output of the simulator, which runs the job in the folder `work`."""
-    errors: list[str] = []
-    report = work / "report"
-    try:
-        with (
-            report.open("wb") as out,
-            subprocess.Popen(
-                [str(Path(executable).absolute()), "job"],
-                cwd=work,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-            ) as process,
-        ):
-            assert process.stderr is not None
-            try:
-                for line in process.stderr:
-                    word, *rest = line.split()[:3] or [""]
-                    if word == "progress" and progress is not None:
-                        progress(int(rest[0]), int(rest[1]))
-                    else:
-                        errors.append(line.strip())
-            except BaseException:
-                process.kill()
-                raise
-    except OSError as e:
-        raise BuildError(
-            f"RTL simulator {executable}: cannot be run ({e.strerror}); delete it to rebuild it, or set SATEEN_CACHE "
-            "to a folder where programs may run"
-        ) from None
-    if process.returncode < 0:
-        raise BuildError(
-            f"RTL simulator {executable}: ended by signal {-process.returncode}; free some memory, or delete it to "
-            "rebuild it"
-        )
-    if process.returncode:
-        reason = errors[-1] if errors else f"exit code {process.returncode}"
-        raise BuildError(f"RTL simulation failed: {reason}")
-    return report.read_text(encoding="utf-8")
 
 
 def _is_whole(trace: Path) -> bool:

@@ -122,6 +122,21 @@ def test_limit_of_the_host(executable):
         run(executable, samples(), max_cycles=50)
 
 
+def test_samples_side_by_side(executable, monkeypatch):
+    """Each core has its part; progress counts the samples of all."""
+    x, seen = samples(7), []
+    for cores in (1, 3):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        result = run(executable, x, progress=lambda done, _: seen.append(done))
+        assert np.array_equal(result.outputs[0], x) and len(result.samples) == 7
+        assert len({c.cycles for c in result.samples}) == 1 and max(seen) == 7
+        seen.clear()
+    with pytest.raises(BuildError, match="sample 0 did not end"):
+        run(executable, x, max_cycles=50)
+    with pytest.raises(RuntimeError, match="stop"):
+        run(executable, x, progress=lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+
+
 def test_image_from_a_file(executable, tmp_path):
     path = tmp_path / "a folder" / "image.bin"
     path.parent.mkdir()
