@@ -25,6 +25,7 @@ from sateen.compiler.quantize.given import weight_format
 from sateen.compiler.quantize.given_weights import room_for_biases
 from sateen.compiler.quantize.network import accumulator_bits
 from sateen.compiler.schedule.backend import Program, generate, specialise, without_indices
+from sateen.compiler.schedule.place import words_on_chip
 from sateen.compiler.schedule.summary import schedule
 from sateen.compiler.warn import collected
 from sateen.errors import ConfigError, DataError, ModelError
@@ -434,6 +435,7 @@ def _manifest(
             "outputs": [asdict(r) for r in program.outputs],
         },
         "spilled": program.placement.spilled,
+        "on_chip": words_on_chip(program.graph, program.placement, program.config),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from sateen.errors import ConfigError
@@ -53,11 +54,23 @@ def estimate_on_board(
     if build is not None:
         manifest = build.manifest
         offset = manifest["memory"]["program_offset"]
-        cycles = predict(build.read("program.bin"), offset, config, ON_CHIP).cycles
+        cycles = _cycles(build.read("program.bin"), offset, config)
         result["cycles"] = cycles
         if result["fits"]:
             result["frames_per_second"] = round(1e6 * clock * manifest["batch"] / cycles, 1)
     return result
+
+
+@lru_cache(maxsize=4)
+def _cycles(program: bytes, offset: int, config: AcceleratorConfig) -> int:
+    """In the memory of a chip, of whatever board."""
+    return predict(program, offset, config, ON_CHIP).cycles
+
+
+def on_every_board(config: AcceleratorConfig, build: BuildFiles) -> list[dict[str, Any]]:
+    """`estimate_on_board` for each, in order of their LUTs."""
+    rows = [estimate_on_board(config, name, build) for name in BOARDS]
+    return sorted(rows, key=lambda row: int(row["available"]["lut"]))
 
 
 def _memory(build: BuildFiles) -> int:

@@ -42,7 +42,7 @@ class RunResult:
     `outputs` are float32 arrays by name, batch first. `cycles`, `macs` (multiplications that the network needs, zeros
     left out by sparsity not counted), `dense_macs` and `moved_bytes` (between memory and machine, by kind, and their
     "total") are for the whole batch, `cycles_per_inference` for a sample, `counters` for the last run, which is one
-    unless the build takes several samples a run.
+    unless the build takes several samples a run; engine "model" predicts "cycles", "busy", "wait" and "idle".
 
     Examples
     --------
@@ -174,9 +174,10 @@ def run_build(
     batch = _batch(inputs)
     if engine == "model":
         started = time.perf_counter()
-        cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory).cycles
-        runs = -(-batch // b.batch)
-        return result_of(b, engine, None, batch, cycles * runs, time.perf_counter() - started)
+        timeline = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory)
+        cycles, wall = timeline.cycles * -(-batch // b.batch), time.perf_counter() - started
+        counters = {"cycles": timeline.cycles, **timeline.counters()}
+        return result_of(b, engine, None, batch, cycles, wall, counters)
     if engine == "program":
         started = time.perf_counter()
         regions = b.image.interpret(
@@ -234,9 +235,10 @@ def _run_rtl(
     verilog: str | None,
     report: Callable[[float], None],
 ) -> RunResult:
-    from sateen.sim import verilator
+    from sateen.sim import verilator, waveform
 
     executable = verilator.build(verilog or b.read("accelerator.v").decode(), trace=trace is not None)
+    events = None if trace is None else waveform.events(b, memory)
     expected, runs = max(1, b.manifest["cycles"]), -(-batch // b.batch)
     found = b.image.simulate(
         executable,
@@ -245,8 +247,11 @@ def _run_rtl(
         runs=runs,
         memory=memory,
         trace=trace,
+        events=events,
         progress=lambda done, cycle: report(min(1.0, (done + cycle / expected) / runs)),
     )
+    if trace is not None:
+        waveform.write_views(trace)
     return result_of_runs(
         b, graph, "rtl", batch, found.outputs, found.samples, found.wall_s, found.cycles_per_second
     )

@@ -15,6 +15,7 @@
 //     cycles N                     give up on a sample after so many cycles
 //     read_error OFFSET, write_error OFFSET    beats that answer SLVERR
 //     trace PATH                   FST, where built for it
+//     events PATH                  what the machine executes, to be shown in the trace: program_trace.h
 //     progress N                   a line "progress SAMPLE CYCLES" on stderr every N cycles
 //
 // Exit codes: 0 all samples ran (also where the accelerator reports an error), 1 the job, 2 a protocol violation,
@@ -36,7 +37,7 @@
 #include "registers.h"
 #include "verilated.h"
 #if VM_TRACE
-#include "verilated_fst_c.h"
+#include "program_trace.h"
 #endif
 
 namespace {
@@ -61,7 +62,7 @@ struct Job {
     uint64_t memory = 0, base = 0, program = 0, watchdog = 0, latency = 16, interval = 1, batch = 1;
     uint64_t cycles = UINT64_MAX, seed = 0, progress = 0;
     bool random = false;
-    std::string image, inputs, outputs, trace;
+    std::string image, inputs, outputs, trace, events;
     std::vector<Region> input, output;
     std::vector<uint64_t> read_errors, write_errors;
 
@@ -91,6 +92,7 @@ struct Job {
             else if (key == "inputs") inputs = value;
             else if (key == "outputs") outputs = value;
             else if (key == "trace") trace = value;
+            else if (key == "events") events = value;
             else if (key == "input") input.push_back({number, std::strtoull(rest, nullptr, 10)});
             else if (key == "output") output.push_back({number, std::strtoull(rest, nullptr, 10)});
             else if (key == "read_error") read_errors.push_back(number);
@@ -262,6 +264,10 @@ class Bench {
             context_->traceEverOn(true);
             trace_.reset(new VerilatedFstC);
             top_->trace(trace_.get(), 99);
+            if (!job.events.empty()) {
+                if (!program_.read(job.events.c_str())) fail(1, "events %s: cannot be read", job.events.c_str());
+                program_.declare(*trace_);
+            }
             trace_->open(job.trace.c_str());
             if (!trace_->isOpen()) fail(1, "trace %s: cannot be written", job.trace.c_str());
         }
@@ -320,6 +326,9 @@ class Bench {
 
     void run(uint64_t sample) {
         const uint64_t start = t_;
+#if VM_TRACE
+        program_.begin();
+#endif
         uint64_t next_progress = job_.progress ? start + job_.progress : UINT64_MAX;
         const uint64_t end = job_.cycles > UINT64_MAX - start ? UINT64_MAX : start + job_.cycles;
         while (!top_->__SYM__interrupt) {  // Verilator takes "interrupt" for a word of C++
@@ -338,7 +347,10 @@ class Bench {
         top_->clk = 0;
         top_->eval();
 #if VM_TRACE
-        if (trace_) trace_->dump(2 * t_);
+        if (trace_) {
+            program_.at(t_, top_->m_axi_arvalid && top_->m_axi_arready);
+            trace_->dump(2 * t_);
+        }
 #endif
         memory_.observe(t_);
     }
@@ -361,6 +373,7 @@ class Bench {
     std::unique_ptr<VerilatedContext> context_;
     std::unique_ptr<Vtop> top_;
 #if VM_TRACE
+    ProgramTrace program_;
     std::unique_ptr<VerilatedFstC> trace_;
 #endif
     Memory memory_;

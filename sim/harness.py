@@ -95,6 +95,7 @@ def simulate(
     read_errors: Sequence[int] = (),
     write_errors: Sequence[int] = (),
     trace: Path | None = None,
+    events: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
     """Runs the accelerator once for each sample: in as many processes as there are cores, or in one where a seed, an
@@ -127,6 +128,8 @@ def simulate(
     read_errors, write_errors : offsets of beats that answer with an error
     trace : Path, optional
         Where to write an FST.
+    events : str, optional
+        Of `sateen.sim.waveform.events`: what the machine executes, to be shown in the trace.
     progress : callable, optional
         Called with (samples done, cycles of the sample under way), now and then.
 
@@ -183,6 +186,9 @@ def simulate(
             waves = stack.enter_context(replacing(trace, "trace"))
             (work / "trace").symlink_to(waves.parent.absolute())  # where the tracer has its other files, too
             job.append(("trace", f"trace/{waves.name}"))
+            if events is not None:
+                (work / "events").write_text(events, encoding="utf-8")
+                job.append(("events", "events"))
         if progress is not None:
             job.append(("progress", PROGRESS_CYCLES))
         processes = []

@@ -62,9 +62,18 @@ class Timeline:
     cycles: int = 0
     events: list[Event] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)  # one for each event, then END's
+    boot: tuple[int, int] = (0, -1)
+    """First and last cycle of the fetch of the first chunk, which no instruction asks for: the load unit is busy."""
 
-    def busy(self, unit: Unit) -> int:
-        return sum(e.done - e.start for e in self.events if e.instruction.unit == unit)
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What BUSY, WAIT and IDLE show after the run, by unit, as docs/isa.md defines them."""
+        busy, wait = ({u.label: 0 for u in Unit} for _ in range(2))
+        busy[Unit.LOAD.label] = self.boot[1] - self.boot[0] + 1
+        for e in self.events:
+            busy[e.instruction.unit.label] += e.done - e.start + 1
+            wait[e.instruction.unit.label] += e.start - e.ready
+        idle = {name: max(0, self.cycles - n - wait[name]) for name, n in busy.items()}
+        return {"busy": busy, "wait": wait, "idle": idle}
 
     def moved(self, layers: int) -> list[int]:
         """Cycles by which each layer moves the end, of events whose instructions know theirs."""
@@ -94,6 +103,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
     tokens: dict[tuple[Unit, Unit], deque[int]] = {(a, b): deque() for a in Unit for b in Unit}
 
     boot = load_timing(BOOT, program_offset, CHUNK, Target.INSTRUCTION, config, memory)
+    timeline.boot = BOOT, boot.done
     arrivals, fetch = list(boot.arrivals), -1
     unit_free[Unit.LOAD] = boot.done + 1
     handed = 0  # the cycle in which the last beat was handed over

@@ -83,7 +83,10 @@ def build(verilog: str, *, trace: bool = False, cache: Path | None = None, harne
     """
     root, version = installed()
     compiler, make = _tool("g++", "CXX"), _tool("make", "MAKE")
-    sources = {p.name: p.read_bytes() for p in (harness, HARNESS.with_name("fst_compression.h"))}
+    headers = [
+        HARNESS.with_name(name) for name in ("fst_compression.h", *(["program_trace.h"] if trace else []))
+    ]
+    sources = {p.name: p.read_bytes() for p in (harness, *headers)}
     sources["registers.h"] = register_header().encode()
     flags = [*VERILATOR_FLAGS, *(["--trace-fst"] if trace else [])]
     tools = (

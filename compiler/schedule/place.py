@@ -59,6 +59,18 @@ def planes_of(op: Op | None, config: AcceleratorConfig) -> int:
     return 1
 
 
+def words_on_chip(
+    graph: SampledGraph, placement: Placement, config: AcceleratorConfig
+) -> dict[str, tuple[int, int]]:
+    """Of each tensor in the activation buffer, its first word and how many it has."""
+    makers = {op.output: op for op in graph.ops}
+    return {
+        t: (word, tensor_words(graph, t, config, planes_of(makers.get(t), config)))
+        for t, word in placement.on_chip.items()
+        if t in graph.tensors
+    }
+
+
 def place(
     graph: SampledGraph, config: AcceleratorConfig, together: Sequence[tuple[int, int]] = ()
 ) -> Placement:

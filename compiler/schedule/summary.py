@@ -13,7 +13,7 @@ from sateen.compiler.schedule.lower import LOWERING
 from sateen.compiler.schedule.traffic import FIRST_FETCH_BYTES, WRITTEN, added, moved, stored, weight_counts
 from sateen.formats.sparsity import DENSE
 from sateen.ir.quantized import QuantizedGraph
-from sateen.machine.isa import LAYOUTS, UNITS, Unit
+from sateen.machine.isa import LAYOUTS, UNITS, Opcode, Unit
 from sateen.sim.critical_path import PROGRAM, Span, critical_path
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.model import Event, Timeline
@@ -21,7 +21,12 @@ from sateen.sim.model import Event, Timeline
 ABOUT = {
     "cycles": "by which the layer moves the end of the program",
     "start, end": "cycles from the start of the run",
-    ", ".join(f"{u}_cycles" for u in UNITS): "in which an engine executes the layer's instructions",
+    ", ".join(
+        f"{u}_cycles" for u in UNITS
+    ): "in which an engine executes the layer's instructions; in the totals "
+    "those of fetching the program, the first time included, as the counter BUSY has them",
+    "stalls": "by engine what its counters BUSY, WAIT and IDLE show after the run (docs/isa.md)",
+    "timeline": "every instruction; of layer -1 are the fetches of the program, the first asked for by no instruction",
     "limits": "the cycles by what the end of the program waits for in them: an engine, or the fetching and handing "
     "over of instructions (program)",
     "limited_by": "the largest of limits",
@@ -87,6 +92,7 @@ def schedule(
         }
     for figures in (*layers, totals):
         del figures["stored"]
+    counted = timeline.counters()
     return {
         "about": ABOUT,
         "cycles": timeline.cycles,
@@ -97,17 +103,20 @@ def schedule(
         "layers": layers,
         "totals": totals,
         "timeline": [
-            {
-                "engine": e.instruction.unit.label,
-                "opcode": e.instruction.opcode.name,
-                "layer": e.instruction.layer,
-                "start": e.start,
-                "done": e.done,
-            }
-            for e in timeline.events
+            _event(Unit.LOAD, Opcode.LOAD, -1, *timeline.boot),
+            *(
+                _event(e.instruction.unit, e.instruction.opcode, e.instruction.layer, e.start, e.done)
+                for e in timeline.events
+            ),
         ],
-        "stalls": {unit.label: _stalls(timeline.events, unit, timeline.cycles) for unit in Unit},
+        "stalls": {
+            unit.label: {name: by_unit[unit.label] for name, by_unit in counted.items()} for unit in Unit
+        },
     }
+
+
+def _event(unit: Unit, opcode: Opcode, layer: int, start: int, done: int) -> dict[str, Any]:
+    return {"engine": unit.label, "opcode": opcode.name, "layer": layer, "start": start, "done": done}
 
 
 def _figures(
@@ -132,6 +141,7 @@ def _figures(
     fetched = total["bytes"] | {"instructions": total["bytes"]["instructions"] + FIRST_FETCH_BYTES}
     total["bytes"] = fetched | {"total": fetched["total"] + FIRST_FETCH_BYTES}
     total["bytes_loaded"] += FIRST_FETCH_BYTES
+    total[f"{Unit.LOAD.label}_cycles"] = timeline.counters()["busy"][Unit.LOAD.label]
     assert sum(layer["cycles"] for layer in layers) == timeline.cycles or not layers
     return layers, total
 
@@ -173,6 +183,8 @@ def _description(program: Program, index: int) -> dict[str, Any]:
         "name": op.name,
         "kind": type(op).__name__,
         "sources": list(op.source),
+        "inputs": list(op.inputs),
+        "output": op.output,
         "input_shape": list(tensors[(*op.inputs, op.output)[0]].shape),
         "output_shape": list(tensors[op.output].shape),
         "weight_format": next((c.format.name for c in op.constants), None),
@@ -203,11 +215,3 @@ def _weights(counts: dict[str, int], figures: dict[str, Any], dense: dict[str, A
             "compression": whole / (values + index) if values + index else None,
         }
     return found
-
-
-def _stalls(events: list[Event], unit: Unit, cycles: int) -> dict[str, int]:
-    """As the counters of the accelerator define them, but for STALL, which only a run measures."""
-    mine = [e for e in events if e.instruction.unit == unit]
-    busy = sum(e.done - e.start + 1 for e in mine)
-    wait = sum(e.start - e.ready for e in mine)
-    return {"busy": busy, "wait": wait, "idle": max(0, cycles - busy - wait)}

@@ -14,10 +14,14 @@ from sateen.files import check_writable, write_file
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.clock_model import estimate_clock
 from sateen.fpga.estimate.energy import energy
+from sateen.fpga.estimate.resource_model import estimate as resources
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import UNITS
+from sateen.on_board import on_every_board
+from sateen.reporting import memory_map, network, roofline
 from sateen.reporting.charts import Slot, columns, histogram
 from sateen.reporting.labels import accuracy, difference
+from sateen.reporting.narrow import labelled
 from sateen.reporting.sweeps import read_sweep
 from sateen.reporting.timeline import draw
 from sateen.sim.engines import Build
@@ -62,7 +66,7 @@ def write_report(build: Path, output: Path | None = None, sweep: Path | None = N
         bitstreams(b),
         accuracy(b),
         _seconds(build),
-        _estimated(schedule, b.manifest),
+        _estimated(schedule, b.manifest) | {"boards": on_every_board(b.config, b)},
         formats,
         b.errors,
     )
@@ -102,11 +106,12 @@ def render(
     )
     layers = [{**layer, "short": _short(layer["name"])} for layer in schedule["layers"]]
     cycles, both = schedule["cycles"], schedule["indexed"] and schedule["totals"]["dense"] is not None
-    return template.render(
+    config = manifest["config"]
+    page = template.render(
         manifest=manifest,
         batch=manifest.get("batch", 1),
         title=Path(str(manifest.get("model") or manifest.get("name") or "build")).stem,
-        config=manifest["config"],
+        config=config,
         seconds=seconds,
         schedule=schedule,
         layers=layers,
@@ -129,7 +134,16 @@ def render(
         families=list(FAMILIES.values()),
         family_titles={name: f.title for name, f in FAMILIES.items()},
         dense_machine=manifest.get("dense_machine"),
+        roofline=roofline.draw(
+            {**schedule, "layers": layers}, config["bus_bits"] / 8 / max(1, schedule["interval"])
+        ),
+        graph=network.draw(layers),
+        graph_rows=network.rows_of(layers),
+        longest=max((layer["cycles"] for layer in layers), default=0),
+        on_chip=memory_map.draw(manifest, layers, config["act_banks"], config["act_bank_depth"]),
+        memory=memory_map.parts(manifest),
     )
+    return labelled(page)
 
 
 def _errors(found: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +163,9 @@ def _errors(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _estimated(schedule: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """The clock on ECP5, and the energy of a sample if the schedule says what that takes."""
+    """Resources, the clock on ECP5, and the energy of a sample if the schedule says what that takes."""
     totals, config = schedule["totals"], AcceleratorConfig.from_dict(manifest["config"])
-    found = {"clock": estimate_clock(config)}
+    found = {"clock": estimate_clock(config), "resources": resources(config)}
     if {"macs", "matrix_cycles", "bytes"} <= totals.keys():
         found["energy"] = energy(totals, config, manifest.get("batch", 1))
     return found

@@ -329,7 +329,7 @@ def test_what_was_measured_of_a_bitstream(sateen, build, data, tmp_path):
     assert api._baud(Build(folder)) == 57_600
 
     record.write_text(json.dumps(BITSTREAM | {"build": "of another network"}))
-    assert sateen("report", folder, "-o", page)[0] == 0 and "up5k" not in page.read_text()
+    assert sateen("report", folder, "-o", page)[0] == 0 and "nextpnr 2" not in page.read_text()
     record.write_text("{")
     code, _, err = sateen("report", folder, "-o", page)
     assert code == 2 and "icebreaker.json: cannot be read" in err and "run sateen bitstream again" in err

@@ -86,6 +86,21 @@ def test_figures_add_up():
             assert {"totals", "layers", "about"} <= set(s) and s["about"] is ABOUT
 
 
+def test_the_first_fetch_is_counted_once_everywhere():
+    """No instruction asks for it: it is in the timeline, in the load unit's cycles, and in the bytes."""
+    for graph, program in programs():
+        for memory in MEMORIES:
+            s = schedule(program, memory, graph, without_indices(graph, program))
+            first = s["timeline"][0]
+            assert (first["engine"], first["layer"], first["start"]) == ("load", -1, 1)
+            assert len(s["timeline"]) == 1 + sum(i.opcode != Opcode.END for i in program.instructions)
+            for unit, counted in s["stalls"].items():
+                mine = [e for e in s["timeline"] if e["engine"] == unit]
+                assert counted["busy"] == sum(e["done"] - e["start"] + 1 for e in mine)
+                assert counted["busy"] == s["totals"][f"{unit}_cycles"]
+                assert sum(counted.values()) == s["cycles"]
+
+
 def test_bytes_are_those_of_the_program():
     for graph, program in programs():
         s = schedule(program, MEMORIES[1], graph, without_indices(graph, program))

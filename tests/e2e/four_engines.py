@@ -60,4 +60,7 @@ def check(
             assert value.tobytes() == found[engine].outputs[key].tobytes(), f"{engine} differs on {key}"
     if rtl:
         assert found["model"].cycles == found["rtl"].cycles
+        if config.counters:
+            predicted = found["model"].counters
+            assert predicted == {name: found["rtl"].counters[name] for name in predicted}
     return found

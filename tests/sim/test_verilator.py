@@ -178,7 +178,8 @@ def test_trace(verilog, executable, tmp_path, monkeypatch):
     if os.path.exists("/dev/full"):
         with pytest.raises(DataError, match=r"/dev/full: cannot be written \(No space left"):
             run(traced, samples(1), trace=Path("/dev/full"))
-    result = run(traced, samples(1), trace=path)
+    program = "first 3\nunit load\nopcode LOAD\nlayer a_layer\nevent 0 1 9 1 1\nspan 0 1\n"
+    result = run(traced, samples(1), trace=path, events=program)
     assert result.samples == run(executable, samples(1)).samples
     # Block 0 is the header, 329 bytes long; then come values, geometry and hierarchy to the end of the file.
     assert path.is_symlink()
@@ -195,7 +196,9 @@ def test_trace(verilog, executable, tmp_path, monkeypatch):
     assert position == len(data)
     assert 0 in kinds and 3 in kinds and len(kinds) >= 4
     # The hierarchy is compressed; only literals and matches, so the decoder is short.
-    assert b"m_axi_awaddr" in hierarchy(data)
+    names = hierarchy(data)
+    assert b"m_axi_awaddr" in names and b"load_opcode" in names and b"opcode 2 - LOAD " in names
+    assert b"layer 2 - a_layer " in names
 
 
 def hierarchy(data: bytes) -> bytes:
