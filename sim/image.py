@@ -81,6 +81,7 @@ class Image:
         runs: int = 1,
         memory: MemoryTiming = NOMINAL,
         trace: Path | None = None,
+        events: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Simulation:
         """Runs of what `verilator.build` made of the machine's Verilog."""
@@ -94,6 +95,7 @@ class Image:
             memory_bytes=self.size,
             program=self.program_offset,
             trace=trace,
+            events=events,
             progress=progress,
         )
 

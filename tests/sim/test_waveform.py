@@ -28,7 +28,9 @@ def build(tmp_path_factory):
 def test_every_instruction_is_there_once(build, memory):
     lines = [line.split(" ") for line in waveform.events(build, memory).splitlines()]
     timeline = predict(build.read("program.bin"), build.memory["program_offset"], build.config, memory)
-    of = {key: [rest for k, *rest in lines if k == key] for key in ("unit", "opcode", "layer", "event", "span")}
+    of = {
+        key: [rest for k, *rest in lines if k == key] for key in ("unit", "opcode", "layer", "event", "span")
+    }
     assert [name for (name,) in of["unit"]] == list(UNITS)
     events = np.array(of["event"], int)
     assert len(events) == len(timeline.events) + 1
