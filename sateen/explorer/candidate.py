@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ class Candidate:
     layers: tuple[tuple[str, str], ...] = ()
     memory: MemoryTiming = NOMINAL
 
-    @property
+    @cached_property
     def network(self) -> tuple[str, ...]:
         """All that the network in codes depends on; machines that share it are mapped from one."""
         layers = json.dumps(self.layers) if self.layers else ""
         config = self.config
         return config.weight_format, config.activation_format, self.recipe, self.sparsity, layers
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for the same choice."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ Machines that share a network in codes share all of that: it is kept in memory a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -30,7 +31,7 @@ from sateen.explorer.target import Target
 from sateen.files import load_entry, store_entry
 from sateen.formats import parse_sparsity
 from sateen.fpga.estimate.energy import energy
-from sateen.ir.graph import Graph
+from sateen.ir.graph import Conv, Graph
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.machine.config import AcceleratorConfig
 from sateen.mapped import MappedNetwork
@@ -72,8 +73,8 @@ class Outcome:
     Attributes
     ----------
     state : str
-        "measured"; "limit": it misses one, known before all was measured; "dominated" likewise; "impossible": the
-        model does not fit the machine, or its formats.
+        "measured"; "screened": as far as it costs little; "limit": it misses one, known before all was measured;
+        "dominated" likewise; "impossible": the model does not fit the machine, or its formats.
     """
 
     state: str
@@ -127,6 +128,21 @@ class Evaluator:
         except (ConfigError, ModelError) as e:
             return done("impossible", str(e))
         return done("measured", self._missed(metrics))
+
+    def screen(self, candidate: Candidate) -> Outcome:
+        """What is known of a candidate without quantizing with care or running it."""
+        began = time.perf_counter()
+        metrics: dict[str, Any] = {}
+        state, reason = "screened", ""
+        try:
+            metrics = self.task.target.estimate(candidate.config, 0)
+            if not (reason := self._missed(metrics)):
+                metrics = self._cheap(candidate, self._sketch(candidate))
+                reason = self._missed(metrics)
+            state = "limit" if reason else state
+        except (ConfigError, ModelError) as e:
+            state, reason = "impossible", str(e)
+        return Outcome(state, metrics, reason, round(time.perf_counter() - began, 4))
 
     def cycles(self, candidate: Candidate) -> int:
         """Exact, of a sketch."""
@@ -247,9 +263,14 @@ class Evaluator:
             if samples is None:
                 store_entry(entry, _to_bytes(made))
         kept[key] = made
-        while len(kept) > KEPT_IN_MEMORY:
+        while len(kept) > (KEPT_IN_MEMORY if samples is None else self._kept_sketches):
             kept.popitem(last=False)
         return made
+
+    @functools.cached_property
+    def _kept_sketches(self) -> int:
+        weights = sum(n.weight.size for n in self.task.graph.nodes if isinstance(n, Conv))
+        return max(KEPT_IN_MEMORY, min(64, (1 << 28) // max(1, weights)))
 
     # -- accuracy ---------------------------------------------------------------------------------------------
 
@@ -338,10 +359,11 @@ def score(found: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) ->
 
 
 def checked_measure(
-    evaluator: Evaluator, candidate: Candidate, front: Sequence[tuple[float, ...]]
+    evaluator: Evaluator, candidate: Candidate, front: Sequence[tuple[float, ...]] | None
 ) -> Outcome:
-    """`Evaluator.measure`; an error of the candidate's own is its outcome, and no end of the study."""
+    """`Evaluator.measure`, or `screen` without a front; an error of the candidate's own is its outcome, and no end of
+    the study."""
     try:
-        return evaluator.measure(candidate, front)
+        return evaluator.screen(candidate) if front is None else evaluator.measure(candidate, front)
     except SateenError as e:
         return Outcome("impossible", {}, str(e))

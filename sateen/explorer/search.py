@@ -1,8 +1,8 @@
 """The search: which candidate is measured next, until time, trials or points run out.
 
-It begins with the presets and a coarse grid. Then Optuna's sampler and moves of one step from members of the front
-take turns: the sampler finds regions, the steps walk along the front. Every trial is in Optuna's storage as soon as it
-is done, so that a study that was interrupted goes on where it was.
+It begins with a coarse grid of formats. Then machines are screened, steps from the front that is expected and random
+ones, and the most promising is measured (`screen`). Samplers of Optuna are the alternatives. Every trial is in Optuna's
+storage as soon as it is done, so that a study that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Outcome, Task
 from sateen.explorer.goals import METRICS
 from sateen.explorer.libraries import library, quiet_optuna
+from sateen.explorer.screen import Waiting
 from sateen.explorer.space import Space, starts
 from sateen.explorer.study import JOURNAL, Study, Trial, load_about
 from sateen.explorer.workers import Pool, pool
@@ -31,9 +32,14 @@ NAME = "sateen"
 WRITE_S = 30.0
 """Seconds between writings of the table of results."""
 SAME_POINTS = 4
-"""Known candidates that the sampler may name in a row before one is drawn at random."""
-STEPS = 0.6
-"""Share of the candidates of "auto" that are steps from the front."""
+"""Known candidates that the sampler, or steps, may name in a row before one is drawn at random."""
+SCREENED_FIRST, SCREENED_EACH = 128, 16
+"""Candidates of "auto" that are screened before one is chosen from them, and for each that is measured, at most:
+screening takes no longer than measuring."""
+STEPS = 0.75
+"""Share of these that are steps from the front that is expected."""
+SMALL = 1 << 14
+"""Points of a space that is gone through in a random order, none twice."""
 DRAWS = 2000
 """Random points before all are held to be known."""
 WORST = {True: 0.0, False: 1e12}
@@ -67,6 +73,10 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
+Running = dict[int, tuple[Any, dict[str, int], Candidate]]
+"""By number: Optuna's trial, None for what is only screened, the point, and the candidate."""
+
+
 class Search:
     """The trials of a study, in Optuna's storage and as `Trial`s.
 
@@ -82,6 +92,13 @@ class Search:
         self._known: dict[str, Outcome] = {}
         self._hopeless: dict[tuple[str, ...], Outcome] = {}
         """Networks in codes that miss a limit on any machine."""
+        self._waiting = Waiting(study.goals)
+        self._proposed: set[str] = set()
+        """Keys of what was screened or is being screened."""
+        self._screening_s = 0.0
+        self._points = self._drawn()
+        self._first: list[dict[str, int]] = []
+        """What is screened before others."""
         self._axes = {
             name: self._optuna.distributions.IntDistribution(0, len(values) - 1)
             for name, values in space.axes.items()
@@ -104,15 +121,15 @@ class Search:
         if self.options.sampler == "exhaustive":
             due = self.space.points()
         else:
-            due = iter([*self._left_over, *starts(self.space, base)])
-        running: dict[int, tuple[Any, dict[str, int], Candidate]] = {}
+            due = iter([*self._left_over, *self._begin_with(starts(self.space, base))])
+        running: Running = {}
         exhausted = False
         try:
             with pool(task, self.options.workers, self.options.scheduler) as workers:
                 while True:
                     spent = time.monotonic() - began
                     over = self.options.seconds is not None and spent >= self.options.seconds
-                    while not (over or exhausted or self._enough(len(running))):
+                    while not (over or exhausted or self._enough(running)):
                         if len(running) >= workers.slots + (workers.slots > 1):
                             break
                         exhausted = not self._start(due, running, workers)
@@ -120,6 +137,11 @@ class Search:
                         break
                     number, outcome = workers.next()
                     trial, point, candidate = running.pop(number)
+                    if trial is None:
+                        self._screening_s += outcome.seconds
+                        if outcome.state == "screened":
+                            self._waiting.add(point, candidate, outcome.metrics)
+                        continue
                     self._finish(trial, point, candidate, outcome)
                     progress(self.said(), self._fraction(spent))
                     if time.monotonic() - written > WRITE_S:
@@ -127,6 +149,11 @@ class Search:
                         written = time.monotonic()
         finally:
             self.study.write_results()
+
+    @property
+    def screened(self) -> int:
+        """Candidates that were screened."""
+        return len(self._proposed)
 
     def importances(self) -> dict[str, dict[str, float]]:
         """See `importances`."""
@@ -149,12 +176,17 @@ class Search:
 
     # -- one trial --------------------------------------------------------------------------------------------
 
-    def _start(
-        self,
-        due: Iterator[dict[str, int]],
-        running: dict[int, tuple[Any, dict[str, int], Candidate]],
-        workers: Pool,
-    ) -> bool:
+    def _begin_with(self, points: list[dict[str, int]]) -> list[dict[str, int]]:
+        """Of these points those to measure: "auto" measures a network in codes once, and screens its other machines."""
+        if self.options.sampler != "auto":
+            return points
+        networks: dict[tuple[str, ...], dict[str, int]] = {}
+        for point in points:
+            if networks.setdefault(self.space.candidate(point).network, point) is not point:
+                self._first.append(point)
+        return list(networks.values())
+
+    def _start(self, due: Iterator[dict[str, int]], running: Running, workers: Pool) -> bool:
         """Begin one candidate that is not known; False where there is none left."""
         in_flight = {candidate.key for _, _, candidate in running.values()}
         for tries in range(DRAWS):
@@ -163,8 +195,10 @@ class Search:
                 return False
             if point is None and tries >= SAME_POINTS:
                 point = self.space.point(self._rng.randrange(self.space.size))
-            elif point is None and self.options.sampler == "auto" and self._rng.random() < STEPS:
-                point = self._step()
+            elif point is None and self.options.sampler == "auto":
+                if self._screen(running, workers):
+                    return True
+                point = self._chosen(running)
             if point is not None:
                 candidate = self.space.candidate(point)
                 if self._outcome(candidate) is not None or candidate.key in in_flight:
@@ -184,6 +218,47 @@ class Search:
             return True
         return False
 
+    def _screen(self, running: Running, workers: Pool) -> bool:
+        """Begin to screen a candidate; False where enough were, or all are."""
+        begun = len(self.study.trials) + sum(trial is not None for trial, _, _ in running.values())
+        if len(self._proposed) >= SCREENED_FIRST + SCREENED_EACH * begun:
+            return False
+        if self._screening_s > sum(t.seconds for t in self.study.trials):
+            return False
+        for tries in range(DRAWS):
+            if self._first:
+                point: dict[str, int] | None = self._first.pop(0)
+            elif tries < SAME_POINTS and self._rng.random() < STEPS:
+                point = self._step()
+            else:
+                point = next(self._points, None)
+            if point is None:
+                return False
+            candidate = self.space.candidate(point)
+            if candidate.key in self._proposed or self._outcome(candidate) is not None:
+                continue
+            self._proposed.add(candidate.key)
+            number = -len(self._proposed)
+            running[number] = None, point, candidate
+            workers.submit(number, candidate, None)
+            return True
+        return False
+
+    def _chosen(self, running: Running) -> dict[str, int] | None:
+        """The most promising of what was screened, if there is one."""
+        busy = {candidate.network for trial, _, candidate in running.values() if trial is not None}
+        best = self._waiting.best([t.metrics for t in self.study.front()], busy)
+        return None if best is None else dict(best.point)
+
+    def _drawn(self) -> Iterator[dict[str, int]]:
+        """Points at random."""
+        size = self.space.size
+        if size <= SMALL:
+            yield from map(self.space.point, self._rng.sample(range(size), size))
+            return
+        while True:
+            yield self.space.point(self._rng.randrange(size))
+
     def _outcome(self, candidate: Candidate) -> Outcome | None:
         """What is known of it; for a search in full, of itself alone."""
         known = self._known.get(candidate.key)
@@ -197,13 +272,14 @@ class Search:
         dear = {n: v for n, v in scores.items() if n in METRICS and METRICS[n].dear}
         if outcome.reason and not self.study.goals.kept(dear):
             self._hopeless[candidate.network] = outcome
+        self._waiting.learn(candidate, outcome.metrics)
 
     def _step(self) -> dict[str, int] | None:
-        """A point beside one of the front: one or two axes, a step or to any other value."""
-        members = self.study.front()
-        if not members:
-            return None
-        point = dict(self._rng.choice(members).point)
+        """A point beside one that is expected on the front: one or two axes, a step or to any other value."""
+        points = self._waiting.promising(self.study.front())
+        if not points:
+            return next(self._points, None)
+        point = dict(self._rng.choice(points))
         axes = [name for name, values in self.space.axes.items() if len(values) > 1]
         for name in self._rng.sample(axes, min(len(axes), self._rng.choice((1, 1, 2)))):
             most = len(self.space.axes[name]) - 1
@@ -247,8 +323,9 @@ class Search:
         told = [WORST[more] if v is None else float(v) for v, more in zip(values, goals.senses, strict=True)]
         self._trials.tell(trial, told)
 
-    def _enough(self, running: int) -> bool:
-        return self.options.trials is not None and len(self.study.trials) + running >= self.options.trials
+    def _enough(self, running: Running) -> bool:
+        measured = sum(trial is not None for trial, _, _ in running.values())
+        return self.options.trials is not None and len(self.study.trials) + measured >= self.options.trials
 
     def _fraction(self, spent: float) -> float:
         parts = [spent / self.options.seconds] if self.options.seconds else []

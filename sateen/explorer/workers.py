@@ -25,7 +25,8 @@ class Pool(Protocol):
     slots: int
     """Candidates that are measured at once."""
 
-    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains]) -> None: ...
+    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains] | None) -> None:
+        """Measure a candidate, or screen it where there is no front to compare with."""
 
     def next(self) -> tuple[int, Outcome]:
         """The number of one that is done, and its outcome; waits for it."""
@@ -38,9 +39,9 @@ class Here:
 
     def __init__(self, task: Task) -> None:
         self._evaluator = Evaluator(task)
-        self._due: list[tuple[int, Candidate, Sequence[Gains]]] = []
+        self._due: list[tuple[int, Candidate, Sequence[Gains] | None]] = []
 
-    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains]) -> None:
+    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains] | None) -> None:
         self._due.append((number, candidate, front))
 
     def next(self) -> tuple[int, Outcome]:
@@ -58,8 +59,9 @@ class Cluster:
         self._done = library("distributed").as_completed()
         self._numbers: dict[str, int] = {}
 
-    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains]) -> None:
-        future = self._client.submit(_measure, self._task, candidate, tuple(front), pure=False, retries=TRIES)
+    def submit(self, number: int, candidate: Candidate, front: Sequence[Gains] | None) -> None:
+        known = None if front is None else tuple(front)
+        future = self._client.submit(_measure, self._task, candidate, known, pure=False, retries=TRIES)
         self._numbers[future.key] = number
         self._done.add(future)
 
@@ -76,7 +78,7 @@ _EVALUATORS: dict[str, Evaluator] = {}
 """Of a worker's process, by the task's identity."""
 
 
-def _measure(task: Task, candidate: Candidate, front: Sequence[Gains]) -> Outcome:
+def _measure(task: Task, candidate: Candidate, front: Sequence[Gains] | None) -> Outcome:
     if task.identity not in _EVALUATORS:
         _EVALUATORS[task.identity] = Evaluator(task)
     return checked_measure(_EVALUATORS[task.identity], candidate, front)
