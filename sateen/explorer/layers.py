@@ -4,8 +4,9 @@ Each layer is pruned to each pattern once, by itself. A map of patterns is then 
 the divergence of the network's prediction on calibration samples, its cost the exact cycles of its program.
 
 `evolve` is an evolutionary search: Ref: Sieberling et al., "EvoPress", arXiv 2410.14649, algorithm 1: offspring switch
-levels of two layers, and the fewer are left the more samples tell them apart. `by_sensitivity` takes the patterns that
-add up to the least divergence of single layers: what a Hessian's trace estimates (HAWQ-V2, arXiv 1911.03852), measured.
+levels of two layers, and the fewer are left the more samples tell them apart. `guided` takes the patterns that add up
+to the least loss of single layers: their divergences, measured (`measured_losses`), or estimated from the trace of each
+layer's Hessian (`trace_losses`), Ref: Dong et al., "HAWQ-V2", arXiv 1911.03852.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ OFFSPRING = 12
 SURVIVORS = 3
 FEW = 16
 """Samples that offspring are compared on first."""
+PROBES = 8
+"""Random directions in which a layer's Hessian is looked at."""
+STEP = 0.05
+"""By which weights are moved for that, of their mean magnitude."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +72,11 @@ class Levels:
 
     def divergence(self, chosen: Map, count: int | None = None) -> float:
         """Mean Kullback-Leibler divergence, in nats, of the prediction on the first `count` samples."""
+        return self.divergence_of(self.network(chosen), count)
+
+    def divergence_of(self, graph: Graph, count: int | None = None) -> float:
+        """The same of a network with other weights."""
         few = {k: a[:count] for k, a in self.samples.items()}
-        graph = self.network(chosen)
         return divergence(self.target[:count], first_output(float_outputs(graph, run_float(graph, few))))
 
 
@@ -149,23 +157,58 @@ def _switched(made: Levels, parent: Map, rng: random.Random) -> Map:
     return tuple(child)
 
 
-def by_sensitivity(made: Levels, cycles: Callable[[Map], int], budget: int) -> Map:
-    """From all dense, the step of one layer to a sparser pattern that costs the least divergence for each cycle saved,
-    divergences of single layers added, until the budget is kept. Raises ConfigError where it cannot be."""
+Losses = Mapping[tuple[str, str], float]
+"""Of a layer with a pattern, all others dense."""
+
+
+def measured_losses(made: Levels) -> Losses:
+    """The divergence of each, in nats."""
     dense = (DENSE.name,) * len(made.names)
-    alone: dict[tuple[int, str], float] = {(i, DENSE.name): 0.0 for i in range(len(dense))}
-    for i in range(len(dense)):
+    return {
+        (name, pattern): made.divergence((*dense[:i], pattern, *dense[i + 1 :]))
+        for i, name in enumerate(made.names)
+        for pattern in made.patterns[1:]
+    }
+
+
+def trace_losses(made: Levels, probes: int = PROBES, seed: int = 0) -> Losses:
+    """Half the mean of the diagonal of the layer's Hessian, times the squared change of its weights.
+
+    The Hessian is that of the divergence from the dense network's prediction, which with its gradient is 0 there. So
+    Hutchinson's v'Hv of a random v of signs is twice the divergence at weights moved by `STEP` v, over `STEP` squared.
+    """
+    rng = np.random.default_rng(seed)
+    whole = {n.name: n for n in made.graph.nodes if isinstance(n, Conv)}
+    losses: dict[tuple[str, str], float] = {}
+    for name in made.names:
+        node = whole[name]
+        step = STEP * float(np.abs(node.weight).mean())
+        curved = []
+        for _ in range(probes):
+            moved = node.weight + step * rng.choice((-1.0, 1.0), node.weight.shape)
+            there = replace(node, weight=moved.astype(node.weight.dtype))
+            nodes = tuple(there if n.name == name else n for n in made.graph.nodes)
+            curved.append(2 * made.divergence_of(replace(made.graph, nodes=nodes)) / step**2)
         for pattern in made.patterns[1:]:
-            alone[i, pattern] = made.divergence((*dense[:i], pattern, *dense[i + 1 :]))
-    chosen, now = dense, cycles(dense)
+            change = ((made.layers[name, pattern].weight - node.weight) ** 2).sum()
+            losses[name, pattern] = float(0.5 * np.mean(curved) / node.weight.size * change)
+    return losses
+
+
+def guided(made: Levels, losses: Losses, cycles: Callable[[Map], int], budget: int) -> Map:
+    """From all dense, the step of one layer to a sparser pattern that loses the least for each cycle saved, losses of
+    single layers added, until the budget is kept. Raises ConfigError where it cannot be."""
+    alone = {(name, DENSE.name): 0.0 for name in made.names} | dict(losses)
+    chosen: Map = (DENSE.name,) * len(made.names)
+    now = cycles(chosen)
     while now > budget:
         steps = []
-        for i, pattern in enumerate(chosen):
+        for i, (name, pattern) in enumerate(zip(made.names, chosen, strict=True)):
             for sparser in made.patterns[made.patterns.index(pattern) + 1 :]:
                 after = (*chosen[:i], sparser, *chosen[i + 1 :])
                 saved = now - cycles(after)
                 if saved > 0:
-                    steps.append(((alone[i, sparser] - alone[i, pattern]) / saved, after))
+                    steps.append(((alone[name, sparser] - alone[name, pattern]) / saved, after))
         if not steps:
             raise ConfigError(
                 f"no map of these patterns takes as few as {budget} cycles; the sparsest takes {now}"

@@ -10,7 +10,7 @@ from sateen.compiler.prune.one_shot import ends_of
 from sateen.errors import ConfigError, SateenError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Evaluator, Task
-from sateen.explorer.layers import Map, evolve, levels
+from sateen.explorer.layers import Levels, Map, evolve, guided, levels, measured_losses, trace_losses
 from sateen.explorer.search import Search
 from sateen.formats.sparsity import DENSE, PATTERNS
 from sateen.machine.array import indices_for_patterns
@@ -21,8 +21,34 @@ SAMPLES = 64
 GENERATIONS = 10
 
 
-def refine(search: Search, task: Task, count: int, progress: Callable[[str, float], None]) -> int:
-    """Measure a pattern for each layer for the first `count` sparse members; how many were. Raises ConfigError."""
+Cycles = Callable[[Map], int]
+
+
+def _evolved(made: Levels, start: Map, cycles: Cycles, budget: int, seed: int) -> Map:
+    return evolve(made, start, cycles, budget, generations=GENERATIONS, seed=seed)
+
+
+def _by_measured(made: Levels, start: Map, cycles: Cycles, budget: int, seed: int) -> Map:
+    return guided(made, measured_losses(made), cycles, budget)
+
+
+def _by_trace(made: Levels, start: Map, cycles: Cycles, budget: int, seed: int) -> Map:
+    return guided(made, trace_losses(made, seed=seed), cycles, budget)
+
+
+METHODS = {"evolve": _evolved, "sensitivity": _by_measured, "trace": _by_trace}
+"""By the names of `--per-layer-by`."""
+
+
+def refine(
+    search: Search, task: Task, count: int, progress: Callable[[str, float], None], method: str = "evolve"
+) -> int:
+    """Measure a pattern for each layer for the first `count` sparse members; how many were. Raises ConfigError.
+
+    `method` is one of `METHODS`: what looks for the patterns.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"per_layer_by = '{method}'; it must be one of {', '.join(METHODS)}")
     if task.calibration is None:
         raise ConfigError("a pattern for each layer needs calibration samples; give --calibration X.npz")
     evaluator = Evaluator(task)
@@ -43,7 +69,7 @@ def refine(search: Search, task: Task, count: int, progress: Callable[[str, floa
         start = tuple(DENSE.name if name in ends else candidate.sparsity for name in made.names)
         try:
             budget = max(int(member.metrics["cycles"]), cycles(start))
-            best = evolve(made, start, cycles, budget, generations=GENERATIONS, seed=search.options.seed)
+            best = METHODS[method](made, start, cycles, budget, search.options.seed)
             search.add(member.point, mixed(best), evaluator.measure(mixed(best)))
         except SateenError as e:
             progress(f"patterns of layers: trial {member.number} stays as it is: {e}", done / len(members))

@@ -1,5 +1,6 @@
 """Patterns layer by layer: what is put together is what pruning gives, and a search keeps its budget."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import sateen
 from sateen.errors import ConfigError
-from sateen.explorer.layers import by_sensitivity, divergence, evolve, levels
+from sateen.explorer.layers import divergence, evolve, guided, levels, measured_losses, trace_losses
 from sateen.formats import parse_sparsity
 from sateen.ir.graph import Conv
 
@@ -59,15 +60,31 @@ def test_a_search_keeps_the_budget_and_is_no_worse_than_its_start(made):
     start = ("2:4",) * 4
     budget = cost(start)
     evolved = evolve(made, start, cost, budget, generations=4, seed=1)
-    guided = by_sensitivity(made, cost, budget)
-    assert cost(evolved) <= budget and cost(guided) <= budget
+    chosen = guided(made, measured_losses(made), cost, budget)
+    assert cost(evolved) <= budget and cost(chosen) <= budget
     assert made.divergence(evolved) <= made.divergence(start)
     assert evolve(made, start, cost, budget, generations=4, seed=1) == evolved
 
 
+def test_the_trace_of_the_hessian_estimates_what_a_small_change_loses(made):
+    """Of weights that move little, in random directions; what pruning does is further away, and is ranked."""
+    rng, node = np.random.default_rng(3), next(n for n in made.graph.nodes if n.name == made.names[1])
+    noise = 0.02 * np.abs(node.weight).mean() * rng.standard_normal(node.weight.shape)
+    moved = replace(node, weight=(node.weight + noise).astype(np.float32))
+    near = replace(made, layers=made.layers | {(node.name, "2:4"): moved})
+    there = replace(made.graph, nodes=tuple(moved if n.name == node.name else n for n in made.graph.nodes))
+    expected = trace_losses(near, probes=16)[node.name, "2:4"]
+    assert expected == pytest.approx(near.divergence_of(there), rel=0.5)
+    losses, measured = trace_losses(made), measured_losses(made)
+    for name in made.names:
+        assert 0 < losses[name, "2:4"] < losses[name, "1:4"]
+    worst = max(made.names, key=lambda name: measured[name, "1:4"])
+    assert losses[worst, "1:4"] >= np.median([losses[name, "1:4"] for name in made.names])
+
+
 def test_a_budget_that_nothing_keeps(made):
     with pytest.raises(ConfigError, match="no map of these patterns takes as few as 10 cycles"):
-        by_sensitivity(made, cost, 10)
+        guided(made, measured_losses(made), cost, 10)
     with pytest.raises(ConfigError, match="more than the budget of 10"):
         evolve(made, ("2:4",) * 4, cost, 10)
 
