@@ -105,3 +105,29 @@ CAPACITIES: dict[tuple[str, str], Capacity] = {
 def capacity_of(board: Board) -> Capacity:
     """Of the board's part."""
     return CAPACITIES[board.part.architecture, board.part.device]
+
+
+PLACED: dict[str, dict[str, dict[str, float]]] = {
+    "ecp5": {
+        "lut": {"TRELLIS_COMB": 1},
+        "ff": {"TRELLIS_FF": 1},
+        "dsp": {"MULT18X18D": 1},
+        "bram": {"DP16KD": 1},
+    },
+    "ice40": {"lut": {"ICESTORM_LC": 1}, "dsp": {"ICESTORM_DSP": 1}, "bram": {"ICESTORM_RAM": 1}},
+    "gowin": {
+        "lut": {"LUT4": 1, "ALU": 1, "RAM16SDP4": 4},
+        "ff": {"DFF": 1},
+        "dsp": {"MULT9X9": 0.5, "MULT18X18": 1},
+        "bram": {"BSRAM": 1},
+    },
+}
+"""What a primitive of nextpnr's table takes, in the words of the estimates; an iCE40's cell has LUT and flip-flop."""
+
+
+def placed_counts(used: Mapping[str, int], architecture: str) -> dict[str, float]:
+    """Resources of a placed chip."""
+    return {
+        name: sum(units * used.get(cell, 0) for cell, units in table.items())
+        for name, table in PLACED[architecture].items()
+    }

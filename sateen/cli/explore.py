@@ -18,6 +18,7 @@ from sateen.explorer.search import read_study
 from sateen.explorer.study import is_study
 
 SHOWN = ("fps", "cycles", "clock", "lut", "ff", "dsp", "bram")
+COUNTED = ("lut", "ff", "dsp", "bram", "clock")
 DIGITS = {
     "accuracy": "{:.2f}",
     "agreement": "{:.2f}",
@@ -48,6 +49,8 @@ def explore(args: argparse.Namespace) -> int:
             clock=args.clock,
             sampler=args.sampler,
             per_layer=args.per_layer,
+            per_layer_by=args.per_layer_by,
+            synthesize=args.synthesize,
             sparsity_method=args.sparsity_method,
             seed=args.seed,
             workers=args.workers,
@@ -82,9 +85,11 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
     dear = [name for name in METRICS if METRICS[name].dear and name in members[0]]
     columns = list(dict.fromkeys([*found["objectives"], *SHOWN, *dear]))
     columns = [name for name in columns if name in members[0]]
+    counts = [n for n in COUNTED if any(n in (m["counted"] or ()) for m in members)]
     table = Table(
         "",
         *columns,
+        *(f"{name}, counted" for name in counts),
         "weights",
         "activations",
         "sparsity",
@@ -92,12 +97,14 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         "group",
         title=_title(found),
     )
-    for column in table.columns[: len(columns) + 1]:
+    for column in table.columns[: len(columns) + len(counts) + 1]:
         column.justify = "right"
     for m in members:
         config = m["configuration"]
         shape = f"{config['rows']} × {config['cols']} × {config['lanes']}"
         cells = [_number(name, m[name]) for name in columns]
+        made = m["counted"] or {}
+        cells += [_number(name, made[name]) if name in made else "" for name in counts]
         texts = [
             m["weights"],
             m["activations"],
@@ -107,6 +114,9 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         ]
         table.add_row(str(m["index"]) + ("*" if m["outside"] else ""), *cells, *map(escape, texts))
     emit_table(table)
+    for m in members:
+        if reason := (m["counted"] or {}).get("reason"):
+            emit(f"member {m['index']} was not counted: {escape(reason)}")
     if any(m["outside"] for m in members):
         emit(
             "* outside of what the estimates were fitted to, so that their error may be larger; --json says in what"

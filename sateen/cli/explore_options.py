@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 SAMPLERS = ("auto", "tpe", "nsga2", "random", "exhaustive")
+PER_LAYER_BY = ("evolve", "sensitivity", "trace")
 METHODS = ("sparsegpt", "wanda", "magnitude")
 
 
@@ -43,7 +44,10 @@ def add_explore(p: argparse.ArgumentParser) -> None:
     p.add_argument("--trials", type=int, metavar="N", help="candidates of the study in all")
     p.add_argument("--clock", type=float, metavar="MHZ", help="of every machine (default: estimated)")
     p.add_argument(
-        "--sampler", choices=SAMPLERS, default="auto", help="default auto: TPE and steps along the front"
+        "--sampler",
+        choices=SAMPLERS,
+        default="auto",
+        help="default auto: screens many machines for each that it measures",
     )
     p.add_argument(
         "--sparsity-method",
@@ -54,6 +58,14 @@ def add_explore(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--per-layer", type=int, default=0, metavar="N",
         help="then give the first N members with N:M weights a pattern for each layer, at the same cycles",
+    )  # fmt: skip
+    p.add_argument(
+        "--per-layer-by", choices=PER_LAYER_BY, default="evolve",
+        help="what looks for them: predictions (the default), or losses of single layers, measured or from the Hessian",
+    )  # fmt: skip
+    p.add_argument(
+        "--synthesize", type=int, default=0, metavar="N",
+        help="then build and synthesize the first N members, on a board place them: counts beside the estimates",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of random choices (default 0)")
     p.add_argument(

@@ -11,6 +11,7 @@ import numpy as np
 
 from sateen import api
 from sateen.errors import ConfigError
+from sateen.explorer.counts import count_members, counted
 from sateen.explorer.page import write_page
 from sateen.explorer.run import explore as run_search
 from sateen.explorer.search import Options, parse_budget, read_study
@@ -37,6 +38,8 @@ def explore(
     clock: float | None = None,
     sampler: str = "auto",
     per_layer: int = 0,
+    per_layer_by: str = "evolve",
+    synthesize: int = 0,
     sparsity_method: str = "sparsegpt",
     seed: int = 0,
     workers: int = 1,
@@ -61,6 +64,9 @@ def explore(
     clock : MHz of every machine, where it is not to be estimated
     sampler : "auto", "tpe", "nsga2", "random" or "exhaustive"
     per_layer : members of the front with N:M weights that are given a pattern for each layer, at the same cycles
+    per_layer_by : what looks for them: "evolve" by predictions, "sensitivity" by the divergence that each layer alone
+        causes, "trace" by that estimated from its Hessian
+    synthesize : members of the front that are built and synthesized, on a board placed, for counts beside estimates
     sparsity_method : how weights are pruned: "sparsegpt", "wanda", "magnitude"
     seed : what random choices begin with
     workers, scheduler : processes of this computer; the address of a Dask cluster, in their place
@@ -71,8 +77,9 @@ def explore(
     Returns
     -------
     dict
-        "front", a list of members, the best in the first objective first: metrics, "configuration", "toml" and
-        "command"; "trials" by what became of them; "importances" of the axes; "results", the table of all candidates.
+        "front", a list of members, the best in the first objective first: metrics, "configuration", "toml",
+        "command" and "counted", what synthesis counted of it, or None; "trials" by what became of them; "importances"
+        of the axes; "results", the table of all candidates.
 
     Raises
     ------
@@ -94,8 +101,12 @@ def explore(
     found, search, _ = run_search(
         model, Path(study), calibration=calibration, data=data, labels=labels, device=device, objectives=objectives,
         limits=limits, space=space, clock=clock, method=sparsity_method, shapes=shapes, options=options,
-        progress=progress or (lambda stage, fraction: None), per_layer=per_layer,
+        progress=progress or (lambda stage, fraction: None), per_layer=per_layer, per_layer_by=per_layer_by,
     )  # fmt: skip
+    if synthesize:
+        samples = calibration if found.about["calibration"] is None else None
+        report = progress or (lambda stage, fraction: None)
+        count_members(found, synthesize, lambda i, build: pick(study, i, build, calibration=samples), report)
     return summary(found, search.importances())
 
 
@@ -104,6 +115,8 @@ def summary(study: Study, importances: dict[str, dict[str, float]]) -> dict[str,
     members = study.members()
     if not members:
         raise study.none_meets()
+    for member, trial in zip(members, study.front(), strict=True):
+        member["counted"] = counted(study.folder, trial.candidate)
     about = study.about
     return {
         "study": str(study.folder),

@@ -31,6 +31,7 @@ SHOWN = (
     "drop",
     "sqnr",
 )
+COUNTED = ("lut", "ff", "dsp", "bram", "clock")
 CHOSEN = ("weight_format", "activation_format", "rows", "cols", "lanes", "group")
 HEIGHT = 420
 
@@ -54,18 +55,25 @@ def write_page(study: Study, members: Sequence[Mapping[str, Any]], importances: 
         for i, figure in enumerate(figures)
     ]
     columns = [name for name in SHOWN if members and members[0].get(name) is not None]
+    counts = [name for name in COUNTED if any(name in (m["counted"] or ()) for m in members)]
     rows = [
         {
             "index": m["index"],
-            "cells": [_text(m[name]) for name in columns],
+            "cells": [
+                *(_text(m[name]) for name in columns),
+                *(_text(m["counted"][name]) if name in (m["counted"] or ()) else "" for name in counts),
+            ],
             "choice": [m["weights"], m["activations"], m["recipe"], _sparsity(m), _shape(m["configuration"])],
             "toml": Path(m["toml"]).read_text(encoding="utf-8"),
             "command": m["command"],
             "outside": "; ".join(m["outside"]),
+            "reason": (m["counted"] or {}).get("reason", ""),
         }
         for m in members
     ]
     titles = [(name, METRICS[name].unit, METRICS[name].source) for name in columns]
+    made = "placed" if study.about["board"] else "synthesized"
+    titles += [(f"{name}, {made}", METRICS[name].unit, "measured") for name in counts]
     about = study.about
     environment = Environment(loader=PackageLoader("sateen.explorer", "."), autoescape=True)
     text = environment.get_template("study.html.j2").render(

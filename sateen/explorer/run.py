@@ -56,6 +56,7 @@ def explore(
     options: Options,
     progress: Progress,
     per_layer: int = 0,
+    per_layer_by: str = "evolve",
 ) -> tuple[Study, Search, Task]:
     """Search, or go on; what is found. Raises SateenError."""
     progress("import", 0.0)
@@ -92,7 +93,7 @@ def explore(
     search = Search(study, chosen, options)
     search.run(task, progress)
     if per_layer:
-        refine(search, task, per_layer, progress)
+        refine(search, task, per_layer, progress, per_layer_by)
     return study, search, task
 
 

@@ -2,7 +2,9 @@
 
 import html
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 import sateen
-from sateen.errors import ConfigError, DataError
+from sateen.errors import BuildError, ConfigError, DataError
 from sateen.explorer import search, workers
 from sateen.explorer.evaluate import Evaluator, score
 from sateen.explorer.search import parse_budget, read_study
@@ -118,7 +120,7 @@ def test_what_misses_a_limit_cheaply_is_not_quantized(given, tmp_path, monkeypat
 
 def test_samplers_find_the_front_of_a_small_space(explored, given, tmp_path):
     _, whole = explored
-    for sampler in ("tpe", "nsga2", "random"):
+    for sampler in ("auto", "tpe", "nsga2", "random"):
         options = {"sampler": sampler, "limits": {"drop": 1.0}, "objectives": "fps,lut,accuracy"}
         found = sateen.explore(MODEL, tmp_path / sampler, **given, **options, trials=8)
         key = [(m["fps"], m["lut"], m["accuracy"]) for m in whole["front"]]
@@ -232,3 +234,53 @@ def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"needs optuna .* pip install 'sateen\[explore\]'"):
         search.quiet_optuna()
+
+
+def test_a_worker_that_is_killed_costs_its_candidate_nothing_but_time(given, tmp_path):
+    """On a cluster that runs already, a process that is busy is killed: every candidate is measured once."""
+    distributed = pytest.importorskip("distributed")
+    killed = []
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        def kill(stage, fraction):
+            if killed or not fraction:
+                return
+            pids = client.run(os.getpid)
+            busy = [pids[worker] for worker, tasks in client.processing().items() if tasks and worker in pids]
+            if busy:
+                os.kill(busy[0], signal.SIGKILL)
+                killed.extend(busy[:1])
+
+        found = sateen.explore(
+            MODEL, tmp_path / "study", **given, trials=6, scheduler=cluster.scheduler_address, progress=kill
+        )  # fmt: skip
+    assert killed and found["trials"] == 6 == found["states"]["measured"]
+    keys = [t.candidate.key for t in read_study(tmp_path / "study")[0].trials]
+    assert len(set(keys)) == 6
+
+
+def test_counts_stand_beside_estimates(given, tmp_path, monkeypatch):
+    """What synthesis finds has columns of its own; why it found nothing is said, and neither is asked for again."""
+    total, calls = {"lut": 4321, "ff": 1234, "dsp": 5, "bram": 6.5, "carry": 7}, []
+
+    def cost(build, device):
+        calls.append(json.loads((build / "manifest.json").read_text())["cycles"])
+        if len(calls) == 2:
+            raise BuildError("yosys broke")
+        return {"devices": {device: {"total": total, "tool": "yosys 1"}}}
+
+    monkeypatch.setattr(sateen.api, "cost", cost)
+    options = given | {"trials": 8, "sampler": "exhaustive", "synthesize": 2}
+    found = sateen.explore(MODEL, tmp_path / "study", **options)
+    first, second, *others = found["front"]
+    assert calls == [first["cycles"], second["cycles"]]
+    assert first["counted"] == {"lut": 4321, "ff": 1234, "dsp": 5, "bram": 6.5, "tool": "yosys 1"}
+    assert first["lut"] != 4321 and second["counted"] == {"reason": "yosys broke"}
+    assert all(m["counted"] is None for m in others)
+    page = Path(found["page"]).read_text()
+    assert "lut, synthesized" in page and "4,321" in page and "Not counted: yosys broke" in page
+    sateen.explore(MODEL, tmp_path / "study", **options)
+    assert len(calls) == 2
