@@ -59,6 +59,8 @@ class Study:
     folder: Path
     about: dict[str, Any]
     trials: list[Trial] = field(default_factory=list)
+    _front: tuple[int, list[Trial]] = field(default=(0, []), repr=False, compare=False)
+    """Of so many trials."""
 
     @property
     def goals(self) -> Goals:
@@ -68,8 +70,11 @@ class Study:
 
     def front(self) -> list[Trial]:
         """Members of the Pareto front, by the objectives in their order, the best first."""
-        measured = [t for t in self.trials if t.state == "measured"]
-        return [measured[i] for i in front(self.goals, [t.metrics for t in measured])]
+        if self._front[0] != len(self.trials):
+            measured = [t for t in self.trials if t.state == "measured"]
+            chosen = [measured[i] for i in front(self.goals, [t.metrics for t in measured])]
+            self._front = len(self.trials), chosen
+        return list(self._front[1])
 
     def nearest(self) -> Trial | None:
         """What misses the limits by the least."""
