@@ -14,9 +14,19 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 240, 56, 28, 12
 _STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+svg{max-width:100%;height:auto}.wide{overflow-x:auto}h1,td:first-child{overflow-wrap:anywhere}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}svg text{font-size:12px;fill:#555}.loss{stroke:#b4552d}
-.accuracy{stroke:#2d6cb4}.test{stroke:#3a8a4d}.curve{fill:none;stroke-width:2}.grid{stroke:#e4e4e4}"""
+td:first-child,th:first-child{text-align:left;min-width:8rem}svg text{font-size:12px;fill:#555}.loss{stroke:#b4552d}
+.accuracy{stroke:#2d6cb4}.test{stroke:#3a8a4d}.curve{fill:none;stroke-width:2}.grid{stroke:#e4e4e4}
+.bar{display:flex;height:.8rem;min-width:12rem}.bar i{height:100%}i.key{display:inline-block;width:.8rem;height:.8rem;
+margin:0 .3rem 0 .6rem;vertical-align:-.1rem}.ff{background:#2d6cb4}.bp{background:#b4552d}.wu{background:#3a8a4d}
+.update{background:#8c8c8c}
+@media(max-width:30rem){td,th{padding:.2rem .4rem}body{margin:1rem auto}svg text{font-size:22px}}"""
+_PASSES = {
+    "ff": ("FF", "forward (FF)"), "bp": ("BP", "gradients of activations (BP)"),
+    "wu": ("WU", "gradients of weights (WU)"), "update": ("update", "update"),
+}  # fmt: skip
+"""Heads of columns, and what they are."""
 
 
 def write_page(
@@ -40,30 +50,46 @@ def write_page(
     )
     head = "<tr><th>layer</th><th></th><th>taps × inputs × outputs</th><th>multiplications a sample</th>"
     head += "<th>forward</th><th>backward</th></tr>"
-    counted = ""
-    if cycles is not None:
-        kinds = ("ff", "bp", "wu", "update")
-        named = dict.fromkeys(name for kind in kinds for name in cycles["layers"][kind])
-        counts = [(name, [cycles["layers"][kind].get(name, 0) for kind in kinds]) for name in named]
-        counts.append(("all", [cycles[kind] for kind in kinds]))
-        lines = "".join(
-            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{n:,}</td>' for n in row)}</tr>"
-            for name, row in counts
-        )
-        head_of = "".join(f"<th>{kind}</th>" for kind in kinds)
-        counted = f"<h2>Cycles of a step</h2><p>Of {settings.batch} samples, by the exact model; each op a program.</p>"
-        counted += f"<table><tr><th>layer</th>{head_of}</tr>{lines}</table>"
     sections = [
         f"<h1>Training of {escape(plan.graph.name or 'the network')}</h1>",
         *(f"<h2>{escape(title)}</h2>{_curve(rows, key)}" for key, title in curves),
-        f"<h2>Layers</h2><table>{head}{layers}</table>",
-        counted,
+        *([] if cycles is None else [_cycles(cycles, settings.batch)]),
+        f'<h2>Layers</h2><div class="wide"><table>{head}{layers}</table></div>',
         f"<h2>Settings</h2><table>{told}</table>",
     ]
     text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Training</title><style>{_STYLE}</style>"
     )
     write_file(path, text + "\n".join(sections) + "</html>\n", "report")
+
+
+def _cycles(cycles: dict[str, Any], batch: int) -> str:
+    """A row for each layer, its passes apart, and as a bar."""
+    named = dict.fromkeys(name for kind in _PASSES for name in cycles["layers"][kind])
+    counts = [(name, [cycles["layers"][kind].get(name, 0) for kind in _PASSES]) for name in named]
+    most = max(max(sum(row) for _, row in counts), 1)
+    counts.append(("all", [cycles[kind] for kind in _PASSES]))
+    total = sum(counts[-1][1]) or 1
+
+    def line(name: str, row: list[int]) -> str:
+        whole = total if name == "all" else most
+        parts = zip(_PASSES, row, strict=True)
+        bar = "".join(f'<i class="{kind}" style="width:{100 * n / whole:.2f}%"></i>' for kind, n in parts)
+        cells = "".join(f"<td>{n:,}</td>" if n else "<td></td>" for n in [*row, sum(row)])
+        return f'<tr><td>{escape(name)}</td>{cells}<td><div class="bar">{bar}</div></td></tr>'
+
+    lines = "".join(line(name, row) for name, row in counts)
+    heads = "".join(f"<th>{head}</th>" for head, _ in _PASSES.values())
+    shares = zip(_PASSES.items(), counts[-1][1], strict=True)
+    keys = "".join(
+        f'<i class="key {kind}"></i>{title}: {100 * n / total:.0f} %' for (kind, (_, title)), n in shares
+    )
+    return (
+        f"<h2>Cycles of a step</h2><p>Of {batch} samples, by the exact model: {total:,}. A layer's are by how much it "
+        f'moves the end of its program.</p><p>{keys}</p><div class="wide"><table>'
+        f"<tr><th>layer</th>{heads}<th>all</th><th></th></tr>{lines}</table></div>"
+    )
 
 
 def _curve(rows: list[dict[str, Any]], key: str) -> str:

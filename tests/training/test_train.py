@@ -40,6 +40,10 @@ def test_the_command_writes_a_run(files, capsys):
     assert found["test"] == found["history"][-1]["test"]
     page = (files / "run" / "report.html").read_text()
     assert "<polyline" in page and "conv3" in page
+    counted = found["cycles"]
+    for kind in ("ff", "bp", "wu", "update"):
+        assert f"<td>{counted[kind]:,}</td>" in page
+        assert all(f"<td>{n:,}</td>" in page for n in counted["layers"][kind].values() if n)
     result = sateen.run(files / "run" / "build", {"x": samples()[0]})
     assert result.outputs["y"].shape == (24, 3)
 
