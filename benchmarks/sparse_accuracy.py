@@ -1,9 +1,9 @@
-"""Accuracy of N:M sparse networks: every pattern, by four methods, in four formats, on the bit-exact reference.
+"""Accuracy of N:M sparse networks: every pattern, by six methods, in four formats, on the bit-exact reference.
 
     python benchmarks/sparse_accuracy.py                                          (the two digits networks)
     python benchmarks/sparse_accuracy.py --model resnet8.onnx --data FOLDER       (cifar10_train.zip, cifar10_test.zip)
 
-Writes docs/results/sparse_accuracy.json, .md and .png; a run replaces its own networks there and keeps the others.
+Writes docs/results/sparse_accuracy.json, .md and .png; a run replaces its own rows there and keeps the others.
 Needs the `train` extra, matplotlib, and Pillow for CIFAR-10.
 """
 
@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from sateen.sim import run_reference
 ROOT = Path(__file__).parent.parent
 FORMATS = ("int8", "int4", "e3m2", "e2m1")
 FINE_TUNED = "fine-tuned"
+TRAINED = {FINE_TUNED: "sr-ste", "PDP": "pdp", "BDWP": "bdwp"}
+"""Methods that train, by the name of their rows."""
 BATCH = 100
 LABELS = {"wanda": "Wanda", "sparsegpt": "SparseGPT"}
 
@@ -84,15 +87,15 @@ def networks(args: argparse.Namespace) -> Iterator[Network]:
     )  # fmt: skip
 
 
-def fine_tuned(network: Network, pattern: SparsityPattern) -> Graph:
-    """SR-STE from the dense weights, and normalization folded again; layers as `sparsify` chooses them."""
+def fine_tuned(network: Network, pattern: SparsityPattern, method: str) -> Graph:
+    """From the dense weights, and normalization folded again; layers as `sparsify` chooses them."""
     torch.manual_seed(0)
     _, report = sparsify(network.graph, pattern)
     net = GraphNet(network.graph, network.scale)
     net.normalize(torch.from_numpy(network.calibration))
     names = net.names()
     if not pattern.dense:
-        make_sparse(net, pattern, "sr-ste", keep_dense={names[e.name] for e in report if e.pattern.dense})
+        make_sparse(net, pattern, method, keep_dense={names[e.name] for e in report if e.pattern.dense})
     x, y = (torch.from_numpy(v) for v in network.train)
     fine_tune(
         nn.Sequential(network.view, net),
@@ -133,13 +136,15 @@ def rows(network: Network, args: argparse.Namespace) -> Iterator[dict[str, Any]]
     patterns = [DENSE] + [PATTERNS[p] for p in args.patterns]
     for pattern in patterns:
         for method in ["as given"] if pattern.dense else METHODS:
-            graph = network.graph
-            if not pattern.dense:
-                graph, _ = sparsify(graph, pattern, method=method, samples=calibration)
-            yield {"pattern": pattern.name, "method": method} | measure(network, graph, args.formats)
-        if network.epochs > 0:
-            graph = fine_tuned(network, pattern)
-            yield {"pattern": pattern.name, "method": FINE_TUNED} | measure(network, graph, args.formats)
+            if method in args.methods:
+                graph = network.graph
+                if not pattern.dense:
+                    graph, _ = sparsify(graph, pattern, method=method, samples=calibration)
+                yield {"pattern": pattern.name, "method": method} | measure(network, graph, args.formats)
+        for name in [FINE_TUNED] if pattern.dense else TRAINED:
+            if name in args.methods and network.epochs > 0:
+                graph = fine_tuned(network, pattern, TRAINED[name])
+                yield {"pattern": pattern.name, "method": name} | measure(network, graph, args.formats)
 
 
 # -- results -----------------------------------------------------------------------------------------------
@@ -153,8 +158,8 @@ def table(results: dict[str, Any]) -> str:
         "Test accuracy in percent. The formats are measured with the bit-exact reference engine, weights and",
         "activations both in the format, in all layers; *float* is the same pruned network in floating point.",
         "The first and the last layer are dense. Magnitude, Wanda and SparseGPT are one-shot; *fine-tuned* is",
-        "SR-STE from the dense weights, quantized after training without further tuning; *dense, fine-tuned* is",
-        "the same training without a pattern.",
+        "SR-STE from the dense weights, quantized after training without further tuning, PDP and BDWP the same",
+        "training with their masks; *dense, fine-tuned* is that without a pattern.",
         "",
         "Command: `python benchmarks/sparse_accuracy.py`, for ResNet8 with `--model` and `--data`.",
     ]
@@ -190,7 +195,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     order = sorted(PATTERNS.values(), key=lambda p: (-p.density, p.m))
     styles = {
         "magnitude": ("#8c8c8c", "o"), "wanda": ("#e69f00", "s"), "sparsegpt": ("#0072b2", "^"),
-        FINE_TUNED: ("#009e73", "D"),
+        FINE_TUNED: ("#009e73", "D"), "PDP": ("#cc79a7", "v"), "BDWP": ("#d55e00", "P"),
     }  # fmt: skip
     width = max(len(e["formats"]) for e in results.values())
     figure, axes = pyplot.subplots(
@@ -239,6 +244,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="of fine-tuning (0.1, CIFAR-10: 0.05)")
     parser.add_argument("--patterns", nargs="*", default=[p for p in PATTERNS if p != DENSE.name])
     parser.add_argument("--formats", nargs="*", default=list(FORMATS))
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        default=["as given", *METHODS, *TRAINED],
+        choices=["as given", *METHODS, *TRAINED],
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     args = parser.parse_args()
     if (args.model is None) != (args.data is None):
@@ -247,15 +258,22 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "sparse_accuracy.json"
     results = json.loads(path.read_text()) if path.exists() else {}
+    order = list(
+        product([DENSE.name, *(p for p in PATTERNS if p != DENSE.name)], ["as given", *METHODS, *TRAINED])
+    )
     for network in networks(args):
         start = time.perf_counter()
+        before = results.get(network.name, {}).get("rows", [])
         entry = results[network.name] = {
             "test_images": len(network.test[1]), "calibration_images": len(network.calibration),
             "train_images": len(network.train[1]), "epochs": max(network.epochs, 0), "rate": network.rate,
-            "formats": args.formats, "rows": [],
+            "formats": args.formats, "rows": list(before),
         }  # fmt: skip
         for row in rows(network, args):
-            entry["rows"].append(row)
+            kept = [
+                r for r in entry["rows"] if (r["pattern"], r["method"]) != (row["pattern"], row["method"])
+            ]
+            entry["rows"] = sorted([*kept, row], key=lambda r: order.index((r["pattern"], r["method"])))
             print(f"{time.perf_counter() - start:6.0f} s  {network.name}  {json.dumps(row)}", flush=True)
         results = dict(sorted(results.items()))
         path.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""Accuracy of networks that are trained on the exact arithmetic of the array, from scratch, over seeds.
+"""Accuracy of networks that are trained on the exact arithmetic of the array, over seeds.
 
     python benchmarks/training.py --rates 0.02 0.05 0.1                   (which rate is best, on held-out samples)
     python benchmarks/training.py                                         (the digits networks, at those rates)
+    python benchmarks/training.py --fine-tune --epochs 10                 (the digits networks as they were trained)
     python benchmarks/training.py --times                                 (of a step of ResNet8 in the reference)
     python benchmarks/training.py --data FOLDER --images 4000 --epochs 10 (ResNet8 on CIFAR-10's zip files; rates, too)
 
@@ -54,6 +55,10 @@ WAYS = (
     *(("e4m3fn/e5m2", "bdwp", "2:8"),),
 )
 """Formats (of gradients behind a slash), method, pattern."""
+TUNED = tuple(("int8", m, n) for n in ("2:4", "2:8", "1:4") for m in ("one-shot", "bdwp"))
+"""Of networks that are trained already: pruned, and trained on."""
+TUNING_RATE = 0.01
+"""Not tuned."""
 TIMED = ("int8", "e4m3fn", "e4m3fn/e5m2", "e5m2")
 CHOOSING = ((FLOAT, "dense", "dense"), ("int8", "dense", "dense"), ("int8", "bdwp", "2:8"))
 """By whose mean accuracy on held-out samples a network's rate is chosen."""
@@ -134,10 +139,15 @@ def batches(settings: Settings, samples: int) -> Iterator[tuple[int, int, float,
             yield epoch, at, rate, np.sort(order[at * settings.batch : (at + 1) * settings.batch])
 
 
-def exact_accuracy(plan: Plan, settings: Settings, data: Samples, test: Samples) -> float:
+def exact_accuracy(plan: Plan, settings: Settings, data: Samples, test: Samples, tuned: bool = True) -> float:
+    """Without `tuned`, of the weights as they are, with scales of a first batch."""
     state = initial(plan, settings)
     state.scales[plan.input] = fitting(float(np.abs(data.x).max()), settings.formats[1])
     trainer = Trainer(plan, settings, state)
+    if not tuned:
+        n = settings.batch
+        trainer.step(data.x[:n], data.labels[:n], 0.0)
+        return accuracy(trainer, test)
     for _, _, rate, chosen in batches(settings, len(data.x)):
         trainer.step(data.x[chosen], data.labels[chosen], rate)
     return accuracy(trainer, test)
@@ -177,9 +187,10 @@ def run(args: argparse.Namespace) -> None:
                 for way in CHOOSING:
                     row(name, graph, part, held, way, 0, rate, args, held_out=True)
             continue
-        rate = args.rate or chosen_rate(kept(), name)
+        name += ", fine-tuned" if args.fine_tune else ""
+        rate = args.rate or (TUNING_RATE if args.fine_tune else chosen_rate(kept(), name))
         for seed in args.seeds:
-            for way in WAYS:
+            for way in TUNED if args.fine_tune else WAYS:
                 if not args.only or " ".join(way) in args.only:
                     row(name, graph, train, test, way, seed, rate, args, held_out=False)
 
@@ -199,14 +210,16 @@ def row(
     values, _, grads = formats.partition("/")
     fmt = "int8" if formats == FLOAT else values
     settings = Settings(
-        "2:8" if pattern == "dense" else pattern, method, fmt, fmt, grads or fmt, args.epochs,
-        args.batch, rate, scratch=True, seed=seed,
+        "2:8" if pattern == "dense" else pattern, "bdwp" if method == "one-shot" else method, fmt, fmt, grads or fmt,
+        args.epochs, args.batch, rate, scratch=not args.fine_tune, seed=seed,
     )  # fmt: skip
     plan = make_plan(graph, settings)
     began = time.process_time()
-    measured = float_accuracy if formats == FLOAT else exact_accuracy
     try:
-        known["accuracy"] = measured(plan, settings, train, test)
+        if formats == FLOAT:
+            known["accuracy"] = float_accuracy(plan, settings, train, test)
+        else:
+            known["accuracy"] = exact_accuracy(plan, settings, train, test, method != "one-shot")
     except DataError:  # it diverges
         known["accuracy"] = 0.0
     known["cpu_s"] = round(time.process_time() - began, 1)
@@ -247,7 +260,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "5e-4, a rate that rises over a twentieth of the steps and falls as a cosine. The same initial weights and",
         "order of samples in each row of a seed. A network's rate is the one with the greatest mean accuracy of float",
         f"dense, int8 dense and int8 BDWP 2:8 on one of {HELD_OUT} training samples, held out for that (seed 0).",
-        "`python benchmarks/training.py` writes this page.",
+        "*Fine-tuned* are networks that were trained in float: pruned as they are (one-shot), and trained on, at a",
+        f"rate of {TUNING_RATE:g} that was not tuned. `python benchmarks/training.py` writes this page.",
     ]
     tested = [r for r in rows if not r["held_out"]]
     for network, epochs in dict.fromkeys((r["network"], r["epochs"]) for r in tested):
@@ -261,7 +275,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             "| formats | method | pattern | test accuracy, % | standard error | seeds |",
             "|---|---|---|--:|--:|--:|",
         ]
-        for way in WAYS:
+        for way in TUNED if network.endswith("fine-tuned") else WAYS:
             found = [100 * r["accuracy"] for r in own if (r["formats"], r["method"], r["pattern"]) == way]
             if found:
                 error = f"{np.std(found, ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
@@ -308,6 +322,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", help="to choose from, on held-out samples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="WAY", help='such as "int8 bdwp 2:8"')
+    parser.add_argument("--fine-tune", action="store_true", help="from the weights that the network has")
     parser.add_argument("--times", type=int, nargs="?", const=9, metavar="ROUNDS", help="of a step")
     args = parser.parse_args()
     if args.times:

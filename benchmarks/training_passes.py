@@ -4,8 +4,9 @@
 
 Forward (FF), gradients of inputs (BP, none for the first layer) and of weights (WU) of every convolution and dense
 layer are a program each, all samples of the batch together, with everything in memory before and after; first and last
-layers are dense. Utilisation is the multiplications of the dense network over cycles times multipliers. The updates
-of the weights, pools and gates are not in it.
+layers are dense. Utilisation is the multiplications of the dense network over cycles times multipliers. Energy is an
+estimate from those of single operations (`sateen.fpga.estimate.energy`). The updates of the weights, pools and gates
+are not in it.
 """
 
 from __future__ import annotations
@@ -13,30 +14,49 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 import sateen
 from sateen.compiler.schedule.backend import generate
+from sateen.compiler.schedule.traffic import moved
 from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
+from sateen.fpga.estimate.energy import energy
 from sateen.ir.gradients import ComputedConv, WeightGradient
 from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
 from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
 from sateen.machine.config import AcceleratorConfig
+from sateen.machine.isa import Unit
+from sateen.sim.memory_timing import NOMINAL
 
 
 @dataclass(frozen=True)
 class Layer:
-    """`count` convolutions alike: plane, channels in and out, kernel, stride."""
+    """`count` convolutions alike: plane, a square or rows and columns, channels in and out, kernel, stride."""
 
-    plane: int
+    plane: int | tuple[int, int]
     inputs: int
     outputs: int
     kernel: int = 3
     stride: int = 1
     count: int = 1
+
+    @property
+    def window(self) -> Window:
+        pad = 0 if self.kernel == self.stride else (self.kernel - 1) // 2
+        return Window((self.kernel,) * 2, (self.stride,) * 2, pads=(pad,) * 4)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.plane if isinstance(self.plane, tuple) else (self.plane, self.plane)
+
+    @property
+    def macs(self) -> int:
+        rows, columns = self.window.plane(*self.shape)
+        return rows * columns * self.kernel**2 * self.inputs * self.outputs
 
 
 def _vgg19() -> list[Layer]:
@@ -87,8 +107,13 @@ NETWORKS = {
     "vgg19": _vgg19(),
     "resnet18": _resnet18(),
     "resnet50": _resnet50(),
+    "vit": [
+        Layer(224, 3, 768, 16, 16), Layer((197, 1), 768, 2304, 1, count=12), Layer((197, 1), 768, 768, 1, count=12),
+        Layer((197, 1), 768, 3072, 1, count=12), Layer((197, 1), 3072, 768, 1, count=12), Layer(1, 768, 1000, 1),
+    ],
 }  # fmt: skip
-"""The first two at 32 × 32, the others at 224 × 224."""
+"""The first two at 32 × 32, the others at 224 × 224. "vit" is ViT-B/16's layers with weights: attention's two products,
+softmax and normalization are not in it."""
 PASSES = ("FF", "BP", "WU")
 
 
@@ -97,8 +122,7 @@ def graph_of(layer: Layer, kind: str, pattern: SparsityPattern, config: Accelera
     fmt = config.activation
     quant = Quant(fmt, 1.0)
     k, i, o = layer.kernel, layer.inputs, layer.outputs
-    window = Window((k, k), (layer.stride,) * 2, pads=((k - 1) // 2,) * 4)
-    plane = (layer.plane, layer.plane)
+    window, plane = layer.window, layer.shape
     out = window.plane(*plane)
     shapes = {"x": (*plane, i), "w": (k * k, i, o), "y": (*out, o)}
     if kind == "WU":
@@ -119,26 +143,55 @@ def graph_of(layer: Layer, kind: str, pattern: SparsityPattern, config: Accelera
     return QuantizedGraph("pass", ports, (output,), (op,), tensors)
 
 
+@dataclass(frozen=True)
+class Work:
+    """Of a layer's pass, for a sample: cycles, those that the dense multiplications take at least, and microjoules,
+    estimated, with the least and the most that the memory outside takes."""
+
+    cycles: float = 0.0
+    least: float = 0.0
+    energy: tuple[float, float] = (0.0, 0.0)
+
+    def more(self, other: Work, times: int) -> Work:
+        low, high = (a + times * b for a, b in zip(self.energy, other.energy, strict=True))
+        return Work(self.cycles + times * other.cycles, self.least + times * other.least, (low, high))
+
+
+@cache
+def work(layer: Layer, kind: str, pattern: SparsityPattern, config: AcceleratorConfig, batch: int) -> Work:
+    program = generate(graph_of(layer, kind, pattern, config), config, batch=batch)
+    events = program.predict(NOMINAL).events
+    matrix = sum(e.done - e.start + 1 for e in events if e.instruction.unit == Unit.MATRIX)
+    totals = {
+        "macs": layer.macs * batch * (1.0 if pattern.dense else pattern.density),
+        "matrix_cycles": matrix,
+        "bytes": moved((e.instruction for e in events), config),
+    }
+    found = energy(totals, config, batch)["uj"]
+    return Work(
+        program.cycles / batch, layer.macs / config.multipliers, (found["total_low"], found["total_high"])
+    )
+
+
 def measure(
     name: str, config: AcceleratorConfig, batch: int, pattern: SparsityPattern, each: bool
-) -> dict[str, list[float]]:
-    """Cycles, and those that the multiplications of the dense network take at least, of each pass for a sample."""
+) -> dict[str, Work]:
+    """What each pass takes."""
     layers = NETWORKS[name]
-    total = {kind: [0.0, 0.0] for kind in PASSES}
+    total = {kind: Work() for kind in PASSES}
     for n, layer in enumerate(layers):
         for kind in PASSES:
             if kind == "BP" and n == 0:
                 continue
             ends = n in (0, len(layers) - 1)
             kept = DENSE if ends or kind == "WU" else pattern
-            program = generate(graph_of(layer, kind, kept, config), config, batch=batch)
-            cycles = program.cycles / batch
-            out = -(-layer.plane // layer.stride)
-            least = (out * layer.kernel) ** 2 * layer.inputs * layer.outputs / config.multipliers
-            total[kind][0] += layer.count * cycles
-            total[kind][1] += layer.count * least
+            found = work(layer, kind, kept, config, batch)
+            total[kind] = total[kind].more(found, layer.count)
             if each:
-                print(f"| . {layer} | {kind} | {kept} | {cycles:,.0f} | {least / cycles:.1%} |", flush=True)
+                print(
+                    f"| . {layer} | {kind} | {kept} | {found.cycles:,.0f} | {found.least / found.cycles:.1%} |",
+                    flush=True,
+                )
     return total
 
 
@@ -153,17 +206,24 @@ def main() -> int:
     parser.add_argument("--layers", action="store_true", help="a line for each layer and pass, too")
     options = parser.parse_args()
     config = sateen.preset(options.machine).replace(specialize=False, acc_bits=40)
-    print("| network | weights | FF | BP | WU | all | of the dense multiplications | faster |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| network | weights | FF | BP | WU | all | of the dense multiplications | faster | µJ, estimated | less |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in options.only:
-        before = 0.0
+        before: Work | None = None
         for pattern in (DENSE, parse_sparsity(options.pattern)):
-            found = measure(name, config, options.batch, pattern, options.layers)
-            cycles, least = (sum(v[k] for v in found.values()) for k in range(2))
-            before = before or cycles
-            parts = " | ".join(f"{c:,.0f} ({n / c:.0%})" for c, n in found.values())
+            passes = measure(name, config, options.batch, pattern, options.layers)
+            whole = Work()
+            for own in passes.values():
+                whole = whole.more(own, 1)
+            before = before or whole
+            parts = " | ".join(f"{w.cycles:,.0f} ({w.least / w.cycles:.0%})" for w in passes.values())
+            (low, high), (most_low, most_high) = whole.energy, before.energy
             print(
-                f"| {name} | {pattern} | {parts} | {cycles:,.0f} | {least / cycles:.1%} | {before / cycles:.2f} |",
+                f"| {name} | {pattern} | {parts} | {whole.cycles:,.0f} | {whole.least / whole.cycles:.1%} | "
+                f"{before.cycles / whole.cycles:.2f} | {low:,.0f} to {high:,.0f} | "
+                f"{most_low / low:.2f} to {most_high / high:.2f} |",
                 flush=True,
             )
     return 0
