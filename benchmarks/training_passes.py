@@ -30,7 +30,7 @@ from sateen.ir.operation import Window
 from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Unit
-from sateen.sim.memory_timing import NOMINAL
+from sateen.sim import NOMINAL
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import BUS, CHUNK, INSTRUCTION_BYTES, LAYOUTS, Opcode, Target
 
+__all__ = ["FIRST_FETCH_BYTES", "WRITTEN", "added", "moved", "stored", "weight_counts"]
+
 LOADED = {
     Target.WEIGHT: "weights",
     Target.INDEX: "indices",
