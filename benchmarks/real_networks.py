@@ -25,6 +25,8 @@ import sateen
 from sateen.compiler.export import run_file
 from sateen.compiler.importer import load_model
 from sateen.errors import SateenError
+from sateen.formats import parse_format
+from sateen.formats.digits import two_digits
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared/cases/networks"
 HALF = 0.5
@@ -105,7 +107,8 @@ def _rtl(quantized: sateen.QuantizedNetwork, feeds: dict[str, np.ndarray], optio
     weights, activations = quantized.formats
     config = sateen.preset(options.preset).replace(weight_format=weights, activation_format=activations)
     parts = {"table": True, "product": True, "softmax": True, "normalize": True}
-    parts["computed_weights"] = weights == activations
+    formats = (parse_format(f) for f in (activations, weights))
+    parts["computed_weights"] = weights == activations or two_digits(*formats) is not None
     mapped = quantized.map(config.replace(specialize=False, acc_bits=48, **parts))
     some = {k: v[:1] for k, v in feeds.items()}
     started = time.perf_counter()

@@ -5,6 +5,7 @@
     python benchmarks/transformers.py --only deit_tiny --layers          what each layer takes
     python benchmarks/transformers.py --file vit.onnx                    a file with one input of zero mean
     python benchmarks/transformers.py --accuracy --data FOLDER           of the vision transformer on CIFAR-10
+    python benchmarks/transformers.py --accuracy --data FOLDER --formats int4/int8     weights and activations
 
 Weights are random, but for accuracy: the point is cycles and bits. Utilization is all multiplications of the network
 over cycles times multipliers. FOLDER has cifar10_train.zip and cifar10_test.zip (`sateen.models.images`).
@@ -44,7 +45,7 @@ MACHINE = sateen.preset("mac256").replace(
     vector_lanes=16, bus_bits=256, transpose_words=2, depthwise=True, act_bank_depth=1 << 15
 )
 """8 rows of two lanes, 16 columns, 2 MiB of activations; what else a network needs is added to it (`specialize`)."""
-FORMATS = ("int8", "e4m3", "int4", "e2m1")
+FORMATS = ("int8", "e4m3", "int4/int8", "int4", "e2m1")
 
 
 def measure(name: str, path: Path, layers: bool, rtl: bool) -> None:
@@ -112,8 +113,12 @@ def measure_accuracy(
         for method in methods:
             for fmt in formats:
                 began = time.perf_counter()
+                weights, _, activations = fmt.partition("/")
                 quantized = network.quantize(
-                    weights=fmt, activations=fmt, calibration={name: samples}, ptq=RECIPES[method]
+                    weights=weights,
+                    activations=activations or weights,
+                    calibration={name: samples},
+                    ptq=RECIPES[method],
                 ).graph
                 found = run_reference(quantized, {name: tested})[output]
                 print(f"| {method} | {fmt} | {accuracy(found, labels):.2f} |", flush=True)

@@ -1,6 +1,7 @@
 """What each unit for computed operands adds to a machine: LUT, FF, DSP and block RAM, counted by Yosys.
 
     python benchmarks/unit_cost.py [--preset tiny] [--family ecp5 xcup]
+    python benchmarks/unit_cost.py --weights int4 --only computed_weights      what digits of computed weights take
 
 Each row is a whole machine with the option less the one without any. Options that a model does not need are left out
 by `specialize`, and leave the machine's Verilog as it was.
@@ -45,16 +46,20 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--weights", help="their format; that of the preset by default")
+    parser.add_argument("--only", default="", metavar="TEXT", help="options with this in their name")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=["ecp5", "xcup"])
     options = parser.parse_args()
     plain = sateen.preset(options.preset).replace(
         product=False, softmax=False, normalize=False, computed_weights=False, depthwise=False
     )
+    if options.weights:
+        plain = plain.replace(weight_format=options.weights)
     print("| machine | device | LUT | FF | DSP | block RAM |\n|---|---|--:|--:|--:|--:|")
     for family in (FAMILIES[name] for name in options.family):
         base = counted(plain, family)
         print(f"| {options.preset} | {family.title} | {_row(base, '')} |", flush=True)
-        for title, changes in UNITS.items():
+        for title, changes in ((t, c) for t, c in UNITS.items() if options.only in t):
             found = counted(plain.replace(**changes), family)
             added = {kind: found[kind] - base[kind] for kind in KINDS}
             print(f"| {title} | {family.title} | {_row(added, '+')} |", flush=True)

@@ -50,9 +50,8 @@ LOAD, STORE, MATRIX, FIR, OUTER, DRAIN, POOL, GATE, ROW = (
 
 
 def layout_of(opcode: Opcode, config: AcceleratorConfig) -> data.StructLayout:
-    """Without the fields that the machine is made without."""
-    fields = isa.LAYOUTS[opcode].all_fields
-    return _layout(tuple(f for f in fields if not f.optional or getattr(config, f.only)))
+    """As far as the machine is made with it."""
+    return _layout(isa.LAYOUTS[opcode].fields_of(config))
 
 
 def getter(fields: object) -> Callable[[str], int]:

@@ -169,6 +169,8 @@ class Interpreter:
         else:
             address = i.base + (w * c.elements + element)[..., None, :] * i.step
             codes = self.act[:, address % c.act_depth, i.slice * c.cols + np.arange(c.cols)[:, None]]
+        if c.digits:
+            codes = c.digits.split(codes, bool(i.high))
         codes = np.where(there, codes, c.weight.zero_code)  # N, words, passes, rows, cols, lanes
         indices = None
         if i.index_bits:
@@ -229,6 +231,8 @@ class Interpreter:
         psum = np.concatenate(parts).reshape(len(codes), pixels, c.cols)
         if psum.dtype != object:
             psum = psum.astype(np.int64)  # Python integers, not floats, in a wide accumulator
+        if i.accumulate and i.shifted:
+            self.acc[:, i.acc_base : i.acc_base + pixels] <<= c.weight.bits
         self._accumulate(i, psum)
 
     def _accumulate(self, i: Instruction, psum: np.ndarray) -> None:

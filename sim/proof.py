@@ -274,6 +274,8 @@ def _matrix(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent)
             yield f"last_steps = {last} of {steps} steps, of which a turn counts {(1 << STEP_BITS) - 1}"
     if i.slide and (not i.output_stationary or (i.stride_x, i.step_x) != (i.dilation_x, i.step_kx)):
         yield "slides, but its taps are not its pixels' neighbours"
+    if i.shifted and not c.computed_digits:
+        yield "counts sums of high digits, and the machine is not built with weights of digits"
     rows = i.kernel_h * i.kernel_w * ((i.channel_words - 1) * steps + last)
     yield from _within("weight words", i.weight_base, rows, c.weight_depth)
 
@@ -344,6 +346,8 @@ def _row(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) ->
 def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:
     if not c.computed_weights:
         yield "makes weights of activations, and the machine is not built with computed_weights"
+    if i.high and not c.computed_digits:
+        yield "makes high digits, and the machine is not built with weights of digits"
     kept = [(p.index_bits, p.n) for p in c.sparse_patterns if c.computed_patterns]
     if i.index_bits and (i.index_bits, 1 << max(0, i.index_bits - i.index_shift)) not in kept:
         yield f"keeps a pattern of index_bits = {i.index_bits}, index_shift = {i.index_shift}, which the machine lacks"

@@ -221,6 +221,8 @@ class _MatMul:
         self.fixed = [
             q.format.fixed(q.format.codes) for q in (qgraph.tensors[t].quant for t in (op.input, op.weight))
         ]
+        if op.digits:
+            self.fixed[1] = op.digits.value(op.digits.whole.codes)
         self.largest, other = (int(np.abs(fixed).max()) for fixed in self.fixed)
         self.residual = _residual(qgraph, op)
         bound = op.reduction * self.largest * other

@@ -35,11 +35,17 @@ def matmul(net: NetworkWriter, op: MatMul) -> str:
     for k, tensor in enumerate((op.input, op.weight)):
         groups, heads, pixels, channels = sizes[k]
         name = f"{op.name}_{'ab'[k]}"
+        operand = net.operand(tensor)
+        if k == 1 and op.digits and op.digits.saturates:
+            most = np.array(net.quant(tensor).scale * op.digits.most, np.float32)
+            operand = w.node(
+                "Min", [operand, w.constant(most, f"{name}_most")], f"{name}_held", w.shape(operand)
+            )
         if batch.in_channels[k]:  # (N, heads * C, groups, W)
-            x = net.reshape(net.operand(tensor), (heads, channels, groups, pixels), f"{name}_heads")
+            x = net.reshape(operand, (heads, channels, groups, pixels), f"{name}_heads")
             perm = (2, 0, 3, 1)
         else:  # (N, C, groups * heads, W)
-            x = net.reshape(net.operand(tensor), (channels, groups, heads, pixels), f"{name}_heads")
+            x = net.reshape(operand, (channels, groups, heads, pixels), f"{name}_heads")
             perm = (1, 2, 3, 0)
         if k == 1 and batch.transposed:
             perm = (perm[0], perm[1], perm[3], perm[2])

@@ -19,6 +19,7 @@ from sateen.compiler.quantize.scales import Observed, activation_quant
 from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import DataError
 from sateen.formats import Format
+from sateen.formats.digits import two_digits
 from sateen.ir.fused import FusedGraph, FusedLayer
 from sateen.ir.graph import Concat, MatMul, Softmax
 from sateen.ir.quantized import Quant
@@ -97,6 +98,18 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
                 f"MatMul '{node.name}': its operand '{group}' has zero point {kept[group].zero_point} in the file, and "
                 "the array multiplies what it computed with 0 alone; quantize it symmetrically"
             )
+    digits = two_digits(options.activation_format, options.weight_format)
+    made_weights = {
+        shared[n.main.input_b]: n for n in network.layers if isinstance(n.main, MatMul) and digits
+    }
+    if digits and digits.saturates:
+        for tensor, q in given.items():
+            if tensor in shared and shared[tensor] in made_weights and q.high > digits.most:
+                name, digit = made_weights[shared[tensor]].name, options.weight_format
+                raise DataError(
+                    f"MatMul '{name}': the file rounds its operand '{tensor}' to codes up to {q.high}, and two digits "
+                    f"of {digit.name} hold {digits.most}; quantize it to that, or take weights of {digit.bits + 1} bits"
+                )
     unknown = [t for group, members in groups.items() if group not in kept for t in members]
     if unknown and statistics is None:
         raise DataError(
@@ -123,6 +136,7 @@ def _quants(network: FusedGraph, statistics: Statistics | None, options: Options
             power_of_two=options.power_of_two,
             function=functions.get(group) if group not in stored and options.scale_method == "mse" else None,
             centered=group in centered,
+            highest=digits.most if digits and group in made_weights else None,
         )
         for group, members in groups.items()
         if group not in kept and statistics is not None

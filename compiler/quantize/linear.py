@@ -17,6 +17,7 @@ from sateen.compiler.quantize.signs import sign_of
 from sateen.compiler.quantize.weights import conv_weight, corrected_bias, dyadic, uniform_weight
 from sateen.errors import DataError
 from sateen.formats import Format
+from sateen.formats.digits import two_digits
 from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
 from sateen.ir.graph import Conv, MatMul, Pool
@@ -144,6 +145,7 @@ def make_matmul(basis: Basis, layer: FusedLayer, main: MatMul, raw: bool) -> Qua
         raw=raw,
         raw_scale=unit if raw else None,
         source=layer.source,
+        digits=two_digits(basis.options.activation_format, basis.options.weight_format),
     )
 
 

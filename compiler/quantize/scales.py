@@ -135,9 +135,11 @@ def activation_quant(
     power_of_two: bool = False,
     function: Callable[[np.ndarray], np.ndarray] | None = None,
     centered: bool = False,
+    highest: int | None = None,
 ) -> Quant:
     """The scale and zero point of a tensor, which is 0 if it must be `centered`. `function` is applied after rounding:
-    its error is what counts.
+    its error is what counts. Values of more than `highest` steps count as that many, which a
+    `centered` tensor alone may have.
 
     A tensor that was zero throughout gets the scale that makes 1 representable.
     """
@@ -161,12 +163,12 @@ def activation_quant(
         cut_low, cut_high = min(float(cut_low), 0.0), max(float(cut_high), 0.0)
         if cut_low < cut_high:
             low, high = cut_low, cut_high
-    candidates = _symmetric(low, high, fmt, method, power_of_two)
+    candidates = _symmetric(low, high, fmt, method, power_of_two, highest)
     if not centered:
         with_zeros = _asymmetric if fmt.uniform else _shifted
         candidates = np.concatenate([candidates, with_zeros(low, high, fmt, method, power_of_two)])
     many = samples.x.size >= _ENTROPY_SAMPLES and _fills(samples.x)
-    scale, zero = _best(samples, candidates, fmt, method == "entropy" and many)
+    scale, zero = _best(samples, candidates, fmt, method == "entropy" and many, highest)
     if method == "mse" and not fmt.uniform and zero:
         near = _near(zero, fmt)
         candidates = np.concatenate(
@@ -174,7 +176,7 @@ def activation_quant(
         )
         scale, zero = _best(samples, candidates, fmt)
     if method == "mse" and fmt.uniform and not power_of_two:
-        scale, zero = _best(samples, _refined(scale, zero, fmt), fmt)
+        scale, zero = _best(samples, _refined(scale, zero, fmt), fmt, highest=highest)
     return Quant(fmt, float(scale), int(zero))
 
 
@@ -183,9 +185,13 @@ def _fills(x: np.ndarray) -> bool:
     return bool(x[-1] - x[0] > 4 * _BINS * np.spacing(max(abs(x[0]), abs(x[-1]))))
 
 
-def _symmetric(low: float, high: float, fmt: Format, method: str, power_of_two: bool) -> np.ndarray:
+def _symmetric(
+    low: float, high: float, fmt: Format, method: str, power_of_two: bool, highest: int | None = None
+) -> np.ndarray:
     """(candidates, 2): scale, zero point 0."""
     base = covering_scale(low, high, fmt)
+    if highest is not None:
+        base = max(base, high / (highest * 2.0**fmt.lsb_exponent))
     if base == 0.0:  # all values have the sign that the format lacks
         base = max(-low, high) / max(fmt.max, -fmt.min)
     scales = snap(base * _factors(method, power_of_two, _FACTORS), power_of_two)
@@ -261,13 +267,19 @@ def _factors(method: str, power_of_two: bool, factors: np.ndarray) -> np.ndarray
 
 
 def _best(
-    samples: Samples, candidates: np.ndarray, fmt: Format, entropy: bool = False
+    samples: Samples,
+    candidates: np.ndarray,
+    fmt: Format,
+    entropy: bool = False,
+    highest: int | None = None,
 ) -> tuple[float, float]:
     """The candidate (scale, zero point) of the least error, or divergence; among equals zero point 0, the larger
     scale."""
     if not samples.x.size:
         return candidates[0, 0], candidates[0, 1]
     values, offsets = grid(fmt), candidates[:, 1:] * 2.0**fmt.lsb_exponent
+    if highest is not None:
+        values = values[values <= highest * 2.0**fmt.lsb_exponent]
     grids = (values[None, :] - offsets) * candidates[:, :1]
     errors = samples.divergences(grids) if entropy else samples.errors(grids)
     least = errors.min()

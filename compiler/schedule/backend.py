@@ -18,6 +18,8 @@ from sateen.compiler.schedule.samples import SampledGraph
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.compiler.schedule.weave import Span, attentions, weave
 from sateen.errors import ConfigError
+from sateen.formats.catalog import all_formats
+from sateen.formats.digits import two_digits
 from sateen.formats.sparsity import DENSE
 from sateen.ir.quantized import (
     BiasGradient,
@@ -142,11 +144,16 @@ def _check_products(config: AcceleratorConfig, graph: QuantizedGraph) -> None:
     products = [op for op in graph.ops if isinstance(op, MatMul | ComputedConv)]
     for op in products:
         what = f"configuration '{config.name}': {type(op).__name__} '{op.name}'"
-        if config.weight_format != config.activation_format:
+        digits = op.digits if isinstance(op, MatMul) else None
+        if config.weight != (digits.digit if digits else config.activation):
+            wanted = f"activation_format = {config.activation_format}"
+            if digits:
+                wanted = f"{digits.digit.name}, for whose digits it was quantized"
+            elif isinstance(op, MatMul) and any(two_digits(config.activation, f) for f in all_formats()):
+                wanted += ", or a signed integer of at least half its bits"
             raise ConfigError(
                 f"{what} multiplies two computed tensors, '{op.input}' and '{op.weight}', of which one becomes "
-                f"weights: weight_format = {config.weight_format} must be activation_format = "
-                f"{config.activation_format}"
+                f"weights: weight_format = {config.weight_format} must be {wanted}"
             )
         if isinstance(op, MatMul) or op.pattern.dense:
             continue

@@ -20,12 +20,11 @@ from sateen.compiler.schedule.dataflow import Plan, Source, Span, plan, plan_fil
 from sateen.compiler.schedule.emitter import Access, Lowered, View
 from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.gradients import lower_gate, lower_sums
+from sateen.compiler.schedule.matmul import lower_matmul
 from sateen.compiler.schedule.place import planes_of
-from sateen.compiler.schedule.products import Product, computed_product, concat_product, linear_product
+from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.rows import Rows
-from sateen.compiler.schedule.tiles import Chunk, Packed, even, output_tiles, pack_tile
-from sateen.hw.matrix.unit import matrix_cycles
-from sateen.ir.heads import INPUT, OUTPUT, WEIGHT
+from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import (
     Arrange,
@@ -47,7 +46,6 @@ from sateen.ir.quantized import (
     WeightGradient,
     Window,
 )
-from sateen.machine.array import WEIGHT_STATIONARY
 from sateen.machine.config import DEPTHWISE
 from sateen.machine.isa import Opcode, Target, bits_of
 from sateen.machine.packing import index_words, pack_activations, pack_parameters, tile_words
@@ -189,94 +187,6 @@ class Lowering(Rows):
 
     def concat(self, op: Concat) -> None:
         self._compute(concat_product(op, self.graph, self.config))
-
-    def matmul(self, op: MatMul) -> None:
-        """Head by head: a MOVE fills weight tiles while those before it are multiplied."""
-        heads, stacked = op.batch.heads, not op.batch.in_channels[OUTPUT]
-        product = computed_product(op)
-        parameter_base = self._parameters(product, output_tiles(len(op.bias), self.config))
-        self._load_table(op)
-        cycles = 0
-        for r0, r1, views in self._stripe_views(op):
-            for y in range(r0, r1):
-                for head in (y % heads,) if stacked else range(heads):
-                    group = y // heads if stacked else y
-                    cycles += self._head(product, op, views, parameter_base, y, group, head)
-                if self._must_store(op.output):
-                    self.transfer(Opcode.STORE, op.output, views[op.output], y, y + 1)
-        self.choices[self.layer] = WEIGHT_STATIONARY, {WEIGHT_STATIONARY: cycles}
-
-    def _head(
-        self, product: Product, op: MatMul, views: dict[str, View], parameter_base: Callable[[int], int], y: int,
-        group: int, head: int,
-    ) -> int:  # fmt: skip
-        """One product of two matrices, row y of the output or a run of its channels. The cycles of its MATRIXs."""
-        config, batch, shapes = (
-            self.config,
-            op.batch,
-            {t: self.graph.tensors[t].shape for t in (*op.inputs, op.output)},
-        )
-        sizes = [batch.split(k, shapes[t]) for k, t in enumerate((op.input, op.weight, op.output))]
-        rows = [group if inside else group * batch.heads + head for inside in batch.in_channels]
-        first = [
-            head * size[3] if inside else 0 for inside, size in zip(batch.in_channels, sizes, strict=True)
-        ]
-        x, w = views[op.input], views[op.weight]
-        for t, row in zip((op.input, op.weight), rows, strict=False):
-            self.bring(t, views[t], row + 1)
-        width, outputs = sizes[OUTPUT][2:]
-        words, tile = -(-op.reduction // config.elements), config.rows * config.dense_passes
-        step = even(words, max(config.weight_depth // 4 // tile, 1))
-        span = even(width, config.acc_depth)
-        kept = words * tile <= config.weight_depth // 2  # for all spans
-        cycles = 0
-        for j in range(output_tiles(outputs, config)):
-            bases: dict[int, int] = {}
-            for x0 in range(0, width, span):
-                x1 = min(x0 + span, width)
-                acc, bank = self.acc_bank * config.acc_depth, ("acc", self.acc_bank, self.acc_bank + 1)
-                self.acc_bank ^= 1
-                for c0 in range(0, words, step):
-                    c1 = min(c0 + step, words)
-                    if c0 not in bases or not kept:
-                        bases[c0] = self.weights.take((c1 - c0) * tile)
-                        self._move(op, w, rows[WEIGHT], first[WEIGHT], j, c0, c1, bases[c0])
-                    fields = {"kernel_h": 1, "kernel_w": 1, "channel_words": c1 - c0, "passes": config.dense_passes,
-                              "out_h": 1, "out_w": x1 - x0, "output_stationary": 0}  # fmt: skip
-                    cycles += matrix_cycles(fields, config)
-                    base = x.base + rows[INPUT] * x.row + x0 * x.cw + first[INPUT] // config.elements + c0
-                    self.emit(
-                        Opcode.MATRIX,
-                        [x.rows(rows[INPUT], rows[INPUT] + 1), ("weight", bases[c0], bases[c0] + (c1 - c0) * tile)],
-                        [bank],
-                        base=base % config.act_depth, step_x=x.cw % config.act_depth, in_w=x1 - x0, in_h=1,
-                        stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, weight_base=bases[c0], acc_base=acc,
-                        accumulate=int(c0 > 0), padding=self.graph.tensors[op.input].quant.zero_code, **fields,
-                    )  # fmt: skip
-                k = first[OUTPUT] // config.cols + j
-                self._drain(product, k, views, parameter_base(k), acc, bank, y, y + 1, x0, x1)
-        return cycles
-
-    def _move(
-        self, op: MatMul, v: View, row: int, channel: int, j: int, c0: int, c1: int, weight_base: int
-    ) -> None:
-        """Words [c0, c1) of the reduction, of output tile j, from the matrix that begins in `row` at `channel`."""
-        config = self.config
-        _, _, pixels, _ = op.batch.split(WEIGHT, self.graph.tensors[op.weight].shape)
-        column, element = j * config.cols, c0 * config.elements
-        if op.batch.transposed:
-            origin = column * v.cw + channel // config.elements + c0
-            fields = {"transposed": 1, "columns": min(config.cols, pixels - column)}
-        else:
-            word, part = divmod(channel // config.cols + j, config.slices)
-            origin, fields = element * v.cw + word, {"slice": part}
-        size = (c1 - c0) * config.rows * config.dense_passes
-        self.emit(
-            Opcode.MOVE, [v.rows(row, row + 1)], [("weight", weight_base, weight_base + size)],
-            base=(v.base + row * v.row + origin) % config.act_depth, step=v.cw % config.act_depth,
-            destination=weight_base, words=c1 - c0,
-            reduction=min(op.reduction - element, (c1 - c0) * config.elements), **fields,
-        )  # fmt: skip
 
     def _plan(self, product: Product, sources: list[list[Source]]) -> Plan:
         """In the faster dataflow of those that the machine has; the first of equals, weight-stationary."""
@@ -598,7 +508,7 @@ class Way:
 
 LOWERING: dict[type[Op], Way] = {
     Linear: Way(Opcode.MATRIX, Lowering.linear),
-    MatMul: Way(Opcode.MATRIX, Lowering.matmul),
+    MatMul: Way(Opcode.MATRIX, lower_matmul),
     ComputedConv: Way(Opcode.MATRIX, lower_computed),
     WeightGradient: Way(Opcode.OUTER, lower_sums),
     BiasGradient: Way(Opcode.OUTER, lower_sums),

@@ -4,7 +4,7 @@ The matrix side reads, keeps, adds and writes a word each cycle in a pipeline of
 after `min_interval` cycles. The other side is a read port. Both may be busy in every cycle, each in its bank.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,8 @@ class Accumulator(wiring.Component):
         Counts through both banks, the bank on top.
     i_add : In(1)
         Belongs to `i_valid`: add to the word; overwrite it otherwise.
+    i_shifted : In(1)
+        Likewise: add to 2**weight.bits times the word. Only if `config.computed_digits`.
     i_psum : In
         `cols` sums, two cycles after `i_valid`.
     read : In(ReadPort)
@@ -55,6 +57,7 @@ class Accumulator(wiring.Component):
                 "read": In(ReadPort(self.addr_bits, config.cols * config.acc_bits)),
                 "conflict": Out(1),
             }
+            | ({"i_shifted": In(1)} if config.computed_digits else {})
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -98,11 +101,21 @@ class Accumulator(wiring.Component):
             words.append(read.data)
         m.d.comb += self.read.data.eq(Mux(answering, words[1], words[0]))
 
+        kept: Value = Mux(keep_addr[-1], words[1], words[0])
+        if self.config.computed_digits:
+            shifted = Signal()
+            with m.If(self.i_valid):
+                m.d.sync += shifted.eq(self.i_shifted)
+            # a sum of high digits: acc_bits hold what it counts as
+            kept = Mux(
+                shifted,
+                Cat(
+                    self._shifted(kept.word_select(c, self.config.acc_bits)) for c in range(self.config.cols)
+                ),
+                kept,
+            )
         with m.If(keeping):
-            m.d.sync += [
-                add_addr.eq(keep_addr),
-                Value.cast(old).eq(Mux(add, Mux(keep_addr[-1], words[1], words[0]), 0)),
-            ]
+            m.d.sync += [add_addr.eq(keep_addr), Value.cast(old).eq(Mux(add, kept, 0))]
         with m.If(adding):
             m.d.sync += write_addr.eq(add_addr)
             # the sum fits acc_bits by the configuration's choice of acc_bits
@@ -110,6 +123,11 @@ class Accumulator(wiring.Component):
                 Cat((old[c] + self.i_psum[c])[: self.config.acc_bits] for c in range(self.config.cols))
             )
         return m
+
+    def _shifted(self, word: Value) -> Value:
+        """A sum times 2**weight.bits."""
+        bits = self.config.weight.bits
+        return Cat(Const(0, bits), word)[: self.config.acc_bits]
 
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
@@ -119,6 +137,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     t.add(one=1, old=width, sums=width, answer=width, address=BANKS * offset)
     t.add(ff=2 * width + 3 * (offset + 1))
     t.ff["one"] = 1
+    if c.computed_digits:
+        t.add(digits=width, ff=1)
 
 
 ACCUMULATOR = Component(

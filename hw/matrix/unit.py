@@ -173,9 +173,8 @@ class MatrixUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fields = data.View(
-            isa.MATRIX, self.instruction[: isa.MATRIX.size]
-        )  # FIR and OUTER begin with the same
+        layout = isa.layout_of(isa.Opcode.MATRIX, self.config)
+        fields = data.View(layout, self.instruction[: layout.size])  # FIR and OUTER begin with the same
         self._idle = is_idle(m, self.start, self.done)
         m.submodules.window = window = Window(
             order=TILED_ORDER if self.config.output_stationary else MATRIX_ORDER,
@@ -447,6 +446,14 @@ class MatrixUnit(wiring.Component):
             m.d.sync += [base.eq(fields.acc_base), addr.eq(fields.acc_base), add.eq(fields.accumulate)]
         with m.Elif(valid):
             m.d.sync += [addr.eq(Mux(pass_end, base, addr + 1)), add.eq(add | pass_end)]
+        if self.config.computed_digits:
+            shifted = Signal(reset_less=True)  # until the first tile is added
+            matrix = fields.opcode == isa.Opcode.MATRIX
+            with m.If(self._idle):
+                m.d.sync += shifted.eq(fields.shifted & matrix)
+            with m.Elif(valid & pass_end):
+                m.d.sync += shifted.eq(0)
+            m.d.comb += accumulator.i_shifted.eq(shifted)
         m.d.comb += [
             accumulator.i_valid.eq(valid),
             accumulator.i_addr.eq(addr),

@@ -1,4 +1,7 @@
-"""MOVE: activation words to weight tiles, straight or transposed, by the unit that STOREs (see docs/isa.md, MOVE)."""
+"""MOVE: activation words to weight tiles, straight or transposed, by the unit that STOREs (see docs/isa.md, MOVE).
+
+Where weights are narrower than activations, a code is two digits, and a MOVE writes one of them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import ceil_log2, exact_log2
 
+from sateen.formats.digits import Digits
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
@@ -26,6 +30,19 @@ def block_cycles(config: AcceleratorConfig) -> int:
     """Cycles in which a transposing MOVE makes `transpose_words` weight words: a column each, then a word each, the
     last of which goes while the next column comes."""
     return config.cols + config.transpose_words - 1
+
+
+def digit_of(code: Value, high: Value, digits: Digits) -> Value:
+    """The high digit of a code, or its low one: `Digits.split` as a circuit."""
+    bits = digits.bits
+    rounds = code[bits - 1]  # what the low digit lacks as a signed number
+    low = code[: bits - 1]
+    if digits.saturates:
+        over = ~code[-1] & code[bits - 1 : -1].all()
+        rounds, low = rounds & ~over, low | over.replicate(bits - 1)
+    top = code[bits:].as_signed() + rounds
+    # top: to `bits`, which hold it, as `most` is all that two digits do
+    return Mux(high, Cat(top, top[-1].replicate(bits))[:bits], Cat(low, rounds))
 
 
 def move_cycles(fields: object, config: AcceleratorConfig) -> int:
@@ -75,6 +92,8 @@ class Arrived:
     transposed: Value
     slice_: Value
     reduction: Value
+    high: Value
+    """It is the high digits that are wanted."""
 
 
 class Mover(wiring.Component):
@@ -131,7 +150,7 @@ class Mover(wiring.Component):
             },
         )
         transposed, slice_, reduction = Signal(), Signal(c.slice_bits), Signal(counted, reset_less=True)
-        active = Signal()
+        active, high = Signal(), Signal(len(i.high) if c.digits else 0)
         given = nest.parameters
 
         def straight(step: Value, factor: int) -> Value:
@@ -163,6 +182,8 @@ class Mover(wiring.Component):
         ]
         with m.If(idle):
             m.d.sync += [transposed.eq(i.transposed), slice_.eq(i.slice), reduction.eq(i.reduction)]
+            if c.digits:
+                m.d.sync += high.eq(i.high)
         with m.If(self.start):
             m.d.sync += active.eq(1)
         with m.Elif(nest.last.w):
@@ -185,7 +206,15 @@ class Mover(wiring.Component):
             arrived = delayed
         word = Mux(arrived.inside, self.activation.data, zero_word(c))
         return Arrived(
-            word, arrived.takes, arrived.gives, arrived.last, arrived.element, transposed, slice_, reduction
+            word,
+            arrived.takes,
+            arrived.gives,
+            arrived.last,
+            arrived.element,
+            transposed,
+            slice_,
+            reduction,
+            high,
         )
 
 
@@ -209,7 +238,7 @@ class Move(Mover):
              for col in range(c.cols)]
             for n in range(depth)
         ]  # fmt: skip
-        column = self._column(word, arrived.element, arrived.reduction)
+        column = self._column(arrived)
         with m.If(arrived.takes & transposed):
             for n, codes in enumerate(block):
                 for lane in range(c.lanes):
@@ -219,7 +248,7 @@ class Move(Mover):
             part = word.word_select(arrived.slice_, c.cols * c.activation.bits) if c.slices > 1 else word
             for col, lanes in enumerate(block[0]):
                 m.d.sync += [a.eq(b) for a, b in pairwise(lanes)]
-                m.d.sync += lanes[-1].eq(part.word_select(col, c.activation.bits))
+                m.d.sync += lanes[-1].eq(self._weight(part.word_select(col, c.activation.bits), arrived))
         with m.Elif(arrived.gives):
             for a, b in pairwise(block):
                 m.d.sync += Cat(map(Cat, a)).eq(Cat(map(Cat, b)))
@@ -233,10 +262,14 @@ class Move(Mover):
         m.d.comb += [self.weight.data.eq(Cat(map(Cat, block[0]))), self.done.eq(self.weight.en & end)]
         return m
 
-    def _column(self, word: Value, element: Value, reduction: Value) -> list[list[Value]]:
-        """The codes (transpose_words, lanes) of a pixel's word from `element` on, 0 from `reduction` on."""
+    def _weight(self, code: Value, arrived: Arrived) -> Value:
+        """What an activation becomes."""
+        return digit_of(code, arrived.high, self.config.digits) if self.config.digits else code
+
+    def _column(self, arrived: Arrived) -> list[list[Value]]:
+        """The weights (transpose_words, lanes) of a pixel's word from its element on, 0 beyond the reduction."""
         c, bits = self.config, self.config.activation.bits
-        depth = c.transpose_words
+        depth, word, element, reduction = c.transpose_words, arrived.word, arrived.element, arrived.reduction
         runs = [
             word[bits * ((r * depth + n) * c.group + p * c.lanes) :][: bits * c.lanes]
             for r in range(c.rows // depth)
@@ -246,12 +279,12 @@ class Move(Mover):
         passes, lanes, run = (exact_log2(v) for v in (c.dense_passes, c.lanes, depth * c.group))
         place = Cat(element[lanes : lanes + passes], element[run : exact_log2(c.elements)])
         chosen = Cat(runs).word_select(place, depth * c.lanes * bits) if len(place) else Cat(runs)
-        zero = Const(c.weight.zero_code, bits)
+        zero = Const(c.weight.zero_code, c.weight.bits)
         return [
             [
                 Mux(
                     element + (n * c.group + lane) < reduction,
-                    chosen.word_select(n * c.lanes + lane, bits),
+                    self._weight(chosen.word_select(n * c.lanes + lane, bits), arrived),
                     zero,
                 )
                 for lane in range(c.lanes)
@@ -299,6 +332,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
           destination=c.weight_address_bits, inside=counted)  # fmt: skip
     t.add(ff=codes + 5 * address + 8 * counted + 2 * (4 + counted) + c.slice_bits + c.weight_address_bits + 6)
     t.ff["one"] = 1
+    if c.digits:
+        t.add(digits=(c.transpose_words + 1) * c.cols * c.lanes * c.weight.bits, ff=1)
 
 
 MOVE = Component(

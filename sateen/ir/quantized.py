@@ -13,6 +13,7 @@ from math import isqrt
 
 import numpy as np
 
+from sateen.formats.digits import Digits
 from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, Gradient, PoolGate, WeightGradient
 from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.heads import Batch
@@ -165,7 +166,8 @@ class MatMul(Summed):
         acc = sum over k of fixed(input[x, k]) * fixed(weight[c, k])     transposed: output channel c is a pixel
         acc = sum over k of fixed(input[x, k]) * fixed(weight[k, c])     else: a channel
 
-    and what becomes of the sum is as in `Linear`; a residual is added, and has the output's rows.
+    and what becomes of the sum is as in `Linear`; a residual is added, and has the output's rows. Codes of `weight`
+    that become two digits count as `digits` has it.
     """
 
     name: str
@@ -186,6 +188,8 @@ class MatMul(Summed):
     raw_offset: np.ndarray | None = None
     source: tuple[str, ...] = ()
     residual: Residual | None = None
+    digits: Digits | None = None
+    """Of weights that are narrower than activations."""
 
     @property
     def factors(self) -> tuple[str, str]:
@@ -212,7 +216,8 @@ class MatMul(Summed):
         return math.prod(shape) * self.reduction
 
     def sums(self, reach: Callable[[str], Range]) -> list[Range]:
-        products = [a * b for a in reach(self.input) for b in reach(self.weight)]
+        weights = self.digits.reach if self.digits else reach(self.weight)
+        products = [a * b for a in reach(self.input) for b in weights]
         least, most = (self.reduction * v for v in (min(0, *products), max(0, *products)))
         biases = [int(b) for b in self.bias]
         low, high = min(0, *biases), max(0, *biases)

@@ -18,6 +18,7 @@ import numpy as np
 from sateen.arrays import read_npy
 from sateen.errors import BuildError, ModelError
 from sateen.formats import Format, SparsityPattern, parse_format
+from sateen.formats.digits import Digits
 from sateen.ir.chosen import Chosen
 from sateen.ir.graph import Expression, Graph, HostOp, InputOp, Node, Output, Port
 from sateen.ir.heads import Batch
@@ -44,7 +45,7 @@ _QUANTIZED: dict[str, type] = {
             Output,
             HostOp,
         ),
-        *(Piece, Lattice, Batch, Chosen),
+        *(Piece, Lattice, Batch, Chosen, Digits),
         *get_args(Op),
     )
 }

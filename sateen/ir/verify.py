@@ -16,6 +16,7 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.formats import Format
+from sateen.formats.digits import two_digits
 from sateen.formats.rows import MANTISSA_BITS, MOST_ELEMENTS, Exponentials, epsilon_bits, fraction_bits
 from sateen.ir.gradients import Gating
 from sateen.ir.pieces import covered
@@ -252,6 +253,14 @@ def _symmetric(graph: QuantizedGraph, op: MatMul) -> str | None:
     return next((f"{zero} in '{t}'" for t, zero in zeros if zero), None)
 
 
+def _digits(graph: QuantizedGraph, op: MatMul) -> str | None:
+    if op.digits is None:
+        return None
+    fmt = graph.tensors[op.weight].quant.format
+    good = op.digits == two_digits(fmt, op.digits.digit)
+    return None if good else f"digits {op.digits.digit.name} of {op.digits.whole.name} for {fmt.name}"
+
+
 def _per_channel(graph: QuantizedGraph, op: Summed) -> str | None:
     wanted = (graph.tensors[op.output].shape[2],)
     names = ("bias", "multiplier", "shift", "raw_scale", "raw_offset")
@@ -466,6 +475,7 @@ RULES: tuple[Rule, ...] = (
     Rule("weight", Linear, "the weight is (O, KH, KW, I / groups)", _weight_shape),
     Rule("product", MatMul, "operands are heads of one size, and have the elements that are summed over", _product),
     Rule("symmetric", MatMul, "both operands have zero point 0", _symmetric),
+    Rule("digits", MatMul, "digits are those of the second operand's format", _digits),
     Rule("per channel", Summed, "a number for each output channel", _per_channel),
     Rule("pieces", Arrange, "every pixel is written once, from pixels of its parts", _pieces),
     Rule("window", QuantizedOp, "kernel, stride and dilation are at least 1", _window),

@@ -6,7 +6,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from sateen.formats import SparsityPattern, parse_sparsity
+from sateen.formats import SparsityPattern, parse_format, parse_sparsity
+from sateen.formats.digits import two_digits
 from sateen.formats.sparsity import DENSE, PATTERNS
 from sateen.machine.isa import Opcode, bits_of
 from sateen.machine.settings import Limit, at_most, is_power_of_two, power_of_two, powers, rule, setting
@@ -219,18 +220,32 @@ def words_of_a_tile(transpose_words: int, rows: int) -> str | None:
 def weights_like_activations(
     computed_weights: bool, weight_format: str, activation_format: str
 ) -> str | None:
-    """false, unless weights and activations have one format"""
+    """false, unless weights and activations have one format, or an activation is two digits of weights"""
     if not computed_weights or weight_format == activation_format:
         return None
-    return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
+    if two_digits(parse_format(activation_format), parse_format(weight_format)):
+        return None
+    return (
+        f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}, nor are "
+        "activations two digits of weights"
+    )
 
 
 @rule("computed_patterns")
 def patterns_of_computed_weights(
-    computed_patterns: bool, computed_weights: bool, patterns: tuple[str, ...], lanes: int
+    computed_patterns: bool,
+    computed_weights: bool,
+    patterns: tuple[str, ...],
+    lanes: int,
+    weight_format: str,
+    activation_format: str,
 ) -> str | None:
-    """false, unless computed_weights, lanes = 1 and patterns has one of N:M"""
-    if not computed_patterns or (computed_weights and lanes == 1 and len(set(patterns)) > 1):
+    """false, unless computed_weights, one format, lanes = 1 and patterns has one of N:M"""
+    if not computed_patterns:
+        return None
+    if computed_weights and weight_format != activation_format:
+        return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
+    if computed_weights and lanes == 1 and len(set(patterns)) > 1:
         return None
     return "false, unless computed_weights = true, lanes = 1 and patterns has an N:M pattern"
 

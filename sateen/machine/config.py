@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sateen.errors import ConfigError, FormatError
 from sateen.files import read_toml, shown
+from sateen.formats.digits import Digits, two_digits
 from sateen.machine import array, datapath, fitted, storage
 from sateen.machine.array import (
     DATAFLOWS,
@@ -103,6 +104,16 @@ class AcceleratorConfig(_Flat):
     def weight_word_bits(self) -> int:
         """One array row of one weight tile: cols × lanes codes, column-major, lane 0 lowest."""
         return self.cols * self.lanes * self.weight.bits
+
+    @property
+    def digits(self) -> Digits | None:
+        """What weights that are narrower than activations are made of, where they are computed."""
+        apart = self.computed_weights and self.weight_format != self.activation_format
+        return two_digits(self.activation, self.weight) if apart else None
+
+    @property
+    def computed_digits(self) -> bool:
+        return self.digits is not None
 
     @property
     def index_rows(self) -> int:

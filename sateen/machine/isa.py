@@ -144,9 +144,15 @@ class Layout:
     def bits(self) -> int:
         return sum(f.bits for f in self.all_fields)
 
+    def fields_of(self, config: AcceleratorConfig) -> tuple[Field, ...]:
+        """Those that a machine is made with, and those before them, header included."""
+        fields = self.all_fields
+        built = [n for n, f in enumerate(fields, 1) if not f.optional or getattr(config, f.only)]
+        return fields[: built[-1]]
+
     def bits_of(self, config: AcceleratorConfig) -> int:
-        """Those that a machine is made with."""
-        return sum(f.bits for f in self.all_fields if not f.optional or getattr(config, f.only))
+        """Of `fields_of`."""
+        return sum(f.bits for f in self.fields_of(config))
 
     def offset(self, name: str) -> int:
         """The lowest bit of a field. KeyError for an unknown one."""
@@ -248,6 +254,7 @@ MOVE = Layout(
         Field(
             "index_shift", 3, "log2(m/n)", reach="index_count_bits", only="computed_patterns", optional=True
         ),
+        Field("high", 1, "1: of each code the high digit, 0: the low one", only="computed_digits", optional=True),
     ),
     only="computed_weights",
 )  # fmt: skip
@@ -282,14 +289,20 @@ MATRIX = Layout(
             "last_steps", 12, "weight words of a tap's last channel word, if output_stationary",
             only="output_stationary",
         ),
+        Field(
+            "shifted", 1, "1: what the first weight tile adds to counts 2**weight.bits times", only="computed_digits",
+            optional=True,
+        ),
     ),
 )  # fmt: skip
+
+_MATRIX_ALONE = ("output_stationary", "computed_digits")
 
 FIR = Layout(
     Opcode.FIR,
     Unit.MATRIX,
     (
-        *(f for f in MATRIX.fields if f.only != "output_stationary"),
+        *(f for f in MATRIX.fields if f.only not in _MATRIX_ALONE),
         Field("slice", 6, "run of `cols` elements of the word, of which each column has its own", reach="slice_bits"),
         Field(
             "line", 12, "words that are read of a line of the window's plane, at least out_w", count=True,
@@ -306,7 +319,7 @@ OUTER = Layout(
     Opcode.OUTER,
     Unit.MATRIX,
     (
-        *(f for f in MATRIX.fields if f.only != "output_stationary"),
+        *(f for f in MATRIX.fields if f.only not in _MATRIX_ALONE),
         Field(
             "weight_step", 24, "weight words from a pixel to the next in the order of the reads",
             reach="weight_address_bits",

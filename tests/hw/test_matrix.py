@@ -34,7 +34,7 @@ LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
     out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, index_bits=0, index_shift=0,
-    output_stationary=0, last_steps=0, slide=0,
+    output_stationary=0, last_steps=0, slide=0, shifted=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -91,7 +91,10 @@ def ref_matrix(fields, config, memory, acc):
             picked = a[np.arange(config.rows)[:, None, None], index]  # (rows, cols, lanes)
             sums = (picked * w).sum((0, 2))
             address = f["acc_base"] + oy * f["out_w"] + ox
-            acc[address] = sums + (acc[address] if f["accumulate"] or tile else 0)
+            kept = acc[address] if f["accumulate"] or tile else 0
+            if f["shifted"] and f["accumulate"] and not tile:
+                kept = kept << config.weight.bits
+            acc[address] = sums + kept
     return acc
 
 
@@ -288,6 +291,27 @@ def test_output_stationary(changes):
             | dict(index_shift=config.indexed),
             stationary | CONV3 | dict(slide=1, passes=passes, last_steps=1, out_w=5, channel_words=2),
             stationary | CONV3 | dict(slide=1, passes=passes, last_steps=passes * config.rows, accumulate=1),
+        ],
+    )
+
+
+@pytest.mark.parametrize("more", [{}, dict(dataflows=DATAFLOWS, depthwise=True)], ids=["plain", "all ways"])
+def test_sums_of_high_digits(more):
+    """What the first tile adds to counts 2**weight.bits times; that of other instructions as it is."""
+    config = AcceleratorConfig(**SMALL | dict(rows=4, cols=4, lanes=1, group=2, weight_format="int3") | more
+                               | dict(activation_format="int5", computed_weights=True))  # fmt: skip
+    low = dict(accumulate=1, shifted=1)
+    check(
+        config,
+        [
+            dict(channel_words=3, out_w=6),
+            dict(channel_words=2, out_w=6, weight_base=5, accumulate=1),
+            dict(channel_words=3, out_w=6, passes=2, weight_base=9) | low,
+            dict(channel_words=2, out_w=2, acc_base=17),
+            dict(channel_words=2, out_w=2, acc_base=17) | low,
+            dict(out_w=2, acc_base=17) | low,
+            dict(out_w=2, shifted=1),
+            dict(out_w=2, accumulate=1),
         ],
     )
 

@@ -8,8 +8,10 @@ from amaranth.hdl import Module, Signal, Value
 from amaranth.lib.memory import Memory as Ram
 from amaranth.sim import Simulator
 
+from sateen.formats import parse_format
+from sateen.formats.digits import two_digits
 from sateen.hw import isa
-from sateen.hw.memory.move import Move, move_cycles
+from sateen.hw.memory.move import Move, digit_of, move_cycles
 from sateen.hw.memory.select import SelectingMove, shift_of
 from sateen.hw.ports import ACTIVATION_LATENCY
 from sateen.machine.assembler import Instruction
@@ -19,10 +21,19 @@ from sateen.machine.packing import pack
 from sateen.sim.program import Interpreter
 
 
-def config_of(rows: int, cols: int, lanes: int, group: int, transpose_words: int, fmt: str = "int8", **more):
+def config_of(
+    rows: int,
+    cols: int,
+    lanes: int,
+    group: int,
+    transpose_words: int,
+    fmt: str = "int8",
+    weights: str = "",
+    **more,
+):
     return AcceleratorConfig(
         rows=rows, cols=cols, lanes=lanes, group=group, transpose_words=transpose_words, computed_weights=True,
-        weight_format=fmt, activation_format=fmt, act_bank_depth=64, act_banks=2, weight_depth=128,
+        weight_format=weights or fmt, activation_format=fmt, act_bank_depth=64, act_banks=2, weight_depth=128,
         vector_lanes=1, **more,
     )  # fmt: skip
 
@@ -36,6 +47,9 @@ CONFIGS = {
     "4x4, many passes": config_of(4, 4, 1, 4, 4, "int4"),
     "one word a column": config_of(2, 4, 1, 2, 1, "e2m1"),
     "all words": config_of(8, 4, 2, 2, 8, "e5m2"),
+    "digits": config_of(2, 2, 2, 2, 1, "int8", "int4"),
+    "digits of 3 bits, two words": config_of(4, 2, 1, 2, 2, "int5", "int3"),
+    "digits of 7 bits": config_of(2, 4, 1, 4, 1, "int8", "int7"),
     "sparse": config_of(2, 4, 2, 4, 1, patterns=("dense", "2:4")),
     "2:4": config_of(2, 4, 1, 4, 1, patterns=("dense", "2:4"), computed_patterns=True),
     "1:2, a word": config_of(1, 2, 1, 2, 1, "int4", patterns=("dense", "1:2"), computed_patterns=True),
@@ -114,6 +128,8 @@ def random_move(config, rng):
         fields |= {"transposed": 1, "columns": rng.randint(1, config.cols)}
     else:
         fields |= {"slice": rng.randrange(config.slices)}
+    if config.digits:
+        fields["high"] = rng.randrange(2)
     if config.computed_patterns and rng.random() < 0.75:
         pattern = rng.choice(config.sparse_patterns)
         fields |= {"index_bits": pattern.index_bits, "index_shift": shift_of(pattern)}
@@ -148,6 +164,28 @@ def test_weights_and_cycles(name):
                 n: sum(int(b) << k for k, b in enumerate(row)) for n, row in zip(span, flat, strict=True)
             }
         assert indices == places, i
+
+
+@pytest.mark.parametrize(
+    ("whole", "digit"), [("int8", f"int{b}") for b in range(4, 8)] + [("int6", "int3"), ("int3", "int2")]
+)
+def test_the_circuit_of_a_digit(whole, digit):
+    """Every code."""
+    digits = two_digits(parse_format(whole), parse_format(digit))
+    m = Module()
+    code, high, found = Signal(digits.whole.bits), Signal(), Signal(digits.bits)
+    m.d.comb += found.eq(digit_of(code, high, digits))
+
+    async def bench(ctx):
+        for n in range(2):
+            ctx.set(high, n)
+            for v, wanted in zip(digits.whole.codes, digits.split(digits.whole.codes, bool(n)), strict=True):
+                ctx.set(code, int(v))
+                assert ctx.get(found) == wanted, (n, v)
+
+    sim = Simulator(m)
+    sim.add_testbench(bench)
+    sim.run()
 
 
 def test_straight_and_transposed_by_hand():
