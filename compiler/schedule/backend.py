@@ -12,7 +12,7 @@ from sateen.compiler.schedule.fold import fold_inputs
 from sateen.compiler.schedule.heads import align_heads
 from sateen.compiler.schedule.lower import Lowering
 from sateen.compiler.schedule.narrow import narrowed
-from sateen.compiler.schedule.order import cut_chunks, hoist, merged
+from sateen.compiler.schedule.order import cut_chunks, hoist, merged, tables_late
 from sateen.compiler.schedule.place import Placement, place
 from sateen.compiler.schedule.samples import SampledGraph
 from sateen.compiler.schedule.tokens import add_tokens
@@ -245,10 +245,16 @@ def _generated(
     placement = place(folded, config, [(first, last) for first, _, last in spans])
     lowered = Lowering(folded, placement, config, folds, dataflows).result()
     woven = weave(lowered.steps, list(spans), config)
-    several = [steps for steps in (woven, merged(woven, config)) if steps is not None]
-    return _fastest(
-        [_ordered([s.copy() for s in steps], lowered, folded, placement, config, batch) for steps in several]
-    )
+
+    def ordered(steps: list[Step]) -> Program:
+        return _ordered([s.copy() for s in steps], lowered, folded, placement, config, batch)
+
+    steps, found = woven, ordered(woven)
+    for change in (partial(merged, config=config), tables_late):
+        changed = change(steps)
+        if changed is not None and (other := ordered(changed)).cycles < found.cycles:
+            steps, found = changed, other
+    return found
 
 
 def _ordered(

@@ -1,4 +1,4 @@
-"""From a correct sequence to four units at work: merge and hoist loads, cut into chunks. See also `tokens`."""
+"""From a correct sequence to four units at work: merge, defer and hoist loads, cut into chunks. See also `tokens`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,26 @@ def merged(steps: list[Step], config: AcceleratorConfig) -> list[Step] | None:
             before.writes + step.writes,
         )
     return out if len(out) < len(steps) else None
+
+
+def tables_late(steps: list[Step]) -> list[Step] | None:
+    """LOADs of tables behind what their layer loads before its first result. None if that moves none.
+
+    A table waits for the last DRAIN that reads the one before it, and LOADs keep their order: weights behind it wait.
+    """
+    out: list[Step] = []
+    held: list[Step] = []
+    for step in steps:
+        i = step.instruction
+        if i.opcode == Opcode.LOAD and i.target in (Target.TABLE, Target.EXPONENTIAL):
+            held.append(step)
+            continue
+        if any(conflict(table, step) for table in held):
+            out += held
+            held = []
+        out.append(step)
+    out += held
+    return out if any(a is not b for a, b in zip(out, steps, strict=True)) else None
 
 
 def hoist(steps: list[Step], lookahead: int, opcode: Opcode = Opcode.LOAD) -> list[Step]:
