@@ -251,6 +251,20 @@ def chosen_rate(rows: list[dict[str, Any]], network: str) -> float:
     return max(found, key=lambda rate: found[rate])
 
 
+def choice(rows: list[dict[str, Any]], network: str) -> list[str]:
+    """A table of the accuracies on held-out samples that chose the rate."""
+    own = [r for r in rows if r["held_out"] and r["network"] == network]
+    if not own:
+        return []
+    names = "float dense | int8 dense | int8 BDWP 2:8"
+    lines = [f"| rate, {own[0]['epochs']} epochs, held-out samples | {names} | mean |", "|---|" + "--:|" * 4]
+    for rate, mean in held_out(rows, network).items():
+        found = {(r["formats"], r["method"], r["pattern"]): r["accuracy"] for r in own if r["rate"] == rate}
+        cells = [f"{100 * found[way]:.1f}" if way in found else "" for way in CHOOSING]
+        lines.append(f"| {rate:g} | {' | '.join(cells)} | {100 * mean:.1f} |")
+    return [*lines, ""]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a table for each network, means and standard errors over seeds."""
     lines = [
@@ -267,10 +281,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for network, epochs in dict.fromkeys((r["network"], r["epochs"]) for r in tested):
         own = [r for r in tested if (r["network"], r["epochs"]) == (network, epochs)]
         lines += ["", f"## {network}, {epochs} epochs, rate {own[0]['rate']:g}", ""]
-        if chosen := held_out(rows, network):
-            after = next(r["epochs"] for r in rows if r["held_out"] and r["network"] == network)
-            told = ", ".join(f"{100 * v:.1f} % at {rate:g}" for rate, v in chosen.items())
-            lines += [f"Held-out accuracy after {after} epochs: {told}.", ""]
+        lines += choice(rows, network)
         lines += [
             "| formats | method | pattern | test accuracy, % | standard error | seeds |",
             "|---|---|---|--:|--:|--:|",
@@ -278,7 +289,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         for way in TUNED if network.endswith("fine-tuned") else WAYS:
             found = [100 * r["accuracy"] for r in own if (r["formats"], r["method"], r["pattern"]) == way]
             if found:
-                error = f"{np.std(found, ddof=1) / len(found) ** 0.5:.2f}" if len(found) > 1 else ""
+                error = (
+                    f"{np.std(found, ddof=1) / len(found) ** 0.5:.2f}"
+                    if len(found) > 1 and way[1] != "one-shot"
+                    else ""
+                )
                 lines.append(f"| {' | '.join(way)} | {np.mean(found):.2f} | {error} | {len(found)} |")
     return "\n".join(lines) + "\n"
 
