@@ -1,4 +1,4 @@
-"""Bitstreams of the digits CNN for every board: size, clock, frames per second, and the time each takes.
+"""Bitstreams of the digits CNN for every board: size, clock, samples per second, and the time each takes.
 
     python benchmarks/bitstreams.py                                 all boards
     python benchmarks/bitstreams.py --board ulx3s-85f --record      one; and keep its size for error messages
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     emit(
         "| board | machine | multipliers | "
         + " | ".join(COLUMNS)
-        + " | Fmax | clock | cycles | frames/s | accuracy | minutes |"
+        + " | Fmax | clock | cycles | samples/s | accuracy | minutes |"
     )
     emit("|---|---|" + "--:|" * (len(COLUMNS) + 7))
     for name in args.board or BOARDS:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             f"| {name} | {found['config']} | {found['multipliers']} | "
             + " | ".join(share(found, names) for names in COLUMNS.values())
             + f" | {found['fmax_mhz']:.1f} | {found['clock_mhz']:g} | {found['cycles']:,} | "
-            f"{found['frames_per_second']:,.0f} | {right} | {minutes:.1f} |"
+            f"{found['samples_per_second']:,.0f} | {right} | {minutes:.1f} |"
         )
         if args.record:
             record(found)

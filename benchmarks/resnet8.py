@@ -76,8 +76,8 @@ def main() -> None:
             row[f"{engine}_images_equal"] = sum(a.tobytes() == b.tobytes() for a, b in pairs)
         if "rtl" in found:
             row |= {
-                "cycles_model": found["model"].cycles_per_inference,
-                "cycles_rtl": found["rtl"].cycles_per_inference,
+                "cycles_model": found["model"].cycles_per_sample,
+                "cycles_rtl": found["rtl"].cycles_per_sample,
                 "utilization": round(found["rtl"].utilization, 4),
                 "rtl_s": round(found["rtl"].wall_s, 2),
             }

@@ -224,7 +224,7 @@ def run(
     engine : "reference", "program", "model" (cycles alone), "rtl" (Verilator), or "board" (on `port`);
         "float" is the network as it was imported, before it was pruned and rounded
     latency, interval : of the memory, in cycles: to the first beat of a read, and from beat to beat (docs/isa.md)
-    trace : a waveform file (.fst) of the first sample; engine "rtl"
+    trace : a waveform file (.fst) of the whole run, so give few samples, with layouts for viewers; engine "rtl"
     port, baud : the board's serial device ("sim": the chip with its pins is simulated), and its bits per second
         (default: what the build's bitstreams have)
     host : also run what follows where the file was cut (`until`), with ONNX Runtime: `outputs` are the file's own
@@ -370,7 +370,7 @@ def estimate(
         the model's; "ecp5" has a "clock" (MHz by speed grade) as well, a build "energy" (microjoules for a sample).
         "outside" says what lies beyond the sizes that the model was fitted to. Of a board "used" and "available" by
         resource, the "share" of each, which one "limited_by" is, "fits", "clock_mhz", and of a build that
-        does "frames_per_second".
+        does "samples_per_second".
 
     Raises
     ------
@@ -468,7 +468,7 @@ def bitstream(
     Returns
     -------
     dict
-        What was measured: "fmax_mhz", "clock_mhz", "used" and "available", "frames_per_second", "bitstream" (the file).
+        What was measured: "fmax_mhz", "clock_mhz", "used", "available", "samples_per_second", "bitstream" (the file).
 
     Raises
     ------
@@ -478,7 +478,7 @@ def bitstream(
     Examples
     --------
     >>> found = sateen.bitstream("build", board="ulx3s-85f")
-    >>> found["fmax_mhz"], found["frames_per_second"]
+    >>> found["fmax_mhz"], found["samples_per_second"]
     """
     from sateen.bitstreams import make_bitstream
 

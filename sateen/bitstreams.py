@@ -66,7 +66,7 @@ def make_bitstream(
         "resident": resident,
         "memory_bytes": soc.memory.size,
     }
-    found["frames_per_second"] = clock_hz / found["cycles"] * b.batch
+    found["samples_per_second"] = clock_hz / found["cycles"] * b.batch
     folder.mkdir(exist_ok=True)
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     write_file(folder / f"{target.name}.json", text, "bitstream record")

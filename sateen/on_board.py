@@ -19,7 +19,7 @@ from sateen.sim.model import predict
 def estimate_on_board(
     config: AcceleratorConfig, name: str, build: BuildFiles | None = None
 ) -> dict[str, Any]:
-    """The whole chip on the board `name`, estimated; with a build also its memory, cycles and frames a second.
+    """The whole chip on the board `name`, estimated; with a build also its memory, cycles and samples a second.
 
     Raises ConfigError for a name that is no board's.
     """
@@ -57,7 +57,7 @@ def estimate_on_board(
         cycles = _cycles(build.read("program.bin"), offset, config)
         result["cycles"] = cycles
         if result["fits"]:
-            result["frames_per_second"] = round(1e6 * clock * manifest["batch"] / cycles, 1)
+            result["samples_per_second"] = round(1e6 * clock * manifest["batch"] / cycles, 1)
     return result
 
 

@@ -41,20 +41,20 @@ class RunResult:
 
     `outputs` are float32 arrays by name, batch first. `cycles`, `macs` (multiplications that the network needs, zeros
     left out by sparsity not counted), `dense_macs` and `moved_bytes` (between memory and machine, by kind, and their
-    "total") are for the whole batch, `cycles_per_inference` for a sample, `counters` for the last run, which is one
+    "total") are for the whole batch, `cycles_per_sample` for a sample, `counters` for the last run, which is one
     unless the build takes several samples a run; engine "model" predicts "cycles", "busy", "wait" and "idle".
 
     Examples
     --------
     >>> result = sateen.run("build", {"input": images}, engine="model")
-    >>> result.cycles_per_inference, result.utilization
+    >>> result.cycles_per_sample, result.utilization
     """
 
     outputs: dict[str, np.ndarray] | None
     engine: str
     batch: int
     cycles: int | None
-    cycles_per_inference: int | None
+    cycles_per_sample: int | None
     macs: int
     dense_macs: int
     moved_bytes: dict[str, int]
@@ -219,7 +219,7 @@ def result_of(
         moved_bytes={kind: n * runs for kind, n in b.manifest["totals"]["bytes"].items()},
         utilization=macs / (cycles * b.config.multipliers) if cycles else None,
         wall_s=wall,
-        cycles_per_inference=cycles // batch if cycles else None,
+        cycles_per_sample=cycles // batch if cycles else None,
         counters=counters or {},
         cycles_per_second=speed,
     )

@@ -50,7 +50,7 @@ def test_its_figures_are_those_of_the_results():
     costs = re.findall(r"Lattice ECP5 +(.*?) {2}measured", README)
     counts = [n.replace(",", " ") for row in costs for n in row.split()]
     quoted = re.findall(
-        r"(?<!\S)\d+\.\d+ ?%|\d+\.\d+×|\d{1,3}(?: \d{3})+(?= cycles| frames)", section("Results")
+        r"(?<!\S)\d+\.\d+ ?%|\d+\.\d+×|\d{1,3}(?: \d{3})+(?= cycles| samples)", section("Results")
     )
     assert len(counts) == 8 and len(quoted) >= 12
     missing = [n for n in (*counts, *quoted) if n not in known]

@@ -1,4 +1,4 @@
-"""An estimate of an inference's energy, from published energies of single operations.
+"""An estimate of the energy of a sample, from published energies of single operations.
 
 Ref: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, figure 1.1.9: 45 nm, 0.9 V.
 These are of an ASIC's operations; an FPGA's take several times as much, and clock, wires, control and leakage are not

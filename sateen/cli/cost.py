@@ -74,7 +74,7 @@ def _on_board(found: dict[str, Any]) -> None:
     emit(f"{verdict}: {_TITLES[most]} is used most, {100 * found['share'][most]:.0f} %{memory}")
     if not found["memory_bytes"] and found["narrow"]:
         emit("at most: counters and sums of a narrow machine take less once a program is compiled for it")
-    rate = f"; {found['frames_per_second']:,.0f} samples a second" if "frames_per_second" in found else ""
+    rate = f"; {found['samples_per_second']:,.0f} samples a second" if "samples_per_second" in found else ""
     emit(f"clock {found['clock_mhz']:g} MHz ({found['clock_source']}){rate}")
     if found["outside"]:
         emit(
@@ -164,7 +164,7 @@ def bitstream(args: argparse.Namespace) -> int:
     emit_table(table)
     emit(
         f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} "
-        f"cycles a sample, {found['frames_per_second']:,.0f} samples a second, the serial line not counted"
+        f"cycles a sample, {found['samples_per_second']:,.0f} samples a second, the serial line not counted"
     )
     emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
     if found["note"]:

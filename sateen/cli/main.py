@@ -29,20 +29,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"sateen: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
-def _at_least_1(text: str, most: int = 1 << 20) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
-    return value
-
-
-def _baud(text: str) -> int:
-    return _at_least_1(text, 100_000_000)
-
-
 def _megahertz(text: str) -> float:
     try:
         value = float(text)
@@ -51,27 +37,6 @@ def _megahertz(text: str) -> float:
     if not 0.1 <= value <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of MHz from 0.1 to 1000")
     return value
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """An input's name may hold "=" and ",": the sizes are what follows the last "="."""
-    name, equals, sizes = text.rpartition("=")
-    try:
-        if not (name and equals):
-            raise ValueError
-        return name, tuple(int(s) for s in sizes.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form input=1,3,320,320") from None
-
-
-def _value(text: str) -> tuple[str, float]:
-    name, equals, number = text.rpartition("=")
-    try:
-        if not (name and equals):
-            raise ValueError
-        return name, float(number)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form input=16000") from None
 
 
 def _command(name: str) -> Command:
@@ -109,20 +74,19 @@ _HOME = {
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options (docs/usage.md)."""
     from sateen.cli.explore_options import add_explore
+    from sateen.cli.run_options import add_run
     from sateen.cli.samples import add_image_options
+    from sateen.cli.train_options import add_train
+    from sateen.cli.values import at_least_1, baud, shape, value
     from sateen.machine.config import DATAFLOWS
     from sateen.machine.presets import PRESETS
     from sateen.options import (
-        BOARD,
         DEFAULT_ATTEMPTS,
         DEFAULT_BAUD,
         DEFAULT_PRESET,
         DEFAULT_PTQ,
-        ENGINES,
-        FLOAT,
         SCALES,
         SPARSITY_METHODS,
-        TRAINING_METHODS,
     )
 
     parser = _Parser(prog="sateen", description="ONNX networks to bit-exact FPGA accelerators.")
@@ -145,14 +109,14 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--shape",
             action="append",
-            type=_shape,
+            type=shape,
             metavar="INPUT=1,3,320,320",
             help="the sizes of an input that the file leaves open, the batch first; once for each such input",
         )
         sub.add_argument(
             "--value",
             action="append",
-            type=_value,
+            type=value,
             metavar="INPUT=16000",
             help="the number that an input is for every sample; once for each such input",
         )
@@ -245,46 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     p = add("run", "run a build with one of the four engines, or on a board")
-    p.add_argument("build", metavar="BUILD")
-    add_image_options(p)
-    p.add_argument("--inputs", required=True, metavar="X", help="samples, as --calibration of compile")
-    p.add_argument(
-        "--engine", choices=(*ENGINES, FLOAT, BOARD), default="reference", help="default reference"
-    )
-    p.add_argument(
-        "--host",
-        action="store_true",
-        help="also run what follows where the model was cut, with ONNX Runtime: outputs are the file's own",
-    )
-    p.add_argument(
-        "--values", action="store_true", help="with --json: list the outputs' values, up to 65536 of each"
-    )
-    p.add_argument("--outputs", metavar="Y.npz", help="write one array per graph output")
-    p.add_argument(
-        "--labels",
-        metavar="L.npz",
-        help="one array with each sample's class: count how many are right, in float, too",
-    )
-    p.add_argument(
-        "--compare", action="store_true", help="compare with the reference; exit 1 on any difference"
-    )
-    p.add_argument(
-        "--latency", type=_at_least_1, default=32, metavar="CYCLES", help="memory latency (default 32)"
-    )
-    p.add_argument(
-        "--interval", type=_at_least_1, default=1, metavar="CYCLES", help="cycles per memory beat (default 1)"
-    )
-    p.add_argument("--trace", metavar="F.fst", help="write a waveform of the first sample (engine rtl)")
-    p.add_argument(
-        "--port", metavar="DEV", help="serial device of the board (engine board), or sim: it is simulated"
-    )
-    p.add_argument(
-        "--baud",
-        type=_baud,
-        metavar="N",
-        help="bits per second that the board's bitstream is made for (default: what the build's says, else "
-        f"{DEFAULT_BAUD})",
-    )
+    add_run(p)
 
     p = add(
         "layers", "list a build's layers: cycles, utilization, what limits them, what rounding costs them"
@@ -295,67 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = add("train", "train a network with N:M sparse weights on the numbers of the array")
     add_model(p)
-    p.add_argument(
-        "-o", "--output", required=True, metavar="RUN", help="the run's folder; a run in it goes on"
-    )
-    p.add_argument("--data", required=True, metavar="X.npz", help="training samples, one array, batch first")
-    p.add_argument("--labels", required=True, metavar="L.npz", help="one array with each sample's class")
-    p.add_argument("--test-data", metavar="X.npz", help="samples that each epoch is tested on")
-    p.add_argument("--test-labels", metavar="L.npz", help="their classes")
-    p.add_argument(
-        "--sparsity",
-        default="2:8",
-        metavar="N:M",
-        help="of all layers but the first and the last (default 2:8)",
-    )
-    p.add_argument(
-        "--method",
-        choices=TRAINING_METHODS,
-        default="bdwp",
-        help="bdwp (the default) selects forward along input and backward along output channels, sr-ste forward alone",
-    )
-    for name in ("weights", "activations", "gradients"):
-        p.add_argument(
-            f"--{name}", default="int8", metavar="FMT", help=f"format of the {name} (default int8)"
-        )
-    p.add_argument(
-        "--epochs", type=_at_least_1, default=10, metavar="N", help="passes over the samples (default 10)"
-    )
-    p.add_argument(
-        "--batch", type=_at_least_1, default=32, metavar="N", help="samples of a step (default 32)"
-    )
-    p.add_argument(
-        "--rate", type=float, default=0.02, metavar="R", help="greatest learning rate (default 0.02)"
-    )
-    p.add_argument("--momentum", type=float, default=0.9, metavar="M", help="of the velocities (default 0.9)")
-    p.add_argument(
-        "--weight-decay", type=float, default=5e-4, metavar="D", help="of all weights (default 5e-4)"
-    )
-    p.add_argument(
-        "--pruned-decay",
-        type=float,
-        default=2e-4,
-        metavar="D",
-        help="of weights that are left out (default 2e-4)",
-    )
-    p.add_argument(
-        "--engine",
-        choices=("reference", "program", "rtl"),
-        default="reference",
-        help="reference (default) trains; program and rtl do --steps steps, compare each, and exit 1 on a difference",
-    )
-    p.add_argument("--steps", type=_at_least_1, default=1, metavar="K", help="of program or rtl (default 1)")
-    p.add_argument(
-        "--machine",
-        default="train256",
-        metavar="NAME",
-        help="preset or TOML file that steps run on (default train256)",
-    )
-    p.add_argument("--from-scratch", action="store_true", help="begin at random weights, not at the file's")
-    p.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of random weights and of the samples' order"
-    )
-    p.add_argument("--preset", metavar="NAME", help="the machine of RUN/build (default: for the pattern)")
+    add_train(p)
 
     p = add("cost", "count LUT, FF, DSP and block RAM of the generated Verilog with Yosys, or estimate them")
     p.add_argument(
@@ -386,21 +251,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--clock", type=_megahertz, metavar="MHZ", help="of the machine (default: the board's)")
     p.add_argument(
         "--baud",
-        type=_baud,
+        type=baud,
         default=DEFAULT_BAUD,
         metavar="N",
         help=f"bits per second of the serial line (default {DEFAULT_BAUD})",
     )
     p.add_argument(
         "--seed",
-        type=_at_least_1,
+        type=at_least_1,
         default=1,
         metavar="N",
         help="of the first placement (default 1): another may be faster",
     )
     p.add_argument(
         "--attempts",
-        type=_at_least_1,
+        type=at_least_1,
         default=DEFAULT_ATTEMPTS,
         metavar="N",
         help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
@@ -427,7 +292,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = add("cache", "say what is kept of simulators, syntheses and learned layers, or remove it")
     p.add_argument("--clean", action="store_true", help="remove it")
     p.add_argument(
-        "--limit", type=_at_least_1, metavar="MIB", help="with --clean: so much stays, what was used last"
+        "--limit", type=at_least_1, metavar="MIB", help="with --clean: so much stays, what was used last"
     )
 
     p = add("completion", "print what a shell needs to complete commands and options", json=False)

@@ -129,7 +129,7 @@ def _table(args: argparse.Namespace, result: RunResult, different: dict[str, int
         if text is not None:
             table.add_row(name, escape(text))
 
-    per = result.cycles_per_inference
+    per = result.cycles_per_sample
     row("engine", result.engine)
     row("batch", f"{result.batch}")
     row("cycles", None if result.cycles is None else f"{result.cycles:,}")

@@ -63,7 +63,7 @@ def test_what_does_not_fit_says_what_limits_it(sateen, build):
     assert code == 0 and "does not fit: BRAM is used most" in out and "samples a second" not in out
     found = json.loads(sateen("cost", "--estimate", build, "--device", "ulx3s-85f", "--json")[1])
     assert found["fits"] and found["memory_bytes"] > 0
-    assert found["frames_per_second"] == pytest.approx(1e6 * found["clock_mhz"] / found["cycles"], rel=1e-2)
+    assert found["samples_per_second"] == pytest.approx(1e6 * found["clock_mhz"] / found["cycles"], rel=1e-2)
 
 
 def test_the_cache_is_counted_and_cleaned(sateen, tmp_path, monkeypatch):

@@ -300,7 +300,7 @@ def test_clock_and_energy_are_those_of_the_estimate(sateen, build, tmp_path):
 
 BITSTREAM = {
     "board": "icebreaker", "title": "A board", "part": "ice40-up5k-sg48", "tools": ["yosys 1", "nextpnr 2"], "seed": 3,
-    "clock_mhz": 24.0, "fmax_mhz": 25.34, "cycles": 128_533, "frames_per_second": 186.72, "multipliers": 2,
+    "clock_mhz": 24.0, "fmax_mhz": 25.34, "cycles": 128_533, "samples_per_second": 186.72, "multipliers": 2,
     "memory_bytes": 53_248, "resident": False, "baud": 57_600,
     "used": {"ICESTORM_LC": 4000, "ICESTORM_DSP": 4, "ICESTORM_HFOSC": 0},
     "available": {"ICESTORM_LC": 5280, "ICESTORM_DSP": 8, "ICESTORM_HFOSC": 1},
