@@ -41,7 +41,8 @@ def draw(schedule: dict[str, Any], bus_bytes: float) -> str:
 
     axis, body = [], []
     for tick in _decades(low, high):
-        axis.append(f'<text x="{AXIS - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        if abs(y(tick) - y(most)) > 12:
+            axis.append(f'<text x="{AXIS - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
         body.append(f'<line class="grid" x1="0" x2="100%" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
     axis.append(f'<text x="{AXIS - 8}" y="{y(most) + 4:.1f}" text-anchor="end">{most}</text>')
     for tick in _decades(left, right):
