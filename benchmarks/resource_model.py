@@ -27,6 +27,8 @@ import sateen.fpga.estimate
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.resource_data import (
     ARRAY_PARTS,
+    LUT_PARTS,
+    LUT_UNITS,
     ROW_PARTS,
     ROW_UNITS,
     SEED,
@@ -39,6 +41,7 @@ from sateen.fpga.estimate.resource_data import (
     decoders,
     from_json,
     held_out,
+    lut_units,
     machines,
     measure_machine,
     measure_parts,
@@ -75,6 +78,7 @@ def experiment(
         ("arrays", more, ARRAY_PARTS),
         ("decoders", decoders(), (DECODER,)),
         ("row units", row_units(), ROW_PARTS),
+        ("elements of LUTs", lut_units(), LUT_PARTS),
     )
     with Progress() as bars:
         for family in FAMILIES.values():
@@ -105,13 +109,14 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
     held = sum(held_out(from_json(configs[n])) for n in whole)
     different = len({r["text"] for r in rows if r["part"] in PARTS})
     single = len({r["configuration"] for r in rows if r["part"] == DECODER.name})
-    units = len({r["configuration"] for r in rows} & set(ROW_UNITS))
+    units, luts = (len({r["configuration"] for r in rows} & set(n)) for n in (ROW_UNITS, LUT_UNITS))
     out = [
         "# Resource model",
         "",
         "Written by `python benchmarks/resource_model.py`: estimates of `sateen cost --estimate` against counts by",
         f"{model['tool']}. Components are fitted to {different} different ones of",
-        f"{len(configs) - len(whole) - single - units} configurations, and of {units} more with the unit for rows;",
+        f"{len(configs) - len(whole) - single - units - luts} configurations, of {units} more with the unit for rows,",
+        f"and of {luts} more with products in LUTs;",
         f"decoders are counted one by one, all {single} of them.",
         f"{len(whole)} other configurations are synthesized as machines in",
         f"one, as `sateen cost` counts them; {held} of them, picked by a hash of their fields, are held out. Fewer",
@@ -154,11 +159,15 @@ def page(rows: list[Row], model: dict[str, Any]) -> str:
                 cells += [_percent(found, "median"), _percent(found, "worst")]
             cells.append(f"{sum(bool(e['dsp'] or e['bram']) for e in mine)} of {len(mine)}")
             out.append(f"| {' | '.join(cells)} |")
-        left_out = left_out_errors(rows, ROW_PARTS[0].name, family.name)
-        out += ["", "Units for rows, each fitted to the others only:", ""]
-        out += ["| resource | units | median | 95th percentile | worst | worst configuration |"]
-        out += ["|---|--:|--:|--:|--:|---|"]
-        out += [_line(TITLES[name], name, left_out, configs) for name in RESOURCES]
+        for title, part in (
+            ("Units for rows", ROW_PARTS[0]),
+            ("Elements with products in LUTs", LUT_PARTS[1]),
+        ):
+            left_out = left_out_errors(rows, part.name, family.name)
+            out += ["", f"{title}, each fitted to the others only:", ""]
+            out += ["| resource | units | median | 95th percentile | worst | worst configuration |"]
+            out += ["|---|--:|--:|--:|--:|---|"]
+            out += [_line(TITLES[name], name, left_out, configs) for name in RESOURCES]
     return "\n".join(out) + "\n"
 
 

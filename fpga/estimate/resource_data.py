@@ -41,9 +41,13 @@ FIRST_DECODER = 8_000
 FIRST_ROW_UNIT = 9_000
 """Number of the first configuration of which only the unit for rows is synthesized."""
 ROW_PARTS = (PARTS["row"],)
+FIRST_LUT_UNIT = 9_500
+"""Number of the first configuration of which only elements whose products are made in LUTs are synthesized."""
+LUT_PARTS = (PARTS["first_lut_element"], PARTS["lut_element"])
 FIRST_MACHINE = 10_000
 """Number of the first machine that is synthesized as one."""
-ROW_UNITS = range(FIRST_ROW_UNIT, FIRST_MACHINE)
+ROW_UNITS = range(FIRST_ROW_UNIT, FIRST_LUT_UNIT)
+LUT_UNITS = range(FIRST_LUT_UNIT, FIRST_MACHINE)
 HELD_OUT = 4
 """One machine in so many is kept out of the fit altogether, picked by a hash of its fields; the components of the
 others are not in the fit, either, as they are no configurations of `configurations`."""
@@ -121,6 +125,36 @@ def row_units() -> list[Sample]:
                 if lanes == 1 or k == (f + n) % len(functions):  # eight lanes take minutes
                     found.append(default.replace(cols=max(4, lanes), vector_lanes=lanes, **enabled))
     return [Sample(FIRST_ROW_UNIT + n, config) for n, config in enumerate(found)]
+
+
+def lut_units() -> list[Sample]:
+    """Elements with products in LUTs: formats, sums, lanes and choices, a few of each."""
+    formats = (
+        "int3",
+        "int4",
+        "int5",
+        "int6",
+        "int7",
+        "int8",
+        "uint4",
+        "uint8",
+        "e2m1",
+        "e2m2",
+        "e3m1",
+        "e3m2",
+    )
+    fixed = [(a, a, "fixed") for a in formats] + [("uint8", "int4", "fixed"), ("int8", "int4", "fixed")]
+    shifted = [(a, a, "shift") for a in ("e2m1", "e2m3", "e3m2", "e3m3", "e4m1", "e4m3", "e5m2")]
+    found = []
+    for n, (activation, weight, multiplier) in enumerate((*fixed, *shifted)):
+        default = AcceleratorConfig(
+            multipliers_in="lut", activation_format=activation, weight_format=weight, multiplier=multiplier
+        )
+        bits = default.activation.fixed_bits + default.weight.fixed_bits
+        for lanes, growth in ((1, 8), (2, 12 + 4 * (n % 3))):
+            group = lanes * (2 if n % 4 == 3 else 1)
+            found.append(default.replace(lanes=lanes, group=group, acc_bits=min(bits + growth, 96)))
+    return [Sample(FIRST_LUT_UNIT + n, config) for n, config in enumerate(found)]
 
 
 def machines(count: int) -> list[Sample]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sateen.fpga.estimate.components import COMPONENTS, terms_of
 from sateen.fpga.estimate.fitted_range import extent
-from sateen.fpga.estimate.resource_data import ROW_UNITS, WHOLE, Row, from_json, held_out
+from sateen.fpga.estimate.resource_data import LUT_UNITS, ROW_UNITS, WHOLE, Row, from_json, held_out
 from sateen.fpga.estimate.resource_model import (
     ACROSS,
     CONSTANT,
@@ -172,8 +172,9 @@ def summary(errors: list[float]) -> dict[str, Any]:
 
 def ranges(rows: list[Row]) -> dict[str, Any]:
     """Least and most of each size in the data, and bits of the formats in fixed point."""
+    apart = {*ROW_UNITS, *LUT_UNITS}
     texts = dict.fromkeys(
-        r["config"] for r in rows if r["part"] != DECODER.name and r["configuration"] not in ROW_UNITS
+        r["config"] for r in rows if r["part"] != DECODER.name and r["configuration"] not in apart
     )
     configs = [from_json(text) for text in texts]
     found: dict[str, Any] = extent(configs, RANGED)

@@ -21,7 +21,8 @@ from sateen.machine.config import AcceleratorConfig
 
 Coefficients = dict[str, dict[str, dict[str, dict[str, float]]]]
 """Family, group of components, resource, term."""
-GROUP = {"weights": "buffer", "indices": "buffer", "parameters": "buffer", "first_element": "element"}
+GROUP = {"weights": "buffer", "indices": "buffer", "parameters": "buffer", "first_element": "element",
+         "first_lut_element": "lut_element"}  # fmt: skip
 """Parts that have their coefficients in common with others."""
 UNMEASURED: dict[str, dict[str, float]] = {"lut": {}, "ff": {}}
 """Of a part that no machine has that was synthesized for the fit."""

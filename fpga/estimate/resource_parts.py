@@ -143,7 +143,7 @@ def _first_element(config: AcceleratorConfig) -> wiring.Component:
 
 
 def _element(
-    config: AcceleratorConfig, tied: Mapping[tuple[str, ...], int] = MappingProxyType({})
+    config: AcceleratorConfig, tied: Mapping[tuple[str, ...], int] = MappingProxyType({}), luts: bool = False
 ) -> _Context:
     inner = PE(
         lanes=config.lanes,
@@ -152,6 +152,7 @@ def _element(
         weight=config.weight,
         multiplier=config.multiplier,
         acc_bits=config.acc_bits,
+        luts=luts,
         own_sums=config.own_sums,
         depthwise=config.depthwise,
     )
@@ -234,6 +235,8 @@ PARTS: dict[str, Part] = {
         Part("edge", lambda c: SystolicArray(config=c)),
         Part("first_element", _first_element, every=1, slack=False),
         Part("element", _element, every=1, slack=False),
+        Part("first_lut_element", lambda c: _element(c, {("psum_in",): 0}, luts=True), every=1, slack=False),
+        Part("lut_element", lambda c: _element(c, luts=True), every=1, slack=False),
         Part("vector", lambda c: VectorUnit(config=c)),
         Part("requantizer", _requantizer, every=2),
         Part("pool", lambda c: Pool(config=c)),

@@ -151,8 +151,14 @@ def _advice(board: Board, available: Mapping[str, int], clock_mhz: float) -> str
 
 def _does_not_fit(board: Board, used: Mapping[str, tuple[int, int]]) -> str:
     available = {name: there for name, (_, there) in used.items()}
+    multipliers = any(
+        n > there for name, (n, there) in used.items() if name.startswith(("MULT", "ICESTORM_DSP"))
+    )
+    luts = (
+        'LUTs multiply with multipliers_in = "mixed" or "lut" in the configuration; ' if multipliers else ""
+    )
     return (
-        f"board '{board.name}': the design does not fit {board.part.title}: {describe_excess(used)}; "
+        f"board '{board.name}': the design does not fit {board.part.title}: {describe_excess(used)}; {luts}"
         + _advice(board, available, 0.0)
     )
 

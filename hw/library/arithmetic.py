@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
+from sateen.hw.terms import Delays, Terms
+
 LUT_INPUTS = 6
 
 # -- adders ------------------------------------------------------------------------------------------------
@@ -94,6 +96,44 @@ def multiply(m: Module, p: Value, q: Value) -> Value:
         low, high = (multiply(m, p, q[n : n + 2]) for n in (0, 2))
         return Cat(low[:2], add(m, low[2:], high, 6))
     return booth(m, [(p, q, None)], (1 << len(p)) - 1, bits + 1).as_unsigned()[:bits]
+
+
+def multiply_signed(m: Module, a: Value, w: Value) -> Value:
+    """The product of two signed numbers, by what is smallest in LUTs (adr/0054-lut-multipliers.md)."""
+    bits = len(a) + len(w)
+    if bits <= LUT_INPUTS:
+        entries = [x * y for y in _signed_codes(len(w)) for x in _signed_codes(len(a))]
+        return lookup(Cat(a, w), entries, bits).as_signed()
+    wide, narrow = (a, w) if len(a) >= len(w) else (w, a)
+    return booth(m, [(wide.as_signed(), narrow.as_signed(), None)], 1 << (len(wide) - 1), signed_bits=bits)
+
+
+def multiply_signed_terms(a: int, w: int, count: int, t: Terms) -> None:
+    """Of `multiply_signed`, by the bits of its operands."""
+    if a + w <= LUT_INPUTS:
+        t.add(table=count * (a + w))
+    else:
+        t.add(rows=count * sum(_row_bits(a, w)), row=count * len(_row_bits(a, w)))
+
+
+def multiply_signed_path(a: int, w: int, d: Delays) -> float:
+    """ns from its operands to its register: a digit's choice and a carry chain for each row."""
+    if a + w <= LUT_INPUTS:
+        return d.lut * 2
+    return sum(2 * d.lut + d.carry(bits) for bits in _row_bits(a, w))
+
+
+def _signed_codes(bits: int) -> list[int]:
+    return [v - (1 << bits) if v >> (bits - 1) else v for v in range(1 << bits)]
+
+
+def _row_bits(a: int, w: int) -> list[int]:
+    """Of the adders of `booth`."""
+    found, bound = [], 0
+    for k in range(0, min(a, w), 2):
+        bound = (bound >> 2) + (1 << max(a, w)) + 1
+        found.append(min(bound.bit_length() + 1, a + w - k))
+    return found
 
 
 def lookup(inputs: Value, entries: list[int], bits: int) -> Value:

@@ -28,7 +28,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from sateen.hw.formats import circuits
-from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, PE, pe_latency
+from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, FIRST_LUT_ELEMENT, LUT_ELEMENT, PE, pe_latency
 from sateen.hw.shared import place
 from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
@@ -175,12 +175,12 @@ class SystolicArray(wiring.Component):
                 }
                 if self.config.depthwise:
                     inputs |= {"filter": self.i_filter, "column": columns[col]}
-                psums[col] = place(m, platform, f"pe_{row}_{col}", PE, self._element(), inputs)["psum"]
+                psums[col] = place(m, platform, f"pe_{row}_{col}", PE, self._element(col), inputs)["psum"]
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
 
-    def _element(self) -> dict[str, Any]:
-        """Parameters of a processing element."""
+    def _element(self, col: int) -> dict[str, Any]:
+        """Parameters of a column's processing elements."""
         c = self.config
         return {
             "lanes": c.lanes,
@@ -189,6 +189,7 @@ class SystolicArray(wiring.Component):
             "weight": c.weight,
             "multiplier": c.multiplier,
             "acc_bits": c.acc_bits,
+            "luts": c.in_luts(col),
             "own_sums": c.own_sums,
             "depthwise": c.depthwise,
         }
@@ -393,5 +394,11 @@ def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
     return {"edge": max(d.memory, d.register + circuits(c.activation).decode_path(c.multiplier, d))}
 
 
-EDGE = Component("edge", (SystolicArray,), _terms, children=(FIRST_ELEMENT, ELEMENT), paths=_path)
+EDGE = Component(
+    "edge",
+    (SystolicArray,),
+    _terms,
+    children=(FIRST_ELEMENT, ELEMENT, FIRST_LUT_ELEMENT, LUT_ELEMENT),
+    paths=_path,
+)
 """The array without its processing elements."""

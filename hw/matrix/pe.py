@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 
 from sateen.formats import Format
 from sateen.hw.formats import circuits
+from sateen.hw.library.arithmetic import multiply_signed, multiply_signed_path, multiply_signed_terms
 from sateen.hw.terms import Component, Delays, Technology, Terms
 from sateen.machine.config import AcceleratorConfig
 
@@ -44,6 +45,8 @@ class PE(wiring.Component):
         multiplied, and the product is shifted by the sum of the exponents.
     acc_bits : int
         Width of the partial sum. Sums wrap there, so they are exact if the final sum fits.
+    luts : bool
+        Products are circuits of LUTs; otherwise synthesis chooses, which takes DSPs.
     own_sums : bool
         Build the switch that lets the element add to its own sum.
     depthwise : bool
@@ -81,6 +84,7 @@ class PE(wiring.Component):
         weight: Format,
         multiplier: str,
         acc_bits: int,
+        luts: bool = False,
         own_sums: bool = False,
         depthwise: bool = False,
     ):
@@ -91,6 +95,7 @@ class PE(wiring.Component):
         self.a = circuits(activation).operand(multiplier)
         self.w = circuits(weight).operand(multiplier)
         self.acc_bits = acc_bits
+        self.luts = luts
         self.own_sums = own_sums
         self.depthwise = depthwise
         entry = weight_layout(weight, multiplier, index_bits(lanes, group))
@@ -148,7 +153,10 @@ class PE(wiring.Component):
         attributes = {"keep": 1} if self.lanes > 1 else {}
         product = Signal(signed(bits), name=f"product_{lane}", reset_less=True, attrs=attributes)
         # without an enable, as `accumulate` picks its cycle: then a DSP's own register can take it
-        m.d.sync += product.eq(a_significand * w_significand)
+        if self.luts:
+            m.d.sync += product.eq(multiply_signed(m, a_significand, w_significand))
+        else:
+            m.d.sync += product.eq(a_significand * w_significand)
         if self.own_sums:
             with m.If(self.discard):  # last, as a reset of the flip-flops
                 m.d.sync += product.eq(0)
@@ -174,13 +182,16 @@ class PE(wiring.Component):
         return elements[0]
 
 
-def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
+def _terms(c: AcceleratorConfig, t: Terms, first: bool = False, luts: bool = False) -> None:
     activation, weight = circuits(c.activation), circuits(c.weight)
     a, w = activation.operand(c.multiplier), weight.operand(c.multiplier)
     lanes, acc = c.lanes, c.acc_bits
     product = a.significand_bits + w.significand_bits
     top = a.max_exponent + w.max_exponent
-    t.multiply(a.significand_bits, w.significand_bits, lanes)
+    if luts:
+        multiply_signed_terms(a.significand_bits, w.significand_bits, lanes, t)
+    else:
+        t.multiply(a.significand_bits, w.significand_bits, lanes)
     unsigned = not (c.activation.signed or c.weight.signed)
     product -= 2 * unsigned
     t.add(one=1)
@@ -205,7 +216,7 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False) -> None:
             t.add(exponent=lanes * top.bit_length())
     if lanes > 1:  # all but two are first made two without a carry
         t.add(lanes=shifted + 1, saved=(lanes - 2) * (shifted + 1), ff=shifted + ceil_log2(lanes))
-    kept = 0 if t.technology.absorbed(a.significand_bits, w.significand_bits) else product
+    kept = 0 if not luts and t.technology.absorbed(a.significand_bits, w.significand_bits) else product
     t.add(ff=lanes * (weight.operand_bits(c.multiplier) + c.index_bits + kept))
     total = shifted + ceil_log2(lanes)
     t.add(ff=min(acc, total) if first and not c.own_sums else acc)
@@ -216,6 +227,14 @@ def _first_terms(c: AcceleratorConfig, t: Terms) -> None:
     _terms(c, t, first=True)
 
 
+def _lut_terms(c: AcceleratorConfig, t: Terms) -> None:
+    _terms(c, t, luts=True)
+
+
+def _first_lut_terms(c: AcceleratorConfig, t: Terms) -> None:
+    _terms(c, t, first=True, luts=True)
+
+
 def _shifter(width: int, most: int, shifted: int) -> int:
     """Two-way multiplexers of a shift to the left by 0 to `most`, of `width` bits to `shifted`."""
     return sum(min(width + (2 << level) - 1, shifted) for level in range(most.bit_length()))
@@ -224,7 +243,11 @@ def _shifter(width: int, most: int, shifted: int) -> int:
 def _paths(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
     a, w = circuits(c.activation).operand(c.multiplier), circuits(c.weight).operand(c.multiplier)
     shifts = (a.max_exponent + w.max_exponent).bit_length()
-    multiply = d.multiply(a.significand_bits, w.significand_bits)
+    bits = a.significand_bits, w.significand_bits
+    multiply = max(
+        d.multiply(*bits) if c.lut_columns < c.cols else 0.0,
+        multiply_signed_path(*bits, d) if c.lut_columns else 0.0,
+    )
     return {
         "product": d.register + d.select(c.group // c.lanes) + _filter_path(c, d) + multiply,
         "element": d.register
@@ -246,8 +269,20 @@ def _blocks(c: AcceleratorConfig, technology: Technology) -> int:
 
 
 FIRST_ELEMENT = Component(
-    "first_element", (PE,), _first_terms, instances=lambda c: c.cols, paths=_paths, blocks=_blocks
+    "first_element",
+    (PE,),
+    _first_terms,
+    instances=lambda c: c.cols - c.lut_columns,
+    paths=_paths,
+    blocks=_blocks,
 )
 ELEMENT = Component(
-    "element", (PE,), _terms, instances=lambda c: (c.rows - 1) * c.cols, paths=_paths, blocks=_blocks
+    "element",
+    (PE,),
+    _terms,
+    instances=lambda c: (c.rows - 1) * (c.cols - c.lut_columns),
+    paths=_paths,
+    blocks=_blocks,
 )
+FIRST_LUT_ELEMENT = Component("first_lut_element", (PE,), _first_lut_terms, instances=lambda c: c.lut_columns)
+LUT_ELEMENT = Component("lut_element", (PE,), _lut_terms, instances=lambda c: (c.rows - 1) * c.lut_columns)

@@ -125,6 +125,15 @@ class AcceleratorConfig(_Flat):
         """One plane of `index_rows` weight words, the first lowest."""
         return self.index_rows * self.cols * self.lanes
 
+    def in_luts(self, col: int) -> bool:
+        """Whether the products of a column are made in LUTs."""
+        return self.multipliers_in == "lut" or (self.multipliers_in == "mixed" and col % 2 == 1)
+
+    @property
+    def lut_columns(self) -> int:
+        """How many columns' are."""
+        return sum(self.in_luts(col) for col in range(self.cols))
+
     # Bytes that a word takes in memory: none are wasted, a word of less than 8 fields is filled up to a byte.
     @property
     def act_word_bytes(self) -> int:

@@ -32,6 +32,13 @@ class Formats:
         'how a product is made: "fixed" multiplies fixed-point operands, "shift" significands, then shifts',
         one_of("fixed", "shift"),
     )
+    multipliers_in: str = setting(
+        "dsp",
+        'what multiplies: "dsp" is what synthesis makes of a product, "lut" a circuit of LUTs; with "mixed" '
+        "every second column has that",
+        one_of("dsp", "lut", "mixed"),
+        optional=True,
+    )
 
     @property
     def weight(self) -> Format:

@@ -65,6 +65,16 @@ PRESETS: dict[str, AcceleratorConfig] = {
         ),
         # Of boards (fpga/boards/catalog.py): with memory and serial link they fit, and reach the board's clock.
         _ECP5_85,
+        # Of 4-bit formats, beyond the part's 156 DSPs (adr/0054-lut-multipliers.md)
+        _ECP5_85.replace(
+            name="ulx3s-85f-256",
+            rows=16,
+            cols=16,
+            vector_lanes=4,
+            weight_format="int4",
+            activation_format="int4",
+            multipliers_in="lut",
+        ),
         _ECP5_85.replace(name="orangecrab-85f"),
         _ECP5_85.replace(name="ecpix5-85f"),
         _ECP5_85.replace(

@@ -30,7 +30,7 @@ def ref_pe(steps, lanes, activation, weight, acc_bits):
     return psums
 
 
-def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=0.0, seed=0):
+def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=0.0, seed=0, luts=False):
     """The same from the RTL: a step a cycle, with cycles in between in which nothing is enabled."""
     pe = PE(
         lanes=lanes,
@@ -39,6 +39,7 @@ def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=
         weight=weight,
         multiplier=multiplier,
         acc_bits=acc_bits,
+        luts=luts,
     )
     m = Module()
     m.submodules.pe = pe
@@ -89,9 +90,9 @@ def rtl_pe(steps, lanes, group, activation, weight, multiplier, acc_bits, stall=
     return result
 
 
-def check(steps, lanes, group, activation, weight, multiplier, acc_bits, **stalls):
+def check(steps, lanes, group, activation, weight, multiplier, acc_bits, **options):
     a, w = parse_format(activation), parse_format(weight)
-    got = rtl_pe(steps, lanes, group, a, w, multiplier, acc_bits, **stalls)
+    got = rtl_pe(steps, lanes, group, a, w, multiplier, acc_bits, **options)
     assert got == ref_pe(steps, lanes, a, w, acc_bits)
 
 
@@ -112,8 +113,12 @@ EXHAUSTIVE = [
 ]
 
 
-@pytest.mark.parametrize("activation,weight,multiplier,acc_bits", EXHAUSTIVE)
-def test_every_pair(activation, weight, multiplier, acc_bits):
+@pytest.mark.parametrize(
+    "activation,weight,multiplier,acc_bits,luts",
+    [(*case, False) for case in EXHAUSTIVE]
+    + [(*case, True) for case in EXHAUSTIVE if "int8" not in case][:8],
+)
+def test_every_pair(activation, weight, multiplier, acc_bits, luts):
     """All pairs of codes meet in lane 0, all in another order in lane 1."""
     rng = random.Random(1)
     a_codes = list(range(1 << parse_format(activation).bits))
@@ -125,7 +130,7 @@ def test_every_pair(activation, weight, multiplier, acc_bits):
         following = ((w, 0), (w_other[w], 1))
         steps.append(((0, 0), following, rng.randrange(-99, 99)))
         steps += [((a, a_other[a]), None, rng.randrange(-99, 99)) for a in a_codes]
-    check(steps, 2, 2, activation, weight, multiplier, acc_bits)
+    check(steps, 2, 2, activation, weight, multiplier, acc_bits, luts=luts)
 
 
 @pytest.mark.parametrize("lanes,group", [(1, 1), (1, 4), (2, 8), (4, 4), (2, 6), (3, 3)])
