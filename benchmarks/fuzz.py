@@ -10,6 +10,8 @@ and RTL are equal bit for bit, the cycles of model and RTL are equal, or it is a
 in one line. `--machines` cases share a machine, so that it is generated and built once; `--rtl` is the share of the
 machines that are simulated.
 
+`--kind training` is of training steps instead, see `fuzz_training.py`, and keeps no journal.
+
 A failure is made smaller and saved in a folder of its own, with model.onnx, config.toml, inputs.npz and case.json.
 """
 
@@ -34,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fuzz_case import KINDS, Case, draw, load, save
 from fuzz_check import Outcome, check, kind
 from fuzz_shrink import shrink
+from fuzz_training import fuzz as fuzz_training
 
 
 def journal_of(path: Path) -> list[dict[str, Any]]:
@@ -101,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="of network")
+    parser.add_argument("--kind", choices=(*KINDS, "training"), default=KINDS[0], help="of network")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--count", type=int, help="cases in the journal at which to end")
     parser.add_argument("--first", type=int, default=0, help="seed of the first case of a new journal")
@@ -125,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="sateen-fuzz-") as cache,
         patch.dict(os.environ, SATEEN_CACHE=cache),
     ):
+        if args.kind == "training":
+            return fuzz_training(args)
         lines = fuzz(args)
     print(summary(lines))
     return int(any(line["kind"] not in ("equal", "refused") for line in lines))

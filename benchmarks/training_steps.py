@@ -54,9 +54,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
 def trainer_of(name: str, args: argparse.Namespace, method: str) -> tuple[Trainer, np.ndarray, np.ndarray]:
     """With samples (N, H, W, C) and their classes."""
     fmt = args.format
-    settings = Settings(
-        args.sparsity, method, fmt, fmt, fmt, batch=args.batch, pruned_decay=0.0, scratch=True
-    )
+    settings = Settings(args.sparsity, method, fmt, fmt, fmt, batch=args.batch, scratch=True)
     plan = make_plan(import_model(NETWORKS[name]()), settings)
     rng = np.random.default_rng(0)
     x = rng.normal(0, 0.5, (args.batch, *plan.graph.shapes[plan.input])).astype(np.float32)

@@ -39,14 +39,16 @@ def main(formats: list[str]) -> None:
                 config = machine(fmt, words, patterns)
                 block = (SelectingMove if config.computed_patterns else Move)(config=config)
                 count(block, fmt, words, " ".join(patterns))
-    print("\n| format | lanes | bits of sums | family | LUT | FF | DSP |")
-    print("|---|--:|--:|---|--:|--:|--:|")
+    print("\n| format | lanes | decay of what these leave out | bits of sums | family | LUT | FF | DSP |")
+    print("|---|--:|---|--:|---|--:|--:|--:|")
     for fmt in formats:
-        for lanes in (1, 2):
-            config = machine(fmt, 1, PATTERNS[0]).replace(
-                update=True, update_lanes=lanes, acc_bits=SUMS[fmt], computed_weights=False
-            )
-            count(UpdateUnit(config=config), fmt, lanes, SUMS[fmt])
+        for lanes in (1, 4):
+            for patterns in PATTERNS:
+                config = machine(fmt, 1, patterns).replace(
+                    update=True, update_lanes=lanes, acc_bits=SUMS[fmt], computed_weights=False,
+                    computed_patterns=False, pruned_decay=len(patterns) > 1,
+                )  # fmt: skip
+                count(UpdateUnit(config=config), fmt, lanes, " ".join(patterns[1:]), SUMS[fmt])
 
 
 def count(block: wiring.Component, *about: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,10 +199,10 @@ def _machine(given: Machine) -> AcceleratorConfig:
 def _cycles(
     plan: Plan, settings: Settings, data: Samples, state: State, machine: Machine
 ) -> tuple[dict[str, Any] | None, str]:
-    """Of a step with the first batch, pruned weights without decay; or why there are none."""
+    """Of a step with the first batch; or why there are none."""
     from sateen.compiler.training import Trainer, cycles, record
 
-    trainer = Trainer(plan, replace(settings, pruned_decay=0.0), state)
+    trainer = Trainer(plan, settings, state)
     n = settings.batch
     try:
         return cycles(record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))), ""

@@ -205,10 +205,26 @@ def update(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Master weights and velocities, int32, and codes after a step; arrays (taps, I, O), see `ir.gradients.Update`.
 
-    `gradient` holds the exact sums. `pattern` is that of the forward selection, which `pruned_decay` asks for.
+    `gradient` holds the exact sums. `pattern` is that of the forward selection, which `pruned` asks for.
     """
+    decay: int | np.ndarray = rule.decay[0]
+    if rule.pruned != decay and not pattern.dense:
+        kept = selected(fmt.fixed(encoded(master, rule.scale, fmt)), pattern, 1)
+        decay = np.where(kept, decay, rule.pruned)
+    w, v = updated(rule, master, velocity, gradient, decay)
+    return w, v, encoded(w, rule.scale, fmt)
+
+
+def updated(
+    rule: Update,
+    master: np.ndarray,
+    velocity: np.ndarray,
+    gradient: np.ndarray | ExactSum,
+    decay: int | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Master weights and velocities, with the multipliers `decay` of the rule's."""
     terms = [
-        _shifted(master.astype(np.int64), *rule.decay),
+        _shifted(master.astype(np.int64), decay, rule.decay[1]),
         _shifted(velocity.astype(np.int64), *rule.momentum),
         *_shifted_parts(gradient, *rule.rate),
     ]
@@ -219,13 +235,7 @@ def update(
     rest, half = fraction & (1 << _FRACTION) - 1, 1 << _FRACTION - 1
     v = np.clip(whole + ((rest > half) | ((rest == half) & (whole & 1 == 1))), *_INT32)
     w = np.clip(master.astype(np.int64) - rounded_shift(v, MASTER_EXPONENT - VELOCITY_EXPONENT), *_INT32)
-    codes = encoded(w, rule.scale, fmt)
-    if rule.pruned_decay[0]:
-        pruned = ~selected(fmt.fixed(codes), pattern, 1)
-        k, s = rule.pruned_decay
-        w = np.where(pruned, w - rounded_shift(w * k, s), w)
-        codes = encoded(w, rule.scale, fmt)
-    return w.astype(np.int32), v.astype(np.int32), codes
+    return w.astype(np.int32), v.astype(np.int32)
 
 
 def encoded(master: np.ndarray, scale: int, fmt: Format) -> np.ndarray:
@@ -249,7 +259,7 @@ def _shifted_parts(x: np.ndarray | ExactSum, factor: int, shift: int) -> list[tu
     return [_shifted(part, factor, shift - up) for part, up in x.parts]
 
 
-def _shifted(x: np.ndarray, factor: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def _shifted(x: np.ndarray, factor: int | np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """x * factor * 2**-shift as its floor, saturated far beyond int32, and a fraction in units of 2**-61."""
     if shift < 0:
         x, shift = x * (1 << -shift), 0

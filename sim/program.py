@@ -24,7 +24,7 @@ from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, Target
 from sateen.machine.packing import pack, split_planes, split_words, unpack, unpack_parameters
-from sateen.sim.gradients import update
+from sateen.sim.gradients import selected, updated
 from sateen.sim.integer import Convolution
 from sateen.sim.proof import Extent, proved
 from sateen.sim.sore import select
@@ -432,27 +432,36 @@ class Interpreter:
     def update(self, i: Instruction) -> None:
         c = self.config
         per_word, bits = 32 // c.activation.bits, c.activation.bits
-        whole = np.arange(i.words * per_word)
+        step, pattern = (i.step, self._pattern(i)) if c.pruned_decay else (1, DENSE)
+        whole = (np.arange(i.words)[:, None] * step * per_word + np.arange(per_word)).reshape(-1)
+        codes_at = (i.codes + np.arange(i.words) * step) % c.act_depth
         places = [(i.velocity + whole) % c.act_depth, (i.master + whole) % c.act_depth]
-        words = (i.gradient + np.arange(digits(c))[:, None] * i.plane + np.arange(i.words)) % c.act_depth
+        words = (
+            i.gradient + np.arange(digits(c))[:, None] * i.plane + np.arange(i.words) * step
+        ) % c.act_depth
         v, w = (self._integers(self.act[:, at]) for at in places)
         planes = self.act[:, words].reshape(len(v), len(words), -1)
         wide = bits * len(words) > 62
         sums = sum(planes[:, n].astype(object if wide else np.int64) << bits * n for n in range(len(words)))
         top = 1 << bits * len(words) - 1
-        rule = Update(
-            (i.momentum, i.momentum_shift), (i.rate, i.rate_shift), (i.decay, i.decay_shift), (0, 0), 0
-        )
-        new_w, new_v, _ = update(rule, w, v, np.where(sums >= top, sums - 2 * top, sums), c.activation, DENSE)
-        fmt = c.activation
+        fmt, decay = c.activation, np.array(i.decay)
+        if not pattern.dense:
+            kept = selected(fmt.fixed(self.act[:, codes_at]), pattern, 1)
+            decay = np.where(kept, i.decay, i.pruned).reshape(len(v), -1)
+        rule = Update((i.momentum, i.momentum_shift), (i.rate, i.rate_shift), (0, i.decay_shift), 0, 0)
+        new_w, new_v = updated(rule, w, v, np.where(sums >= top, sums - 2 * top, sums), decay)
         codes = requantize(
             new_w.astype(np.int64), i.multiplier, i.shift, fmt, 0, fmt.min_fixed, fmt.max_fixed
         )
         for at, new in zip(places, (new_v, new_w), strict=True):
             raw = np.ascontiguousarray(new, "<i4").view(np.uint8).reshape(len(new), len(at), -1)
             self.act[:, at] = unpack(raw, bits, c.elements)
-        at = (i.codes + np.arange(i.words)) % c.act_depth
-        self.act[:, at] = codes.reshape(len(codes), i.words, c.elements)
+        self.act[:, codes_at] = codes.reshape(len(codes), i.words, c.elements)
+
+    def _pattern(self, i: Instruction) -> SparsityPattern:
+        return (
+            SparsityPattern(1 << i.index_bits - i.index_shift, 1 << i.index_bits) if i.index_bits else DENSE
+        )
 
     def _integers(self, words: np.ndarray) -> np.ndarray:
         """int32 (N, n) that lie in words of codes (N, words, elements)."""

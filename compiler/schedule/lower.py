@@ -24,6 +24,7 @@ from sateen.compiler.schedule.matmul import lower_matmul
 from sateen.compiler.schedule.place import planes_of
 from sateen.compiler.schedule.products import Product, concat_product, linear_product
 from sateen.compiler.schedule.rows import Rows
+from sateen.compiler.schedule.samples import from_memory
 from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import (
@@ -61,9 +62,12 @@ class Lowering(Rows):
             if not isinstance(op, ComputedConv):  # which does so behind its own
                 self._prefetch()
             LOWERING[type(op)].lower(self, op)
+            of_memory = from_memory(op)  # has no place yet
             for t in op.inputs:  # rows that this op skipped and a later one reads
-                if t in self.placement.on_chip and any(
-                    t in o.inputs for o in self.graph.ops[self.layer + 1 :]
+                if (
+                    t not in of_memory
+                    and t in self.placement.on_chip
+                    and any(t in o.inputs for o in self.graph.ops[self.layer + 1 :])
                 ):
                     self.bring(t, self.view(t, 0, 0, 0), self.graph.tensors[t].shape[0])
         return Lowered(

@@ -16,6 +16,8 @@ from sateen.compiler.schedule.emitter import PAGE, Step
 from sateen.compiler.schedule.order import cut_chunks, hoist
 from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
+from sateen.formats import SparsityPattern
+from sateen.formats.sparsity import DENSE
 from sateen.hw.vector.update import FRACTION, digits
 from sateen.ir.gradients import MASTER_EXPONENT, Update
 from sateen.machine.assembler import Instruction
@@ -39,6 +41,13 @@ class Weights:
     name: str
     shape: tuple[int, int, int]
     rule: Update
+    pattern: SparsityPattern = DENSE
+    """Of the forward selection."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether what the pattern leaves out decays by another factor."""
+        return not self.pattern.dense and self.rule.pruned != self.rule.decay[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +94,14 @@ class UpdateProgram:
         return {layer.name: n for layer, n in zip(self.layers, moved, strict=True)}
 
     def pack(
-        self, values: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+        self, values: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     ) -> list[tuple[int, np.ndarray]]:
-        """Master weights, velocities and exact sums (taps, I, O) of each layer, of any type that holds integers, as
-        they are in memory: where, and (1, size) bytes."""
+        """Master weights, velocities, exact sums, of any type that holds integers, and codes (taps, I, O) of each
+        layer, as they are in memory: where, and (1, size) bytes."""
         config = self.config
         bits = config.activation.bits
         found = []
-        for place, (master, velocity, sums) in zip(self.places, values, strict=True):
+        for place, (master, velocity, sums, codes) in zip(self.places, values, strict=True):
             sums = sums if sums.dtype == object else sums.astype(np.int64)
             planes = [
                 pack_activations(
@@ -104,6 +113,7 @@ class UpdateProgram:
                 (place.velocity, pack_integers(velocity[None], config)),
                 (place.master, pack_integers(master[None], config)),
                 (place.gradient.offset, np.concatenate(planes, axis=1)),
+                (place.codes.offset, pack_activations(codes[None], config)),
             ]
         return found
 
@@ -138,8 +148,8 @@ def generate_updates(layers: Sequence[Weights], config: AcceleratorConfig) -> Up
     per_word, planes, word = 32 // config.activation.bits, digits(config), config.act_word_bytes
     slot = config.act_bank_depth if config.act_banks > 1 else config.act_depth
     unit = _least(config)
-    most = slot // (2 * per_word + planes + 1) // unit * unit
-    if most == 0:
+    most = slot // (2 * per_word + planes + 1)
+    if most < unit:
         raise ConfigError(
             f"configuration '{config.name}': {unit} words of weights take {unit * (2 * per_word + planes + 1)} "
             f"words of a bank of the activation buffer, which has {slot}; raise act_bank_depth"
@@ -164,12 +174,12 @@ def generate_updates(layers: Sequence[Weights], config: AcceleratorConfig) -> Up
             )
         )
     steps: list[Step] = []
+    chunks = 0
     for k, (layer, place) in enumerate(zip(layers, places, strict=True)):
-        total = place.codes.size // word
-        for first in range(0, total, most):
-            n = min(most, total - first)
-            base = len([s for s in steps if s.instruction.opcode == Opcode.UPDATE]) % config.act_banks * slot
-            steps += _chunk(k, layer.rule, place, base % config.act_depth, first, n, total, config)
+        for first, n in _cuts(layer, most, config):
+            base = chunks % config.act_banks * slot % config.act_depth
+            steps += _chunk(k, layer, place, base, first, n, config)
+            chunks += 1
     steps = hoist(steps, lookahead=2 * config.queue_depth)
     add_tokens(steps, config)
     instructions = cut_chunks([s.instruction for s in steps])
@@ -208,10 +218,15 @@ def _check(layer: Weights, config: AcceleratorConfig) -> None:
                 f"update of '{layer.name}': {name} = {factor} * 2**-{shift}; it must be 0 to 65535 times 2**0 to "
                 f"2**-{FRACTION}"
             )
-    if rule.pruned_decay[0]:
+    if layer.selects and not config.pruned_decay:
         raise ConfigError(
-            f"update of '{layer.name}': the machine does not decay pruned weights; train with method bdwp and "
-            "pruned_decay 0, or on the reference"
+            f"configuration '{config.name}': pruned_decay = false, and the update of '{layer.name}' decays pruned "
+            "weights by a factor of their own; set pruned_decay = true, or --pruned-decay 0"
+        )
+    if layer.selects and layer.pattern not in config.sparse_patterns:
+        raise ConfigError(
+            f"update of '{layer.name}': decays what {layer.pattern} leaves out; patterns = {list(config.patterns)} "
+            "must have it"
         )
     multiplier, shift = scaling(rule, config)
     if not (1 <= multiplier <= MULTIPLIER_MAX and shift <= SHIFT_MAX):
@@ -226,11 +241,51 @@ def scaling(rule: Update, config: AcceleratorConfig) -> tuple[int, int]:
     return (1, down) if down >= 0 else (1 << -down, 0)
 
 
+def _cuts(layer: Weights, most: int, config: AcceleratorConfig) -> list[tuple[int, int]]:
+    """Chunks (first word, words) of a layer's codes, of at most `most` words: whole beats, whole groups of a pattern.
+
+    ConfigError where none is so small.
+    """
+    taps, inputs, outputs = layer.shape
+    unit, row = _least(config), row_words(inputs, outputs, config)
+    if not layer.selects:
+        size = most // unit * unit
+        return [(first, min(size, taps * row - first)) for first in range(0, taps * row, size)]
+    group = layer.pattern.m * -(-outputs // config.elements)
+    starts = [t * row + at for t in range(taps) for at in range(0, row, group) if at % unit == 0]
+    found, first = [], 0
+    while first < taps * row:
+        end = max((s for s in (*starts, taps * row) if first < s <= first + most), default=0)
+        if not end:
+            raise ConfigError(
+                f"configuration '{config.name}': update of '{layer.name}': {layer.pattern.m} pixels of {outputs} "
+                f"channels are more than the {most} words that a bank of the activation buffer takes; raise "
+                "act_bank_depth"
+            )
+        found.append((first, end - first))
+        first = end
+    return found
+
+
+def _columns(layer: Weights, first: int, n: int, config: AcceleratorConfig) -> list[tuple[int, int, int]]:
+    """(first word, words, step) of the UPDATEs of a chunk: of a word of each pixel of a tap, where a pattern counts."""
+    if not layer.selects:
+        return [(first, n, 1)]
+    _, inputs, outputs = layer.shape
+    row, wide = row_words(inputs, outputs, config), -(-outputs // config.elements)
+    found = []
+    for tap in range(first // row, -(-(first + n) // row)):
+        low, high = max(first, tap * row), min(first + n, tap * row + inputs * wide)
+        found += [(low + k, (high - low) // wide, wide) for k in range(wide) if high > low]
+    return found
+
+
 def _chunk(
-    layer: int, rule: Update, place: Places, base: int, first: int, n: int, total: int, config: AcceleratorConfig
-) -> list[Step]:  # fmt: skip
-    """Words [first, first + n) of a layer's codes, of `total`."""
+    index: int, layer: Weights, place: Places, base: int, first: int, n: int, config: AcceleratorConfig
+) -> list[Step]:
+    """Words [first, first + n) of a layer's codes."""
     per_word, planes, word = 32 // config.activation.bits, digits(config), config.act_word_bytes
+    rule, total = layer.rule, place.codes.size // word
     velocity, master = base, base + n * per_word
     gradient = master + n * per_word
     codes = gradient + n * planes
@@ -239,29 +294,42 @@ def _chunk(
         fields = {"target": Target.ACTIVATION, "destination": destination, "source": offset, "words": words}
         data = ("data", offset, offset + words * word)
         return Step(
-            Instruction(Opcode.LOAD, fields, layer), [data], [("act", destination, destination + words)]
+            Instruction(Opcode.LOAD, fields, index), [data], [("act", destination, destination + words)]
         )
 
     def store(source: int, offset: int, words: int) -> Step:
         fields = {"source": source, "destination": offset, "words": words}
         data = ("data", offset, offset + words * word)
-        return Step(Instruction(Opcode.STORE, fields, layer), [("act", source, source + words)], [data])
+        return Step(Instruction(Opcode.STORE, fields, index), [("act", source, source + words)], [data])
 
     integers = [(place.velocity, velocity), (place.master, master)]
     loads = [load(at + first * per_word * word, to, n * per_word) for at, to in integers]
     loads += [
         load(place.gradient.offset + (k * total + first) * word, gradient + k * n, n) for k in range(planes)
     ]
+    if layer.selects:
+        loads.append(load(place.codes.offset + first * word, codes, n))
     multiplier, shift = scaling(rule, config)
-    fields = {
-        "velocity": velocity, "master": master, "gradient": gradient, "plane": n, "codes": codes, "words": n,
-        "multiplier": multiplier, "shift": shift,
-    }  # fmt: skip
+    common = {"plane": n, "multiplier": multiplier, "shift": shift}
     for name in ("momentum", "decay", "rate"):
-        fields[name], fields[f"{name}_shift"] = getattr(rule, name)
-    update = Step(
-        Instruction(Opcode.UPDATE, fields, layer), [("act", velocity, codes)],
-        [("act", velocity, gradient), ("act", codes, codes + n)],
-    )  # fmt: skip
+        common[name], common[f"{name}_shift"] = getattr(rule, name)
+    if layer.selects:
+        bits, density = layer.pattern.index_bits, layer.pattern.m // layer.pattern.n
+        common |= {"index_bits": bits, "index_shift": density.bit_length() - 1, "pruned": rule.pruned}
+    updates = []
+    for start, words, step in _columns(layer, first, n, config):
+        at = start - first
+        fields = common | {
+            "velocity": velocity + at * per_word, "master": master + at * per_word, "gradient": gradient + at,
+            "codes": codes + at, "words": words,
+        }  # fmt: skip
+        if config.pruned_decay:
+            fields["step"] = step
+        updates.append(
+            Step(
+                Instruction(Opcode.UPDATE, fields, index), [("act", velocity, codes + n)],
+                [("act", velocity, gradient), ("act", codes, codes + n)],
+            )
+        )  # fmt: skip
     stores = [store(to, at + first * per_word * word, n * per_word) for at, to in integers]
-    return [*loads, update, *stores, store(codes, place.codes.offset + first * word, n)]
+    return [*loads, *updates, *stores, store(codes, place.codes.offset + first * word, n)]

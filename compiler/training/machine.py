@@ -92,11 +92,6 @@ def record(
             f"formats {', '.join(f.name for f in s.formats)}: a machine has one for weights, activations and gradients "
             "in training; choose one for all, or --engine reference"
         )
-    if s.pruned_decay and not s.pattern.dense:
-        raise ConfigError(
-            f"decay of pruned weights {s.pruned_decay:g}: the machine's UPDATE has none; use --pruned-decay 0, or "
-            "--engine reference"
-        )
     before, weights, given = trainer.state, trainer.codes, trainer.passes().of_input(x)
     result = trainer.step(x, labels, rate)
     start = result.tensors[f"d {plan.logits}"]
@@ -122,6 +117,7 @@ def record(
                 s, layer, rate / batch, rate, result.gradients[layer.name].exponent,
                 result.scales[weights_name(layer)],
             ),
+            layer.forward_pattern,
         )
         for layer in plan.trainable
     ]  # fmt: skip
@@ -193,7 +189,10 @@ class _Runner:
         made, step = self.step.updates, self.step
         old = [step.before.layers[layer.name] for layer in made.layers]
         given = made.pack(
-            [(o.master, o.velocity, sums[layer.name]) for o, layer in zip(old, made.layers, strict=True)]
+            [
+                (o.master, o.velocity, sums[layer.name], step.codes[f"w {layer.name}"][0])
+                for o, layer in zip(old, made.layers, strict=True)
+            ]
         )
         found = made.unpack(self._run(made.image, given, made.results))
         for layer, values in zip(made.layers, found, strict=True):

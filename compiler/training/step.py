@@ -292,16 +292,15 @@ def update_rule(
     settings: Settings, layer: Layer | None, rate: float, whole_rate: float, exponent: int, scale: int
 ) -> Update:
     """The integers of a step: of a layer's weights, or of biases (None), whose sums count 2**`exponent`."""
-    pruned = layer is not None and not layer.forward_pattern.dense
+    unit = whole_rate * 2.0 ** (MASTER_EXPONENT - VELOCITY_EXPONENT)
+    least = settings.weight_decay if layer else 0.0
+    most = least + (settings.pruned_decay if layer and not layer.forward_pattern.dense else 0.0)
+    pruned, shift = factor(unit * most)
     return Update(
         factor(settings.momentum),
         factor(rate * 2.0 ** (exponent - VELOCITY_EXPONENT), 0 if layer else LEFT),
-        factor(
-            whole_rate * settings.weight_decay * 2.0 ** (MASTER_EXPONENT - VELOCITY_EXPONENT)
-            if layer
-            else 0.0
-        ),
-        factor(whole_rate * settings.pruned_decay if pruned else 0.0),
+        (int(np.rint(unit * least * 2.0**shift)), shift),
+        pruned,
         scale,
     )
 

@@ -2,7 +2,8 @@
 
 The definition is `sateen.ir.gradients.Update` and UPDATE in docs/isa.md. Weights come in words of the activation
 buffer: granules of as many as a word holds integers of 32 bits. While the lanes work on one granule the next is read; a
-lane takes a weight in `TERMS` cycles, as it has one multiplier for the three terms of the sum.
+lane takes a weight in `TERMS` cycles, as it has one multiplier for the three terms of the sum. With `pruned_decay` the
+decay's factor is another one for weights that the pattern of their old codes leaves out (`kept.py`).
 
 Widths, with X the wider of 32 and the digits of a gradient: a product has X + 16 bits; the sum of three, in units of
 2**-61, the finest that a factor has, 61 + X + 16 + 2, exact.
@@ -17,8 +18,10 @@ from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
+from sateen.hw.memory.sore import SORE
 from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
 from sateen.hw.terms import Component, Terms
+from sateen.hw.vector.kept import KeptWeights, granule, granules
 from sateen.hw.vector.requantize import Requantizer, requantize_latency
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -35,11 +38,6 @@ _WRITTEN = ("velocity", "master", "codes")
 _STEP = 6  # the velocity's unit is 2**-6 of the master weight's
 
 
-def granule(config: AcceleratorConfig) -> int:
-    """Weights whose integers are a word."""
-    return config.act_word_bits // 32
-
-
 def digits(config: AcceleratorConfig) -> int:
     """Words that the sums of a word of codes take."""
     return -(-config.acc_bits // config.activation.bits)
@@ -47,8 +45,8 @@ def digits(config: AcceleratorConfig) -> int:
 
 def interval(config: AcceleratorConfig) -> int:
     """Cycles from a granule to the next, whole steps of the lanes: their own, or what reading takes."""
-    steps = max(granule(config) // config.update_lanes, -(-reads(config) // TERMS))
-    return TERMS * steps
+    words = reads(config) + config.pruned_decay  # one of the codes that come
+    return TERMS * max(granule(config) // config.update_lanes, -(-words // TERMS))
 
 
 def reads(config: AcceleratorConfig) -> int:
@@ -80,11 +78,13 @@ def update_cycles(fields: object, config: AcceleratorConfig) -> int:
     fields : mapping or object
         The fields of isa.UPDATE as integers.
     """
-    granules = getter(fields)("words") * 32 // config.activation.bits
-    steps = granule(config) // config.update_lanes
+    get = getter(fields)
+    steps, words = granule(config) // config.update_lanes, get("words")
+    bits = get("index_bits") if config.pruned_decay else 0
     return (
         1
-        + (granules - 1) * interval(config)
+        + (granules(config) << bits if bits else 0)
+        + (words * granules(config) - 1) * interval(config)
         + _loaded(config)
         + 1
         + TERMS * (steps - 1)
@@ -118,16 +118,22 @@ class UpdateUnit(wiring.Component):
         rule = Signal(i.shape(), reset_less=True)
         with m.If(idle):
             m.d.sync += rule.eq(i)
-        self._lanes(m, idle, rule, *self._fetch(m, idle, rule))
+        kept = None
+        if self.config.pruned_decay:
+            m.submodules.kept = kept = KeptWeights(config=self.config)
+            m.d.comb += [kept.idle.eq(idle), kept.start.eq(self.start), kept.instruction.eq(i)]
+        self._lanes(m, idle, rule, kept, *self._fetch(m, idle, rule, kept))
         return m
 
     # -- words of a granule ---------------------------------------------------------------------------------
 
-    def _fetch(self, m: Module, idle: Value, rule: Value) -> tuple[list[Signal], Value]:
+    def _fetch(
+        self, m: Module, idle: Value, rule: Value, kept: KeptWeights | None
+    ) -> tuple[list[Signal], Value]:
         """What is read of a granule, velocities, master weights and digits; as it becomes the lanes', three bits: there
         is one, it ends a word of codes, and the instruction."""
         c, i = self.config, self.instruction
-        per_word, planes = 32 // c.activation.bits, digits(c)
+        per_word, planes = granules(c), digits(c)
         active, time = Signal(), Signal(range(interval(c)))
         part = Signal(range(max(2, per_word)))  # granule of a word of codes
         left = Signal(24, reset_less=True)
@@ -142,6 +148,13 @@ class UpdateUnit(wiring.Component):
             self.read.en.eq(active & (time < reads(c))),
             self.read.addr.eq(Mux(time == 0, velocity, Mux(time == 1, master, digit))),
         ]
+        begin, step, jump = self.start, Const(1), Const(1)
+        if kept is not None:
+            m.d.comb += [kept.slot.eq(active & (time == reads(c))), kept.data.eq(self.read.data)]
+            with m.If(kept.ahead | kept.slot):
+                m.d.comb += [self.read.en.eq(kept.en), self.read.addr.eq(kept.addr)]
+            begin = (self.start & ~i.index_bits.any()) | kept.first_read
+            step, jump = rule.step, self._jump(m, rule)
         with m.If(idle):
             m.d.sync += [
                 velocity.eq(i.velocity),
@@ -150,7 +163,7 @@ class UpdateUnit(wiring.Component):
                 left.eq(i.words),
             ]
             m.d.sync += [part.eq(0), time.eq(0)]
-        with m.If(self.start):
+        with m.If(begin):
             m.d.sync += active.eq(1)
         with m.Elif(active):
             m.d.sync += time.eq(Mux(next_granule, 0, time + 1))
@@ -158,7 +171,9 @@ class UpdateUnit(wiring.Component):
             with m.If(next_granule):
                 m.d.sync += [velocity.eq(velocity + 1), master.eq(master + 1), part.eq(part + 1)]
                 with m.If(last_of_word):
-                    m.d.sync += [part.eq(0), gradient.eq(gradient + 1), left.eq(left - 1)]
+                    m.d.sync += [part.eq(0), gradient.eq(gradient + step), left.eq(left - 1)]
+                    if kept is not None:
+                        m.d.sync += [velocity.eq(velocity + jump), master.eq(master + jump)]
                     with m.If(left == 1):
                         m.d.sync += active.eq(0)
         # what arrives
@@ -188,7 +203,21 @@ class UpdateUnit(wiring.Component):
 
     # -- lanes ----------------------------------------------------------------------------------------------
 
-    def _lanes(self, m: Module, idle: Value, rule: Value, following: list[Signal], begun: Value) -> None:
+    def _jump(self, m: Module, rule: Value) -> Value:
+        """Words from the last granule's integers of a word of codes to the first's of the next."""
+        jump = Signal(self.config.act_address_bits, name="jump", reset_less=True)
+        m.d.sync += jump.eq(rule.step * granules(self.config) - (granules(self.config) - 1))
+        return jump
+
+    def _lanes(
+        self,
+        m: Module,
+        idle: Value,
+        rule: Value,
+        kept: KeptWeights | None,
+        following: list[Signal],
+        begun: Value,
+    ) -> None:
         c = self.config
         codes = circuits(c.activation)
         bounds = [
@@ -212,6 +241,14 @@ class UpdateUnit(wiring.Component):
                 m.d.sync += [x.eq(x >> lanes * 32) for x in (velocity, master)]
                 m.d.sync += [x.eq(x >> lanes * bits) for x in sums]
                 m.d.sync += left.eq(left - 1)
+        held: Signal | None = None
+        if kept is not None:
+            held = Signal(size, name="now_kept", reset_less=True)
+            m.d.comb += [kept.begins.eq(begun[0]), kept.ends_word.eq(begun[1])]
+            with m.If(begun[0]):
+                m.d.sync += held.eq(kept.kept)
+            with m.Elif(left.any() & shifts):
+                m.d.sync += held.eq(held >> lanes)
         busy, last = Signal(), Signal()
         m.d.comb += [busy.eq(left.any()), last.eq(left == 1)]
 
@@ -227,7 +264,7 @@ class UpdateUnit(wiring.Component):
             self._lane(
                 m, rule, bounds, lane, phase, flags,
                 velocity.word_select(lane, 32), master.word_select(lane, 32),
-                Cat(x.word_select(lane, bits) for x in sums),
+                Cat(x.word_select(lane, bits) for x in sums), None if held is None else held[lane],
             )
             for lane in range(lanes)
         ]  # fmt: skip
@@ -255,17 +292,24 @@ class UpdateUnit(wiring.Component):
             self.write.data.eq(Mux(writes[0], written[0], Mux(writes[1], written[1], written[2]))),
             self.done.eq(writes[2] & flags[_code_latency(c)][3]),
         ]
-        for address, name, written_now in zip(addresses, _WRITTEN, writes, strict=True):
+        jump = None if kept is None else self._jump(m, rule)
+        ends = [flags[SUM_LATENCY + 1][2], flags[WEIGHT_LATENCY + 1][2], None]
+        for address, name, written_now, end_now in zip(addresses, _WRITTEN, writes, ends, strict=True):
             with m.If(idle):
                 m.d.sync += address.eq(self.instruction[name])
             with m.Elif(written_now):
-                m.d.sync += address.eq(address + 1)
+                if jump is None:
+                    m.d.sync += address.eq(address + 1)
+                elif end_now is None:
+                    m.d.sync += address.eq(address + rule.step)
+                else:
+                    m.d.sync += address.eq(address + Mux(end_now, jump, 1))
         if c.slices > 1:
             m.d.comb += self.write.mask.eq(-1)
 
     def _lane(
         self, m: Module, rule: Value, bounds: list[Value], lane: int, phase: Value, flags: list[Signal], v: Value,
-        w: Value, g: Value,
+        w: Value, g: Value, kept: Value | None,
     ) -> tuple[Value, Value, Value]:  # fmt: skip
         """Velocity, master weight and code of a weight, each valid in its own cycle."""
         c = self.config
@@ -282,6 +326,8 @@ class UpdateUnit(wiring.Component):
         width = max(32, len(g))
         names = ("momentum", "decay", "rate")
         terms = [(x, rule[n], rule[f"{n}_shift"]) for n, x in zip(names, (v, w, g), strict=True)]
+        if kept is not None:
+            terms[1] = (w, Mux(kept, rule.decay, rule.pruned), rule.decay_shift)
         operand = Signal(signed(width), name=f"operand_{lane}")
         factor, shift = Signal(16, name=f"factor_{lane}"), Signal(6, name=f"shift_{lane}")
         with m.Switch(phase):
@@ -343,12 +389,18 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
           total=lanes * total, rounded=lanes * 3 * 40, words=4 * word, address=10 * c.act_address_bits)  # fmt: skip
     sums = granule(c) * digits(c) * c.activation.bits
     t.add(ff=lanes * (3 * width + 2 * total + 300) + 7 * word + 2 * sums + 8 * c.act_address_bits)
+    if c.pruned_decay:
+        slots = granule(c) * max(p.n for p in c.sparse_patterns)
+        entry = c.activation.bits + c.index_planes
+        t.add(selection=slots * (entry + c.activation.fixed_bits), kept=2 * slots * c.index_planes,
+              ahead=8 * c.act_address_bits, decay=16 * lanes)  # fmt: skip
+        t.add(ff=slots * (2 * entry + c.activation.bits) + 5 * c.act_address_bits + 80)
     t.ff["one"] = 1
 
 
 UPDATE = Component(
     "update",
-    (UpdateUnit, Requantizer),
+    (UpdateUnit, Requantizer, KeptWeights, SORE),
     _terms,
     instances=lambda c: int(c.update),
 )

@@ -313,14 +313,16 @@ class Update:
 
         v' = saturate(RNE(momentum * v + rate * dW + decay * w))       the sum is exact; one rounding
         w' = saturate(w - RNE(v' * 2**-6))
-        w' = w' - RNE(pruned_decay * w')           of weights that the forward selection of encode(w') leaves out
         code = encode(w' * 2**-24 / scale)
+
+    `pruned` is the factor in the place of decay's, with its shift, of weights that the forward selection of the old
+    codes, encode(w), leaves out.
     """
 
     momentum: tuple[int, int]
     rate: tuple[int, int]  # to units of the velocity, from those of dW
     decay: tuple[int, int]  # to units of the velocity, from those of the master weights
-    pruned_decay: tuple[int, int]
+    pruned: int
     scale: int  # the power of two that a value of the format is multiplied by
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sateen.formats import Format, parse_format
 from sateen.formats.catalog import all_formats
 from sateen.formats.rows import epsilon_bits
+from sateen.formats.sparsity import DENSE
 from sateen.machine.settings import between, one_of, powers, rule, setting
 
 
@@ -112,6 +113,11 @@ class Vector:
         values=lambda: powers(1, 64),
         optional=True,
     )
+    pruned_decay: bool = setting(
+        False,
+        "whether UPDATE can decay weights that the pattern of their old codes leaves out by another factor (SR-STE)",
+        optional=True,
+    )
 
     @property
     def row_unit(self) -> bool:
@@ -153,4 +159,15 @@ def whole_integers(
     )
 
 
-RULES = (whole_lanes, two_tiles_of_parameters, reads_residuals, whole_integers)
+@rule("pruned_decay")
+def knows_patterns(pruned_decay: bool, update: bool, patterns: tuple[str, ...]) -> str | None:
+    """false, unless update is set and patterns has one beside dense"""
+    sparse = [p for p in patterns if p != DENSE.name]
+    return (
+        None
+        if not pruned_decay or (update and sparse)
+        else "false, unless update is set and patterns has one beside dense"
+    )
+
+
+RULES = (knows_patterns, whole_lanes, two_tiles_of_parameters, reads_residuals, whole_integers)

@@ -439,6 +439,25 @@ UPDATE = Layout(
         Field("rate_shift", 6, "likewise"),
         Field("multiplier", 16, "of a master weight in fixed-point units of the format"),
         Field("shift", 7, "the factor is multiplier * 2**-shift"),
+        Field(
+            "step",
+            24,
+            "words from a word of codes to the next",
+            reach=_ACT,
+            only="pruned_decay",
+            optional=True,
+        ),
+        Field(
+            "index_bits",
+            3,
+            "log2(m) of the pattern that the old codes keep; 0: all",
+            only="pruned_decay",
+            optional=True,
+        ),
+        Field("index_shift", 3, "its log2(m/n)", only="pruned_decay", optional=True),
+        Field(
+            "pruned", 16, "in the place of decay for what it leaves out", only="pruned_decay", optional=True
+        ),
     ),
     only="update",
 )

@@ -169,6 +169,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             gates=True,
             update=True,
             update_lanes=4,
+            pruned_decay=True,
             act_banks=4,
             act_bank_depth=16384,
             weight_depth=8192,

@@ -65,6 +65,39 @@ UPDATES = {
     "int8-all-lanes": BASE.replace(
         update=True, rows=4, group=8, update_lanes=8, acc_bits=29, act_bank_depth=64, weight_depth=64
     ),
+    "int8-patterns": BASE.replace(
+        update=True,
+        pruned_decay=True,
+        patterns=("dense", "1:2", "2:4", "2:8", "4:8"),
+        rows=4,
+        group=8,
+        update_lanes=2,
+        act_bank_depth=256,
+        weight_depth=64,
+    ),
+    "e4m3-pattern": BASE.replace(
+        update=True,
+        pruned_decay=True,
+        patterns=("dense", "2:4"),
+        activation_format="e4m3",
+        rows=4,
+        group=4,
+        acc_bits=57,
+        act_bank_depth=128,
+        weight_depth=32,
+    ),
+    "int4-pattern": BASE.replace(
+        update=True,
+        pruned_decay=True,
+        patterns=("dense", "1:2"),
+        activation_format="int4",
+        rows=4,
+        group=4,
+        acc_bits=8,
+        update_lanes=2,
+        act_bank_depth=128,
+        weight_depth=32,
+    ),
     "int4": BASE.replace(update=True, activation_format="int4", rows=4, group=4, acc_bits=20, update_lanes=2),
     "e4m3": BASE.replace(
         update=True, activation_format="e4m3", rows=4, group=2, acc_bits=57, act_bank_depth=64
@@ -249,11 +282,13 @@ def updates(config: AcceleratorConfig, rng: random.Random):
     """With factors of any size: most saturate, many tie, and some do neither."""
     bits = config.activation.bits
     per_word, planes = 32 // bits, digits(config)
-    for n in range(8):
-        words = rng.randint(1, max(1, config.act_depth // (2 * per_word + planes + 3)))
+    for n in range(8 + 4 * len(config.sparse_patterns) * config.pruned_decay):
+        step = rng.randint(1, 3) if config.pruned_decay else 1
+        words = rng.randint(1, max(1, config.act_depth // (step * (2 * per_word + planes + 3))))
+        spread = words * step
         velocity = rng.randrange(config.act_depth)
-        at = [velocity, velocity + words * per_word, velocity + 2 * words * per_word]
-        plane = words + rng.randrange(2)
+        at = [velocity, velocity + spread * per_word, velocity + 2 * spread * per_word]
+        plane = spread + rng.randrange(2)
         fields = {
             "velocity": at[0] % config.act_depth,
             "master": at[1] % config.act_depth,
@@ -264,6 +299,14 @@ def updates(config: AcceleratorConfig, rng: random.Random):
             "multiplier": 1 << rng.randrange(4),
             "shift": rng.randint(18, 26),
         }
+        if config.pruned_decay:
+            pattern = rng.choice([None, *config.sparse_patterns])
+            fields |= {"step": step, "pruned": rng.getrandbits(16)}
+            if pattern is not None:
+                fields |= {
+                    "index_bits": pattern.index_bits,
+                    "index_shift": (pattern.m // pattern.n).bit_length() - 1,
+                }
         for name, wide in (("momentum", 0), ("decay", 0), ("rate", bits * planes - 32)):
             factor = rng.choice([0, 1, 3, rng.getrandbits(16)]) if n else 1
             least = max(0, factor.bit_length() + wide) if rng.random() < 0.8 else 0

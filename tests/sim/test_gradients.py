@@ -121,9 +121,10 @@ def half_even(value: Fraction) -> int:
 
 
 RULES = [
-    Update((29491, 15), (52429, 40), (33000, 30), (0, 0), -7),
-    Update((29491, 15), (65535, 3), (0, 0), (41000, 32), -9),
-    Update((0, 0), (1, 0), (65535, 61), (65535, 16), -6),
+    Update((29491, 15), (52429, 40), (33000, 30), 33000, -7),
+    Update((29491, 15), (65535, 3), (0, 32), 41000, -9),
+    Update((0, 0), (1, 0), (65535, 61), 1, -6),
+    Update((29491, 15), (52429, 40), (40000, 22), 60000, -7),
 ]
 
 
@@ -145,23 +146,25 @@ def test_update_rounds_one_exact_sum(rule, wide):
     def real(factor, x):
         return Fraction(factor[0] * int(x), 1 << factor[1])
 
+    old = np.abs(fmt.fixed(gradients.encoded(master, rule.scale, fmt)))
     for at in np.ndindex(shape):
-        exact = (
-            real(rule.momentum, velocity[at]) + real(rule.rate, gradient[at]) + real(rule.decay, master[at])
-        )
+        tap, i, o = at
+        group = old[tap, i // 4 * 4 :, o][:4]
+        ahead = sum(a > old[at] or (a == old[at] and k < i % 4) for k, a in enumerate(group))
+        decay = (rule.decay[0] if ahead < 2 else rule.pruned, rule.decay[1])
+        exact = real(rule.momentum, velocity[at]) + real(rule.rate, gradient[at]) + real(decay, master[at])
         wanted = max(-(1 << 31), min((1 << 31) - 1, half_even(exact)))
         assert v[at] == wanted
         after = max(-(1 << 31), min((1 << 31) - 1, int(master[at]) - half_even(Fraction(wanted, 64))))
-        if w[at] != after:
-            assert rule.pruned_decay[0]
-            assert w[at] == after - half_even(real(rule.pruned_decay, after))
+        assert w[at] == after
     assert (codes == gradients.encoded(w, rule.scale, fmt)).all()
 
 
 def test_update_decays_what_the_forward_pass_prunes():
-    rule = Update((0, 0), (0, 0), (0, 0), (1, 4), -7)
+    """By a sixteenth, in the velocity: 2**6 of its units are one of a master weight's."""
+    rule = Update((0, 0), (0, 0), (0, 0), 4, -7)
     master = (np.array([1, 2, 3, 4]) << 20).reshape(1, 4, 1).astype(np.int32)
-    w, _, _ = gradients.update(
+    w, v, _ = gradients.update(
         rule,
         master,
         np.zeros_like(master),
@@ -169,6 +172,7 @@ def test_update_decays_what_the_forward_pass_prunes():
         parse_format("int8"),
         SparsityPattern(2, 4),
     )
+    assert v.ravel().tolist() == [1 << 22, 1 << 23, 0, 0]
     assert w.ravel().tolist() == [15 << 16, 15 << 17, 3 << 20, 4 << 20]
 
 

@@ -23,7 +23,6 @@ def steps(files, **more):
         "sparsity": "2:4",
         "batch": 4,
         "engine": "program",
-        "pruned_decay": 0.0,
         "machine": TINY,
         "epochs": 3,
     }
@@ -88,11 +87,11 @@ def test_a_difference_is_found(files, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"pruned_decay": 2e-4}, "decay of pruned weights 0.0002: the machine's UPDATE has none"),
+        ({"machine": TINY.replace(pruned_decay=False)}, "pruned_decay = false, and the update of 'conv3'"),
         ({"gradients": "e4m3fn"}, "formats int8, int8, e4m3fn: a machine has one"),
         ({"method": "sr-ste"}, "use --method bdwp"),
         ({"engine": "board"}, "unknown engine 'board' of training"),
-        ({"machine": TINY.replace(update=False)}, "update = false"),
+        ({"machine": TINY.replace(update=False, pruned_decay=False)}, "update = false"),
     ],
     ids=lambda v: str(v)[:40],
 )
@@ -102,7 +101,7 @@ def test_what_a_machine_cannot_do_is_told(files, more, match):
 
 
 def test_training_counts_the_cycles_of_a_step(files):
-    found = steps(files, engine="reference", epochs=1, build=False, pruned_decay=2e-4)
+    found = steps(files, engine="reference", epochs=1, build=False)
     assert found["cycles"]["total"] > 0 and not found["cycles_note"]
     assert "Cycles of a step" in (files / "run" / "report.html").read_text()
     other = sateen.train(

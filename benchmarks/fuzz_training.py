@@ -1,0 +1,92 @@
+"""Random training steps for `fuzz.py --kind training`: small networks, formats, patterns, machines and batches.
+
+Two steps of each case are done in the reference and as programs, and compared bit for bit; on one machine of `--rtl`'s
+share in RTL, too, whose cycles are those of the model. A case is its seed: `--first SEED --count 1` does it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import time
+
+import numpy as np
+
+import sateen
+from sateen.compiler.importer import import_model
+from sateen.compiler.training import (
+    Settings,
+    Trainer,
+    cycles,
+    differences,
+    fitting,
+    initial,
+    make_plan,
+    record,
+)
+from sateen.errors import SateenError
+from sateen.models.random_trainable import random_trainable
+
+STEPS = 2
+FORMATS = ("int8", "int8", "e4m3", "e4m3fn", "e5m2", "int4", "e2m1")
+TINY = sateen.preset("train256").replace(
+    name="train8", rows=2, cols=4, patterns=("dense", "1:2", "2:4", "2:8"), transpose_words=2, update_lanes=2,
+    act_bank_depth=1024, weight_depth=1024, acc_depth=128, parameter_depth=128, vector_lanes=2, bus_bits=64,
+    queue_depth=4, burst_beats=16, outstanding=4, acc_bits=40, specialize=False,
+)  # fmt: skip
+"""The machine that is simulated."""
+
+
+def case(seed: int, rtl: float) -> str:
+    """What became of it: "equal", "equal in RTL", or how it differs; SateenError for a refusal."""
+    rng = random.Random(seed)
+    model, shape, classes = random_trainable(rng)
+    simulated = rng.random() < rtl
+    fmt = "int8" if simulated else rng.choice(FORMATS)
+    machine = TINY
+    if not simulated:
+        machine = TINY.replace(
+            specialize=True, cols=rng.choice([4, 8]), transpose_words=rng.choice([1, 2]), update_lanes=1,
+            act_bank_depth=rng.choice([1024, 4096]), acc_depth=rng.choice([64, 128]), weight_format=fmt,
+            activation_format=fmt,
+        )  # fmt: skip
+    batch = rng.randint(1, 6)
+    settings = Settings(
+        rng.choice(machine.patterns[1:]), rng.choice(["bdwp", "bdwp", "dense"]), fmt, fmt, fmt, batch=batch,
+        rate=0.05 if machine.activation.bits == 8 else 0.0002, weight_decay=rng.choice([0.0, 5e-4]),
+        pruned_decay=rng.choice([0.0, 2e-4, 0.1]), scratch=rng.random() < 0.5,
+    )  # fmt: skip
+    plan = make_plan(import_model(model), settings)
+    numbers = np.random.default_rng(seed)
+    x, labels = numbers.normal(0, 1, (batch, *shape)), numbers.integers(0, classes, batch)
+    begin = initial(plan, settings)
+    begin.scales[plan.input] = fitting(float(np.abs(x).max()), machine.activation)
+    trainer = Trainer(plan, settings, begin)
+    for k in range(STEPS):
+        step = record(trainer, x, labels, settings.rate, machine)
+        for engine in ("program", "rtl") if simulated else ("program",):
+            if found := differences(step, engine)["differences"]:
+                return f"step {k}, {engine}: {found}"
+        assert cycles(step)["total"] > 0
+    return "equal in RTL" if simulated else "equal"
+
+
+def fuzz(args: argparse.Namespace) -> int:
+    """Cases until the time is over; 1 if one differs."""
+    end = time.monotonic() + 60 * args.minutes
+    counts: collections.Counter[str] = collections.Counter()
+    seed = args.first
+    while time.monotonic() < end and (args.count is None or seed < args.first + args.count):
+        try:
+            found = case(seed, args.rtl)
+        except SateenError as e:
+            found = "refused"
+            print(f"case {seed}: refused: {e}", flush=True)
+        if not found.startswith(("equal", "refused")):
+            print(f"case {seed}: {found}", flush=True)
+            found = "different"
+        counts[found] += 1
+        seed += 1
+    print(f"{sum(counts.values())} cases: {', '.join(f'{n} {k}' for k, n in counts.most_common())}")
+    return int("different" in counts)
