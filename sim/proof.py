@@ -348,7 +348,7 @@ def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
         yield "makes weights of activations, and the machine is not built with computed_weights"
     if i.high and not c.computed_digits:
         yield "makes high digits, and the machine is not built with weights of digits"
-    yield from _kept(i, c)
+    yield from _kept(i, c, c.computed_patterns)
     shift = i.index_shift if i.index_bits else 0
     rows = i.words * (c.dense_passes >> shift) * c.rows
     yield from _within("weight words", i.destination, rows, c.weight_depth)
@@ -356,9 +356,9 @@ def _move(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -
     yield from _within("slices", i.slice, 1, c.slices)
 
 
-def _kept(i: Instruction, c: AcceleratorConfig) -> Iterator[str]:
-    """A pattern that SORE does not know."""
-    known = [(p.index_bits, p.n) for p in c.sparse_patterns if c.computed_patterns or c.pruned_decay]
+def _kept(i: Instruction, c: AcceleratorConfig, built: bool) -> Iterator[str]:
+    """A pattern that the unit's SORE does not know, if it is `built` with one."""
+    known = [(p.index_bits, p.n) for p in c.sparse_patterns if built]
     if i.index_bits and (i.index_bits, 1 << max(0, i.index_bits - i.index_shift)) not in known:
         yield f"keeps a pattern of index_bits = {i.index_bits}, index_shift = {i.index_shift}, which the machine lacks"
 
@@ -369,7 +369,7 @@ def _update(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent)
     for name in ("momentum_shift", "decay_shift", "rate_shift"):
         if getattr(i, name) > FRACTION:
             yield f"{name} = {getattr(i, name)}, and a sum has {FRACTION} bits of fraction"
-    yield from _kept(i, c)
+    yield from _kept(i, c, c.pruned_decay)
 
 
 BOUNDED: dict[Opcode, Check] = {

@@ -87,7 +87,7 @@ def test_a_difference_is_found(files, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"machine": TINY.replace(pruned_decay=False)}, "pruned_decay = false, and the update of 'conv3'"),
+        ({"machine": TINY.replace(pruned_decay=False)}, "pruned_decay = false, and the update of 'conv2'"),
         ({"gradients": "e4m3fn"}, "formats int8, int8, e4m3fn: a machine has one"),
         ({"method": "sr-ste"}, "use --method bdwp"),
         ({"engine": "board"}, "unknown engine 'board' of training"),
