@@ -97,6 +97,11 @@ def explore(
     for name, value in (("trials", trials), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}; it must be at least 1")
+    for name, value in (("per_layer", per_layer), ("synthesize", synthesize)):
+        if value < 0:
+            raise ConfigError(f"{name} = {value}; it must be at least 0")
+    if clock is not None and not clock > 0:
+        raise ConfigError(f"clock = {clock:g} MHz; it must be above 0")
     options = Options(seconds, trials, sampler, seed, workers, scheduler, storage)
     found, search, _ = run_search(
         model, Path(study), calibration=calibration, data=data, labels=labels, device=device, objectives=objectives,

@@ -92,10 +92,9 @@ class Study:
                 f"study {self.folder}: none of {len(self.trials)} candidates can run the model: {why}"
             )
         names = dict.fromkeys([*(name for name, _ in goals.limits), *goals.objectives])
-        got = ", ".join(
-            f"{name} {near.metrics[name]:.6g}" for name in names if near.metrics.get(name) is not None
-        )
-        missed = [name for name, v in goals.excess(near.metrics).items() if v > 1e-12]
+        metrics = dict(near.metrics.get("part", {})) | dict(near.metrics)
+        got = ", ".join(f"{name} {metrics[name]:.6g}" for name in names if metrics.get(name) is not None)
+        missed = [name for name, v in goals.excess(metrics).items() if v > 1e-12]
         over = f", which misses {' and '.join(missed)}" if missed else ""
         return ConfigError(
             f"study {self.folder}: none of {len(self.trials)} candidates keeps the limits {limits}; the nearest, trial "

@@ -118,6 +118,11 @@ def test_what_misses_a_limit_cheaply_is_not_quantized(given, tmp_path, monkeypat
     assert {t.state for t in read_study(tmp_path / "study")[0].trials} == {"limit"}
 
 
+def test_a_drop_that_nothing_keeps_is_said_from_a_part_of_the_data(given, tmp_path):
+    with pytest.raises(ConfigError, match=r"limits drop=-50; .* drop -?[\d.e-]+, .* which misses drop"):
+        sateen.explore(MODEL, tmp_path / "study", **given, trials=1, limits={"drop": -50})
+
+
 def test_samplers_find_the_front_of_a_small_space(explored, given, tmp_path):
     _, whole = explored
     for sampler in ("auto", "tpe", "nsga2", "random"):
@@ -182,6 +187,9 @@ def test_what_is_refused_at_once(given, tmp_path):
         ({"storage": "nonsense://x"}, ConfigError, "storage nonsense://x: cannot be opened"),
         ({"trials": 0}, ConfigError, "trials = 0; it must be at least 1"),
         ({"budget": "soon"}, ConfigError, "budget 'soon'"),
+        ({"synthesize": -1}, ConfigError, "synthesize = -1; it must be at least 0"),
+        ({"per_layer": -1}, ConfigError, "per_layer = -1; it must be at least 0"),
+        ({"clock": -5.0}, ConfigError, "clock = -5 MHz; it must be above 0"),
     ):
         workers.CONNECT_S, before = 1, workers.CONNECT_S
         try:
