@@ -100,8 +100,10 @@ class Waiting:
             points, gains = [t.point for t in front], self.scaled([t.metrics for t in front])
             if waiting:
                 hopes, excess = self._hopes(waiting)
-                points += [s.point for s, missed in zip(waiting, excess, strict=True) if missed <= LITTLE]
-                gains = np.concatenate([gains, hopes[excess <= LITTLE]])
+                behind = np.any(np.all(gains[None] >= hopes[:, None], axis=2), axis=1)  # most are
+                kept = np.flatnonzero((excess <= LITTLE) & ~behind)
+                points += [waiting[i].point for i in kept]
+                gains = np.concatenate([gains, hopes[kept]])
             self._promising = [points[i] for i in _undominated(gains)]
         return self._promising
 
