@@ -32,7 +32,7 @@ def main() -> None:
             board = BOARDS[name]
             rows = {
                 "estimated": capacity_of(board).chip(mapped.config, machine, memory),
-                "placed": placed_counts(placed["used"], board.part.architecture),
+                "placed": placed_counts(placed["networks"]["digits_cnn"]["used"], board.part.architecture),
             }
             for source, values in rows.items():
                 cells = (f"{values[k]:,.0f}" if k in values else "" for k in ("lut", "ff", "dsp", "bram"))

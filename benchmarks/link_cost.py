@@ -5,7 +5,7 @@ from dataclasses import replace
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.flow.cost import resources
 from sateen.fpga.flow.synthesis import synthesize
-from sateen.hw.chip.link import Link
+from sateen.hw.chip.link import Link, Pace
 from sateen.hw.chip.verilog import convert
 
 MEMORY = 1 << 17
@@ -13,8 +13,7 @@ MEMORY = 1 << 17
 
 def verilog() -> str:
     link = Link(
-        clock_hz=25_000_000,
-        baud=115200,
+        pace=Pace.at(25_000_000, 115200),
         memory_bytes=MEMORY,
         config=0x12345678,
         build=b"sateen\0\1",

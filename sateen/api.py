@@ -453,27 +453,28 @@ def bitstream(
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Synthesize, place and route a build for a board, and pack the bitstream: minutes.
+    """Synthesize, place and route a build for a board, and pack the bitstream: minutes, and seconds where it is kept.
 
     Parameters
     ----------
     build : a folder that `compile` wrote
     board : its name, by default the one that the build was compiled for
-    clock : of the machine, in MHz, by default the board's
+    clock : of the machine, in MHz, which must be reached; None is the highest that is, and aims at the board's
     baud : bits per second of the serial link
-    seed, attempts : of the first placement; placements in all, each with the next seed, where one misses by little
+    seed, attempts : of the first placement; placements at most, each with the next seed, until one reaches the clock
     output : the file, by default BUILD/bitstream/BOARD.bit, .bin or .fs
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
     -------
     dict
-        What was measured: "fmax_mhz", "clock_mhz", "used", "available", "samples_per_second", "bitstream" (the file).
+        What was measured: "fmax_mhz", "clock_mhz", "used" and "available" by resource, "samples_per_second", "bitstream"
+        (the file), "reached_mhz" by seed, "logs" (the folder); and "estimated", what was expected before synthesis.
 
     Raises
     ------
     LimitError, ConfigError, BuildError
-        It does not fit, or misses the clock; an unknown board; a broken folder or tool.
+        It does not fit, perhaps by the estimate, or misses the clock; an unknown board; a broken folder or tool.
 
     Examples
     --------

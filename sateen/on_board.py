@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from sateen.errors import ConfigError
+from sateen.errors import ConfigError, LimitError
 from sateen.explorer.target import Target
-from sateen.fpga.boards.capacity import capacity_of
+from sateen.fpga.boards.capacity import LOGIC_SLACK, TITLES, capacity_of
 from sateen.fpga.boards.catalog import BOARDS
-from sateen.machine.config import AcceleratorConfig
+from sateen.machine.config import FIELDS_OF, AcceleratorConfig
 from sateen.machine.presets import PRESETS
 from sateen.manifest import BuildFiles
 from sateen.sim.memory_timing import ON_CHIP
@@ -49,6 +49,7 @@ def estimate_on_board(
         "clock_mhz": round(clock, 1),
         "clock_source": target.clock_source,
         "memory_bytes": memory,
+        "memory_available": capacity_of(board).memory_bytes,
         "outside": found["outside"],
     }
     if build is not None:
@@ -59,6 +60,49 @@ def estimate_on_board(
         if result["fits"]:
             result["samples_per_second"] = round(1e6 * clock * manifest["batch"] / cycles, 1)
     return result
+
+
+def check_fits(config: AcceleratorConfig, name: str, build: BuildFiles) -> dict[str, Any]:
+    """The estimate of a build on a board. Raises LimitError where it cannot fit, whatever the estimate's error."""
+    found = estimate_on_board(config, name, build)
+    if (too_much := _too_much(found)) is None:
+        return found
+    # how narrow the board's preset would be is not known here, so its LUTs are not asked for
+    formats = {field: getattr(config, field) for field in FIELDS_OF["formats"]}
+    own = estimate_on_board(PRESETS[name].replace(**formats), name, build)
+    own["used"] |= {"lut": 0, "ff": 0}
+    remedies = []
+    if PRESETS[name].multipliers < config.multipliers and _too_much(own) is None:
+        remedies.append(f"compile with --board {name}, whose preset is made for it")
+    for other in sorted(BOARDS, key=lambda b: capacity_of(BOARDS[b]).available["lut"]):
+        if other != name and _too_much(estimate_on_board(config, other, build)) is None:
+            remedies.append(f"take a larger board: it fits {other}")
+            break
+    remedy = (
+        " or ".join(remedies) or "give a smaller configuration with --config, or a network of fewer weights"
+    )
+    raise LimitError(
+        f"board '{name}': by the estimate, before synthesis, '{config.name}' with this network cannot fit "
+        f"{found['part']}: {too_much}; {remedy}"
+    )
+
+
+def _too_much(found: dict[str, Any]) -> str | None:
+    """What a chip has too much of, by more than an estimate may be wrong."""
+    slack = capacity_of(BOARDS[found["board"]]).slack
+    limit = {"lut": LOGIC_SLACK, "ff": LOGIC_SLACK, "dsp": slack, "bram": slack}
+    there, memory = found["available"], found["memory_available"]
+    if memory and found["memory_bytes"] > memory:
+        return f"{found['memory_bytes']:,} bytes of memory of {memory:,} for program, weights and tensors"
+    excess = {k: n for k, n in found["used"].items() if n > (1 + limit[k]) * there[k]}
+    if not excess:
+        return None
+    blocks = -(-found["memory_bytes"] // 2048)
+    return ", ".join(
+        f"{n:,} {TITLES[k]} of {there[k]:,} ({n - there[k]:,} too many"
+        + (f"; {blocks} are memory for program, weights and tensors)" if k == "bram" and not memory else ")")
+        for k, n in excess.items()
+    )
 
 
 @lru_cache(maxsize=4)

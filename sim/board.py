@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sateen.errors import BuildError, ConfigError
+from sateen.hw.chip.link import Pace
 from sateen.hw.chip.soc import Soc
 from sateen.hw.chip.verilog import emit_soc_verilog
 from sateen.sim import verilator
@@ -28,8 +29,7 @@ BAUD = 125_000
 def soc_of(
     build: Build,
     *,
-    clock_hz: int,
-    baud: int,
+    pace: Pace,
     resident: bool = True,
     memory_bytes: int | None = None,
     single_port: bool = False,
@@ -38,8 +38,8 @@ def soc_of(
 
     Parameters
     ----------
-    clock_hz, baud : int
-        Frequency of the clock; bits per second on the line.
+    pace : Pace
+        Of the clock and the line.
     resident : bool
         The memory holds program and constants from power-up on, and the chip refuses other builds. If false, it
         is for every build of the same configuration that fits, and the host loads it.
@@ -51,24 +51,20 @@ def soc_of(
     Raises
     ------
     ConfigError
-        The rate cannot be made from the clock, or the memory is too small.
+        The memory is too small.
     """
     if memory_bytes is not None and memory_bytes < build.memory_bytes:
         raise ConfigError(
             f"memory of {memory_bytes} bytes: the build {build.folder} needs {build.memory_bytes}"
         )
-    try:
-        return Soc(
-            config=build.config,
-            memory_bytes=memory_bytes or build.memory_bytes,
-            clock_hz=clock_hz,
-            baud=baud,
-            image=build.image.held if resident else b"",
-            build=build.identity if resident else bytes(8),
-            single_port=single_port,
-        )
-    except ValueError as e:
-        raise ConfigError(f"system on the chip: {e}") from None
+    return Soc(
+        config=build.config,
+        memory_bytes=memory_bytes or build.memory_bytes,
+        pace=pace,
+        image=build.image.held if resident else b"",
+        build=build.identity if resident else bytes(8),
+        single_port=single_port,
+    )
 
 
 class SimulatedBoard:
@@ -78,7 +74,9 @@ class SimulatedBoard:
     ----------
     build : Path
         The build folder.
-    clock_hz, baud, resident, memory_bytes, single_port
+    clock_hz, baud : int
+        Frequency of the clock; bits per second on the line.
+    resident, memory_bytes, single_port
         See `soc_of`. The simulated clock runs as fast as it can; the line has clock_hz / baud cycles per bit.
     cache : Path, optional
         Of the built simulators.
@@ -102,15 +100,18 @@ class SimulatedBoard:
         single_port: bool = False,
         cache: Path | None = None,
     ) -> None:
+        try:
+            pace = Pace.at(clock_hz, baud)
+        except ValueError as e:
+            raise ConfigError(f"system on the chip: {e}") from None
         soc = soc_of(
             Build(build),
-            clock_hz=clock_hz,
-            baud=baud,
+            pace=pace,
             resident=resident,
             memory_bytes=memory_bytes,
             single_port=single_port,
         )
-        self.divisor = soc.link.divisor
+        self.divisor = pace.divisor
         self.baud = baud
         self.executable = verilator.build(emit_soc_verilog(soc), cache=cache, harness=HARNESS)
         self.port = ""

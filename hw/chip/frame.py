@@ -17,7 +17,7 @@ CRC_BYTES = 4
 MAX_DATA = 512
 """Bytes that one WRITE carries, and one READ asks for."""
 MAX_PAYLOAD = 4 + MAX_DATA
-SILENCE_S = 0.02
+SILENCE_S = 1 / 64
 """Of the line, in seconds: after it the board waits for a new frame, whatever came before."""
 MAX_WORDS = 64
 """Registers that one GET asks for."""
@@ -86,6 +86,8 @@ class Frame:
 
 
 IDENTITY = struct.Struct("<BBHIII8s")
+CLOCK_BYTE = 8
+"""Of an identity, where its clock begins: four bytes."""
 
 
 @dataclass(frozen=True, slots=True)

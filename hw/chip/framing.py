@@ -2,13 +2,13 @@
 
 from contextlib import AbstractContextManager
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
 from sateen.hw.chip.frame import CRC_BYTES, HEADER_BYTES, MAX_DATA, MAX_PAYLOAD, SYNC, Command, Fault
-from sateen.hw.chip.uart import Receiver, Transmitter
+from sateen.hw.chip.uart import Receiver, Transmitter, below
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.ports import ReadPort
 
@@ -73,9 +73,9 @@ class FrameReceiver(wiring.Component):
 
     Parameters
     ----------
-    divisor : int
+    divisor : int or Value
         Clock cycles per bit.
-    silence : int
+    silence : int or Value
         Clock cycles that the line must be high to be silent; more than a byte.
 
     Members
@@ -95,8 +95,8 @@ class FrameReceiver(wiring.Component):
         Wait for the next. If anything has come in the meantime, that is for the next silence.
     """
 
-    def __init__(self, *, divisor: int, silence: int):
-        if silence <= 10 * divisor:
+    def __init__(self, *, divisor: int | Value, silence: int | Value):
+        if isinstance(silence, int) and isinstance(divisor, int) and silence <= 10 * divisor:
             raise ValueError(f"silence must be above 10 bits = {10 * divisor} cycles, not {silence!r}")
         self.divisor = divisor
         self.silence = silence
@@ -120,7 +120,8 @@ class FrameReceiver(wiring.Component):
         m.submodules.crc = crc = SerialCrc()
         m.submodules.buffer = buffer = memory_of(shape=8, depth=MAX_DATA)
         write, read = buffer.write_port(), buffer.read_port()
-        quiet = Signal(range(self.silence + 1))  # cycles that the line has been high
+        longest = self.silence + 1 if isinstance(self.silence, int) else self.silence
+        quiet = below(longest)  # cycles that the line has been high
         silent = Signal()
         index = Signal(range(HEADER_BYTES - 1))  # of the byte in the header, in the CRC
         position = Signal(LENGTH_BITS)  # in the payload
@@ -217,7 +218,7 @@ class FrameSender(wiring.Component):
 
     Parameters
     ----------
-    divisor : int
+    divisor : int or Value
         Clock cycles per bit.
 
     Members
@@ -232,7 +233,7 @@ class FrameSender(wiring.Component):
         Strobe: the line is free for the next frame.
     """
 
-    def __init__(self, *, divisor: int):
+    def __init__(self, *, divisor: int | Value):
         self.divisor = divisor
         super().__init__(
             {

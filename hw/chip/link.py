@@ -1,5 +1,7 @@
 """The host link: frames on a serial line to accesses of the memory and the control registers (docs/link.md)."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -7,6 +9,7 @@ from amaranth.utils import bits_for
 
 from sateen.hw.chip.frame import (
     ANSWER,
+    CLOCK_BYTE,
     ERROR,
     MAX_DATA,
     SILENCE_S,
@@ -36,6 +39,31 @@ def exceeds(value: Value, limit: int) -> Value:
     return (high > least) | ((high == least) & value[:zeros].any())
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the link knows of its clock: integers, or values that are constant while anything moves.
+
+    Attributes
+    ----------
+    clock_hz : int or Value
+        Which it tells the host.
+    divisor : int or Value
+        Cycles per bit.
+    silence : int or Value
+        Cycles without a bit that end a frame.
+    """
+
+    clock_hz: int | Value
+    divisor: int | Value
+    silence: int | Value
+
+    @classmethod
+    def at(cls, clock_hz: int, baud: int) -> "Pace":
+        """Of a clock and bits per second that are known. Raises ValueError where the rate cannot be made."""
+        divisor = divisor_of(clock_hz, baud)
+        return cls(clock_hz, divisor, max(round(clock_hz * SILENCE_S), MIN_SILENCE_BITS * divisor))
+
+
 class Link(wiring.Component):
     """Takes a frame, executes it, answers it; one at a time, and nothing before its CRC was right.
 
@@ -45,8 +73,8 @@ class Link(wiring.Component):
 
     Parameters
     ----------
-    clock_hz, baud : int
-        Frequency of `sync`; bits per second on the line.
+    pace : Pace
+        Of `sync`, and the line.
     memory_bytes : int
         What the byte port reaches.
     config : int
@@ -63,15 +91,12 @@ class Link(wiring.Component):
     control : Out(AXI4Lite(addr_bits=8))
     """
 
-    def __init__(
-        self, *, clock_hz: int, baud: int, memory_bytes: int, config: int, build: bytes, resident: bool
-    ) -> None:
+    def __init__(self, *, pace: Pace, memory_bytes: int, config: int, build: bytes, resident: bool) -> None:
         if len(build) != 8:
             raise ValueError(f"build must be 8 bytes, not {build!r}")
-        self.divisor = divisor_of(clock_hz, baud)
-        self.silence = max(round(clock_hz * SILENCE_S), MIN_SILENCE_BITS * self.divisor)
-        """Cycles."""
+        self.pace = pace
         self.memory_bytes = memory_bytes
+        clock_hz = pace.clock_hz if isinstance(pace.clock_hz, int) else 0
         self.identity = Identity(VERSION, resident, MAX_DATA, memory_bytes, clock_hz, config, build)
         super().__init__(
             {
@@ -84,9 +109,9 @@ class Link(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        memory, control, identity = self.memory, self.control, self.identity.encode()
-        m.submodules.receiver = frame = FrameReceiver(divisor=self.divisor, silence=self.silence)
-        m.submodules.sender = sender = FrameSender(divisor=self.divisor)
+        memory, control, identity, pace = self.memory, self.control, self._identity(), self.pace
+        m.submodules.receiver = frame = FrameReceiver(divisor=pace.divisor, silence=pace.silence)
+        m.submodules.sender = sender = FrameSender(divisor=pace.divisor)
         value, argument = Signal(32), Signal(32)  # the two words of a payload, the second alone of a WRITE
         address = Signal(len(memory.address))  # counts on from `argument`
         length = Signal(LENGTH_BITS)  # bytes to be written, then bytes of the answer
@@ -224,7 +249,7 @@ class Link(wiring.Component):
                 with m.Elif(fault.any()):
                     answer(fault)
                 with m.Elif(frame.command == Command.IDENTIFY):
-                    answer(Array(Const(b, 8) for b in identity)[position[: bits_for(len(identity) - 1)]])
+                    answer(Array(identity)[position[: bits_for(len(identity) - 1)]])
                 with m.Elif(frame.command == Command.READ):
                     m.d.comb += memory.read.eq(1)
                     with m.If(memory.done):
@@ -243,6 +268,14 @@ class Link(wiring.Component):
                 with m.If(sender.i.ready):
                     m.next = "FETCH"
         return m
+
+    def _identity(self) -> list[Value]:
+        """The bytes of IDENTIFY's answer."""
+        found: list[Value] = [Const(b, 8) for b in self.identity.encode()]
+        if isinstance(self.pace.clock_hz, Value):
+            clock = Cat(self.pace.clock_hz, Const(0, 32))
+            found[CLOCK_BYTE : CLOCK_BYTE + 4] = [clock.word_select(n, 8) for n in range(4)]
+        return found
 
     def _register_write(self, m: Module, command: Value, step: Value, value: Value, argument: Value) -> None:
         """What SET, RUN and RESET write."""

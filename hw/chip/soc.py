@@ -4,7 +4,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.chip.link import Link
+from sateen.hw.chip.link import Link, Pace
 from sateen.hw.chip.soc_memory import SocMemory
 from sateen.hw.chip.top import Accelerator
 from sateen.hw.memory.axi import BOUNDARY
@@ -20,8 +20,8 @@ class Soc(wiring.Component):
     config : AcceleratorConfig
     memory_bytes : int
         At least; the memory has whole pages of 4096 bytes.
-    clock_hz, baud : int
-        Frequency of `sync`; bits per second on the line. An integer number of cycles must make a bit within 2 %.
+    pace : Pace
+        Of `sync`, and the line.
     image : bytes
         Contents of the memory at power-up, from address 0 on: program and constants. Without it the host writes them.
     single_port : bool
@@ -40,8 +40,7 @@ class Soc(wiring.Component):
         *,
         config: AcceleratorConfig,
         memory_bytes: int,
-        clock_hz: int,
-        baud: int = 115200,
+        pace: Pace,
         image: bytes = b"",
         build: bytes = bytes(8),
         single_port: bool = False,
@@ -55,8 +54,7 @@ class Soc(wiring.Component):
             single_port=single_port,
         )
         self.link = Link(
-            clock_hz=clock_hz,
-            baud=baud,
+            pace=pace,
             memory_bytes=self.memory.size,
             config=config_word(config),
             build=build,

@@ -1,6 +1,6 @@
 """Asynchronous serial transmitter and receiver: 8 data bits, lowest first, no parity, one stop bit (8N1)."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,9 +26,14 @@ def divisor_of(clock_hz: int, baud: int) -> int:
     return divisor
 
 
-def _check(divisor: int) -> None:
-    if not isinstance(divisor, int) or divisor < MIN_DIVISOR:
+def _check(divisor: int | Value) -> None:
+    if not isinstance(divisor, Value) and (not isinstance(divisor, int) or divisor < MIN_DIVISOR):
         raise ValueError(f"divisor must be an integer of at least {MIN_DIVISOR}, not {divisor!r}")
+
+
+def below(limit: int | Value) -> Signal:
+    """A register for what is below a limit, of which a value must not use its highest."""
+    return Signal(len(limit)) if isinstance(limit, Value) else Signal(range(limit))
 
 
 class Transmitter(wiring.Component):
@@ -36,8 +41,8 @@ class Transmitter(wiring.Component):
 
     Parameters
     ----------
-    divisor : int
-        Clock cycles per bit, at least `MIN_DIVISOR`.
+    divisor : int or Value
+        Clock cycles per bit, at least `MIN_DIVISOR`; a value is constant while anything moves.
 
     Members
     -------
@@ -46,14 +51,14 @@ class Transmitter(wiring.Component):
         The line, high when idle.
     """
 
-    def __init__(self, *, divisor: int):
+    def __init__(self, *, divisor: int | Value):
         _check(divisor)
         self.divisor = divisor
         super().__init__({"i": In(stream.Signature(8)), "tx": Out(1, init=1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        timer = Signal(range(self.divisor))
+        timer = below(self.divisor)
         bits = Signal(9)  # those after the one on the line; the highest 1 is the stop bit
         sending = Signal()
         m.d.comb += self.i.ready.eq(~sending)
@@ -81,8 +86,8 @@ class Receiver(wiring.Component):
 
     Parameters
     ----------
-    divisor : int
-        Clock cycles per bit, at least `MIN_DIVISOR`.
+    divisor : int or Value
+        Clock cycles per bit, at least `MIN_DIVISOR`; a value is constant while anything moves.
 
     Members
     -------
@@ -96,7 +101,7 @@ class Receiver(wiring.Component):
         The line, in step with the clock.
     """
 
-    def __init__(self, *, divisor: int):
+    def __init__(self, *, divisor: int | Value):
         _check(divisor)
         self.divisor = divisor
         super().__init__(
@@ -113,11 +118,11 @@ class Receiver(wiring.Component):
         m = Module()
         first = Signal(init=1)  # may be metastable
         m.d.sync += [first.eq(self.rx), self.line.eq(first), self.valid.eq(0), self.error.eq(0)]
-        timer = Signal(range(self.divisor))
+        timer = below(self.divisor)
         bit = Signal(range(10))  # 0: start bit, 9: stop bit
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [timer.eq(self.divisor // 2 - 1), bit.eq(0)]
+                m.d.sync += [timer.eq((self.divisor >> 1) - 1), bit.eq(0)]
                 with m.If(~self.line):
                     m.next = "BITS"
             with m.State("BREAK"), m.If(self.line):  # before the line was high again there is no start bit

@@ -11,6 +11,7 @@ from rich.table import Table
 from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import BuildError, ConfigError
+from sateen.fpga.boards.capacity import TITLES
 from sateen.fpga.flow.vivado import VENDOR_BOARDS
 
 
@@ -111,11 +112,11 @@ def _clock(clock: dict[str, Any]) -> str:
     return text
 
 
-_TITLES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM", "carry": "carry"}
+_TITLES = TITLES | {"carry": "carry"}
 
 
 def _table(device: dict[str, Any], columns: tuple[str, ...] = tuple(_TITLES)) -> Table:
-    titles = _TITLES | {"bram": f"BRAM ({device['bram_unit']})"}
+    titles = _TITLES | {"bram": f"block RAM ({device['bram_unit']})"}
     title = device["title"] + (", estimated" if device["source"] == "estimated" else "")
     table = Table("part", *(titles[c] for c in columns), title=title)
     for column in table.columns[1:]:
@@ -139,7 +140,7 @@ def report(args: argparse.Namespace) -> int:
 def bitstream(args: argparse.Namespace) -> int:
     if args.board in VENDOR_BOARDS:
         return _vivado(args)
-    with progress("bitstream") as report:
+    with progress("bitstream", each_stage=True) as report:
         found = api.bitstream(
             args.build,
             args.board,
@@ -153,19 +154,22 @@ def bitstream(args: argparse.Namespace) -> int:
     if args.json:
         emit_json({"build": args.build, **{k: v for k, v in found.items() if k != "build"}})
         return 0
-    table = Table("resource", "used", "there is", "", title=f"{found['title']}, {found['part']}")
+    table = Table("resource", "estimated", "used", "there is", "", title=f"{found['title']}, {found['part']}")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, there in found["available"].items():
-        if used := found["used"][name]:
-            table.add_row(
-                escape(name), f"{used:,}", f"{there:,}", f"{100 * used / there:.0f} %" if there else ""
-            )
+    for k, there in found["available"].items():
+        before = f"{found['estimated']['used'][k]:,}"
+        table.add_row(
+            _TITLES[k], before, f"{found['used'][k]:,g}", f"{there:,}", f"{100 * found['share'][k]:.0f} %"
+        )
     emit_table(table)
     emit(
-        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f}; {found['cycles']:,} "
-        f"cycles a sample, {found['samples_per_second']:,.0f} samples a second, the serial line not counted"
+        f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f} with seed {found['seed']}; "
+        f"{found['cycles']:,} cycles a sample, {found['samples_per_second']:,.0f} samples a second, the serial line not "
+        "counted"
     )
+    if found["reused"]:
+        emit(f"kept from an earlier try: {' and '.join(found['reused'])}")
     emit(f"{found['bitstream']}: {found['size_bytes']:,} bytes; {found['flash']}")
     if found["note"]:
         emit(f"{found['board']} {found['note']}")

@@ -81,8 +81,17 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Yield `report(stage, fraction)`: a bar in a terminal, elsewhere one line each 10 seconds."""
+def progress(title: str, each_stage: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """Yield `report(stage, fraction)`: a bar in a terminal, elsewhere one line each 10 seconds.
+
+    `each_stage` prints a line for every stage, in a terminal above the bar.
+    """
+    before = ""
+
+    def is_new(stage: str) -> bool:
+        nonlocal before
+        new, before = each_stage and stage != before, stage
+        return new
 
     def label(stage: str) -> str:
         return title if title.endswith(stage) else f"{title}: {stage}"
@@ -92,7 +101,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
 
         def line(stage: str, fraction: float) -> None:
             nonlocal last
-            if time.monotonic() - last >= _QUIET_S:
+            if is_new(stage) or time.monotonic() - last >= _QUIET_S:
                 last = time.monotonic()
                 print(f"sateen: {label(stage)} {100 * fraction:.0f} %", file=sys.stderr, flush=True)
 
@@ -103,6 +112,8 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         task = bars.add_task(title, total=1.0)
 
         def bar(stage: str, fraction: float) -> None:
+            if is_new(stage):
+                bars.console.print(f"sateen: {label(stage)}", markup=False, highlight=False)
             bars.update(task, description=label(stage), completed=min(1.0, max(0.0, fraction)))
 
         yield bar

@@ -10,13 +10,12 @@ from rich.table import Table
 from sateen.cli.io import emit, emit_json, emit_table
 from sateen.errors import ConfigError
 from sateen.files import cache_dir, clean_cache, kept_in_cache
+from sateen.fpga.boards.capacity import TITLES
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.fpga.flow.vivado import VENDOR_BOARDS
 from sateen.machine.config import as_toml
 from sateen.machine.presets import PRESETS, preset
 from sateen.on_board import boards as rows_of_boards
-
-_COUNTS = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "block RAM"}
 
 
 def boards(args: argparse.Namespace) -> int:
@@ -24,11 +23,11 @@ def boards(args: argparse.Namespace) -> int:
     if args.json:
         emit_json({"boards": rows, "vivado": list(VENDOR_BOARDS)})
         return 0
-    table = Table("board", "", "part", *_COUNTS.values(), "clock of its preset", "multipliers")
+    table = Table("board", "", "part", *TITLES.values(), "clock of its preset", "multipliers")
     for column in table.columns[3:]:
         column.justify = "right"
     for row in rows:
-        counts = [f"{row[k]:,}" for k in _COUNTS]
+        counts = [f"{row[k]:,}" for k in TITLES]
         clock, multipliers = f"{row['clock_mhz']:g} MHz", f"{row['multipliers']}"
         table.add_row(*map(escape, (row["board"], row["title"], row["part"])), *counts, clock, multipliers)
     emit_table(table)

@@ -39,6 +39,10 @@ def _megahertz(text: str) -> float:
     return value
 
 
+def _clock(text: str) -> float | None:
+    return None if text == "auto" else _megahertz(text)
+
+
 def _command(name: str) -> Command:
     """The function `name` of its module, imported when the command is run, so that --help is quick."""
 
@@ -248,7 +252,13 @@ def build_parser() -> argparse.ArgumentParser:
     p = add("bitstream", "synthesize, place and route a build for a board, and pack the bitstream")
     p.add_argument("build", metavar="BUILD")
     p.add_argument("--board", metavar="BOARD", help="default: the one that the build was compiled for")
-    p.add_argument("--clock", type=_megahertz, metavar="MHZ", help="of the machine (default: the board's)")
+    p.add_argument(
+        "--clock",
+        type=_clock,
+        default="auto",
+        metavar="MHZ",
+        help="of the machine; one that is missed is an error (default: auto, the highest that is reached)",
+    )
     p.add_argument(
         "--baud",
         type=baud,
@@ -268,7 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=at_least_1,
         default=DEFAULT_ATTEMPTS,
         metavar="N",
-        help=f"placements, each with the next seed, if one misses the clock by little (default {DEFAULT_ATTEMPTS})",
+        help=f"placements at most, each with the next seed, until one reaches the clock (default {DEFAULT_ATTEMPTS})",
     )
     p.add_argument("-o", "--output", metavar="FILE", help="default BUILD/bitstream/BOARD.bit, .bin or .fs")
 

@@ -16,7 +16,6 @@ from sateen.errors import SateenError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.study import Study
 from sateen.files import write_file
-from sateen.fpga.boards.capacity import placed_counts
 from sateen.options import Progress
 
 FOLDER = "counts"
@@ -55,8 +54,7 @@ def _counts(about: dict[str, Any], build: Path) -> dict[str, Any]:
         made = api.cost(build, device)["devices"][device]
         return {name: made["total"][name] for name in NAMES} | {"tool": made["tool"]}
     placed = api.bitstream(build, about["board"], clock=about["clock"])
-    found = placed_counts(placed["used"], placed["architecture"])
-    return found | {"clock": placed["fmax_mhz"], "tool": ", ".join(placed["tools"])}
+    return placed["used"] | {"clock": placed["fmax_mhz"], "tool": ", ".join(placed["tools"])}
 
 
 def _path(folder: Path, candidate: Candidate) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from sateen.bitstreams import bitstreams
 from sateen.errors import BuildError
 from sateen.files import check_writable, write_file
+from sateen.fpga.boards.capacity import TITLES
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.clock_model import estimate_clock
 from sateen.fpga.estimate.energy import energy
@@ -127,6 +128,7 @@ def render(
         charts=_charts(layers, both),
         devices=list((cost or {}).get("devices", {}).values()),
         boards=boards or [],
+        resources=TITLES,
         accuracy=accuracy and {**accuracy, "difference": difference(accuracy)},
         errors=_errors(errors or {}),
         estimated=estimated or {},

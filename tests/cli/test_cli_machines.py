@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import sateen as package
 from sateen.errors import ConfigError
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.catalog import BOARDS
+from sateen.fpga.flow.run_time import expected_seconds, expected_time
 from sateen.machine.config import AcceleratorConfig, as_toml
 from sateen.machine.presets import PRESETS
-from sateen.on_board import estimate_on_board
+from sateen.on_board import _too_much, estimate_on_board
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,10 +62,55 @@ def test_a_boards_preset_fits_it_by_the_estimate(digits, name):
 
 def test_what_does_not_fit_says_what_limits_it(sateen, build):
     code, out, _ = sateen("cost", "--estimate", "--preset", "mac256", "--device", "ulx3s-85f")
-    assert code == 0 and "does not fit: BRAM is used most" in out and "samples a second" not in out
+    assert code == 0 and "does not fit: block RAM is used most" in out and "samples a second" not in out
     found = json.loads(sateen("cost", "--estimate", build, "--device", "ulx3s-85f", "--json")[1])
     assert found["fits"] and found["memory_bytes"] > 0
     assert found["samples_per_second"] == pytest.approx(1e6 * found["clock_mhz"] / found["cycles"], rel=1e-2)
+
+
+def test_what_cannot_fit_is_refused_before_synthesis(sateen, build, monkeypatch):
+    monkeypatch.setattr("sateen.bitstreams.make", None)  # is not reached
+    code, out, err = sateen("bitstream", build, "--board", "icebreaker")
+    assert code == 1 and not out
+    assert "by the estimate, before synthesis, 'tiny' with this network cannot fit ice40-up5k-sg48: " in err
+    assert re.search(r"[\d,]+ LUT of 5,280 \([\d,]+ too many\)", err)
+    assert (
+        "compile with --board icebreaker, whose preset is made for it or take a larger board: it fits ulx3s"
+        in err
+    )
+    code, _, err = sateen("bitstream", build, "--board", "tangnano-9k")
+    assert code == 1 and re.search(
+        r"block RAM of 26 \(\d+ too many; \d+ are memory for program, weights", err
+    )
+
+
+def test_memory_beside_block_ram_has_a_limit_of_its_own(build):
+    there, far = (
+        _too_much(
+            {
+                "board": "icebreaker",
+                "memory_bytes": size,
+                "memory_available": 131_072,
+                "used": {"lut": 5_500, "bram": 30},
+                "available": {"lut": 5_280, "bram": 30},
+            }
+        )
+        for size in (131_072, 131_073)
+    )
+    assert there is None and far == "131,073 bytes of memory of 131,072 for program, weights and tensors"
+
+
+def test_time_is_estimated_by_size(monkeypatch):
+    record = {"used": {"TRELLIS_COMB": 5_000}, "seconds": {"synthesis": 60.0, "placement": 100.0}}
+    place = {"architecture": "ecp5", "networks": {"one": record, "two": {"used": {"TRELLIS_COMB": 7_000}}}}
+    monkeypatch.setattr("sateen.fpga.flow.run_time.measured", lambda: {"p": {"boards": {"b": place}}})
+    assert expected_seconds("ice40", 1.0) is None and expected_time("ice40", 1.0, 3) == ""
+    assert expected_seconds("ecp5", 10_000) == {"synthesis": 120.0, "placement": 200.0}
+    text = expected_time("ecp5", 10_000, 3)
+    found = re.search(
+        r"processors are free: \d+ (min|s), then up to 3 placements of \d+ (min|s), \d at once", text
+    )
+    assert found is not None
 
 
 def test_the_cache_is_counted_and_cleaned(sateen, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ def test_every_board_has_a_capacity(name):
 
 @pytest.mark.parametrize("name", ["ulx3s-85f", "orangecrab-25f", "icebreaker"])
 def test_the_chip_is_near_the_one_that_was_placed(name, digits_cnn):
-    board, placed = BOARDS[name], measured()[name]["boards"][name]["used"]
+    board = BOARDS[name]
+    placed = measured()[name]["boards"][name]["networks"]["digits_cnn"]["used"]
     mapped = digits_cnn.map(name)
     machine = mapped.estimate("ecp5")["devices"]["ecp5"]["total"]
     memory = mapped.memory["data_offset"] + mapped.memory["data_size"]

@@ -7,12 +7,12 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sateen.hw.chip.frame import ANSWER, CRC_BYTES, ERROR, HEADER_BYTES, SYNC, Command, Fault, Frame
-from sateen.hw.chip.link import Link
+from sateen.hw.chip.link import Link, Pace
 from sateen.hw.chip.soc_memory import SocMemory
 from sateen.hw.chip.verilog import convert
 from sateen.hw.control.registers import Registers
@@ -39,11 +39,13 @@ class Chip(wiring.Component):
     run_base: Out(64)
     run_program: Out(32)
 
-    def __init__(self):
+    def __init__(self, tied=False):
         super().__init__()
-        self.link = Link(
-            clock_hz=CLOCK, baud=BAUD, memory_bytes=SIZE, config=CONFIG, build=BUILD, resident=True
-        )
+        pace = Pace.at(CLOCK, BAUD)
+        self.silence = pace.silence
+        if tied:  # never driven, and so what they are initialised to
+            pace = Pace(*(Signal(32, init=n) for n in (pace.clock_hz, pace.divisor, pace.silence)))
+        self.link = Link(pace=pace, memory_bytes=SIZE, config=CONFIG, build=BUILD, resident=True)
 
     def elaborate(self, platform):
         m = Module()
@@ -67,22 +69,23 @@ class Chip(wiring.Component):
 
 
 @cache
-def executable() -> Path:
-    return verilator.build(convert(Chip(), "chip"), harness=Path(__file__).with_suffix(".cpp"))
+def executable(tied: bool) -> Path:
+    return verilator.build(convert(Chip(tied), "chip"), harness=Path(__file__).with_suffix(".cpp"))
 
 
 class Line:
     """The host's end of the line. Times are in cycles; a bit has `DIVISOR`."""
 
-    silence = Chip().link.silence
+    silence = Chip().silence
 
-    def __init__(self):
+    def __init__(self, tied=False):
+        self.executable = executable(tied)
         self.received = bytearray()
         self.sequence = 0x40
         self.starts = self.resets = self.base = self.program = 0
 
     def __enter__(self):
-        self.process = subprocess.Popen([executable()], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([self.executable], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.quiet()
         return self
 

@@ -10,7 +10,7 @@ import pytest
 from link_bench import BUILD, CLOCK, CONFIG, IMAGE, SIZE, Line
 
 from sateen.hw.chip.frame import MAX_DATA, MAX_PAYLOAD, VERSION, Command, Fault, Frame, Identity
-from sateen.hw.chip.link import Link
+from sateen.hw.chip.link import Link, Pace
 from sateen.machine.registers import ID, Register
 
 pytestmark = pytest.mark.rtl
@@ -47,6 +47,14 @@ def test_bytes_of_a_frame():
 def test_identify(line):
     identity = Identity.decode(line.good(Command.IDENTIFY))
     assert identity == Identity(VERSION, True, MAX_DATA, SIZE, CLOCK, CONFIG, BUILD)
+
+
+def test_a_pace_of_signals_is_that_of_numbers():
+    with Line(tied=True) as line:
+        identity = Identity.decode(line.good(Command.IDENTIFY))
+        assert identity == Identity(VERSION, True, MAX_DATA, SIZE, CLOCK, CONFIG, BUILD)
+        line.write(5, b"written")
+        assert line.read(4, 9) == IMAGE[4:5] + b"written" + IMAGE[12:13]
 
 
 def test_memory(line):
@@ -160,8 +168,9 @@ def test_frames_back_to_back_and_too_early(line):
 
 
 def test_parameters():
-    good = {"clock_hz": 1_000_000, "baud": 125_000, "memory_bytes": 4096, "config": 0, "resident": False}
-    assert Link(**good, build=bytes(8)).silence == 20_000, "20 ms"
-    assert Link(**good | {"clock_hz": 4000, "baud": 1000}, build=bytes(8)).silence == 120, "30 bits"
+    pace = Pace.at(1_000_000, 125_000)
+    good = {"pace": pace, "memory_bytes": 4096, "config": 0, "resident": False}
+    assert pace.silence == 15_625, "1/64 s"
+    assert Pace.at(4000, 1000).silence == 120, "30 bits"
     with pytest.raises(ValueError, match="build must be 8 bytes, not b'abc'"):
         Link(**good, build=b"abc")
