@@ -1,10 +1,12 @@
-"""Bitstreams of the digits CNN for every board: size, clock, samples per second, and the time each takes.
+"""Bitstreams of five networks for every board: size, clock, seed, samples per second, and the time each takes.
 
-    python benchmarks/bitstreams.py                                 all boards
-    python benchmarks/bitstreams.py --board ulx3s-85f --record      one; and keep its size for error messages
+    python benchmarks/bitstreams.py                                         all boards, all networks: hours
+    python benchmarks/bitstreams.py --board ulx3s-85f --network mlp --record      one, kept for estimates and advice
 
-One command each, from a clean clone: `make bench-bitstreams ARGS="--board ulx3s-85f"`. Builds go to build/boards/BOARD,
-with a report each. Cycles are those of the exact model on the chip's memory; accuracy is the reference's.
+One command each, from a clean clone: `make bench-bitstreams ARGS="--board ulx3s-85f"`. Builds go to
+build/boards/BOARD/NETWORK, with a report each; what was placed before comes from the cache. Cycles are those of the
+exact model on the chip's memory. Weights of `mlp` and `keyword` are random, and so are all calibrations: they change
+no cycle and no resource.
 """
 
 from __future__ import annotations
@@ -12,29 +14,54 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from importlib.resources import as_file, files
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 import sateen
 from sateen.cli.io import emit, guarded, progress
 from sateen.errors import LimitError
+from sateen.fpga.boards.capacity import TITLES
 from sateen.fpga.boards.catalog import BOARDS
-from sateen.models.data import CALIBRATION, digits_split
-from sateen.reporting.labels import score
-from sateen.sim import Build
+from sateen.models.network_builder import NetworkBuilder
 
 SIZES = Path(__file__).parents[1] / "fpga" / "flow" / "presets.json"
-COLUMNS = {
-    "LUT": ("TRELLIS_COMB", "ICESTORM_LC", "LUT4"),
-    "FF": ("TRELLIS_FF", "DFF"),
-    "DSP": ("MULT18X18D", "ICESTORM_DSP", "MULT18X18", "MULT9X9"),
-    "block RAM": ("DP16KD", "ICESTORM_RAM", "BSRAM"),
+
+
+def shipped(name: str) -> Callable[[], onnx.ModelProto]:
+    return lambda: onnx.load_from_string((files("sateen.models") / f"{name}.onnx").read_bytes())
+
+
+def mlp() -> onnx.ModelProto:
+    """Two hidden layers of 128 and 64 on 64 pixels."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    x = b.input("input", 64)
+    for n, width in enumerate((128, 64), 1):
+        x = b.relu(f"relu{n}", b.linear(f"hidden{n}", x, width))
+    b.linear("logits", x, 10)
+    return b.model("mlp", "logits")
+
+
+def keyword() -> onnx.ModelProto:
+    """The keyword spotter of MLPerf Tiny. Ref: Zhang et al., arXiv 1711.07128 (DS-CNN, small)."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    x = b.relu("stem.relu", b.conv("stem", b.input("mfcc", 1, 49, 10), 64, (10, 4), 2, pads=(4, 1, 5, 1)))
+    for n in range(1, 5):
+        x = b.relu(f"block{n}.relu1", b.depthwise(f"block{n}.depthwise", x, 3))
+        x = b.relu(f"block{n}.relu2", b.conv(f"block{n}.pointwise", x, 64, 1))
+    b.linear("logits", b.global_pool("pool", x), 12)
+    return b.model("keyword", "logits")
+
+
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
+    **{name: shipped(name) for name in ("digits_cnn", "digits_resnet", "digits_dscnn")},
+    "mlp": mlp,
+    "keyword": keyword,
 }
-"""nextpnr's names; of an iCE40 a logic cell is a LUT and a flip-flop."""
 
 
 def main() -> int:
@@ -42,8 +69,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--board", action="append", choices=BOARDS, help="default: all")
+    parser.add_argument("--network", action="append", choices=NETWORKS, help="default: all")
+    parser.add_argument("--preset", help="default: the board's")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clock", type=float, metavar="MHZ", help="default: the board's")
+    parser.add_argument("--attempts", type=int, default=3)
+    parser.add_argument("--clock", type=float, metavar="MHZ", help="default: what is reached")
     parser.add_argument("--out", type=Path, default=Path("build/boards"))
     parser.add_argument("--record", action="store_true", help=f"write {SIZES.name}")
     args = parser.parse_args()
@@ -51,57 +81,66 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    data, failed = digits_split(), False
-    emit(
-        "| board | machine | multipliers | "
-        + " | ".join(COLUMNS)
-        + " | Fmax | clock | cycles | samples/s | accuracy | minutes |"
+    failed = False
+    columns = (
+        "board",
+        "network",
+        "multipliers",
+        *TITLES.values(),
+        "MHz by seed",
+        "clock",
+        "cycles",
+        "samples/s",
+        "min",
     )
-    emit("|---|---|" + "--:|" * (len(COLUMNS) + 7))
+    emit(f"| {' | '.join(columns)} |")
+    emit("|---|---|" + "--:|" * (len(columns) - 2))
     for name in args.board or BOARDS:
-        folder = args.out / name
-        started = time.monotonic()
-        with as_file(files("sateen.models") / "digits_cnn.onnx") as model:
-            sateen.compile(model, folder, board=name, calibration={"input": data.x_train[:CALIBRATION]})
-        result = sateen.run(folder, {"input": data.x_test}, "reference")
-        scored = score(Build(folder), result, np.asarray(data.y_test))
-        right = f"{100 * scored['correct'] / scored['samples']:.1f} %"
-        try:
-            with progress(name) as report:
-                found = sateen.bitstream(folder, seed=args.seed, clock=args.clock, progress=report)
-        except LimitError as e:
-            emit(f"| {name} | {e} |")
-            failed = True
-            continue
-        sateen.report(folder)
-        minutes = (time.monotonic() - started) / 60
-        emit(
-            f"| {name} | {found['config']} | {found['multipliers']} | "
-            + " | ".join(share(found, names) for names in COLUMNS.values())
-            + f" | {found['fmax_mhz']:.1f} | {found['clock_mhz']:g} | {found['cycles']:,} | "
-            f"{found['samples_per_second']:,.0f} | {right} | {minutes:.1f} |"
-        )
-        if args.record:
-            record(found)
+        for network in args.network or NETWORKS:
+            folder = args.out / name / network
+            folder.mkdir(parents=True, exist_ok=True)
+            model = folder / "network.onnx"
+            onnx.save(NETWORKS[network](), model)
+            try:
+                mapped = sateen.load(model).quantize(calibration="random").map(args.preset or name)
+                build = mapped.write(folder / "build", board=name)
+                with progress(f"{name} {network}", each_stage=True) as report:
+                    found = build.bitstream(
+                        seed=args.seed, attempts=args.attempts, clock=args.clock, progress=report
+                    )
+            except LimitError as e:
+                emit(f"| {name} | {network} | {e} |")
+                failed = True
+                continue
+            build.report()
+            emit(row(found, network))
+            if args.record:
+                record(found, network)
     return 1 if failed else 0
 
 
-def share(found: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Used of what there is; Gowin's multipliers of two sizes take each other's places, so both are named."""
-    there = {name: n for name in names if (n := found["available"].get(name))}
-    used = [name for name in there if found["used"][name]] or list(there)[:1]
-    sizes = len(used) > 1
-    return ", ".join(f"{found['used'][n]:,} of {there[n]:,}{f' {n}' if sizes else ''}" for n in used)
+def row(found: dict[str, Any], network: str) -> str:
+    counts = [
+        f"{found['used'][k]:,g} ({100 * found['share'][k]:.0f} %)" if k in found["used"] else ""
+        for k in TITLES
+    ]
+    reached = ", ".join(f"{mhz:.1f} ({seed})" for seed, mhz in found["reached_mhz"].items())
+    numbers = (f"{found['clock_mhz']:.1f}", f"{found['cycles']:,}", f"{found['samples_per_second']:,.0f}")
+    minutes = f"{sum(found['seconds'].values()) / 60:.1f}"
+    cells = (found["board"], network, str(found["multipliers"]), *counts, reached, *numbers, minutes)
+    return f"| {' | '.join(cells)} |"
 
 
-def record(found: dict[str, Any]) -> None:
+def record(found: dict[str, Any], network: str) -> None:
     sizes = json.loads(SIZES.read_text(encoding="utf-8"))
     entry = sizes.setdefault(found["config"], {"multipliers": found["multipliers"], "boards": {}})
-    entry["boards"][found["board"]] = {
-        "architecture": found["architecture"],
-        "speed": found["speed"],
-        "used": {name: n for name, n in found["used"].items() if n},
+    place = entry["boards"].setdefault(found["board"], {"networks": {}})
+    place |= {"architecture": found["architecture"], "speed": found["speed"]}
+    place["networks"][network] = {
+        "used": {name: n for name, (n, _) in found["primitives"].items()},
         "fmax_mhz": found["fmax_mhz"],
+        "seed": found["seed"],
+        "seconds": found["seconds"],
     }
     SIZES.write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -382,6 +382,7 @@ def estimate(
     >>> found = sateen.estimate(preset="sat256")
     >>> found["devices"]["ecp5"]["total"]["lut"]
     """
+    from sateen.fpga.boards.capacity import VENDOR_PARTS
     from sateen.fpga.boards.catalog import BOARDS
     from sateen.fpga.estimate import clock_model
     from sateen.fpga.estimate.energy import energy
@@ -389,7 +390,7 @@ def estimate(
     from sateen.on_board import estimate_on_board
 
     def predict(config: AcceleratorConfig, files: BuildFiles | None = None) -> dict[str, Any]:
-        if device in BOARDS:
+        if device in (*BOARDS, *VENDOR_PARTS):
             return estimate_on_board(config, device, files)
         found = resources(config, device)
         if family := found["devices"].get(clock_model.FAMILY):
@@ -405,7 +406,7 @@ def estimate(
     if isinstance(machine, str | Path) and not Path(machine).is_file():
         files = BuildFiles(machine)
         config = AcceleratorConfig.from_dict(files.manifest["config"], f"build {machine}")
-        if device in BOARDS:
+        if device in (*BOARDS, *VENDOR_PARTS):
             return predict(config, files)
         return predict(config) | {"energy": energy(files.schedule["totals"], config, files.manifest["batch"])}
     return predict(choose_config(machine, preset, None, None))
@@ -468,8 +469,8 @@ def bitstream(
     Returns
     -------
     dict
-        What was measured: "fmax_mhz", "clock_mhz", "used" and "available" by resource, "samples_per_second", "bitstream"
-        (the file), "reached_mhz" by seed, "logs" (the folder); and "estimated", what was expected before synthesis.
+        What was measured: "fmax_mhz", "clock_mhz", "used" and "available" by resource, "samples_per_second",
+        "bitstream" (the file), "reached_mhz" by seed, "logs" (the folder); and "estimated", what was expected before synthesis.
 
     Raises
     ------

@@ -7,59 +7,89 @@ from typing import Any
 
 from sateen.errors import ConfigError, LimitError
 from sateen.explorer.target import Target
-from sateen.fpga.boards.capacity import LOGIC_SLACK, TITLES, capacity_of
-from sateen.fpga.boards.catalog import BOARDS
+from sateen.fpga.boards.capacity import LOGIC_SLACK, TITLES, VENDOR_PARTS, capacity_of
+from sateen.fpga.boards.catalog import BOARDS, Board
+from sateen.fpga.estimate import resource_model
+from sateen.fpga.flow.vivado import VENDOR_BOARDS, VendorBoard
 from sateen.machine.config import FIELDS_OF, AcceleratorConfig
 from sateen.machine.presets import PRESETS
 from sateen.manifest import BuildFiles
-from sateen.sim.memory_timing import ON_CHIP
+from sateen.sim.memory_timing import NOMINAL, ON_CHIP, MemoryTiming
 from sateen.sim.model import predict
 
 
 def estimate_on_board(
     config: AcceleratorConfig, name: str, build: BuildFiles | None = None
 ) -> dict[str, Any]:
-    """The whole chip on the board `name`, estimated; with a build also its memory, cycles and samples a second.
+    """A machine on the board `name`, estimated; with a build also its memory, cycles and frames a second.
+
+    Of boards that bitstreams are made for it is the whole chip.
 
     Raises ConfigError for a name that is no board's.
     """
-    if name not in BOARDS:
-        raise ConfigError(f"unknown board '{name}'; boards are {', '.join(BOARDS)}")
-    board = BOARDS[name]
-    target = Target(name, "ecp5", board)
     memory = 0 if build is None else int(_memory(build))
-    found = target.estimate(config, memory)
-    available = dict(capacity_of(board).available)
-    share = {k: found[k] / available[k] for k in available}
+    if name in BOARDS:
+        result, timing = _on_open_board(config, BOARDS[name], memory), ON_CHIP
+    elif name in VENDOR_PARTS:
+        result, timing = _on_vendor_board(config, VENDOR_BOARDS[name]), NOMINAL
+    else:
+        raise ConfigError(f"unknown board '{name}'; boards are {', '.join((*BOARDS, *VENDOR_PARTS))}")
+    used, available = result["used"], result["available"]
+    share = {k: used[k] / there for k, there in available.items()}
     limit = max(share, key=lambda k: share[k])
-    clock = float(found["clock"])
-    result: dict[str, Any] = {
+    result |= {
         "board": name,
-        "title": board.title,
-        "part": board.part.title,
         "source": "estimated",
         "machine": config.name,
         "multipliers": config.multipliers,
         "narrow": config.narrow,
-        "used": {k: found[k] for k in available},
-        "available": available,
         "share": {k: round(s, 4) for k, s in share.items()},
         "limited_by": limit,
         "fits": share[limit] <= 1,
-        "clock_mhz": round(clock, 1),
-        "clock_source": target.clock_source,
-        "memory_bytes": memory,
-        "memory_available": capacity_of(board).memory_bytes,
-        "outside": found["outside"],
     }
     if build is not None:
         manifest = build.manifest
         offset = manifest["memory"]["program_offset"]
-        cycles = _cycles(build.read("program.bin"), offset, config)
+        cycles = _cycles(build.read("program.bin"), offset, config, timing)
         result["cycles"] = cycles
         if result["fits"]:
-            result["samples_per_second"] = round(1e6 * clock * manifest["batch"] / cycles, 1)
+            rate = 1e6 * result["clock_mhz"] * manifest["batch"] / cycles
+            result["samples_per_second"] = round(rate, 1)
     return result
+
+
+def _on_open_board(config: AcceleratorConfig, board: Board, memory: int) -> dict[str, Any]:
+    """The whole chip, its memory and serial link with it."""
+    target, capacity = Target(board.name, "ecp5", board), capacity_of(board)
+    found = target.estimate(config, memory)
+    return {
+        "title": board.title,
+        "part": board.part.title,
+        "used": {k: found[k] for k in capacity.available},
+        "available": dict(capacity.available),
+        "clock_mhz": round(float(found["clock"]), 1),
+        "clock_source": target.clock_source,
+        "memory_bytes": memory,
+        "memory_available": capacity.memory_bytes,
+        "outside": found["outside"],
+    }
+
+
+def _on_vendor_board(config: AcceleratorConfig, board: VendorBoard) -> dict[str, Any]:
+    """The machine alone: memory is the board's, and what connects them is Vivado's."""
+    found = resource_model.estimate(config, "xcup")
+    available = dict(VENDOR_PARTS[board.name])
+    return {
+        "title": board.title,
+        "part": board.part,
+        "used": {k: found["devices"]["xcup"]["total"][k] for k in available},
+        "available": available,
+        "clock_mhz": board.clock_mhz,
+        "clock_source": "the board's, not estimated",
+        "memory_bytes": 0,
+        "memory_available": 0,
+        "outside": list(found["outside"]),
+    }
 
 
 def check_fits(config: AcceleratorConfig, name: str, build: BuildFiles) -> dict[str, Any]:
@@ -106,9 +136,9 @@ def _too_much(found: dict[str, Any]) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _cycles(program: bytes, offset: int, config: AcceleratorConfig) -> int:
-    """In the memory of a chip, of whatever board."""
-    return predict(program, offset, config, ON_CHIP).cycles
+def _cycles(program: bytes, offset: int, config: AcceleratorConfig, timing: MemoryTiming) -> int:
+    """In the memory of a chip, of whatever board, or in another."""
+    return predict(program, offset, config, timing).cycles
 
 
 def on_every_board(config: AcceleratorConfig, build: BuildFiles) -> list[dict[str, Any]]:

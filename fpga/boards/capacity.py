@@ -106,6 +106,16 @@ CAPACITIES: dict[tuple[str, str], Capacity] = {
 """By architecture and device, as `Part` names them."""
 
 
+# Ref: AMD DS891 (Zynq UltraScale+), DS890 (UltraScale+), product tables: LUTs, flip-flops, DSPs, block RAMs of 36 Kbit.
+VENDOR_PARTS: dict[str, Mapping[str, int]] = {
+    "zcu104": _part(230_400, 460_800, 1_728, 312),
+    "zcu102": _part(274_080, 548_160, 2_520, 912),
+    "vcu1525": _part(1_182_240, 2_364_480, 6_840, 2_160),
+    "alveo-u250": _part(1_728_000, 3_456_000, 12_288, 2_688),
+}
+"""What UltraScale+ parts of boards for Vivado have; their UltraRAM is not counted. There is no model of others."""
+
+
 def capacity_of(board: Board) -> Capacity:
     """Of the board's part."""
     return CAPACITIES[board.part.architecture, board.part.device]

@@ -12,6 +12,7 @@ from sateen import api
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.boards.capacity import TITLES
+from sateen.fpga.boards.catalog import BOARDS
 from sateen.fpga.flow.vivado import VENDOR_BOARDS
 
 
@@ -71,9 +72,10 @@ def _on_board(found: dict[str, Any]) -> None:
     emit_table(table)
     most = found["limited_by"]
     verdict = "fits" if found["fits"] else "does not fit"
-    memory = "" if found["memory_bytes"] else "; the memory of a program is not in it"
+    open_board = found["board"] in BOARDS
+    memory = "; the memory of a program is not in it" if open_board and not found["memory_bytes"] else ""
     emit(f"{verdict}: {_TITLES[most]} is used most, {100 * found['share'][most]:.0f} %{memory}")
-    if not found["memory_bytes"] and found["narrow"]:
+    if memory and found["narrow"]:
         emit("at most: counters and sums of a narrow machine take less once a program is compiled for it")
     rate = f"; {found['samples_per_second']:,.0f} samples a second" if "samples_per_second" in found else ""
     emit(f"clock {found['clock_mhz']:g} MHz ({found['clock_source']}){rate}")
@@ -165,8 +167,8 @@ def bitstream(args: argparse.Namespace) -> int:
     emit_table(table)
     emit(
         f"clock {found['clock_mhz']:g} MHz, the slowest path allows {found['fmax_mhz']:.1f} with seed {found['seed']}; "
-        f"{found['cycles']:,} cycles a sample, {found['samples_per_second']:,.0f} samples a second, the serial line not "
-        "counted"
+        f"{found['cycles']:,} cycles a sample, {found['samples_per_second']:,.0f} samples a second, the serial line "
+        "not counted"
     )
     if found["reused"]:
         emit(f"kept from an earlier try: {' and '.join(found['reused'])}")

@@ -233,7 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--device",
         metavar="DEV",
-        help="ecp5 or xcup (default: both); with --estimate a board, too: the whole chip",
+        help="ecp5 or xcup (default: both); with --estimate a board, too, open or of Vivado's",
     )
     p.add_argument(
         "--estimate",

@@ -80,6 +80,10 @@ PRESETS: dict[str, AcceleratorConfig] = {
         _ECP5_85.replace(
             name="orangecrab-25f", rows=4, cols=4, acc_depth=64, parameter_depth=64, bus_bits=32
         ),
+        # As many multipliers as the board's dense preset, and no DSP more.
+        _ECP5_85.replace(
+            name="ulx3s-85f-sparse", rows=4, cols=16, group=4, patterns=("dense", "1:2", "2:4", "1:4")
+        ),
         _SMALL,
         _SMALL.replace(name="tangnano-9k"),
         _SMALL.replace(name="tangnano-20k", rows=2, cols=2, lanes=2, group=2, counters=True, queue_depth=2),

@@ -19,6 +19,7 @@ from sateen.fpga.flow.run_time import expected_seconds, expected_time
 from sateen.machine.config import AcceleratorConfig, as_toml
 from sateen.machine.presets import PRESETS
 from sateen.on_board import _too_much, estimate_on_board
+from sateen.options import DEFAULT_PRESET
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,29 @@ def test_what_does_not_fit_says_what_limits_it(sateen, build):
     found = json.loads(sateen("cost", "--estimate", build, "--device", "ulx3s-85f", "--json")[1])
     assert found["fits"] and found["memory_bytes"] > 0
     assert found["samples_per_second"] == pytest.approx(1e6 * found["clock_mhz"] / found["cycles"], rel=1e-2)
+
+
+def test_the_default_machine_fits_a_real_part():
+    found = estimate_on_board(PRESETS[DEFAULT_PRESET], "zcu102")
+    assert found["fits"] and found["limited_by"] == "bram" and found["available"]["bram"] == 912
+    assert not any(estimate_on_board(PRESETS[DEFAULT_PRESET], name)["fits"] for name in BOARDS)
+
+
+def test_a_board_of_vivados_is_estimated_too(sateen, build):
+    code, out, _ = sateen("cost", "--estimate", build, "--device", "zcu104")
+    assert code == 0 and "fits: " in out and "clock 200 MHz (the board's, not estimated)" in out
+    assert "samples a second" in out and "memory of a program" not in out
+    code, _, err = sateen("cost", "--estimate", build, "--device", "pynq-z2")
+    assert code == 2 and "pynq-z2" in err
+
+
+def test_the_sparse_preset_of_a_board_fits_it_and_is_faster():
+    network = package.load(ROOT / "models/digits_resnet.onnx")
+    dense = network.quantize(calibration="random").map("ulx3s-85f")
+    sparse = network.quantize(calibration="random", sparsity="2:4").map("ulx3s-85f-sparse")
+    assert sparse.cycles < 0.65 * dense.cycles
+    dense_chip, chip = (estimate_on_board(m.config, "ulx3s-85f") for m in (dense, sparse))
+    assert chip["fits"] and chip["used"]["dsp"] == dense_chip["used"]["dsp"]
 
 
 def test_what_cannot_fit_is_refused_before_synthesis(sateen, build, monkeypatch):
