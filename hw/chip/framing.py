@@ -121,7 +121,7 @@ class FrameReceiver(wiring.Component):
         m.submodules.buffer = buffer = memory_of(shape=8, depth=MAX_DATA)
         write, read = buffer.write_port(), buffer.read_port()
         longest = self.silence + 1 if isinstance(self.silence, int) else self.silence
-        quiet = below(longest)  # cycles that the line has been high
+        quiet = below(longest, "quiet")  # cycles that the line has been high
         silent = Signal()
         index = Signal(range(HEADER_BYTES - 1))  # of the byte in the header, in the CRC
         position = Signal(LENGTH_BITS)  # in the payload

@@ -31,9 +31,9 @@ def _check(divisor: int | Value) -> None:
         raise ValueError(f"divisor must be an integer of at least {MIN_DIVISOR}, not {divisor!r}")
 
 
-def below(limit: int | Value) -> Signal:
+def below(limit: int | Value, name: str) -> Signal:
     """A register for what is below a limit, of which a value must not use its highest."""
-    return Signal(len(limit)) if isinstance(limit, Value) else Signal(range(limit))
+    return Signal(len(limit) if isinstance(limit, Value) else range(limit), name=name)
 
 
 class Transmitter(wiring.Component):
@@ -58,7 +58,7 @@ class Transmitter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        timer = below(self.divisor)
+        timer = below(self.divisor, "timer")
         bits = Signal(9)  # those after the one on the line; the highest 1 is the stop bit
         sending = Signal()
         m.d.comb += self.i.ready.eq(~sending)
@@ -118,7 +118,7 @@ class Receiver(wiring.Component):
         m = Module()
         first = Signal(init=1)  # may be metastable
         m.d.sync += [first.eq(self.rx), self.line.eq(first), self.valid.eq(0), self.error.eq(0)]
-        timer = below(self.divisor)
+        timer = below(self.divisor, "timer")
         bit = Signal(range(10))  # 0: start bit, 9: stop bit
         with m.FSM():
             with m.State("IDLE"):

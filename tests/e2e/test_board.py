@@ -93,7 +93,7 @@ def test_identify_and_memory(build, board):
         assert identity.resident and identity.build == b.identity and identity.config == config_word(b.config)
         assert identity.clock_hz == 1_000_000 and identity.memory_bytes >= b.memory_bytes
         fractions = []
-        assert link.read(0, len(b.image()), fractions.append) == b.image()
+        assert link.read(0, len(b.image.held), fractions.append) == b.image.held
         assert fractions == sorted(fractions) and fractions[-1] == 1
         assert link.registers(Register.ID, 1) == (ID,)
         scratch = random.Random(1).randbytes(1500)
