@@ -470,7 +470,7 @@ def bitstream(
     -------
     dict
         What was measured: "fmax_mhz", "clock_mhz", "used" and "available" by resource, "samples_per_second",
-        "bitstream" (the file), "reached_mhz" by seed, "logs" (the folder); and "estimated", what was expected before synthesis.
+        "bitstream" (the file), "reached_mhz" by seed, "logs" (the folder); and "estimated", what was expected.
 
     Raises
     ------
