@@ -102,6 +102,8 @@ def check_fits(config: AcceleratorConfig, name: str, build: BuildFiles) -> dict[
     own = estimate_on_board(PRESETS[name].replace(**formats), name, build)
     own["used"] |= {"lut": 0, "ff": 0}
     remedies = []
+    if found["used"]["dsp"] > found["available"]["dsp"]:
+        remedies.append('set multipliers_in = "mixed" or "lut" in the configuration')
     if PRESETS[name].multipliers < config.multipliers and _too_much(own) is None:
         remedies.append(f"compile with --board {name}, whose preset is made for it")
     for other in sorted(BOARDS, key=lambda b: capacity_of(BOARDS[b]).available["lut"]):
