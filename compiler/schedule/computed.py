@@ -117,15 +117,15 @@ def lower_computed(low: Lowering, op: ComputedConv) -> None:
     product = computed_product(op)
     _, width, channels = low.graph.tensors[op.output].shape
     tiles = output_tiles(channels, config)
-    parameter_base = low._parameters(product, tiles)
-    low._load_table(op)
+    parameter_base = low.tile_parameters(product, tiles)
+    low.load_table(op)
     words, tile = -(-op.reduction // config.elements), passes_of(op, config) * config.rows
     phases = [Phase(y, x) for y in lines(op, 0) for x in lines(op, 1)]
     phases.sort(key=lambda p: not (p.y.taps and p.x.taps))
     kept = prod(op.kernel) * words * tile <= config.weight_depth // 2
     limit = max(config.weight_depth // 4, tile)
     cycles = 0
-    for r0, r1, views in low._stripe_views(op):
+    for r0, r1, views in low.stripe_views(op):
         stored = r0
         for j in range(tiles):
             bases: dict[tuple[Phase, Part], int] = {}
@@ -144,20 +144,20 @@ def lower_computed(low: Lowering, op: ComputedConv) -> None:
                             cycles += _matrix(low, op, phase, part, span, views, base, acc, access, n > 0)
                             acc += span.pixels
                         if j or tiles == 1:
-                            low._prefetch(1)
+                            low.prefetch(1)
                     for y, rows, x, columns in _drained(low, op, phase, group):
-                        low._drain(
+                        low.drain(
                             product, j, views, parameter_base(j), bank, access, y, y + rows, x, x + columns,
                             (phase.y.every, phase.x.every),
                         )  # fmt: skip
                         bank += rows * columns
-                        if low._must_store(op.output) and j == tiles - 1 and len(phases) == 1:
+                        if low.must_store(op.output) and j == tiles - 1 and len(phases) == 1:
                             done = y + rows if x + columns == width else y
                             low.transfer(Opcode.STORE, op.output, views[op.output], stored, done)
                             stored = done
-        if low._must_store(op.output):
+        if low.must_store(op.output):
             low.transfer(Opcode.STORE, op.output, views[op.output], stored, r1)
-    low._prefetch()
+    low.prefetch()
     low.choices[low.layer] = WEIGHT_STATIONARY, {WEIGHT_STATIONARY: cycles}
 
 

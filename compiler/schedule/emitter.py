@@ -226,7 +226,7 @@ class Emitter:
 
     def bring(self, tensor: str, view: View, high: int) -> None:
         """Make rows below `high` present: of a graph input on chip the next ones are loaded, and what is streamed is
-        there already (`_stripe_views`)."""
+        there already (`stripe_views`)."""
         if tensor not in self.placement.on_chip or all(
             p.name != self.graph.whole(tensor) for p in self.graph.inputs
         ):
@@ -244,10 +244,10 @@ class Emitter:
             step = -(-(high - low) // 4)
             yield from ((y, min(y + step, high)) for y in range(low, high, step))
 
-    def _must_store(self, tensor: str) -> bool:
+    def must_store(self, tensor: str) -> bool:
         return self.graph.whole(tensor) in self.memory
 
-    def _stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
+    def stripe_views(self, op: Op) -> Iterator[tuple[int, int, dict[str, View]]]:
         """For each stripe: output rows [r0, r1) and the view of every operand, streamed inputs loaded."""
         height = self.graph.tensors[op.output].shape[0]
         rows = self.placement.stripes[self.layer].rows

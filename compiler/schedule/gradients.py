@@ -234,7 +234,7 @@ def lower_gate(low: Lowering, op: Gate | PoolGate) -> None:
         decides = {"equal": 1}
     else:
         decides = bounds(graph.tensors[op.reference].quant.format, op.low, op.high)
-    for r0, r1, views in low._stripe_views(op):
+    for r0, r1, views in low.stripe_views(op):
         x, b, out = (
             views[t] for t in (op.reference, op.compared if decides.get("equal") else op.input, op.output)
         )
@@ -249,11 +249,11 @@ def lower_gate(low: Lowering, op: Gate | PoolGate) -> None:
             first, h_in, above = graph.place_of(op, op.reference, y0)
             low.emit(
                 Opcode.GATE, reads, [out.rows(y0, y1)],
-                **low._window(op.window, x.below(first), y0 - above, 0, w_in, h_in),
+                **low.window_fields(op.window, x.below(first), y0 - above, 0, w_in, h_in),
                 kernel_w=1, kernel_h=1, channel_words=x.cw, out_w=width, out_h=y1 - y0,
                 out_base=(out.base + y0 * out.row) % depth, out_step_x=out.cw % depth, out_step_y=out.row % depth,
                 second_base=(b.base + y0 * b.row) % depth, second_step_x=b.cw % depth, second_step_y=b.row % depth,
                 distance=(gradient.base - b.base) % depth, **decides,
             )  # fmt: skip
-        if low._must_store(op.output):
+        if low.must_store(op.output):
             low.transfer(Opcode.STORE, op.output, out, r0, r1)

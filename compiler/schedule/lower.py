@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sateen.compiler.schedule.computed import lower_computed
-from sateen.compiler.schedule.dataflow import Plan, Source, Span, plan, plan_filters
 from sateen.compiler.schedule.emitter import Access, Lowered, View
-from sateen.compiler.schedule.filters import Filter, is_depthwise
 from sateen.compiler.schedule.gradients import lower_gate, lower_sums
+from sateen.compiler.schedule.linear import lower_concat, lower_linear
 from sateen.compiler.schedule.matmul import lower_matmul
 from sateen.compiler.schedule.place import planes_of
-from sateen.compiler.schedule.products import Product, concat_product, linear_product
+from sateen.compiler.schedule.products import Product
 from sateen.compiler.schedule.rows import Rows
 from sateen.compiler.schedule.samples import from_memory
-from sateen.compiler.schedule.tiles import Chunk, Packed, output_tiles, pack_tile
 from sateen.ir.pieces import Pair
 from sateen.ir.quantized import (
     Arrange,
@@ -47,9 +44,8 @@ from sateen.ir.quantized import (
     WeightGradient,
     Window,
 )
-from sateen.machine.config import DEPTHWISE
 from sateen.machine.isa import Opcode, Target, bits_of
-from sateen.machine.packing import index_words, pack_activations, pack_parameters, tile_words
+from sateen.machine.packing import pack_activations, pack_parameters
 
 
 class Lowering(Rows):
@@ -60,7 +56,7 @@ class Lowering(Rows):
         for layer, op in enumerate(self.graph.ops):
             self.layer, self.shared = layer, op.name in alike
             if not isinstance(op, ComputedConv):  # which does so behind its own
-                self._prefetch()
+                self.prefetch()
             LOWERING[type(op)].lower(self, op)
             of_memory = from_memory(op)  # has no place yet
             for t in op.inputs:  # rows that this op skipped and a later one reads
@@ -74,7 +70,7 @@ class Lowering(Rows):
             self.steps, bytes(self.constants), self.inputs, self.outputs, self.data_size, self.choices
         )
 
-    def _prefetch(self, taps: int | None = None) -> None:
+    def prefetch(self, taps: int | None = None) -> None:
         """Load the weights of the next op, or so many taps more, where they are an input and have their place already.
 
         At once they would keep the bus from the program for long.
@@ -90,7 +86,7 @@ class Lowering(Rows):
         _, w_in, _ = self.graph.tensors[op.input].shape
         _, w_out, _ = self.graph.tensors[op.output].shape
         depth = self.config.act_depth
-        for r0, r1, views in self._stripe_views(op):
+        for r0, r1, views in self.stripe_views(op):
             source, target = views[op.input], views[op.output]
             for y0, y1 in self.bands(op, r0, r1):
                 low, high = self.graph.rows(op, op.input, y0, y1)
@@ -98,18 +94,18 @@ class Lowering(Rows):
                 first, h_in, top = self.graph.place_of(op, op.input, y0)
                 self.emit(
                     Opcode.POOL, [source.rows(low, high)], [target.rows(y0, y1)],
-                    **self._window(op.window, source.below(first), y0 - top, 0, w_in, h_in),
+                    **self.window_fields(op.window, source.below(first), y0 - top, 0, w_in, h_in),
                     kernel_w=op.kernel[1], kernel_h=op.kernel[0], channel_words=source.cw, out_w=w_out, out_h=y1 - y0,
                     out_base=(target.base + y0 * target.row) % depth,
                     out_step_x=target.cw % depth, out_step_y=target.row % depth,
                 )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
     def arrange(self, op: Arrange) -> None:
         """Each piece is a POOL of single pixels: it reads and writes wherever its steps say."""
         depth, most = self.config.act_depth, (1 << bits_of("out_w", Opcode.POOL)) - 1
-        for r0, r1, views in self._stripe_views(op):
+        for r0, r1, views in self.stripe_views(op):
             target = views[op.output]
             inside = (p.within(r0, r1) for p in op.pieces)
             for piece in (q for p in inside if p is not None for q in p.cut(most)):
@@ -130,14 +126,14 @@ class Lowering(Rows):
                     out_base=(target.base + words(target, piece.target.origin)) % depth,
                     out_step_x=words(target, piece.target.inner), out_step_y=words(target, piece.target.outer),
                 )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
     def maximum(self, op: Maximum) -> None:
         """A POOL whose window has two rows, as far apart as the tensors are."""
         _, width, _ = self.graph.tensors[op.output].shape
         depth = self.config.act_depth
-        for r0, r1, views in self._stripe_views(op):
+        for r0, r1, views in self.stripe_views(op):
             a, b, target = (views[t] for t in (*op.parts, op.output))
             for y0, y1 in self.bands(op, r0, r1):
                 for t in op.parts:
@@ -151,22 +147,22 @@ class Lowering(Rows):
                     out_base=(target.base + y0 * target.row) % depth,
                     out_step_x=target.cw % depth, out_step_y=target.row % depth,
                 )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
     def stored(self, op: Stored) -> None:
         """From the constants to its place; through the buffer where that is in memory, too."""
         source = self.constant(pack_activations(op.codes[None], self.config).tobytes())
-        for r0, r1, views in self._stripe_views(op):
+        for r0, r1, views in self.stripe_views(op):
             view = views[op.output]
             self.load_constant(
                 Target.ACTIVATION, "act", view.base + r0 * view.row, (r1 - r0) * view.row,
                 source + r0 * view.row * self.config.act_word_bytes,
             )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, view, r0, r1)
 
-    def _window(self, window: Window, v: View, y: int, x: int, w: int, h: int) -> dict[str, int]:
+    def window_fields(self, window: Window, v: View, y: int, x: int, w: int, h: int) -> dict[str, int]:
         """Fields of a walk that begins at row y and column x of the output, less what padding puts before it."""
         depth, row, stride, dilation = self.config.act_depth, v.row, window.stride, window.dilation
         top, left = y * stride[0] - window.pads[0], x * stride[1] - window.pads[1]
@@ -186,198 +182,7 @@ class Lowering(Rows):
             "dilation_y": dilation[0],
         }
 
-    def linear(self, op: Linear) -> None:
-        self._compute(linear_product(op, self.graph, self.config))
-
-    def concat(self, op: Concat) -> None:
-        self._compute(concat_product(op, self.graph, self.config))
-
-    def _plan(self, product: Product, sources: list[list[Source]]) -> Plan:
-        """In the faster dataflow of those that the machine has; the first of equals, weight-stationary."""
-        op = product.op
-        height, width, _ = self.graph.tensors[op.output].shape
-        rows = self.placement.stripes[self.layer].rows
-        stripes = [(r0, min(r0 + rows, height)) for r0 in range(0, height, rows)]
-        everywhere = [d for d in self.dataflows if d != DEPTHWISE]
-        n = self.graph.apart(op)
-        sample = height // n if n > 1 else 0
-        plans = [plan(sources, stripes, width, self.config, d, product.slides, sample) for d in everywhere]
-        if DEPTHWISE in self.dataflows and isinstance(op, Linear) and is_depthwise(op):
-            in_h, in_w, _ = self.graph.tensors[op.input].shape
-            plane, out = (in_h // n, in_w), (height // n, width)
-            if filters := plan_filters(op, stripes, plane, out, self.config, sample):
-                plans.append(filters)
-        chosen = min(plans, key=lambda p: (p.time, p.cycles))
-        self.choices[self.layer] = chosen.dataflow, {p.dataflow: p.cycles for p in plans}
-        return chosen
-
-    def _compute(self, product: Product) -> None:
-        config, op = self.config, product.op
-        _, w_out, channels = self.graph.tensors[op.output].shape
-        tiles = output_tiles(channels, config)
-        origin = [product.sources(j) for j in range(tiles)]
-        layer = self._plan(product, origin)
-        mode, parts = layer.mode, layer.chunks
-        sources = self._weights(layer, origin)
-        alike = _alike(sources, parts)
-        kept = {at: parts[at[0]][at[1]].space(config) for at in alike.values()}  # words of each, once
-        space = sum(kept.values())
-        if self.shared and space <= config.weight_depth // 2 and self._at_once(op, layer):
-            mode = "resident"  # for the ops to come; the order of one span is the same
-        bases: dict[tuple[int, int], int] = {}
-        resident: set[tuple[int, int]] = set()
-        if mode == "resident":
-            there = False
-            if self.shared and all(indices is None for per in sources for _, indices in per):
-                start, there = self.weights.find(tuple(w for per in sources for w, _ in per), space)
-            else:
-                start = self.weights.take(space)
-            bases = dict(zip(kept, accumulate(kept.values(), initial=start), strict=False))
-            resident.update(bases if there else ())
-
-        def weight_base(j: int, k: int) -> int:
-            """Where chunk k of tile j is, after making sure that it is there."""
-            c, at = parts[j][k], alike[j, k] if mode == "resident" else (j, k)
-            if at in resident:
-                return bases[at]
-            weights, indices = sources[j][k]
-            there = False
-            if mode != "resident" and indices is None:
-                bases[at], there = self.weights.find((weights,), c.size)
-            elif mode != "resident":
-                bases[at] = self.weights.take(c.size)
-            if not there:
-                self.load_constant(Target.WEIGHT, "weight", bases[at], c.size, weights)
-                if isinstance(c, Chunk) and indices is not None:
-                    self.load_indices(bases[at], c.size, c.shape.packing.index_bits, indices)
-            if mode != "chunk":
-                resident.add(at)
-            return bases[at]
-
-        parameter_base = self._parameters(product, tiles)
-        self._load_table(op)
-
-        def compute(j: int, views: dict[str, View], spans: Sequence[Span]) -> None:
-            first = self.acc_bank * config.acc_depth
-            bank: Access = ("acc", self.acc_bank, self.acc_bank + 1)
-            self.acc_bank ^= 1
-            sizes = [(y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in spans]
-            begins = [first + n for n in accumulate([0, *sizes[:-1]])]
-            for k, c in enumerate(parts[j]):
-                base = weight_base(j, k)
-                for acc, span in zip(begins, spans, strict=True):
-                    if isinstance(c, Filter):
-                        self._fir(product, c, views[c.input], base, acc, bank, k > 0, *span)
-                    else:
-                        self._matrix(product, c, views[c.input], base, acc, bank, k > 0, *span)
-            base = parameter_base(j)
-            for acc, span in zip(begins, spans, strict=True):
-                self._drain(product, j, views, base, acc, bank, *span)
-
-        for r0, r1, views in self._stripe_views(op):
-            if mode == "tile":
-                resident.clear()
-            spans = layer.spans(r0, r1, w_out)
-            if mode == "resident":
-                for span in spans:
-                    for j in range(tiles):
-                        compute(j, views, [span])
-                    _, y1, _, x1 = span
-                    if x1 == w_out and self._must_store(op.output):
-                        self.transfer(Opcode.STORE, op.output, views[op.output], span[0], y1)
-            else:
-                for j in range(tiles):
-                    for group in layer.together(spans, config):
-                        compute(j, views, group)
-                if self._must_store(op.output):
-                    self.transfer(Opcode.STORE, op.output, views[op.output], r0, r1)
-
-    def _at_once(self, op: Op, layer: Plan) -> bool:
-        """Whether all of the op's pixels are in one span, so that each weight is used once."""
-        height, width, _ = self.graph.tensors[op.output].shape
-        rows = self.placement.stripes[self.layer].rows
-        return rows >= height and len(list(layer.spans(0, height, width))) == 1
-
-    def _weights(self, layer: Plan, origin: list[list[Source]]) -> list[list[tuple[int, int | None]]]:
-        """Where the weights and indices of each tile's chunks are in memory."""
-        found = []
-        for per, parts in zip(origin, layer.chunks, strict=True):
-            packed: dict[int, Packed] = {}
-            places: list[tuple[int, int | None]] = []
-            for c in parts:
-                if isinstance(c, Filter):
-                    places.append((self.constant(tile_words(c.weights, self.config).tobytes()), None))
-                    continue
-                if c.source not in packed:
-                    s = per[c.source]
-                    packed[c.source] = pack_tile(s.dense, s.shape, self.config, layer.dataflow)
-                places.append(self._chunk_weights(c, packed[c.source]))
-            found.append(places)
-        return found
-
-    def _chunk_weights(self, c: Chunk, packed: Packed) -> tuple[int, int | None]:
-        words, indices = packed
-        weights = self.constant(c.part(words).tobytes())
-        if indices is None:
-            return weights, None
-        planes = index_words(c.part(indices), c.shape.packing.index_bits, self.config)
-        return weights, self.constant(planes.tobytes())
-
-    def _matrix(
-        self, product: Product, c: Chunk, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
-        y0: int, y1: int, x0: int, x1: int,
-    ) -> None:  # fmt: skip
-        _, w_in, _ = self.graph.tensors[c.input].shape
-        first, h_in, above = self.graph.place_of(product.op, c.input, y0)
-        y0, y1 = y0 - above, y1 - above
-        low, high = _chunk_rows(product.window, c, y0, y1, h_in)
-        self.bring(c.input, v, first + high)
-        v = v.below(first)
-        top, left = (-at * d for at, d in zip((c.ky0, c.kx0), product.window.dilation, strict=True))
-        pads = product.window.pads
-        moved = replace(product.window, pads=(pads[0] + top, pads[1] + left, *pads[2:]))
-        window = self._window(moved, v, y0, x0, w_in, h_in)
-        window["base"] = (window["base"] + c.c0) % self.config.act_depth
-        packing = c.shape.packing
-        tiles: list[Access] = [("weight", weight_base, weight_base + c.size)]
-        if packing.index_bits:
-            tiles.append(("index", weight_base, weight_base + c.size))
-        self.emit(
-            Opcode.MATRIX,
-            [v.rows(low, high), *tiles],
-            [bank],
-            **window,
-            **c.fields(y1 - y0, x1 - x0, product.slides),
-            weight_base=weight_base, index_bits=packing.index_bits, index_shift=packing.index_shift,
-            acc_base=acc, accumulate=int(accumulate), padding=self.graph.tensors[c.input].quant.zero_code,
-        )  # fmt: skip
-
-    def _fir(
-        self, product: Product, f: Filter, v: View, weight_base: int, acc: int, bank: Access, accumulate: bool,
-        y0: int, y1: int, x0: int, x1: int,
-    ) -> None:  # fmt: skip
-        _, w_in, _ = self.graph.tensors[f.input].shape
-        first, h_in, above = self.graph.place_of(product.op, f.input, y0)
-        y0, y1 = y0 - above, y1 - above
-        low, high = product.window.rows(y0, y1, h_in)
-        low = min(low, h_in - 1)
-        high = max(high, low + 1)
-        self.bring(f.input, v, first + high)
-        v = v.below(first)
-        # lines below `high` may not be there yet; their taps are zero
-        window = self._window(f.geometry.streamed, v, y0, x0, w_in, high)
-        window["base"] = (window["base"] + f.word) % self.config.act_depth
-        self.emit(
-            Opcode.FIR,
-            [v.rows(low, high), ("weight", weight_base, weight_base + f.size)],
-            [bank],
-            **window,
-            **f.geometry.fields(y0, y1, x0, x1),
-            slice=f.slice, weight_base=weight_base, index_bits=0, index_shift=0, acc_base=acc,
-            accumulate=int(accumulate), padding=self.graph.tensors[f.input].quant.zero_code,
-        )  # fmt: skip
-
-    def _drain(
+    def drain(
         self, product: Product, j: int, views: dict[str, View], parameter_base: int, acc: int, bank: Access,
         y0: int, y1: int, x0: int, x1: int, every: Pair = (1, 1),
     ) -> None:  # fmt: skip
@@ -420,7 +225,7 @@ class Lowering(Rows):
             shifted = View(out.base + plane * out.plane_words, out.row, out.cw)
             self.emit(Opcode.DRAIN, list(reads), [shifted.rows(y0, last)], **fields, base=base % depth)
 
-    def _parameters(self, product: Product, tiles: int) -> Callable[[int], int]:
+    def tile_parameters(self, product: Product, tiles: int) -> Callable[[int], int]:
         """Gives tile j's first parameter word, loaded: all tiles at once where they fit, else one by one."""
         config = self.config
         words = config.cols // config.vector_lanes
@@ -453,7 +258,7 @@ class Lowering(Rows):
 
         return load
 
-    def _load_table(self, op: Op) -> None:
+    def load_table(self, op: Op) -> None:
         if op.table is None:
             return
         table = op.table.astype(np.uint8).tobytes()
@@ -461,27 +266,6 @@ class Lowering(Rows):
             self.load_constant(Target.TABLE, "table", 0, len(table), self.constant(table))
             self.steps[-1].writes = [("table", 0, 1)]
             self.table = table
-
-
-def _chunk_rows(window: Window, c: Chunk, y0: int, y1: int, height: int) -> tuple[int, int]:
-    """Input rows that a chunk reads for output rows [y0, y1), at least one."""
-    stride, dilation, top = window.stride[0], window.dilation[0], window.pads[0]
-    low = y0 * stride - top + c.ky0 * dilation
-    high = (y1 - 1) * stride - top + (c.ky1 - 1) * dilation + 1
-    low = min(max(0, low), height - 1)
-    return low, max(low + 1, min(height, high))
-
-
-def _alike(
-    sources: list[list[tuple[int, int | None]]], parts: Sequence[Sequence[Chunk | Filter]]
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Of each chunk of each tile the first one that has the same weights, as tiles of an average pool all have."""
-    first: dict[tuple[int, int | None, int], tuple[int, int]] = {}
-    return {
-        (j, k): first.setdefault((*places, parts[j][k].size), (j, k))
-        for j, per in enumerate(sources)
-        for k, places in enumerate(per)
-    }
 
 
 def repeated(graph: QuantizedGraph) -> set[str]:
@@ -511,7 +295,7 @@ class Way:
 
 
 LOWERING: dict[type[Op], Way] = {
-    Linear: Way(Opcode.MATRIX, Lowering.linear),
+    Linear: Way(Opcode.MATRIX, lower_linear),
     MatMul: Way(Opcode.MATRIX, lower_matmul),
     ComputedConv: Way(Opcode.MATRIX, lower_computed),
     WeightGradient: Way(Opcode.OUTER, lower_sums),
@@ -519,7 +303,7 @@ LOWERING: dict[type[Op], Way] = {
     Gate: Way(Opcode.GATE, lower_gate),
     PoolGate: Way(Opcode.GATE, lower_gate),
     MaxPool: Way(Opcode.POOL, Lowering.pool),
-    Concat: Way(Opcode.MATRIX, Lowering.concat),
+    Concat: Way(Opcode.MATRIX, lower_concat),
     Arrange: Way(Opcode.POOL, Lowering.arrange),
     Maximum: Way(Opcode.POOL, Lowering.maximum),
     Stored: Way(Opcode.LOAD, Lowering.stored),

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 def lower_matmul(low: Lowering, op: MatMul) -> None:
     heads, stacked = op.batch.heads, not op.batch.in_channels[OUTPUT]
     product = computed_product(op)
-    parameter_base = low._parameters(product, output_tiles(len(op.bias), low.config))
-    low._load_table(op)
+    parameter_base = low.tile_parameters(product, output_tiles(len(op.bias), low.config))
+    low.load_table(op)
     cycles = 0
-    for r0, r1, views in low._stripe_views(op):
+    for r0, r1, views in low.stripe_views(op):
         for y in range(r0, r1):
             for head in (y % heads,) if stacked else range(heads):
                 group = y // heads if stacked else y
                 cycles += _head(low, product, op, views, parameter_base, y, group, head)
-            if low._must_store(op.output):
+            if low.must_store(op.output):
                 low.transfer(Opcode.STORE, op.output, views[op.output], y, y + 1)
     low.choices[low.layer] = WEIGHT_STATIONARY, {WEIGHT_STATIONARY: cycles}
 
@@ -84,7 +84,7 @@ def _head(
                     padding=low.graph.tensors[op.input].quant.zero_code, **fields,
                 )  # fmt: skip
             k = first[OUTPUT] // config.cols + j
-            low._drain(product, k, views, parameter_base(k), acc, bank, y, y + 1, x0, x1)
+            low.drain(product, k, views, parameter_base(k), acc, bank, y, y + 1, x0, x1)
     return cycles
 
 

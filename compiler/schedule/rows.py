@@ -42,7 +42,7 @@ class Rows(Emitter):
         depth = self.config.act_depth
         _, width, channels = self.graph.tensors[op.output].shape
         parameters, fields = self._row_parameters(op)
-        for r0, r1, views in self._stripe_views(op):
+        for r0, r1, views in self.stripe_views(op):
             source, target = views[op.input], views[op.output]
             for y0, y1 in self.bands(op, r0, r1):
                 self.bring(op.input, source, y1)
@@ -55,7 +55,7 @@ class Rows(Emitter):
                         out_w=min(_MOST_PIXELS, width - x0), out_h=y1 - y0, row_w=1, row_h=1,
                         channel_words=source.cw, first=0, last=channels, distance=_distance(source, target, depth),
                     )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, r0, r1)
 
     def _planes(self, op: Normalize) -> None:
@@ -74,7 +74,7 @@ class Rows(Emitter):
         size = channels // op.groups
         shared = op.groups > 1 and size % elements > 0
         parameters, fields = self._row_parameters(op)
-        for _, _, views in self._stripe_views(op):
+        for _, _, views in self.stripe_views(op):
             source, target = views[op.input], views[op.output]
             self.bring(op.input, source, height)
             if shared:
@@ -91,7 +91,7 @@ class Rows(Emitter):
                     channel_words=end - word, first=low - word * elements, last=low + size - word * elements,
                     distance=_distance(read, target, depth),
                 )  # fmt: skip
-            if self._must_store(op.output):
+            if self.must_store(op.output):
                 self.transfer(Opcode.STORE, op.output, target, 0, height)
 
     def _first_parameter(self, fields: dict[str, int], word: int) -> int:
