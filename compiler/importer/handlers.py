@@ -37,6 +37,7 @@ _QUANTIZER = "quantizer, kept as the file has it"
 _PHASES = "a convolution for each phase, or pixels moved, in the buffer"
 _MOVED = "pixels and channels moved by what reads it"
 _ROWS = "normalization in the vector unit, of machines built with `normalize`"
+_LOG_SOFTMAX = "likewise, and there a table of the rounded Softmax"
 _SOFTMAX = "on the host at the model's end, else in the vector unit, of machines built with `softmax`"
 _SELECTED = "selection, folded into a convolution where it can be"
 _LAYOUT = "layout only, nothing to compute"
@@ -119,7 +120,10 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "ArgMin": (choose.argument(largest=False), "on the host"),
     "TopK": (choose.top_k, "on the host"),
     **{
-        f.operator: (shape.on_host(kind), _SOFTMAX if kind == "softmax" else "on the host")
+        f.operator: (
+            shape.on_host(kind),
+            {"softmax": _SOFTMAX, "log_softmax": _LOG_SOFTMAX}.get(kind, "on the host"),
+        )
         for kind, f in OUTPUT_FUNCTIONS.items()
     },
     "LayerNormalization": (rows.layer_normalization, _ROWS),

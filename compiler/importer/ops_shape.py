@@ -14,12 +14,13 @@ from sateen.compiler.importer.domains import QUANTIZERS
 from sateen.compiler.importer.layout import Dim, axis_dims, remap, reshape
 from sateen.compiler.importer.moves import joined, rebuilt, roles_of
 from sateen.compiler.importer.nouns import FLOAT_TYPES, OnnxNode, Unsupported, Value, axis_in
+from sateen.compiler.importer.ops_elementwise import activate
 from sateen.compiler.importer.ops_linear import need
 from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.ops_rows import softmax
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Handler, Walk
-from sateen.ir.graph import Concat, Shape
+from sateen.ir.graph import Activation, Concat, Shape
 
 LAYOUT_OPERATORS = frozenset(
     ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast")
@@ -226,7 +227,7 @@ def beside(walk: Walk, x: Value, channel: int, firm: Value | None) -> list[Dim]:
 
 
 def on_host(kind: str) -> Handler:
-    """Softmax and LogSoftmax of a graph output; a Softmax elsewhere is the vector unit's."""
+    """Softmax and LogSoftmax of a graph output; elsewhere they are the vector unit's, and a table of its results."""
 
     def handle(walk: Walk, node: OnnxNode) -> Sequence[Value]:
         x = walk.value(node)
@@ -239,8 +240,9 @@ def on_host(kind: str) -> Handler:
         if walk.is_batch(x, axis):
             raise Unsupported("it is over the batch", "choose another axis")
         if not only_outputs(walk, node.proto.output[0]):
-            if kind == "softmax":
-                return [softmax(walk, node, x, axis)]
+            if kind in ("softmax", "log_softmax"):
+                y = softmax(walk, node, x, axis)
+                return [y if kind == "softmax" else _logarithm(walk, node, y)]
             raise Unsupported(
                 "it is not the last node",
                 "only at the end of the model is it supported: the host computes it",
@@ -249,6 +251,10 @@ def on_host(kind: str) -> Handler:
         return [Value(x.tensor, x.layout, (*x.host, (kind, x.layout[axis])))]
 
     return handle
+
+
+def _logarithm(walk: Walk, node: OnnxNode, x: Value) -> Value:
+    return activate(walk, node, x, lambda out: Activation(f"{node.name}.log", x.tensor, out, "log"))
 
 
 def only_outputs(walk: Walk, name: str) -> bool:

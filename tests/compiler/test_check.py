@@ -142,13 +142,13 @@ def test_files_that_name_the_default_domain_and_list_no_initializers_as_inputs()
         (("Relu",), "it is not the last node"),
     ],
 )
-def test_what_follows_a_softmax(after, words):
+def test_what_follows_a_hardmax(after, words):
     net = Net()
-    x = net("LogSoftmax", net.conv(net.input(1, 3, 4, 4), 3, 3, 1, 1), axis=1)
+    x = net("Hardmax", net.conv(net.input(1, 3, 4, 4), 3, 3, 1, 1), axis=1)
     arguments = net.constant(0.1, np.float32), net.constant(0, np.int8)
     for operator in after:
         x = net(operator, x, *(() if operator == "Relu" else arguments))
-    softmax = next(f for f in check_model(net.output(x).model()) if f.op_type == "LogSoftmax")
+    softmax = next(f for f in check_model(net.output(x).model()) if f.op_type == "Hardmax")
     assert not softmax.supported
     assert re.search(words, softmax.reason)
 
@@ -263,8 +263,8 @@ REFUSED = {
         "cut away",
     ),
     "softmax inside": (
-        lambda n: n("Relu", n("LogSoftmax", n.input("N", 5))),
-        "LogSoftmax 'LogSoftmax0': it is not the last node",
+        lambda n: n("Relu", n("Hardmax", n.input("N", 5))),
+        "Hardmax 'Hardmax0': it is not the last node",
     ),
     "batch mean": (lambda n: n("ReduceMean", n.input("N", 3, 4, 4), axes=[0]), "over the batch"),
     "integers": (lambda n: n("Cast", n("Relu", n.input("N", 3)), to=TensorProto.INT64), "int64"),

@@ -53,6 +53,12 @@ def test_softmax(opset, axis):
     assert len([n for n in graph.nodes if isinstance(n, Softmax)]) == 1
 
 
+def test_a_logarithm_of_softmax_that_something_follows():
+    net = Net(17)
+    graph = compare(after(net, net("LogSoftmax", tokens(net), axis=-1), 6))
+    assert {"Softmax", "Activation"} <= set(kinds(graph))
+
+
 def test_softmax_of_heads():
     """Scores (N, heads, queries, keys)."""
     net = Net(17)

@@ -86,8 +86,8 @@ def cast_like(net):
     return net("CastLike", image(net)[0], net.constant(np.int32(1)))
 
 
-def softmax_inside(op):
-    return lambda net: net.conv(net(op, image(net)[0], axis=1), 4, 4, 1, 1)
+def hardmax_inside(net):
+    return net.conv(net("Hardmax", image(net)[0], axis=1), 4, 4, 1, 1)
 
 
 def chosen_inside(op):
@@ -177,9 +177,9 @@ CASES = {
     ("MaxPool", limits.ONE_OR_TWO_D): solid("MaxPool", kernel_shape=[2, 2, 2]),
     ("MaxPool", limits.NO_INDICES): pool_with_indices,
     ("AveragePool", limits.ONE_OR_TWO_D): solid("AveragePool", kernel_shape=[2, 2, 2]),
-    **{(op, limits.LAST): softmax_inside(op) for op in ("LogSoftmax", "Hardmax")},
+    ("Hardmax", limits.LAST): hardmax_inside,
     **{(op, limits.LAST): chosen_inside(op) for op in ("ArgMax", "ArgMin", "TopK")},
-    ("Softmax", limits.TWO_OTHERS): many_others("Softmax"),
+    **{(op, limits.TWO_OTHERS): many_others(op) for op in ("Softmax", "LogSoftmax")},
     ("LayerNormalization", limits.TWO_OTHERS): many_others("LayerNormalization", "scale"),
     ("RMSNormalization", limits.TWO_OTHERS): many_others("RMSNormalization", "scale"),
     ("LpNormalization", limits.TWO_OTHERS): many_others("LpNormalization"),

@@ -57,6 +57,11 @@ def softmax_net() -> onnx.ModelProto:
     return n.model(n.linear(scores, 7, 4))
 
 
+def log_softmax_net() -> onnx.ModelProto:
+    n = Nodes(1, 5, 6)
+    return n.model(n.linear(n("LogSoftmax", n.linear("x", 6, 7), axis=-1), 7, 4))
+
+
 def layer_net() -> onnx.ModelProto:
     n = Nodes(1, 5, 6)
     y = n("LayerNormalization", n.linear("x", 6, 10), n.random(10, mean=1), n.random(10), axis=-1)
@@ -75,7 +80,7 @@ def group_net() -> onnx.ModelProto:
     return n.model(n("Conv", y, n.random(3, 6, 1, 1)))
 
 
-NETS = {"softmax": softmax_net, "layer": layer_net, "group": group_net}
+NETS = {"softmax": softmax_net, "log softmax": log_softmax_net, "layer": layer_net, "group": group_net}
 
 
 @pytest.mark.parametrize("formats", MACHINES)
