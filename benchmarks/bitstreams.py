@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -24,8 +25,9 @@ import onnx
 
 import sateen
 from sateen.cli.io import emit, guarded, progress
-from sateen.errors import LimitError
-from sateen.fpga.boards.capacity import TITLES
+from sateen.errors import ConfigError, LimitError
+from sateen.explorer.target import Target
+from sateen.fpga.boards.capacity import TITLES, capacity_of
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.models.network_builder import NetworkBuilder
 
@@ -75,9 +77,34 @@ def main() -> int:
     parser.add_argument("--attempts", type=int, default=3)
     parser.add_argument("--clock", type=float, metavar="MHZ", help="default: what is reached")
     parser.add_argument("--out", type=Path, default=Path("build/boards"))
+    parser.add_argument(
+        "--estimate", action="store_true", help="only what is estimated before synthesis: minutes"
+    )
     parser.add_argument("--record", action="store_true", help=f"write {SIZES.name}")
     args = parser.parse_args()
-    return guarded(lambda: run(args))
+    return guarded(lambda: estimate(args) if args.estimate else run(args))
+
+
+def estimate(args: argparse.Namespace) -> int:
+    """Percentages of each board's part, the whole chip with its memory, for every network."""
+    emit(f"| board | network | memory | {' | '.join(TITLES.values())} |")
+    emit("|---|---|--:|" + "--:|" * len(TITLES))
+    for network in args.network or NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(NETWORKS[network](), model := Path(folder) / "network.onnx")
+            quantized = sateen.load(model).quantize(calibration="random")
+        for name in args.board or BOARDS:
+            try:
+                mapped = quantized.map(args.preset or name)
+            except (LimitError, ConfigError) as e:
+                emit(f"| {name} | {network} | {e} |")
+                continue
+            memory = mapped.memory["data_offset"] + mapped.memory["data_size"]
+            chip = Target(name, "ecp5", BOARDS[name]).estimate(mapped.config, memory)
+            there = capacity_of(BOARDS[name]).available
+            cells = (f"{100 * chip[k] / there[k]:.0f} %" for k in TITLES)
+            emit(f"| {name} | {network} | {memory // 1024} KiB | {' | '.join(cells)} |")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:

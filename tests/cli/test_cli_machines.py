@@ -130,6 +130,8 @@ def test_time_is_estimated_by_size(monkeypatch):
     monkeypatch.setattr("sateen.fpga.flow.run_time.measured", lambda: {"p": {"boards": {"b": place}}})
     assert expected_seconds("ice40", 1.0) is None and expected_time("ice40", 1.0, 3) == ""
     assert expected_seconds("ecp5", 10_000) == {"synthesis": 120.0, "placement": 200.0}
+    monkeypatch.setattr("sateen.fpga.flow.run_time.measured", dict)
+    assert 60 < expected_seconds("ecp5", 10_000)["synthesis"] < 120, "an earlier chip's"
     text = expected_time("ecp5", 10_000, 3)
     found = re.search(
         r"processors are free: \d+ (min|s), then up to 3 placements of \d+ (min|s), \d at once", text
