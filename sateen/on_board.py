@@ -111,7 +111,7 @@ def check_fits(config: AcceleratorConfig, name: str, build: BuildFiles) -> dict[
             remedies.append(f"take a larger board: it fits {other}")
             break
     remedy = (
-        " or ".join(remedies) or "give a smaller configuration with --config, or a network of fewer weights"
+        ", or ".join(remedies) or "give a smaller configuration with --config, or a network of fewer weights"
     )
     raise LimitError(
         f"board '{name}': by the estimate, before synthesis, '{config.name}' with this network cannot fit "
