@@ -99,7 +99,7 @@ def test_what_cannot_fit_is_refused_before_synthesis(sateen, build, monkeypatch)
     assert "by the estimate, before synthesis, 'tiny' with this network cannot fit ice40-up5k-sg48: " in err
     assert re.search(r"[\d,]+ LUT of 5,280 \([\d,]+ too many\)", err)
     assert (
-        "compile with --board icebreaker, whose preset is made for it or take a larger board: it fits ulx3s"
+        "compile with --board icebreaker, whose preset is made for it, or take a larger board: it fits ulx3s"
         in err
     )
     code, _, err = sateen("bitstream", build, "--board", "tangnano-9k")
