@@ -315,7 +315,7 @@ def without_indices(graph: QuantizedGraph, program: Program) -> Program | None:
     if not any(i.opcode == Opcode.MATRIX and i.index_bits for i in program.instructions):
         return program
     try:
-        dense = program.config.replace(patterns=(DENSE.name,))
+        dense = program.config.replace(patterns=(DENSE.name,), pruned_decay=False)
         return generate(graph, dense, batch=program.batch, cut=program.graph.cut)
     except ConfigError:
         return None
