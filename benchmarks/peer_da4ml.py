@@ -47,7 +47,7 @@ def measure(network: Network, folder: Path) -> Row:
         row.notes.append("not run: iverilog is not installed")
         return row
     stages = len(model._pipe.solutions) + 1
-    fraction = int(get_io_kifs(logic)[1].T[2].max())
+    fraction = int(get_io_kifs(logic)[1][2].max())  # (sign, integer, fraction) × outputs
     found, cycles, seconds = _simulate(
         text, pixels["test"][:SIMULATED].astype(int), wanted.shape[1], stages, folder
     )
