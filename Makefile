@@ -15,7 +15,7 @@ help:
 	@echo "make demo        compile a digits CNN at int8 and e3m2, run it on four engines, write a report"
 	@echo "make test        lint, types, all tests"
 	@echo "make docs        the documentation as a site, in build/site"
-	@echo "make bench-NAME  run benchmarks/NAME.py with ARGS=..."
+	@echo "make bench-NAME  run benchmarks/NAME.py with ARGS=..., and install what it needs"
 	@echo "make clean       remove what demo, tests and tools left behind"
 
 setup: $(STAMP)
@@ -52,6 +52,8 @@ docs: setup
 	@echo build/site/index.html
 
 bench-%: setup
+	@extras="$$(sed -n 's/^# extras: //p' benchmarks/$*.py)"; [ -z "$$extras" ] || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$$extras]" --constraint constraints.txt
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:

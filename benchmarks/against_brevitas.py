@@ -9,6 +9,8 @@ cifar10_train.zip and cifar10_test.zip. With --output the rows that are there al
 run goes on where it was, and the tables are written beside it.
 """
 
+# extras: brevitas
+
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,7 @@
 """Brevitas' flows of post-training quantization, on the network that Sateen imports: for against_brevitas.py."""
 
+# extras: brevitas
+
 from __future__ import annotations
 
 import tempfile

@@ -11,6 +11,8 @@ multiplier grows with the product of its widths. Fronts are of pairs of one kind
 a heat map and fronts of each network as .png; what is there is kept.
 """
 
+# extras: benchmark
+
 from __future__ import annotations
 
 import argparse

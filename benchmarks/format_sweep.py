@@ -12,6 +12,8 @@ unit without DSP, 4 lanes, from `fpga/library/mac_units.json`. Writes DIR/format
 are there are kept, so that an interrupted run goes on where it was.
 """
 
+# extras: benchmark
+
 from __future__ import annotations
 
 import argparse

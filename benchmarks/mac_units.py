@@ -8,6 +8,8 @@ With formats, families, lanes or implementations only those are measured again. 
 takes hours on two cores.
 """
 
+# extras: benchmark
+
 from __future__ import annotations
 
 import argparse

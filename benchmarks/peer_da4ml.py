@@ -1,5 +1,7 @@
 """da4ml (pip install da4ml) on the MLP of peers.py: every weight a constant of its adders, a sample a cycle."""
 
+# extras: peers
+
 from __future__ import annotations
 
 import re

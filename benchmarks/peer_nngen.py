@@ -1,5 +1,7 @@
 """NNgen (pip install nngen) on a network of peers.py: int8, its Verilog in its own test bench."""
 
+# extras: peers
+
 from __future__ import annotations
 
 import re

@@ -13,6 +13,8 @@ standard output is the table of docs/results/peers.md.
 - scalesim: SCALE-Sim v3, a model of cycles alone, an array of 4 × 2 whose weights stay; in an environment of its own.
 """
 
+# extras: peers
+
 from __future__ import annotations
 
 import argparse

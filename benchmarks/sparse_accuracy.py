@@ -7,6 +7,8 @@ Writes docs/results/sparse_accuracy.json, .md and .png; a run replaces its own r
 Needs the `train` extra, matplotlib, and Pillow for CIFAR-10.
 """
 
+# extras: train, benchmark
+
 from __future__ import annotations
 
 import argparse

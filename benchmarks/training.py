@@ -10,6 +10,8 @@ Writes docs/results/training.json and .md. Rows that are there are kept, so a ru
 `train` extra, and Pillow for CIFAR-10.
 """
 
+# extras: train
+
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,37 @@ def test_a_benchmark_takes_public_names(path):
     names = taken(ast.parse(path.read_text(encoding="utf-8")))
     wrong = [f"{path.name}:{line}: {m}.{n} {said}" for line, m, n in names if (said := fault(m, n))]
     assert not wrong, "\n".join(wrong)
+
+
+PACKAGES = ("torch", "matplotlib", "brevitas", "nngen", "da4ml", "sklearn")
+"""What benchmarks import that neither Sateen nor its tests need; scikit-learn is of both."""
+
+
+def packages_of(extras: list[str]) -> set[str]:
+    """Names of packages that extras of pyproject.toml install, those of extras within them included."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    found: set[str] = set()
+    while extras:
+        for requirement in stated[extras.pop()]:
+            name, inner = re.match(r"([\w-]+)(?:\[([\w,]+)\])?", requirement).groups()
+            if name == "sateen":
+                extras.extend(inner.split(","))
+            else:
+                found.add({"scikit-learn": "sklearn"}.get(name, name))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_benchmark_names_its_extras(path):
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^# extras: (.*)$", text, re.M)
+    installed = packages_of([*(e.strip() for line in lines for e in line.split(",")), "test"])
+    roots = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert len(lines) <= 1 and roots & set(PACKAGES) <= installed
