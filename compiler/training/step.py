@@ -316,7 +316,8 @@ def factor(value: float, least: int = 0) -> tuple[int, int]:
     if shift < least:
         raise DataError(
             f"training: a factor of {value:g} in the update, which reaches {(FACTOR_LIMIT - 1) * 2.0**-least:g}: the "
-            "run diverges; begin again with a lower --rate"
+            "run diverges, or gradients have too few bits for so small a batch; begin again with a lower --rate, a "
+            "larger --batch or wider --gradients"
         )
     return k, shift
 
