@@ -11,7 +11,7 @@ import pytest
 from four_engines import check, machine
 from onnx_nets import Net
 
-from sateen.compiler.schedule import dataflow, lower
+from sateen.compiler.schedule import dataflow, linear
 from sateen.machine.config import DATAFLOWS, DEPTHWISE, AcceleratorConfig
 
 ROOM = {"act_bank_depth": 512, "weight_depth": 2048, "depthwise": True}
@@ -59,7 +59,7 @@ def test_every_cut_gives_the_same_bits(kernel, tmp_path, monkeypatch):
     def slow(*arguments: object) -> dataflow.Plan:
         return dataclasses.replace(dataflow.plan(*arguments), time=1 << 60)
 
-    monkeypatch.setattr(lower, "plan", slow)
+    monkeypatch.setattr(linear, "plan", slow)
     net = Net()
     model = net.output(layer(net, net.input(1, 5, 11, 10), 5, **kernel)).model()
     ways = []

@@ -13,6 +13,7 @@ import pytest
 from sateen.compiler.quantize import network
 from sateen.errors import BuildError, ModelError
 from sateen.formats import parse_format, parse_sparsity
+from sateen.formats.digits import Digits
 from sateen.formats.rows import exponentials, fraction_bits
 from sateen.ir.graph import Output, Port
 from sateen.ir.heads import Batch
@@ -44,6 +45,7 @@ from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.ir.verify import RULES, broken, verify
 
 INT8, UINT4, E5M2 = (parse_format(name) for name in ("int8", "uint4", "e5m2"))
+INT3, INT4, INT6 = (parse_format(f"int{bits}") for bits in (3, 4, 6))
 QUANT = Quant(INT8, 0.5)
 
 
@@ -190,6 +192,8 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("product", r"\(4, 4, 4\) is not 3 heads", op("own", batch=Batch(3, transposed=True))),
     ("product", "found 4 for 5", op("own", reduction=5)),
     ("symmetric", "MatMul 'own'.*found 3 in 'pick'", tensor("pick", quant=Quant(INT8, 0.5, 3))),
+    ("digits", "MatMul 'own'.*found digits int4 of int6 for int8", op("own", digits=Digits(INT6, INT4))),
+    ("digits", "found digits int3 of int8 for int8", op("own", digits=Digits(INT8, INT3))),
     ("per channel", r"found bias of \(3,\)", op("conv", bias=np.zeros(3, np.int64))),
     ("per channel", r"found weight's scale of \(1,\)", op("conv", weight_scale=np.ones(1))),
     ("shape", r"found \(4, 4, 16\), and 'cat' of \(4, 4, 12\)", tensor("cat", shape=(4, 4, 12))),
