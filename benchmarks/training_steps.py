@@ -22,6 +22,7 @@ import onnx
 import sateen
 from sateen.compiler.importer import import_model
 from sateen.compiler.training import (
+    PASSES,
     Settings,
     Trainer,
     cycles,
@@ -34,7 +35,6 @@ from sateen.compiler.training import (
 from sateen.models.resnets import resnet8, resnet18
 
 ROOT = Path(__file__).parent.parent
-PASSES = ("ff", "bp", "wu", "update")
 HEAD = "| network | samples | weights | ff | bp | wu | update | all | utilisation |"
 """Utilisation: multiplications of the dense network, all three passes, over cycles times multipliers."""
 

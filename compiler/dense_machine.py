@@ -114,17 +114,10 @@ def _cycles(graph: QuantizedGraph, program: Program, config: AcceleratorConfig) 
 
 def layer_cycles(program: Program) -> dict[str, int]:
     """By which each layer moves the end of the run, as in schedule.json, of all samples together."""
-    ops, end = program.graph.ops, 0
-    done: dict[int, int] = {}
-    timeline = program.predict(NOMINAL)
-    for event in timeline.events:
-        layer = event.instruction.layer
-        done[layer] = max(done.get(layer, 0), event.done + 1)
+    ops = program.graph.ops
     found = dict.fromkeys((op.name for op in ops), 0)
-    for index, op in enumerate(ops):
-        until = timeline.cycles if index == len(ops) - 1 else max(end, done.get(index, 0))
-        found[op.name] += until - end
-        end = until
+    for op, moved in zip(ops, program.predict(NOMINAL).moved(len(ops)), strict=True):
+        found[op.name] += moved
     return found
 
 

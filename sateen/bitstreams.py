@@ -21,7 +21,6 @@ from sateen.on_board import check_fits
 from sateen.sim.board import soc_of
 from sateen.sim.engines import Build
 from sateen.sim.memory_timing import ON_CHIP
-from sateen.sim.model import predict
 
 FOLDER = "bitstream"
 """In the build folder: for each board NAME.json and the bitstream itself."""
@@ -117,7 +116,7 @@ def _measured(b: Build, target: Board, made: Bitstream, path: Path) -> dict[str,
     routed = made.placement.routed
     used = placed_counts(routed.used, target.part.architecture)
     available = {k: n for k, n in capacity_of(target).available.items() if k in used}
-    cycles = predict(b.read("program.bin"), b.memory["program_offset"], b.config, ON_CHIP).cycles
+    cycles = b.predict(ON_CHIP).cycles
     return {
         "board": target.name,
         "title": target.title,

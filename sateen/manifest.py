@@ -38,6 +38,12 @@ class BuildFiles:
             self.read(name)
 
     @property
+    def memory_bytes(self) -> int:
+        """Of the memory that a run needs."""
+        memory = self.manifest["memory"]
+        return int(memory["data_offset"] + memory["data_size"])
+
+    @property
     def schedule(self) -> dict[str, Any]:
         """What schedule.json holds."""
         return dict(json.loads(self.read("schedule.json")))

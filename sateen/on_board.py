@@ -27,7 +27,7 @@ def estimate_on_board(
 
     Raises ConfigError for a name that is no board's.
     """
-    memory = 0 if build is None else int(_memory(build))
+    memory = 0 if build is None else build.memory_bytes
     if name in BOARDS:
         result, timing = _on_open_board(config, BOARDS[name], memory), ON_CHIP
     elif name in VENDOR_PARTS:
@@ -147,10 +147,6 @@ def on_every_board(config: AcceleratorConfig, build: BuildFiles) -> list[dict[st
     """`estimate_on_board` for each, in order of their LUTs."""
     rows = [estimate_on_board(config, name, build) for name in BOARDS]
     return sorted(rows, key=lambda row: int(row["available"]["lut"]))
-
-
-def _memory(build: BuildFiles) -> int:
-    return int(build.manifest["memory"]["data_offset"]) + int(build.manifest["memory"]["data_size"])
 
 
 def boards() -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from sateen.sim.harness import Counters
 from sateen.sim.host import Region
 from sateen.sim.image import Image, packed, places, unpacked
 from sateen.sim.memory_timing import MemoryTiming
-from sateen.sim.model import predict
+from sateen.sim.model import Timeline, predict
 from sateen.sim.reference import finish_outputs, quantize_inputs, run_reference
 
 Progress = Callable[[str, float], None]
@@ -124,10 +124,9 @@ class Build(BuildFiles):
         found = unpacked(self.outputs, regions, shapes, self.config)
         return {t: values[:samples] for t, values in found.items()}
 
-    @property
-    def memory_bytes(self) -> int:
-        """Of the memory that a run needs."""
-        return self.memory["data_offset"] + self.memory["data_size"]
+    def predict(self, memory: MemoryTiming) -> Timeline:
+        """When each instruction runs, by the exact model."""
+        return predict(self.read("program.bin"), self.memory["program_offset"], self.config, memory)
 
     def graph(self) -> QuantizedGraph:
         try:
@@ -174,7 +173,7 @@ def run_build(
     batch = _batch(inputs)
     if engine == "model":
         started = time.perf_counter()
-        timeline = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory)
+        timeline = b.predict(memory)
         cycles, wall = timeline.cycles * -(-batch // b.batch), time.perf_counter() - started
         counters = {"cycles": timeline.cycles, **timeline.counters()}
         return result_of(b, engine, None, batch, cycles, wall, counters)

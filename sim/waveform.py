@@ -14,7 +14,6 @@ from sateen.files import check_writable, write_file
 from sateen.hw.memory.load import ADDRESS_LATENCY
 from sateen.machine.isa import UNITS, Opcode, Unit
 from sateen.sim.memory_timing import MemoryTiming
-from sateen.sim.model import predict
 
 if TYPE_CHECKING:
     from sateen.sim.engines import Build
@@ -31,7 +30,7 @@ COMMENT, BINARY, ENUMERATED = "@200", "@28", "@100000022"
 def events(b: Build, memory: MemoryTiming) -> str:
     """The file that program_trace.h reads, for a build in a memory of this timing."""
     schedule = b.schedule
-    timeline = predict(b.read("program.bin"), b.memory["program_offset"], b.config, memory)
+    timeline = b.predict(memory)
     layers = [
         e["layer"] for e in schedule["timeline"][1:]
     ]  # the first is the fetch that no instruction asks for
