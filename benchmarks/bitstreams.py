@@ -48,6 +48,45 @@ def mlp() -> onnx.ModelProto:
     return b.model("mlp", "logits")
 
 
+def mlp_small() -> onnx.ModelProto:
+    """A hidden layer of 24 on 64 pixels."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    b.linear("logits", b.relu("relu", b.linear("hidden", b.input("input", 64), 24)), 10)
+    return b.model("mlp_small", "logits")
+
+
+def autoencoder() -> onnx.ModelProto:
+    """64 pixels through 8 numbers."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    x = b.input("input", 64)
+    for n, width in enumerate((32, 8, 32), 1):
+        x = b.relu(f"relu{n}", b.linear(f"hidden{n}", x, width))
+    b.linear("output", x, 64)
+    return b.model("autoencoder", "output")
+
+
+def lenet() -> onnx.ModelProto:
+    """Two convolutions, each before a pool, and two dense layers, on 8 x 8 pixels. Ref: LeCun et al., 1998."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    x = b.input("input", 1, 8, 8)
+    for n, channels in enumerate((6, 16), 1):
+        x = b.max_pool(f"pool{n}", b.relu(f"relu{n}", b.conv(f"conv{n}", x, channels, 3)), 2, 2)
+    x = b.relu("relu3", b.linear("hidden", b.flatten("flat", x), 32))
+    b.linear("logits", x, 10)
+    return b.model("lenet", "logits")
+
+
+def depthwise() -> onnx.ModelProto:
+    """A stem and two depthwise-separable blocks of 16 channels on 8 x 8 pixels."""
+    b = NetworkBuilder(np.random.default_rng(0))
+    x = b.relu("stem.relu", b.conv("stem", b.input("input", 1, 8, 8), 16, 3))
+    for n in (1, 2):
+        x = b.relu(f"block{n}.relu1", b.depthwise(f"block{n}.depthwise", x, 3, n))
+        x = b.relu(f"block{n}.relu2", b.conv(f"block{n}.pointwise", x, 16, 1))
+    b.linear("logits", b.global_pool("pool", x), 10)
+    return b.model("depthwise", "logits")
+
+
 def keyword() -> onnx.ModelProto:
     """The keyword spotter of MLPerf Tiny. Ref: Zhang et al., arXiv 1711.07128 (DS-CNN, small)."""
     b = NetworkBuilder(np.random.default_rng(0))
@@ -63,6 +102,10 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: shipped(name) for name in ("digits_cnn", "digits_resnet", "digits_dscnn")},
     "mlp": mlp,
     "keyword": keyword,
+    "lenet": lenet,
+    "depthwise": depthwise,
+    "autoencoder": autoencoder,
+    "mlp_small": mlp_small,
 }
 
 

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 import sateen
-from sateen.fpga.boards.capacity import capacity_of, placed_counts
+from sateen.explorer.target import Target
+from sateen.fpga.boards.capacity import placed_counts
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.fpga.flow.bitstream import measured
 from sateen.models.data import write_digits_npz
@@ -26,12 +27,11 @@ def main() -> None:
     print("| board | | LUT | FF | DSP | block RAM |\n|---|---|--:|--:|--:|--:|")
     for preset, record in measured().items():
         mapped = quantized.map(preset)
-        machine = mapped.estimate("ecp5")["devices"]["ecp5"]["total"]
         memory = mapped.memory["data_offset"] + mapped.memory["data_size"]
         for name, placed in record["boards"].items():
             board = BOARDS[name]
             rows = {
-                "estimated": capacity_of(board).chip(mapped.config, machine, memory),
+                "estimated": Target(name, "ecp5", board).estimate(mapped.config, memory),
                 "placed": placed_counts(placed["networks"]["digits_cnn"]["used"], board.part.architecture),
             }
             for source, values in rows.items():

@@ -1,8 +1,8 @@
 """What a board's part has, and what a whole chip on it takes, from the estimate of its machine.
 
 There is a resource model for ECP5 and UltraScale+ alone. A LUT of iCE40 and Gowin has four inputs as ECP5's has, and so
-their chips are taken as ECP5's times a factor. Factors are those of the presets that were placed (presets.json): two
-machines of ECP5, one of each other family, so they are rough. `benchmarks/board_chips.py` has both side by side.
+their chips are taken as ECP5's times a factor, with an iCE40's own memories. Factors are those of the chips that were
+placed (presets.json), few for each family, so they are rough. `benchmarks/board_chips.py` has both side by side.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sateen.fpga.boards.catalog import Board
-from sateen.machine.config import AcceleratorConfig
-
-_ICE40_WIDTHS = (2, 4, 8, 16)
-"""Of a word of its block RAM, 4096 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +24,13 @@ class Capacity:
     available : mapping
         What the part has, in the words of the estimates: LUTs, flip-flops, DSPs, block RAMs.
     lut, ff : float
-        LUTs and flip-flops of a chip for each of the estimated machine's on ECP5.
+        LUTs and flip-flops of a chip for each of the estimated machine's.
     chip_lut, chip_ff, chip_bram : int
         Those of what is beside the machine: memory's ports, serial link, reset.
     slack : float
         So much more than the part has, an estimate of block RAM or DSPs may say, and the chip may fit all the same.
-    small_blocks : bool
-        Block RAMs have 4096 bits, and there are no memories of LUTs.
+    technology : str
+        The family whose counts of the machine are taken, a key of `technology.TECHNOLOGIES`.
     memory_bytes : int
         The most that the chip's memory can have in RAM of another kind; 0 where it takes block RAM.
     """
@@ -46,14 +42,11 @@ class Capacity:
     chip_ff: int
     chip_bram: int
     slack: float = 0.0
-    small_blocks: bool = False
+    technology: str = "ecp5"
     memory_bytes: int = 0
 
-    def chip(
-        self, config: AcceleratorConfig, machine: Mapping[str, float], memory_bytes: int
-    ) -> dict[str, float]:
-        """Estimated counts of the chip with a machine, estimated for ECP5, and a memory of so many bytes."""
-        blocks = _small_blocks(config) if self.small_blocks else machine["bram"]
+    def chip(self, machine: Mapping[str, float], memory_bytes: int) -> dict[str, float]:
+        """Estimated counts of the chip with a machine, estimated in `technology`, and a memory of so many bytes."""
         if self.memory_bytes:
             memory = 0 if memory_bytes <= self.memory_bytes else self.available["bram"] + 1  # it does not fit
         else:
@@ -62,21 +55,8 @@ class Capacity:
             "lut": round(self.lut * machine["lut"] + self.chip_lut),
             "ff": round(self.ff * machine["ff"] + self.chip_ff),
             "dsp": machine["dsp"],
-            "bram": math.ceil(blocks) + memory + self.chip_bram,
+            "bram": math.ceil(machine["bram"]) + memory + self.chip_bram,
         }
-
-
-def _small_blocks(config: AcceleratorConfig) -> int:
-    """Block RAMs of 4096 bits that the buffers take."""
-    buffers = (
-        (config.act_banks, config.act_bank_depth, config.act_word_bits),
-        (1, config.weight_depth, config.weight_word_bits),
-        (2, config.acc_depth, config.cols * config.acc_bits),
-        (1, config.parameter_depth, config.vector_lanes * config.parameter_bits),
-    )
-    return sum(
-        n * min(-(-width // w) * -(-depth * w // 4096) for w in _ICE40_WIDTHS) for n, depth, width in buffers
-    )
 
 
 def _part(lut: int, ff: int, dsp: int, bram: int) -> Mapping[str, int]:
@@ -98,7 +78,7 @@ CAPACITIES: dict[tuple[str, str], Capacity] = {
     ("ecp5", "um5g-85k"): _ecp5(83_640, 156, 208),
     ("ecp5", "25k"): _ecp5(24_288, 28, 56),
     ("ice40", "up5k"): Capacity(
-        _part(5_280, 5_280, 8, 30), 1.5, 1.03, 900, 318, 6, small_blocks=True, memory_bytes=1 << 17
+        _part(5_280, 5_280, 8, 30), 1.5, 1.03, 860, 318, 1, technology="ice40", memory_bytes=1 << 17
     ),
     ("gowin", "GW1NR-LV9QN88PC6/I5"): _gowin(8_640, 6_480, 20, 26),
     ("gowin", "GW2AR-LV18QN88C8/I7"): _gowin(20_736, 15_552, 48, 46),

@@ -1,7 +1,7 @@
 """Which cells Yosys makes a memory of: block RAM, LUTs, or flip-flops, and how many.
 
 Ref: Yosys, passes/memory/memory_libmap.cc, whose costs these are; the memories are those of its techlibs
-lattice/brams_16kd.txt, lattice/lutrams_trellis.txt, xilinx/brams_xc4v.txt and xilinx/lutrams_xcu.txt.
+lattice/brams_16kd.txt, lattice/lutrams_trellis.txt, ice40/brams.txt, xilinx/brams_xc4v.txt and xilinx/lutrams_xcu.txt.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _CELLS = {
         _Cell("block", 14, _BLOCK[:5], 128, 2, byte=9),
         _Cell("block", 14, _BLOCK[:6], 128, 2, byte=9, write=5),
     ),
+    "ice40": (_Cell("block", 11, (2, 4, 8), 64, 2), _Cell("block", 8, (16,), 64, 2, byte=1)),
     "xcup": (
         _Cell("lut", 5, (14,), 16, 8, scaled=True),
         _Cell("lut", 6, (7,), 16, 8, scaled=True),

@@ -26,6 +26,8 @@ GROUP = {"weights": "buffer", "indices": "buffer", "parameters": "buffer", "firs
 """Parts that have their coefficients in common with others."""
 UNMEASURED: dict[str, dict[str, float]] = {"lut": {}, "ff": {}}
 """Of a part that no machine has that was synthesized for the fit."""
+LIKE = {"ice40": "ecp5"}
+"""Families without coefficients of their own, and whose they take; memories and DSPs are counted by their own rules."""
 ACROSS = "across"
 """The group of what synthesis gains across components."""
 CONSTANT = ("one", "tiled")
@@ -71,6 +73,11 @@ def estimate(config: AcceleratorConfig, device: str | None = None) -> dict[str, 
     }
 
 
+def counts(config: AcceleratorConfig, technology: str) -> dict[str, float]:
+    """Counts of a machine in a family of `technology.TECHNOLOGIES`, those without coefficients of their own too."""
+    return _rounded(predict(config, technology, load()["coefficients"])[0])
+
+
 def luts(config: AcceleratorConfig) -> dict[str, float]:
     """LUTs of a machine, estimated, by family."""
     coefficients = load()["coefficients"]
@@ -87,7 +94,7 @@ def predict(
             one = predict_part(part, config, family, coefficients)
             parts[part] = {name: n * one[name] for name in RESOURCES}
     total = {name: sum(p[name] for p in parts.values()) for name in RESOURCES}
-    if fitted := coefficients[family].get(ACROSS):
+    if fitted := coefficients[LIKE.get(family, family)].get(ACROSS):
         terms = across_terms(config, total)
         gained = {
             name: sum(fitted[name].get(t, 0.0) * n for t, n in terms[name].items()) for name in ("lut", "ff")
@@ -102,7 +109,7 @@ def predict_part(
 ) -> dict[str, float]:
     """Counts of one instance of a component, LUTs and flip-flops as they come."""
     terms = terms_of(part, config, family)
-    fitted = coefficients[family].get(GROUP.get(part, part), UNMEASURED)
+    fitted = coefficients[LIKE.get(family, family)].get(GROUP.get(part, part), UNMEASURED)
     return {
         "lut": _sum(fitted["lut"], terms.lut),
         "ff": _sum(fitted["ff"], terms.ff),

@@ -70,7 +70,7 @@ class Target:
         counts = found["devices"][self.family]["total"]
         outside = list(found["outside"])
         if (capacity := self.capacity) is not None:
-            counts = capacity.chip(config, counts, memory_bytes)
+            counts = capacity.chip(resource_model.counts(config, capacity.technology), memory_bytes)
         clock = self.clock_mhz
         if clock is None and self._estimates_clock:
             estimated = clock_model.estimate_clock(config)

@@ -3,8 +3,10 @@
 import pytest
 
 import sateen
+from sateen.explorer.target import Target
 from sateen.fpga.boards.capacity import CAPACITIES, capacity_of
 from sateen.fpga.boards.catalog import BOARDS
+from sateen.fpga.estimate import resource_model
 from sateen.fpga.flow.bitstream import measured
 
 CELLS = {
@@ -24,9 +26,8 @@ def test_the_chip_is_near_the_one_that_was_placed(name, digits_cnn):
     board = BOARDS[name]
     placed = measured()[name]["boards"][name]["networks"]["digits_cnn"]["used"]
     mapped = digits_cnn.map(name)
-    machine = mapped.estimate("ecp5")["devices"]["ecp5"]["total"]
     memory = mapped.memory["data_offset"] + mapped.memory["data_size"]
-    chip = capacity_of(board).chip(mapped.config, machine, memory)
+    chip = Target(name, "ecp5", board).estimate(mapped.config, memory)
     lut, bram, dsp = (placed[cell] for cell in CELLS[board.part.architecture])
     assert chip["lut"] == pytest.approx(lut, rel=0.05)
     assert (chip["bram"], chip["dsp"]) == (bram, dsp)
@@ -34,9 +35,20 @@ def test_the_chip_is_near_the_one_that_was_placed(name, digits_cnn):
 
 def test_memory_beside_block_ram_has_an_end():
     capacity = capacity_of(BOARDS["icebreaker"])
-    config, machine = sateen.preset("icebreaker"), {"lut": 1, "ff": 1, "dsp": 1, "bram": 1}
-    assert capacity.chip(config, machine, 1 << 17)["bram"] <= capacity.available["bram"]
-    assert capacity.chip(config, machine, (1 << 17) + 1)["bram"] > capacity.available["bram"]
+    machine = {"lut": 1, "ff": 1, "dsp": 1, "bram": 1}
+    assert capacity.chip(machine, 1 << 17)["bram"] <= capacity.available["bram"]
+    assert capacity.chip(machine, (1 << 17) + 1)["bram"] > capacity.available["bram"]
+
+
+def test_small_memories_of_an_ice40_are_block_ram():
+    """On ECP5 they are LUTs, the more the shallower the buffers: LUTs that an iCE40 does not have to hold them in."""
+    deep = sateen.preset("icebreaker").replace(acc_depth=512, parameter_depth=512, acc_bits=20)
+    shallow = deep.replace(acc_depth=64, parameter_depth=64)
+    grown = {
+        f: resource_model.counts(shallow, f)["lut"] - resource_model.counts(deep, f)["lut"]
+        for f in ("ecp5", "ice40")
+    }
+    assert grown["ecp5"] > 300 and abs(grown["ice40"]) < 30
 
 
 @pytest.fixture(scope="module")
