@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sateen.version import __version__
 
 if TYPE_CHECKING:
-    from sateen.api import bitstream, check, compile, cost, estimate, report, run
+    from sateen.api import check, compile, report, run
     from sateen.errors import SateenError
     from sateen.explorer.api import explore, pick
     from sateen.formats import Format, parse_format
+    from sateen.hardware import bitstream, cost, estimate
     from sateen.machine.config import AcceleratorConfig
     from sateen.machine.presets import PRESETS, preset
     from sateen.machine.space import random_machine, search_space
@@ -60,12 +61,12 @@ __all__ = [
 _HOME = {
     "check": "sateen.api",
     "compile": "sateen.api",
-    "cost": "sateen.api",
-    "estimate": "sateen.api",
+    "cost": "sateen.hardware",
+    "estimate": "sateen.hardware",
     "report": "sateen.api",
     "run": "sateen.api",
     "train": "sateen.training",
-    "bitstream": "sateen.api",
+    "bitstream": "sateen.hardware",
     "explore": "sateen.explorer.api",
     "pick": "sateen.explorer.api",
     "load": "sateen.stages",

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sateen import api
+from sateen import api, hardware
 from sateen.files import check_writable, write_file
 from sateen.machine.config import AcceleratorConfig
 from sateen.manifest import BuildFiles
@@ -121,7 +121,7 @@ class MappedNetwork:
         >>> found = mapped.estimate("ecp5")
         >>> found["devices"]["ecp5"]["total"]["lut"]
         """
-        return api.estimate(self.config, device)
+        return hardware.estimate(self.config, device)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: "config", "cycles", "layers", "memory"."""
@@ -238,7 +238,7 @@ class Build:
 
     def cost(self, device: str | None = None) -> dict[str, Any]:
         """Count its resources with Yosys, see `sateen.cost`."""
-        return api.cost(self.folder, device)
+        return hardware.cost(self.folder, device)
 
     def report(self, output: str | Path | None = None) -> Path:
         """Write its HTML page, see `sateen.report`."""
@@ -246,7 +246,7 @@ class Build:
 
     def bitstream(self, board: str | None = None, **options: Any) -> dict[str, Any]:
         """Make its bitstream, see `sateen.bitstream`."""
-        return api.bitstream(self.folder, board, **options)
+        return hardware.bitstream(self.folder, board, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: "folder", and the manifest's."""

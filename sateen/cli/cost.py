@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from sateen import api
+from sateen import api, hardware
 from sateen.cli.io import emit, emit_json, emit_table, progress, result_path
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.boards.capacity import TITLES
@@ -24,7 +24,7 @@ def cost(args: argparse.Namespace) -> int:
     if args.build is None:
         raise BuildError("no build is given; sateen cost BUILD counts one, --estimate takes --preset, too")
     with progress("cost") as report:
-        found = api.cost(args.build, args.device, progress=report)
+        found = hardware.cost(args.build, args.device, progress=report)
     if args.json:
         emit_json({"build": args.build, **found})
         return 0
@@ -34,7 +34,7 @@ def cost(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    found = api.estimate(args.build, args.device, preset=args.preset)
+    found = hardware.estimate(args.build, args.device, preset=args.preset)
     if args.json:
         emit_json(found)
         return 0
@@ -143,7 +143,7 @@ def bitstream(args: argparse.Namespace) -> int:
     if args.board in VENDOR_BOARDS:
         return _vivado(args)
     with progress("bitstream", each_stage=True) as report:
-        found = api.bitstream(
+        found = hardware.bitstream(
             args.build,
             args.board,
             clock=args.clock,
@@ -179,7 +179,7 @@ def bitstream(args: argparse.Namespace) -> int:
 
 
 def _vivado(args: argparse.Namespace) -> int:
-    paths = api.vivado(args.build, args.board, clock=args.clock, output=args.output)
+    paths = hardware.vivado(args.build, args.board, clock=args.clock, output=args.output)
     project = next(p for p in paths if p.name == "project.tcl")
     if args.json:
         emit_json({"build": args.build, "board": args.board, "project": str(project), "bitstream": None})

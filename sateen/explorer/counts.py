@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sateen import api
+from sateen import hardware
 from sateen.errors import SateenError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.study import Study
@@ -51,9 +51,9 @@ def count_members(study: Study, number: int, build: Callable[[int, Path], Any], 
 def _counts(about: dict[str, Any], build: Path) -> dict[str, Any]:
     if about["board"] is None:
         device = about["device"]
-        made = api.cost(build, device)["devices"][device]
+        made = hardware.cost(build, device)["devices"][device]
         return {name: made["total"][name] for name in NAMES} | {"tool": made["tool"]}
-    placed = api.bitstream(build, about["board"], clock=about["clock"])
+    placed = hardware.bitstream(build, about["board"], clock=about["clock"])
     return placed["used"] | {"clock": placed["fmax_mhz"], "tool": ", ".join(placed["tools"])}
 
 

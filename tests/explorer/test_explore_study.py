@@ -280,7 +280,7 @@ def test_counts_stand_beside_estimates(given, tmp_path, monkeypatch):
             raise BuildError("yosys broke")
         return {"devices": {device: {"total": total, "tool": "yosys 1"}}}
 
-    monkeypatch.setattr(sateen.api, "cost", cost)
+    monkeypatch.setattr("sateen.hardware.cost", cost)
     options = given | {"trials": 8, "sampler": "exhaustive", "synthesize": 2}
     found = sateen.explore(MODEL, tmp_path / "study", **options)
     first, second, *others = found["front"]
