@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sateen.errors import BuildError, DataError
 from sateen.files import replacing
 from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register
+from sateen.processors import processors
 from sateen.sim.memory_timing import MemoryTiming
 from sateen.sim.processes import Process, run_processes
 
@@ -158,7 +158,7 @@ def simulate(
                 (work / "image").write_bytes(image)
             else:
                 (work / "image").symlink_to(Path(image).absolute())
-            parts = 1 if seed is not None or trace or read_errors or write_errors else os.cpu_count() or 1
+            parts = 1 if seed is not None or trace or read_errors or write_errors else processors()
             spans = np.array_split(np.arange(batch), max(1, min(parts, batch)))
             for n, span in enumerate(spans):
                 with (work / f"inputs{n}").open("wb") as file:

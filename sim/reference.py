@@ -5,7 +5,6 @@ Every engine shares `quantize_inputs` and `finish_outputs`; between them there a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -40,6 +39,7 @@ from sateen.ir.quantized import (
     Summed,
     WeightGradient,
 )
+from sateen.processors import processors
 from sateen.sim import gradients
 from sateen.sim.integer import Convolution, windows
 from sateen.sim.requantizer import Requantizer
@@ -148,7 +148,7 @@ def _run(
     with threadpool_limits(1, "blas"):
         if len(parts) == 1:
             return run(parts[0])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(processors()) as pool:
             done = list(pool.map(run, parts))
     return {k: np.concatenate([d[k] for d in done]) for k in done[0]}
 

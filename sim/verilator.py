@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError
 from sateen.files import cache_dir, cached, keep
+from sateen.processors import processors
 from sateen.sim.harness import Counters, Simulation, register_header, simulate
 
 __all__ = ["Counters", "Simulation", "build", "simulate"]
@@ -143,7 +144,7 @@ def _make(compiler: str, make: str) -> list[str]:
         "PYTHON3": shlex.quote(sys.executable),
     }
     # The run-time library and the accelerator are independent: two jobs pay even for a small machine.
-    jobs = max(2, min(8, os.cpu_count() or 1))
+    jobs = max(2, min(8, processors()))
     assignments = (f"{name}={value.replace('$', '$$')}" for name, value in variables.items())
     return [*shlex.split(make), f"-j{jobs}", "-f", f"{TOP}.mk", TOP, *assignments]
 

@@ -13,7 +13,18 @@ PACKAGES = {"sateen": "sateen", "hw": "sateen.hw", "sim": "sateen.sim", "compile
     "models": "sateen.models",
     "fpga": "sateen.fpga",
 }
-NOUNS = {"formats", "ir", "machine", "errors", "files", "arrays", "build_folder", "manifest", "version"}
+NOUNS = {
+    "formats",
+    "ir",
+    "machine",
+    "errors",
+    "files",
+    "arrays",
+    "build_folder",
+    "manifest",
+    "processors",
+    "version",
+}
 ALLOWED = {
     "nouns": {"nouns"},
     "hw": {"nouns", "hw"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from sateen.errors import BuildError, ConfigError
 from sateen.files import write_file
 from sateen.fpga.boards.devices import FAMILIES, Family
 from sateen.fpga.flow.synthesis import find_top, plain_name, synthesize
+from sateen.processors import processors
 
 Progress = Callable[[str, float], None]
 
@@ -53,7 +53,7 @@ def count(verilog: str, family: Family, *, progress: Progress | None = None) -> 
     """Total and parts of a design. Raises BuildError."""
     top = find_top(verilog)
     instances = top_instances(verilog, top)
-    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(2, processors())) as pool:
         whole = pool.submit(synthesize, verilog, family, top=top, progress=progress)
         single = {
             module: pool.submit(synthesize, extract(verilog, module), family, top=module)

@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from sateen.fpga.flow.place_and_route import (
     tool_version,
 )
 from sateen.fpga.flow.synthesis import PROCESSOR, Stop, passes_done
+from sateen.processors import processors
 
 Fraction = Callable[[float], None]
 
@@ -198,11 +198,6 @@ def each_placed(
         finally:
             stop()
     return found
-
-
-def processors() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # -- what is kept -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from statistics import median
 
 from sateen.fpga.boards.capacity import placed_counts
 from sateen.fpga.flow.bitstream import measured
-from sateen.fpga.flow.placements import processors
+from sateen.processors import processors
 
 _EARLIER = {"ecp5": {"synthesis": 99 / 11_242, "placement": 225 / 9_856}}
 """Seconds for a LUT where no record has them: an ULX3S chip of 11 242 LUTs took 99 to synthesize, and of one of 9 856

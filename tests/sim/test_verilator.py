@@ -126,7 +126,7 @@ def test_samples_side_by_side(executable, monkeypatch):
     """Each core has its part; progress counts the samples of all."""
     x, seen = samples(7), []
     for cores in (1, 3):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(harness, "processors", lambda cores=cores: cores)
         result = run(executable, x, progress=lambda done, _: seen.append(done))
         assert np.array_equal(result.outputs[0], x) and len(result.samples) == 7
         assert len({c.cycles for c in result.samples}) == 1 and max(seen) == 7
