@@ -26,16 +26,23 @@ from sateen.compiler.training import (
     record,
 )
 from sateen.errors import SateenError
+from sateen.formats import parse_format
 from sateen.models.random_trainable import random_trainable
 
 STEPS = 2
 FORMATS = ("int8", "int8", "e4m3", "e4m3fn", "e5m2", "int4", "e2m1")
+GRADIENTS = {8: ("int8", "e4m3", "e4m3fn", "e5m2"), 4: ("int4", "e2m1", "e3m0")}
+"""Of as many bits."""
 TINY = sateen.preset("train256").replace(
     name="train8", rows=2, cols=4, patterns=("dense", "1:2", "2:4", "2:8"), transpose_words=2, update_lanes=2,
     act_bank_depth=1024, weight_depth=1024, acc_depth=128, parameter_depth=128, vector_lanes=2, bus_bits=64,
     queue_depth=4, burst_beats=16, outstanding=4, acc_bits=40, specialize=False,
 )  # fmt: skip
-"""The machine that is simulated."""
+SIMULATED = {
+    ("int8", "int8"): TINY,
+    ("e4m3fn", "e5m2"): TINY.replace(acc_bits=80, multiplier="shift", act_bank_depth=2048),
+}
+"""Machines that are simulated, by their formats and those of gradients."""
 
 
 def case(seed: int, rtl: float) -> str:
@@ -43,25 +50,28 @@ def case(seed: int, rtl: float) -> str:
     rng = random.Random(seed)
     model, shape, classes = random_trainable(rng)
     simulated = rng.random() < rtl
-    fmt = "int8" if simulated else rng.choice(FORMATS)
-    machine = TINY
+    fmt, own = rng.choice([*SIMULATED])
+    machine = SIMULATED[fmt, own]
     if not simulated:
+        fmt = own = rng.choice(FORMATS)
         machine = TINY.replace(
             specialize=True, cols=rng.choice([4, 8]), transpose_words=rng.choice([1, 2]), update_lanes=1,
             act_bank_depth=rng.choice([1024, 4096]), acc_depth=rng.choice([64, 128]), weight_format=fmt,
             activation_format=fmt,
         )  # fmt: skip
+        if rng.random() < 0.5:
+            own = rng.choice(GRADIENTS[machine.activation.bits])
     batch = rng.randint(1, 6)
     settings = Settings(
-        rng.choice(machine.patterns[1:]), rng.choice(["bdwp", "bdwp", "dense"]), fmt, fmt, fmt, batch=batch,
-        rate=0.05 if machine.activation.bits == 8 else 0.0002, weight_decay=rng.choice([0.0, 5e-4]),
+        rng.choice(machine.patterns[1:]), rng.choice(["bdwp", "bdwp", "dense"]), fmt, fmt, own, batch=batch,
+        rate=0.05 if parse_format(fmt).bits == 8 else 0.0002, weight_decay=rng.choice([0.0, 5e-4]),
         pruned_decay=rng.choice([0.0, 2e-4, 0.1]), scratch=rng.random() < 0.5,
     )  # fmt: skip
     plan = make_plan(import_model(model), settings)
     numbers = np.random.default_rng(seed)
     x, labels = numbers.normal(0, 1, (batch, *shape)), numbers.integers(0, classes, batch)
     begin = initial(plan, settings)
-    begin.scales[plan.input] = fitting(float(np.abs(x).max()), machine.activation)
+    begin.scales[plan.input] = fitting(float(np.abs(x).max()), parse_format(fmt))
     trainer = Trainer(plan, settings, begin)
     for k in range(STEPS):
         step = record(trainer, x, labels, settings.rate, machine)

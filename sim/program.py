@@ -78,6 +78,7 @@ class Interpreter:
         codes = config.activation.codes
         self.act_fixed = config.activation.fixed(codes)
         self.weight_fixed = config.weight.fixed(config.weight.codes)
+        self.gradient_fixed = config.gradient.fixed(config.gradient.codes)
 
     def run(self, progress: Callable[[float], None] | None = None) -> None:
         """Execute in program order, to END; BuildError for a program that is not proved to end well."""
@@ -221,9 +222,10 @@ class Interpreter:
         address, inside = address.reshape(taps, pixels), inside.reshape(taps, pixels)
         codes = self.act[:, address.T]  # N, pixels, taps, elements
         codes[:, ~inside.T] = i.padding
-        activations = self.act_fixed[codes].reshape(len(codes), pixels, taps * c.elements)
+        fixed = self.gradient_fixed if i.gradient else self.act_fixed
+        activations = fixed[codes].reshape(len(codes), pixels, taps * c.elements)
 
-        largest = int(np.abs(self.act_fixed).max())
+        largest = int(np.abs(fixed).max())
         parts = []
         for sample, samples in self._weight_sources(i.weight_base, taps * c.rows * i.passes, len(codes)):
             kernel = np.moveaxis(self._weights(i, taps, sample), 2, 0).reshape(c.cols, 1, 1, -1)
@@ -264,7 +266,7 @@ class Interpreter:
         self._accumulate(i, psum)
 
     def outer(self, i: Instruction) -> None:
-        """Each pass: the sums of a word's elements times the pixel's weights, over all pixels."""
+        """Each pass: the sums of a word's elements times the pixel's weights, a gradient, over all pixels."""
         c = self.config
         address, inside = self._window(i, i.out_h, i.out_w)
         pixels = i.kernel_w * i.out_h * i.out_w
@@ -281,7 +283,7 @@ class Interpreter:
         span = slice(i.weight_base, int(weight[-1]) + 1)
         for sample, samples in self._weight_sources(span.start, span.stop - span.start, len(codes)):
             codes_of = self._weight_words(span, 0, sample)[0][weight - i.weight_base, :, 0]
-            kernel = self.weight_fixed[codes_of].T.reshape(c.cols, 1, 1, pixels)
+            kernel = self.gradient_fixed[codes_of].T.reshape(c.cols, 1, 1, pixels)
             words = picked[samples].swapaxes(2, 3)  # N, passes, rows, pixels
             parts.append(Convolution(kernel, largest)(words))
         psum = np.concatenate(parts).reshape(len(codes), -1, c.cols)
@@ -344,20 +346,21 @@ class Interpreter:
         if i.raw:
             out = (acc >> i.raw_shift & (1 << c.activation.bits) - 1).astype(c.activation.code_dtype)
         else:
+            fmt, fixed = (c.gradient, self.gradient_fixed) if i.gradient else (c.activation, self.act_fixed)
             addend: np.ndarray | int = 0
             if i.residual:
                 address = i.residual_base + oy * i.residual_step_y + ox * i.residual_step_x
-                residual = self.act_fixed[self.act[:, address.ravel() % c.act_depth, part]] - i.residual_zero
+                residual = fixed[self.act[:, address.ravel() % c.act_depth, part]] - i.residual_zero
             if i.residual and c.product and not i.residual_multiplier:
                 acc = times(acc, residual)
             elif i.residual:
                 # Padding channels may hold a shift below the residual's; their result is never used.
                 up = np.maximum(shift - i.residual_shift, 0)
                 exact = np.array([i.residual_multiplier << int(u) for u in up], object)
-                if int(exact.max()) * int(np.abs(self.act_fixed).max()) * 2 < 1 << 62:
+                if int(exact.max()) * int(np.abs(fixed).max()) * 2 < 1 << 62:
                     exact = exact.astype(np.int64)
                 addend = residual * exact
-            out = requantize(acc, multiplier, shift, c.activation, i.zero_point, i.low, i.high, addend)
+            out = requantize(acc, multiplier, shift, fmt, i.zero_point, i.low, i.high, addend)
             if i.table:
                 out = self.table[out]
         address = (i.base + oy * i.step_y + ox * i.step_x).ravel() % c.act_depth

@@ -276,6 +276,8 @@ def _matrix(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent)
         yield "slides, but its taps are not its pixels' neighbours"
     if i.shifted and not c.computed_digits:
         yield "counts sums of high digits, and the machine is not built with weights of digits"
+    if i.gradient and not c.own_gradients:
+        yield "reads gradients, and those of the machine have no format of their own"
     rows = i.kernel_h * i.kernel_w * ((i.channel_words - 1) * steps + last)
     yield from _within("weight words", i.weight_base, rows, c.weight_depth)
 
@@ -315,6 +317,8 @@ def _drain(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
             yield f"uses a {name}, which the machine lacks"
     if i.residual and not i.residual_multiplier and not c.product:
         yield "multiplies by its residual, and the machine is not built for that"
+    if i.gradient and not c.own_gradients:
+        yield "gives gradients, and those of the machine have no format of their own"
 
 
 def _gate(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) -> Iterator[str]:

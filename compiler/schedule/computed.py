@@ -283,6 +283,6 @@ def _matrix(
         x0=left, y0=top, in_w=width, in_h=own, stride_x=x.stride, stride_y=y.stride,
         dilation_x=pair[1] * x.dilation, dilation_y=pair[0] * y.dilation,
         weight_base=base, acc_base=acc, accumulate=int(accumulate),
-        padding=low.graph.tensors[op.input].quant.zero_code, **fields, **pattern,
+        padding=low.graph.tensors[op.input].quant.zero_code, **low.format_of(op.input), **fields, **pattern,
     )  # fmt: skip
     return matrix_cycles(fields, config)

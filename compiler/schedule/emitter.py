@@ -166,6 +166,11 @@ class Emitter:
     def emit(self, opcode: Opcode, reads: list[Access], writes: list[Access], **fields: int) -> None:
         self.steps.append(Step(Instruction(opcode, fields, self.layer), reads, writes))
 
+    def format_of(self, tensor: str) -> dict[str, int]:
+        """Of an instruction that reads or gives a tensor: whether it has the format of gradients."""
+        own = self.config.own_gradients and self.graph.tensors[tensor].quant.format == self.config.gradient
+        return {"gradient": 1} if own else {}
+
     def constant(self, data: bytes) -> int:
         """Where it is in memory; while constants are `shared`, once however often it is asked for."""
         key = hashlib.sha256(data).digest()

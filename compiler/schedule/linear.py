@@ -192,6 +192,7 @@ def _matrix(
         **c.fields(y1 - y0, x1 - x0, product.slides),
         weight_base=weight_base, index_bits=packing.index_bits, index_shift=packing.index_shift,
         acc_base=acc, accumulate=int(accumulate), padding=low.graph.tensors[c.input].quant.zero_code,
+        **low.format_of(c.input),
     )  # fmt: skip
 
 

@@ -197,6 +197,8 @@ class Lowering(Rows):
             "step_x": every[1] * out.cw % depth, "step_y": every[0] * out.row % depth, "slice": j % config.slices,
             "low": product.low, "high": product.high, "zero_point": product.zero_point,
         }  # fmt: skip
+        if not op.raw:
+            fields |= self.format_of(op.output)
         if r := product.residual:
             v, (_, width, _) = views[r.input], self.graph.tensors[r.input].shape
             first, height, above = self.graph.place_of(op, r.input, y0)

@@ -41,14 +41,16 @@ class StepGraphs:
     @property
     def residual_bits(self) -> int:
         """Bits of the widest residual operand as it is shifted before it is added."""
-        return max((_shifted_bits(op) for op in (*self.forward.ops, *self.backward.ops)), default=0)
+        graphs = self.forward, self.backward
+        widest = max(t.quant.format.fixed_bits for g in graphs for t in g.tensors.values())
+        return max((_shifted_bits(op, widest) for g in graphs for op in g.ops), default=0)
 
 
-def _shifted_bits(op: Op) -> int:
+def _shifted_bits(op: Op, bits: int) -> int:
     residual = op.residual if isinstance(op, Linear | ComputedConv) else None
     if not isinstance(residual, Residual) or not isinstance(op, Linear | ComputedConv):
         return 0
-    return op.requantized.format.fixed_bits + int(op.shift.max()) - residual.shift
+    return bits + int(op.shift.max()) - residual.shift
 
 
 def weight_gradient_name(layer: str) -> str:
@@ -62,8 +64,8 @@ def bias_gradient_name(layer: str) -> str:
 def step_graphs(plan: Plan, settings: Settings, state: State, acc_bits: int, start: int = 0) -> StepGraphs:
     """The graphs of the step that comes, for accumulators of `acc_bits`; `start` is the scale of the logits' gradient.
 
-    Weights, activations and gradients have one format. Scales that the state does not have yet are an error: the
-    reference finds them. Raises ModelError, too, for scales that the machine's shifts do not reach.
+    Weights and activations have one format. Scales that the state does not have yet are an error: the reference finds
+    them. Raises ModelError, too, for scales that the machine's shifts do not reach.
     """
     maker = _Maker(plan, settings, state, acc_bits)
     codes = plans.forward(plan, maker, maker.tensor(plan.input, plan.input))
@@ -102,7 +104,13 @@ class _Maker:
 
     @property
     def fmt(self) -> Format:
+        """Of weights and activations."""
         return self.settings.formats[0]
+
+    @property
+    def made(self) -> Format:
+        """Of the tensors that the pass makes."""
+        return self.settings.formats[2] if self.kind == "bp" else self.fmt
 
     def tensor(self, name: str, like: str, scale: int | None = None) -> str:
         """A tensor of codes with the shape of the plan's `like`, and its own scale if none is given."""
@@ -110,8 +118,8 @@ class _Maker:
             name, self.plan.graph.shapes[like], 2.0 ** (self._scale(name) if scale is None else scale)
         )
 
-    def _tensor(self, name: str, shape: Shape, scale: float) -> str:
-        self.tensors[name] = Tensor(name, shape, Quant(self.fmt, scale))
+    def _tensor(self, name: str, shape: Shape, scale: float, fmt: Format | None = None) -> str:
+        self.tensors[name] = Tensor(name, shape, Quant(fmt or self.made, scale))
         return name
 
     def _op(self, owner: str, *ops: Op, kind: str = "") -> None:
@@ -128,7 +136,8 @@ class _Maker:
 
     def _exponent(self, tensor: str) -> int:
         """log2 of what a fixed-point unit of a tensor stands for."""
-        return int(np.log2(self.tensors[tensor].quant.scale)) + self.fmt.lsb_exponent
+        quant = self.tensors[tensor].quant
+        return int(np.log2(quant.scale)) + quant.format.lsb_exponent
 
     def graph(self, name: str, ops: list[Op], outputs: list[str]) -> QuantizedGraph:
         """Of ops; its inputs are what none of them writes."""
@@ -204,7 +213,7 @@ class _Maker:
             return moved
         out = self.tensor(name, layer.input)
         factor = averaging(layer) if layer.kind == "average" else (1, 0)
-        ends = self.fmt.min_fixed, self.fmt.max_fixed
+        ends = self.made.min_fixed, self.made.max_fixed
         self._copy(layer.name, f"back {layer.name}", moved, out, rest, factor, ends, window)
         return out
 
@@ -236,6 +245,18 @@ class _Maker:
                 source = Lattice((row.first, column.first), (1, 0), (0, 1))
                 target = Lattice((row.target, column.target), (row.step, 0), (0, column.step))
                 pieces.append(Piece(parts.index(part), (row.count, column.count), source, target))
+        if layer.kind == "average" and rows * columns < len(
+            pieces
+        ):  # as of a global pool: each window at once
+            pieces = [
+                Piece(
+                    0, (down, across), Lattice((y, x), (0, 0), (0, 0)), Lattice((top, left), (dy, 0), (0, dx))
+                )
+                for y in range(rows)
+                for x in range(columns)
+                for top, down, dy in progressions(axes[0].places(y))
+                for left, across, dx in progressions(axes[1].places(x))
+            ]
         plane = axes[0].size, axes[1].size
         zeros = Lattice((0, 0), (0, 0), (0, 0))
         empty = []
@@ -246,7 +267,7 @@ class _Maker:
                 empty.append(((row.count, count), Lattice((row.target, first), (row.step, 0), (0, step))))
         if empty:
             zero = self._tensor(f"zero {layer.name}", (1, 1, channels), self.tensors[gradient].quant.scale)
-            codes = np.full((1, 1, channels), self.fmt.zero_code, self.fmt.code_dtype)
+            codes = np.full((1, 1, channels), self.made.zero_code, self.made.code_dtype)
             self._op(layer.name, Stored(zero, zero, codes))
             parts.append(zero)
         pieces += [Piece(len(parts) - 1, counts, zeros, target) for counts, target in empty]
@@ -257,7 +278,7 @@ class _Maker:
 
     def add(self, name: str, a: str, b: str) -> str:
         out = self._tensor(name, self.tensors[a].shape, 2.0 ** self._scale(name))
-        self._copy("sums", name, a, out, b, (1, 0), (self.fmt.min_fixed, self.fmt.max_fixed))
+        self._copy("sums", name, a, out, b, (1, 0), (self.made.min_fixed, self.made.max_fixed))
         return out
 
     # -- ops -----------------------------------------------------------------------------------------------
@@ -277,7 +298,8 @@ class _Maker:
         self, layer: Layer, name: str, x: str, out: str, pattern: SparsityPattern, residual: str | None = None, *,
         bias: bool = False, back: bool = False,
     ) -> None:  # fmt: skip
-        weight = self._tensor(weights_name(layer), layer.shape, 2.0 ** self._scale(weights_name(layer)))
+        scale = 2.0 ** self._scale(weights_name(layer))
+        weight = self._tensor(weights_name(layer), layer.shape, scale, self.fmt)
         _, inputs, outputs = layer.shape
         channels = inputs if back else outputs
         exponent, w = self._exponent(x) + self._exponent(weight), layer.window
@@ -286,7 +308,7 @@ class _Maker:
         if bias:
             biases = bias_integers(self.state.layers[layer.name].bias, exponent)
         low, high = (
-            self._clamp(layer, out) if not back and not raw else (self.fmt.min_fixed, self.fmt.max_fixed)
+            self._clamp(layer, out) if not back and not raw else (self.made.min_fixed, self.made.max_fixed)
         )
         multiplier, shift, r = (1, 0, None) if raw else self._factors(name, exponent, out, residual)
         self._op(
@@ -324,7 +346,7 @@ class _Maker:
         target = self._exponent(out)
         first = target - exponent
         second = target - self._exponent(residual) if residual else first
-        most = max(0, self.acc_bits - self.fmt.fixed_bits)
+        most = max(0, self.acc_bits - max(f.fixed_bits for f in self.settings.formats))
         for k in range(16):
             for j in range(16):
                 shift, other = first + k, second + j

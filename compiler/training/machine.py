@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.schedule.backend import Program, generate, layer_cycles
+from sateen.compiler.schedule.backend import SHIFT_OPERAND_BITS, Program, generate, layer_cycles
 from sateen.compiler.schedule.update import UpdateProgram, generate_updates
 from sateen.compiler.schedule.update import Weights as Updated
 from sateen.compiler.training.graphs import (
@@ -27,6 +27,7 @@ from sateen.compiler.training.graphs import (
 from sateen.compiler.training.state import State, weights_name
 from sateen.compiler.training.step import Result, Trainer, Values, update_rule
 from sateen.errors import ConfigError
+from sateen.formats import Format
 from sateen.hw.chip.verilog import emit_verilog
 from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.config import AcceleratorConfig
@@ -71,11 +72,11 @@ class Step:
             return None
         graph = next(g for g in (self.graphs.forward, self.graphs.backward) if tensor in g.tensors)
         op = next(op for op in graph.ops if op.output == tensor)
-        return values.data if op.raw else _codes(values, self.config)
+        return values.data if op.raw else _codes(values, graph.tensors[tensor].quant.format)
 
 
-def _codes(values: Values, config: AcceleratorConfig) -> np.ndarray:
-    return config.activation.from_fixed(values.data.astype(np.int64))
+def _codes(values: Values, fmt: Format) -> np.ndarray:
+    return fmt.from_fixed(values.data.astype(np.int64))
 
 
 def record(
@@ -87,10 +88,11 @@ def record(
     ModelError for what the machine cannot do.
     """
     s, plan, batch = trainer.settings, trainer.plan, len(x)
-    if len({f.name for f in s.formats}) != 1:
+    fmt, own = s.formats[0], s.formats[2]
+    if s.formats[1] != fmt or own.bits != fmt.bits:
         raise ConfigError(
-            f"formats {', '.join(f.name for f in s.formats)}: a machine has one for weights, activations and gradients "
-            "in training; choose one for all, or --engine reference"
+            f"formats {', '.join(f.name for f in s.formats)}: a machine has one for weights and activations in "
+            "training, and gradients have as many bits; choose such formats, or --engine reference"
         )
     before, weights, given = trainer.state, trainer.codes, trainer.passes().of_input(x)
     result = trainer.step(x, labels, rate)
@@ -98,17 +100,20 @@ def record(
     scaled = replace(before, scales=result.scales)
 
     def graphs(acc_bits: int) -> StepGraphs:
-        return step_graphs(plan, s, scaled, acc_bits, start.exponent - s.formats[0].lsb_exponent)
+        return step_graphs(plan, s, scaled, acc_bits, start.exponent - own.lsb_exponent)
 
-    fmt, bits = s.formats[0], machine.acc_bits
+    bits, multiplier = machine.acc_bits, machine.multiplier
     if machine.specialize:
         widest = graphs(WIDEST)
         passes = widest.forward, widest.backward
         bits = max(widest.residual_bits, *(accumulator_bits(g, batch) for g in passes))
         bits = -(-bits // fmt.bits) * fmt.bits
+        if max(fmt.fixed_bits, own.fixed_bits) > SHIFT_OPERAND_BITS:
+            multiplier = "shift"
     config = machine.replace(
-        weight_format=fmt.name, activation_format=fmt.name, specialize=False, acc_bits=bits
-    )
+        weight_format=fmt.name, activation_format=fmt.name, gradient_format=own.name if own != fmt else "",
+        specialize=False, acc_bits=bits, multiplier=multiplier,
+    )  # fmt: skip
     made = graphs(bits)
     rules = [
         Updated(
@@ -121,10 +126,10 @@ def record(
         )
         for layer in plan.trainable
     ]  # fmt: skip
-    codes = {plan.input: _codes(given, config), f"d {plan.logits}": _codes(start, config)}
+    codes = {plan.input: _codes(given, fmt), f"d {plan.logits}": _codes(start, own)}
     for layer in plan.trainable:
-        own = config.activation.from_fixed(weights[layer.name].astype(np.int64))
-        codes[weights_name(layer)] = np.broadcast_to(own, (batch, *own.shape))
+        dense = fmt.from_fixed(weights[layer.name].astype(np.int64))
+        codes[weights_name(layer)] = np.broadcast_to(dense, (batch, *dense.shape))
     return Step(
         made,
         generate(made.forward, config, batch=batch),

@@ -30,8 +30,15 @@ class Line:
     free: tuple[int, ...]
     """Places of no window."""
 
+    def places(self, window: int) -> tuple[int, ...]:
+        """Those of one window."""
+        inside = (t for t in self.taps if t.first <= window < t.first + t.count)
+        return tuple(sorted(t.target + (window - t.first) * t.step for t in inside))
+
 
 def line(kernel: int, stride: int, dilation: int, pad: int, windows: int, size: int) -> Line:
+    if windows == 1:
+        stride = kernel * dilation  # it meets no other
     phases: dict[int, int] = {}
     found = []
     for tap in range(kernel):

@@ -27,7 +27,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from sateen.hw.formats import circuits
+from sateen.hw.formats import circuits, either
 from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, FIRST_LUT_ELEMENT, LUT_ELEMENT, PE, pe_latency
 from sateen.hw.shared import place
 from sateen.hw.terms import Component, Delays, Terms
@@ -80,6 +80,11 @@ class SystolicArray(wiring.Component):
     i_outer : In(1)
         With `i_stationary`: the step's word is the `i_activation` that comes a cycle after `i_step`, for all rows.
 
+    Only if `config.own_gradients`:
+
+    i_gradient : In(1)
+        Words are gradients; constant while words are under way. With `i_outer`, weights are.
+
     Only if `config.depthwise`:
 
     i_filter : In(1)
@@ -109,6 +114,8 @@ class SystolicArray(wiring.Component):
             members |= {name: In(1) for name in names if name not in of_words}
         if config.outer_products:
             members["i_outer"] = In(1)
+        if config.own_gradients:
+            members["i_gradient"] = In(1)
         if config.depthwise:
             members |= {"i_filter": In(1), "i_slice": In(config.slice_bits)}
         super().__init__(members)
@@ -182,7 +189,8 @@ class SystolicArray(wiring.Component):
     def _element(self, col: int) -> dict[str, Any]:
         """Parameters of a column's processing elements."""
         c = self.config
-        return {
+        apart = {"gradient": c.gradient} if c.own_gradients else {}
+        return apart | {
             "lanes": c.lanes,
             "group": c.group,
             "activation": c.activation,
@@ -250,6 +258,8 @@ class SystolicArray(wiring.Component):
         if c.own_sums:
             coming = coming | self.i_step
         counted = [self._counted(m, lane) for lane in range(c.lanes)]
+        decoding = either(c.multiplier, c.weight, *c.results[1:])
+        second = self.i_outer if c.own_gradients else None
         columns = []
         for col in range(c.cols):
             lanes = []
@@ -262,8 +272,8 @@ class SystolicArray(wiring.Component):
                         code.eq(self.i_weight.word_select(col * c.lanes + lane, c.weight.bits)),
                         index.eq(self._index(col, lane, counted[lane])),
                     ]
-                operand = Signal(circuits(c.weight).operand_shape(c.multiplier), name=f"operand_{col}_{lane}")
-                m.d.comb += Value.cast(operand).eq(circuits(c.weight).decode(c.multiplier, code))
+                operand = Signal(decoding.shape, name=f"operand_{col}_{lane}")
+                m.d.comb += Value.cast(operand).eq(decoding.decode(code, second))
                 lanes += [operand, index]
             columns.append(Cat(lanes))
         return columns
@@ -337,15 +347,13 @@ class SystolicArray(wiring.Component):
         """The row's group, decoded."""
         c = self.config
         operands: list[Value] = []
+        decoding = either(c.multiplier, *c.results)
+        second = self.i_gradient if c.own_gradients else None
         for k in range(c.group):
-            operand = Signal(
-                circuits(c.activation).operand_shape(c.multiplier),
-                name=f"activation_{row}_{k}",
-                reset_less=True,
-            )
+            operand = Signal(decoding.shape, name=f"activation_{row}_{k}", reset_less=True)
             with m.If(enter):
                 m.d.sync += Value.cast(operand).eq(
-                    circuits(c.activation).decode(c.multiplier, codes.word_select(k, c.activation.bits))
+                    decoding.decode(codes.word_select(k, c.activation.bits), second)
                 )
             operands.append(Value.cast(operand))
         return operands
@@ -358,15 +366,16 @@ def array_latency(config: AcceleratorConfig) -> int:
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
     rows, width = c.rows, c.group * c.activation.bits
-    circuits(c.activation).decode_terms(c.multiplier, c.elements, t)
-    circuits(c.weight).decode_terms(c.multiplier, c.cols * c.lanes, t)
+    activations = either(c.multiplier, *c.results)
+    activations.terms(c.elements, t)
+    either(c.multiplier, c.weight, *c.results[1:]).terms(c.cols * c.lanes, t)
     t.add(
         one=1,
         rows=rows,
         indices=c.cols * c.lanes * c.index_planes,
         counted=c.lanes * c.index_bits * c.indexed,
     )
-    t.add(ff=c.elements * circuits(c.activation).operand_bits(c.multiplier)
+    t.add(ff=c.elements * activations.bits
           + c.cols * c.lanes * c.weight.bits + 2 * rows + (c.lanes > 1))  # fmt: skip
     if c.indexed:
         t.add(ff=c.index_planes * c.cols * c.lanes + (c.index_bits - c.index_planes) * c.lanes)
@@ -386,8 +395,7 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     if c.depthwise or c.outer_products:
         t.add(undelayed=(rows - 1) * width)
     if c.depthwise:
-        bits = circuits(c.activation).operand_bits(c.multiplier)
-        t.add(slices=(c.slices - 1) * c.cols * bits)
+        t.add(slices=(c.slices - 1) * c.cols * activations.bits)
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:

@@ -10,17 +10,15 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from sateen.formats import Format
-from sateen.hw.formats import circuits
+from sateen.hw.formats import Either, circuits, either
 from sateen.hw.library.arithmetic import multiply_signed, multiply_signed_path, multiply_signed_terms
 from sateen.hw.terms import Component, Delays, Technology, Terms
 from sateen.machine.config import AcceleratorConfig
 
 
-def weight_layout(weight: Format, multiplier: str, index_bits: int) -> data.StructLayout:
+def weight_layout(weight: Either, index_bits: int) -> data.StructLayout:
     """A decoded weight with its index (0 bits wide where every lane has its own element)."""
-    return data.StructLayout(
-        {"operand": circuits(weight).operand_shape(multiplier), "index": unsigned(index_bits)}
-    )
+    return data.StructLayout({"operand": weight.shape, "index": unsigned(index_bits)})
 
 
 def index_bits(lanes: int, group: int) -> int:
@@ -30,6 +28,19 @@ def index_bits(lanes: int, group: int) -> int:
 def pe_latency(lanes: int) -> int:
     """Cycles from the activations to the partial sum: product, sum of several lanes, accumulation."""
     return 2 + (lanes > 1)
+
+
+def _product_shape(
+    multiplier: str, activation: Format, weight: Format, gradient: Format | None
+) -> tuple[int, int]:
+    """Bits of a product of two significands, and its largest exponent."""
+    pairs = [(activation, weight)]
+    if gradient:
+        pairs += [(activation, gradient), (gradient, weight)]
+    operands = [tuple(circuits(fmt).operand(multiplier) for fmt in pair) for pair in pairs]
+    # w_a + w_w bits hold every product of two's complement numbers
+    bits = max(a.significand_bits + w.significand_bits for a, w in operands)
+    return bits, max(a.max_exponent + w.max_exponent for a, w in operands)
 
 
 class PE(wiring.Component):
@@ -51,6 +62,8 @@ class PE(wiring.Component):
         Build the switch that lets the element add to its own sum.
     depthwise : bool
         Build the switch that lets lane 0 multiply an element that is common to the column.
+    gradient : Format, optional
+        Operands are as wide as this format's, too; of a product at most one operand is.
 
     Members
     -------
@@ -87,24 +100,27 @@ class PE(wiring.Component):
         luts: bool = False,
         own_sums: bool = False,
         depthwise: bool = False,
+        gradient: Format | None = None,
     ):
         if lanes < 1 or group < lanes or group % lanes:
             raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
         self.lanes = lanes
         self.group = group
-        self.a = circuits(activation).operand(multiplier)
-        self.w = circuits(weight).operand(multiplier)
+        also = (gradient,) if gradient else ()
+        decoded, weights = either(multiplier, activation, *also), either(multiplier, weight, *also)
+        self.a, self.w = decoded.operand, weights.operand
+        self.bits, self.top = _product_shape(multiplier, activation, weight, gradient)
         self.acc_bits = acc_bits
         self.luts = luts
         self.own_sums = own_sums
         self.depthwise = depthwise
-        entry = weight_layout(weight, multiplier, index_bits(lanes, group))
+        entry = weight_layout(weights, index_bits(lanes, group))
         switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if own_sums else {}
         if depthwise:
-            switch |= {"filter": In(1), "column": In(circuits(activation).operand_shape(multiplier))}
+            switch |= {"filter": In(1), "column": In(decoded.shape)}
         super().__init__(
             {
-                "activations": In(data.ArrayLayout(circuits(activation).operand_shape(multiplier), group)),
+                "activations": In(data.ArrayLayout(decoded.shape, group)),
                 "weights": In(data.ArrayLayout(entry, lanes)),
                 "load": In(1),
                 "accumulate": In(1),
@@ -147,8 +163,7 @@ class PE(wiring.Component):
         a_significand, a_exponent = self.a.parts(activation)
         w_significand, w_exponent = self.w.parts(weight.operand)
 
-        # product: w_a + w_w bits hold every product of two's complement numbers
-        bits = self.a.significand_bits + self.w.significand_bits
+        bits = self.bits
         # `keep`: of two lanes that are added, Yosys' ice40_dsp (0.69) gives one's register to both DSPs and loses it
         attributes = {"keep": 1} if self.lanes > 1 else {}
         product = Signal(signed(bits), name=f"product_{lane}", reset_less=True, attrs=attributes)
@@ -160,7 +175,7 @@ class PE(wiring.Component):
         if self.own_sums:
             with m.If(self.discard):  # last, as a reset of the flip-flops
                 m.d.sync += product.eq(0)
-        top = self.a.max_exponent + self.w.max_exponent
+        top = self.top
         if top == 0:
             return product
         # the shift waits for the second stage: an exponent takes fewer flip-flops than a shifted product
@@ -183,11 +198,10 @@ class PE(wiring.Component):
 
 
 def _terms(c: AcceleratorConfig, t: Terms, first: bool = False, luts: bool = False) -> None:
-    activation, weight = circuits(c.activation), circuits(c.weight)
-    a, w = activation.operand(c.multiplier), weight.operand(c.multiplier)
+    activation, weight = either(c.multiplier, *c.results), either(c.multiplier, c.weight, *c.results[1:])
+    a, w = activation.operand, weight.operand
     lanes, acc = c.lanes, c.acc_bits
-    product = a.significand_bits + w.significand_bits
-    top = a.max_exponent + w.max_exponent
+    product, top = _product_shape(c.multiplier, c.activation, c.weight, c.gradient)
     if luts:
         multiply_signed_terms(a.significand_bits, w.significand_bits, lanes, t)
     else:
@@ -201,9 +215,9 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False, luts: bool = Fal
     if c.own_sums:
         t.add(own=acc, discard=lanes)
     if c.depthwise:
-        t.add(filter=activation.operand_bits(c.multiplier))
+        t.add(filter=activation.bits)
     if c.group > lanes:
-        t.add(**{f"choice_of_{1 << c.index_bits}": lanes * activation.operand_bits(c.multiplier)})
+        t.add(**{f"choice_of_{1 << c.index_bits}": lanes * activation.bits})
     shifted = product
     if top:
         shifted = min(product + top, acc)
@@ -217,7 +231,7 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False, luts: bool = Fal
     if lanes > 1:  # all but two are first made two without a carry
         t.add(lanes=shifted + 1, saved=(lanes - 2) * (shifted + 1), ff=shifted + ceil_log2(lanes))
     kept = 0 if not luts and t.technology.absorbed(a.significand_bits, w.significand_bits) else product
-    t.add(ff=lanes * (weight.operand_bits(c.multiplier) + c.index_bits + kept))
+    t.add(ff=lanes * (weight.bits + c.index_bits + kept))
     total = shifted + ceil_log2(lanes)
     t.add(ff=min(acc, total) if first and not c.own_sums else acc)
 

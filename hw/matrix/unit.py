@@ -377,6 +377,11 @@ class MatrixUnit(wiring.Component):
         if steps := sequence.steps:
             m.d.comb += array.i_capture.eq(_delay(m, steps.turn, ACTIVATION_LATENCY, "capture"))
             flags = {name: getattr(steps, name) for name in ("step", "next", "first", "last")}
+        if self.config.own_gradients:
+            gradient = Signal(reset_less=True)
+            with m.If(self._idle):
+                m.d.sync += gradient.eq(fields.gradient & (fields.opcode == isa.Opcode.MATRIX))
+            m.d.comb += array.i_gradient.eq(gradient)
         if products := sequence.products:
             m.d.comb += array.i_outer.eq(products.outer_kept)
             mine = {"step": sequence.read, "first": window.first.kx, "last": window.last.kx}

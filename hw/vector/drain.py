@@ -55,7 +55,7 @@ class Drain(wiring.Component):
     Members
     -------
     start : In(1)
-        Take `instruction`, an isa.DRAIN, and begin. Only when idle.
+        Take `instruction`, a DRAIN, and begin. Only when idle.
     done : Out(1)
         Strobe with the last write.
     acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
@@ -75,7 +75,7 @@ class Drain(wiring.Component):
         self.config = config
         self.latency = drain_latency(config)
         acc_bits, parameter_bits = config.acc_address_bits, config.parameter_address_bits
-        members = vector_part(isa.DRAIN, config) | {
+        members = vector_part(isa.layout_of(isa.Opcode.DRAIN, config), config) | {
             "acc": Out(ReadPort(acc_bits, config.cols * config.acc_bits)),
             "parameter": Out(ReadPort(parameter_bits, config.vector_lanes * config.parameter_bits)),
         }
@@ -141,6 +141,14 @@ class Drain(wiring.Component):
             control.low.eq(bounds.bound(m, low, "low")),
             control.high.eq(bounds.bound(m, high, "high")),
         ]
+        if config.own_gradients:
+            bounds = circuits(config.gradient)
+            with m.If(self._idle):
+                m.d.sync += control.gradient.eq(i.gradient)
+            m.d.sync += [
+                control.gradient_low.eq(bounds.bound(m, low, "gradient_low")),
+                control.gradient_high.eq(bounds.bound(m, high, "gradient_high")),
+            ]
         return control
 
     def _issue(self, m: Module, control: data.View) -> tuple[Value, list[Value], Value]:

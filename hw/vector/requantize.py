@@ -10,9 +10,14 @@ Widths, with A = acc_bits and F = fixed_bits of the activation format:
   times 16 bits, shifted left by at most `residual_shift_limit`: R + 16 + limit, exact.
 - t, their sum: one bit more than the wider one, exact.
 
+A machine whose gradients have a format of their own rounds to both, and a bit chooses: F is then the wider one's.
+
 With `product`, a stage comes first that multiplies acc + bias by the residual, R bits: A + 1 + R bits, exact, take the
 place of acc + bias in all that follows, with 0 as the residual that is added.
 """
+
+from copy import copy
+from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
@@ -34,7 +39,7 @@ _OPERAND_BITS = 47  # a product with 16 bits stays in a 64 bit word of the simul
 
 def residual_shift_limit(config: AcceleratorConfig) -> int:
     """The largest shift - residual_shift that a program may use; the least is 0."""
-    return max(0, config.acc_bits - config.activation.fixed_bits)
+    return max(0, config.acc_bits - config.clamp_bits - 1)
 
 
 def fixed_bits(fmt: Format) -> int:
@@ -45,13 +50,17 @@ def fixed_bits(fmt: Format) -> int:
 
 def requantize_latency(config: AcceleratorConfig) -> int:
     """Cycles from an accumulator to its code."""
-    return circuits(config.activation).requantize_latency + config.product
+    return max(circuits(fmt).requantize_latency for fmt in config.results) + config.product
 
 
 def control_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What is the same for all channels of a DRAIN. With `raw`, residual, product and zero_point must be 0; with
     `product`, residual must."""
     bound_of = circuits(config.activation).bound_shape
+    own = {}
+    if config.own_gradients:
+        bound = circuits(config.gradient).bound_shape
+        own = {"gradient": unsigned(1), "gradient_low": bound, "gradient_high": bound}
     return data.StructLayout(
         {
             "residual": unsigned(1),
@@ -65,7 +74,31 @@ def control_layout(config: AcceleratorConfig) -> data.StructLayout:
             "raw_shift": unsigned(7),
         }
         | ({"product": unsigned(1)} if config.product else {})
+        | own
     )
+
+
+@dataclass(frozen=True)
+class _GradientControl:
+    """What a format's last stages read of a control, for results that are gradients."""
+
+    control: data.View
+
+    @property
+    def low(self) -> Value:
+        return self.control.gradient_low
+
+    @property
+    def high(self) -> Value:
+        return self.control.gradient_high
+
+    @property
+    def raw(self) -> Value:
+        return self.control.raw
+
+    @property
+    def zero_point(self) -> Value:
+        return self.control.zero_point
 
 
 class Requantizer(wiring.Component):
@@ -139,18 +172,46 @@ class _Channel(Lane):
         super().__init__(m, k, control, enable[config.product :])
         self.config, self.format, self.first = config, config.activation, enable[0]
         self.circuits = circuits(self.format)
+        self.bits = max(fixed_bits(fmt) for fmt in config.results)
 
     def run(self, acc: Value, parameter: data.View, residual: Value) -> Value:
         v, fixed = acc + parameter.bias, self._difference(residual)
         if self.config.product:
             v, fixed, parameter = self._multiply(v, fixed, parameter)
         t, shift = self._scale(v, parameter, fixed)
-        return self.circuits.finish(self, *self._shift(t, shift))
+        rounded = self._shift(t, shift)
+        if not self.config.own_gradients:
+            return self.circuits.finish(self, *rounded)
+        lanes = self, copy(self)
+        lanes[1].control = _GradientControl(self.control)
+        codes = [
+            self._late(fmt, circuits(fmt).finish(lane, *self._within(fmt, *rounded)))
+            for fmt, lane in zip(self.config.results, lanes, strict=True)
+        ]
+        return Mux(self.control.gradient, codes[1], codes[0])
+
+    def _within(
+        self, fmt: Format, x: Value, lost: Value, over: Value, negative: Value
+    ) -> tuple[Value, Value, Value, Value]:
+        """What `_shift` gives, for a format that may have fewer bits."""
+        bits = fixed_bits(fmt)
+        signs = x[bits:]
+        return x[: bits + 1].as_signed(), lost, over | (signs.any() & ~signs.all()), negative
+
+    def _late(self, fmt: Format, code: Value) -> Value:
+        """A code of a format that takes fewer stages, as late as the other's."""
+        first = circuits(fmt).requantize_latency + 1
+        for stage in range(first, requantize_latency(self.config) - self.config.product + 1):
+            code = self.register(stage, f"late_{fmt.name}", code)
+        return code
 
     def _difference(self, residual: Value) -> Value:
         """The residual less its zero point."""
         fixed = self.circuits.decode_fixed(residual)
-        return fixed - self.control.residual_zero if self.format.uniform else fixed
+        own = fixed - self.control.residual_zero if self.format.uniform else fixed
+        if not self.config.own_gradients:
+            return own
+        return Mux(self.control.gradient, circuits(self.config.gradient).decode_fixed(residual), own)
 
     def _multiply(self, v: Value, fixed: Value, parameter: data.View) -> tuple[Value, Value, data.View]:
         """Stage 0: the sum's factor is the residual, or 1; its addend the residual, or 0."""
@@ -195,7 +256,7 @@ class _Channel(Lane):
         Returns, still to be registered by stage 5, the number with its guard bit lowest, whether bits below
         were lost, whether it has more bits than are returned, and its sign.
         """
-        m, bits = self.m, fixed_bits(self.format)
+        m, bits = self.m, self.bits
         u = Cat(Const(0, 1), t)  # with the guard bit of a shift by 0
         sign = t[-1]
         window_bits = bits + 1 + BYTE - 1
@@ -246,9 +307,9 @@ def _product(v: Value, multiplier: Value) -> Value:
 
 def _terms(c: AcceleratorConfig, t: Terms) -> None:
     """A lane's."""
-    codes, mux, absorbed = circuits(c.activation), t.technology.mux, t.technology.absorbed
+    mux, absorbed = t.technology.mux, t.technology.absorbed
     acc, limit = c.acc_bits, residual_shift_limit(c)
-    bits = fixed_bits(c.activation)
+    bits = max(fixed_bits(fmt) for fmt in c.results)
     if c.product:  # the first stage; what it gives takes the place of the sum
         t.multiply(acc + 1, bits)
         t.add(choices=acc + 1 + 2 * bits, ff=acc + 1 + bits + 16 + 7)
@@ -274,14 +335,16 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.multiply(shifted, 17)
         t.add(residual=shifted * min(3, distance), align=aligned * mux(limit // BYTE + 1))
         t.add(ff=shifted + 2 * coarse + (0 if absorbed(shifted, 17) else addend))
-        codes.residual_terms(bits, t)
-    codes.finish_terms(bits, ZERO_BITS, t)
+        for fmt in c.results:
+            circuits(fmt).residual_terms(fixed_bits(fmt), t)
+    for fmt in c.results:
+        circuits(fmt).finish_terms(fixed_bits(fmt), ZERO_BITS, t)
 
 
 def _path(c: AcceleratorConfig, d: Delays) -> dict[str, float]:
     acc = c.acc_bits + c.product * fixed_bits(c.activation)
     product = d.carry(acc + 17) + d.product
-    return {"requantizer": d.register + product + circuits(c.activation).finish_path(d)}
+    return {"requantizer": d.register + product + max(circuits(fmt).finish_path(d) for fmt in c.results)}
 
 
 REQUANTIZER = Component(

@@ -123,7 +123,7 @@ class VectorUnit(wiring.Component):
         for kind, part in self.parts.items():
             m.submodules[PARTS[kind].name] = part
             m.d.comb += [
-                part.instruction.eq(self.instruction[: isa.LAYOUT[kind].size]),
+                part.instruction.eq(self.instruction[: len(Value.cast(part.instruction))]),
                 part.start.eq(self.start & (opcode == kind)),
             ]
         m.d.comb += self.done.eq(_any(part.done for part in self.parts.values()))

@@ -61,7 +61,7 @@ def _loaded(config: AcceleratorConfig) -> int:
 
 def _unscaled(config: AcceleratorConfig) -> AcceleratorConfig:
     """The machine whose requantizer takes a master weight."""
-    return config.replace(acc_bits=32, product=False)
+    return config.replace(acc_bits=32, product=False, gradient_format="")
 
 
 def _code_latency(config: AcceleratorConfig) -> int:

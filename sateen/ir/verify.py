@@ -144,10 +144,19 @@ def _raw_read(graph: QuantizedGraph, _: object) -> str | None:
 
 
 def _one_format(graph: QuantizedGraph, _: object) -> str | None:
-    activations = sorted({t.quant.format.name for t in graph.tensors.values()})
+    formats = {t.quant.format for t in graph.tensors.values()}
+    if any(isinstance(op, get_args(Gradient)) for op in graph.ops) and len({f.bits for f in formats}) == 1:
+        formats = set() if len(formats) == 2 else formats  # of activations and of gradients
+    activations = sorted(f.name for f in formats)
     weights = sorted({c.format.name for op in graph.ops for c in op.constants})
     several = (names for names in (activations, weights) if len(names) > 1)
     return next((", ".join(names) for names in several), None)
+
+
+def _kept_format(graph: QuantizedGraph, op: Linear | ComputedConv) -> str | None:
+    names = (op.input, op.output, *([op.residual.input] if op.residual else []))
+    found = sorted({graph.tensors[t].quant.format.name for t in names})
+    return ", ".join(found) if len(found) > 1 and not op.raw else None
 
 
 def _ports(graph: QuantizedGraph, port: _Port) -> str | None:
@@ -469,7 +478,12 @@ RULES: tuple[Rule, ...] = (
     Rule("listed", QuantizedGraph, "every tensor has an entry in `tensors`", _listed),
     Rule("tensor", Tensor, "a tensor is (H, W, C), each at least 1", _shape_of_tensor),
     Rule("quant", Tensor, "a scale is positive, and a zero point a number of the format", _quant_of_tensor),
-    Rule("formats", QuantizedGraph, "all tensors have one format, and all weights have one", _one_format),
+    Rule(
+        "formats", QuantizedGraph, "all tensors have one format, in a training step gradients perhaps another of as "
+        "many bits, and all weights have one", _one_format,
+    ),
+    Rule("kept format", Linear, "what is read, added and given has one format", _kept_format),
+    Rule("trained format", ComputedConv, "what is read, added and given has one format", _kept_format),
     Rule("ports", _Port, "a port has its tensor's shape, an input perhaps several terms of it", _ports),
     Rule("raw results", QuantizedGraph, "exact sums are read by no op", _raw_read),
     Rule("weight", Linear, "the weight is (O, KH, KW, I / groups)", _weight_shape),

@@ -25,6 +25,13 @@ class Formats:
     activation_format: str = setting(
         "int8", "number format of the activations", reads=parse_format, values=_names_of_formats
     )
+    gradient_format: str = setting(
+        "",
+        "number format of gradients in training, of as many bits as activation_format; empty: that of activations",
+        reads=lambda name: parse_format(name) if name else None,
+        values=lambda: ["", *_names_of_formats()],
+        optional=True,
+    )
     acc_bits: int = setting(
         32, "bits of an accumulator; what the model needs, if `specialize`", between(8, 127)
     )
@@ -50,13 +57,27 @@ class Formats:
         return parse_format(self.activation_format)
 
     @property
+    def gradient(self) -> Format:
+        return parse_format(self.gradient_format or self.activation_format)
+
+    @property
+    def own_gradients(self) -> bool:
+        """Whether gradients have a format that activations do not have."""
+        return self.gradient != self.activation
+
+    @property
+    def results(self) -> tuple[Format, ...]:
+        """What sums are rounded to: the format of activations, and that of gradients where it is another."""
+        return (self.activation, self.gradient) if self.own_gradients else (self.activation,)
+
+    @property
     def activation_bits(self) -> int:
         return self.activation.bits
 
     @property
     def clamp_bits(self) -> int:
         """Of a clamp's bound, without its sign."""
-        return self.activation.fixed_bits - 1
+        return max(fmt.fixed_bits for fmt in self.results) - 1
 
     @property
     def zero_point_bits(self) -> int:
@@ -170,4 +191,31 @@ def knows_patterns(pruned_decay: bool, update: bool, patterns: tuple[str, ...]) 
     )
 
 
-RULES = (knows_patterns, whole_lanes, two_tiles_of_parameters, reads_residuals, whole_integers)
+@rule("gradient_format")
+def codes_of_one_size(
+    gradient_format: str,
+    activation_format: str,
+    weight_format: str,
+    outer_products: bool,
+) -> str | None:
+    """empty, or with outer_products a format of weight_format's and activation_format's bits, with their zero"""
+    if not gradient_format:
+        return None
+    own, fmt = parse_format(gradient_format), parse_format(activation_format)
+    if not outer_products:
+        return "empty without outer_products"
+    if parse_format(weight_format) != fmt:
+        return f"empty unless weight_format = {weight_format} is activation_format = {activation_format}"
+    if (own.bits, own.zero_code, own.signed) != (fmt.bits, fmt.zero_code, fmt.signed):
+        return f"a format of {fmt.bits} bits, with the sign and the code of zero of activation_format = {fmt.name}"
+    return None
+
+
+RULES = (
+    codes_of_one_size,
+    knows_patterns,
+    whole_lanes,
+    two_tiles_of_parameters,
+    reads_residuals,
+    whole_integers,
+)

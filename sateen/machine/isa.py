@@ -293,10 +293,11 @@ MATRIX = Layout(
             "shifted", 1, "1: what the first weight tile adds to counts 2**weight.bits times", only="computed_digits",
             optional=True,
         ),
+        Field("gradient", 1, "1: words hold gradients, in their own format", only="own_gradients", optional=True),
     ),
 )  # fmt: skip
 
-_MATRIX_ALONE = ("output_stationary", "computed_digits")
+_MATRIX_ALONE = ("output_stationary", "computed_digits", "own_gradients")
 
 FIR = Layout(
     Opcode.FIR,
@@ -358,6 +359,10 @@ DRAIN = Layout(
         Field("table", 1, "look the code up in the activation table", only="table"),
         Field("raw", 1, "write bits [raw_shift, raw_shift + activation bits) of acc + bias instead"),
         Field("raw_shift", 7, "of a raw output's digit"),
+        Field(
+            "gradient", 1, "1: the result and the residual are gradients, in their own format", only="own_gradients",
+            optional=True,
+        ),
     ),
 )  # fmt: skip
 

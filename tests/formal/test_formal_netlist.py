@@ -37,15 +37,21 @@ def mac(name, implementation, lanes=1):
     return MAC(a=fmt, w=fmt, lanes=lanes, k=64, implementation=implementation)
 
 
-def requantizer(name, acc_bits):
+def requantizer(name, acc_bits, **more):
     return Requantizer(
-        config=AcceleratorConfig(activation_format=name, weight_format=name, acc_bits=acc_bits)
+        config=AcceleratorConfig(activation_format=name, weight_format=name, acc_bits=acc_bits, **more)
     )
+
+
+GRADIENTS = {"gradient_format": "e2m1", "outer_products": True, "lanes": 1}
 
 
 BLOCKS = {
     "pe int4": lambda: element("int4", lanes=1, group=1, multiplier="fixed"),
     "pe e2m1": lambda: element("e2m1", lanes=2, group=4, multiplier="shift"),
+    "pe int4, gradients e2m1": lambda: element(
+        "int4", lanes=1, group=2, multiplier="shift", own_sums=True, gradient=parse_format("e2m1")
+    ),
     "sore int8": lambda: sore("int8", "2:8"),
     "sore int8 all": lambda: sore("int8", "1:2 2:4 1:4 4:8 2:8 1:8 2:16"),
     "sore e2m1": lambda: sore("e2m1", "2:4", lanes=3),
@@ -57,6 +63,7 @@ BLOCKS = {
 WITH_PRODUCTS = {
     "pe int8": lambda: element("int8", lanes=1, group=1, multiplier="fixed"),
     "requantizer e2m1": lambda: requantizer("e2m1", 16),
+    "requantizer int4, gradients e2m1": lambda: requantizer("int4", 16, **GRADIENTS),
     # wider than one DSP
     "requantizer int8 wide": lambda: requantizer("int8", 24),
 }

@@ -3,11 +3,12 @@
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
 from sateen.formats import all_formats, parse_format
 from sateen.hw.decode import Decoder
-from sateen.hw.formats import circuits
+from sateen.hw.formats import circuits, either
 
 FORMATS = [*all_formats(), parse_format("e2m1b5"), parse_format("e5m2")]
 
@@ -50,6 +51,33 @@ def test_operand_widths(name, fixed, significand, exponent):
     assert (operand.significand_bits, operand.exponent_bits) == (significand, exponent)
     assert circuits(fmt).operand_shape("shift").size == significand + exponent
     assert operand.exponent_bits == 0 or not fmt.uniform
+
+
+@pytest.mark.parametrize("multiplier", ["fixed", "shift"])
+@pytest.mark.parametrize(
+    "names", [("int8", "e4m3fn"), ("e4m3fn", "e5m2"), ("e5m2", "int8"), ("int4", "e2m1")], ids="-".join
+)
+def test_every_code_of_either_format(names, multiplier):
+    formats = [parse_format(name) for name in names]
+    decoding = either(multiplier, *formats)
+    code, second = Signal(formats[0].bits), Signal()
+    decoded = Signal(decoding.operand.significand_bits + decoding.operand.exponent_bits)
+    m = Module()
+    m.d.comb += decoded.eq(decoding.decode(code, second))
+    found = []
+
+    async def bench(ctx):
+        for number in range(2):
+            ctx.set(second, number)
+            for value in range(1 << len(code)):
+                ctx.set(code, value)
+                significand, exponent = (ctx.get(part) for part in decoding.operand.parts(decoded))
+                found.append(significand << exponent)
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert found == [v for fmt in formats for v in fmt.fixed(fmt.codes).tolist()]
 
 
 def test_unknown_multiplier():

@@ -34,7 +34,7 @@ LAYER = dict(
     opcode=isa.Opcode.MATRIX, base=0, step_x=1, step_y=8, step_kx=1, step_ky=8, x0=0, y0=0, in_w=8, in_h=8,
     stride_x=1, stride_y=1, dilation_x=1, dilation_y=1, kernel_w=1, kernel_h=1, channel_words=1, out_w=1,
     out_h=1, passes=1, weight_base=0, acc_base=0, accumulate=0, padding=0, index_bits=0, index_shift=0,
-    output_stationary=0, last_steps=0, slide=0, shifted=0,
+    output_stationary=0, last_steps=0, slide=0, shifted=0, gradient=0,
 )  # fmt: skip
 CONV3 = dict(kernel_w=3, kernel_h=3, x0=-1, y0=-1, base=-9, out_w=4, out_h=3)
 
@@ -84,7 +84,8 @@ def ref_matrix(fields, config, memory, acc):
             codes = (
                 words[word % config.act_depth] if inside else np.full(config.elements, f["padding"], np.uint8)
             )
-            a = config.activation.fixed(codes).reshape(config.rows, config.group).astype(object)
+            fmt = config.gradient if f["gradient"] else config.activation
+            a = fmt.fixed(codes).reshape(config.rows, config.group).astype(object)
             number = p % config.dense_passes * config.lanes + np.arange(config.lanes)
             counted = (number << f["index_shift"]) % config.group
             index = (counted & -1 << f["index_bits"]) + indices[tile_rows] % (1 << f["index_bits"])

@@ -53,7 +53,7 @@ def ref_outer(fields, config, memory, acc):
                 words[word % config.act_depth] if inside else np.full(config.elements, f["padding"], np.uint8)
             )
             a = config.activation.fixed(codes).astype(object).reshape(config.rows, config.group)
-            w = config.weight.fixed(
+            w = config.gradient.fixed(
                 weights[(f["weight_base"] + k * f["weight_step"]) % config.weight_depth, :, 0]
             )
             sums += a[:, ky, None] * w.astype(object)
@@ -109,6 +109,39 @@ def test_configurations(changes, variant):
     if config.depthwise:
         programs.append(FIR | padding | CONV3 | dict(kernel_w=1, line=6, lines=3))
         programs.append(pixels | padding | dict(kernel_h=2))
+    check(config, programs)
+
+
+GRADIENTS = {
+    "e5m2 beside e4m3fn": dict(
+        weight_format="e4m3fn", gradient_format="e5m2", acc_bits=80, multiplier="shift"
+    ),
+    "the same, fixed": dict(weight_format="e4m3fn", gradient_format="e5m2", acc_bits=80),
+    "int8 beside e4m3": dict(weight_format="e4m3", gradient_format="int8", acc_bits=48, multiplier="shift"),
+    "e3m2 beside int6, indexed": dict(
+        weight_format="int6", gradient_format="e3m2", cols=8, group=4, patterns=("dense", "2:4")
+    ),
+    "with output-stationary": dict(gradient_format="e4m3fn", acc_bits=48, dataflows=DATAFLOWS),
+}
+
+
+@pytest.mark.parametrize("changes", GRADIENTS.values(), ids=GRADIENTS.keys())
+def test_gradients_have_their_own_format(changes):
+    """Weights of OUTER always, words of MATRIX where it says so; instructions of both kinds in turn."""
+    config = BASE.replace(**changes, activation_format=changes.get("weight_format", "int8"))
+    pixels = dict(weight_step=1, out_w=3, out_h=2, kernel_w=2, step_kx=17)
+    conv = CONV3 | dict(gradient=1, passes=config.dense_passes, padding=config.activation.zero_code)
+    programs = [
+        pixels | dict(kernel_h=2, padding=3),
+        conv,
+        pixels | dict(accumulate=1, x0=-1, padding=3),
+        conv | dict(gradient=0, accumulate=1, padding=5),
+        conv | dict(acc_base=64, padding=5),
+    ]
+    if config.indexed:
+        programs.append(dict(gradient=1, channel_words=2, passes=2, index_bits=2, index_shift=1, out_w=5))
+    if config.output_stationary:
+        programs.append(dict(gradient=1, output_stationary=1, last_steps=1, out_w=3, kernel_w=2, slide=1))
     check(config, programs)
 
 

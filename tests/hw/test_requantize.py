@@ -20,8 +20,18 @@ CASES = {
 PRODUCTS = {"int8": 32, "uint8": 28, "int4": 16, "int2": 8, "uint1": 12, "e2m1": 14, "e4m3": 48, "e5m2": 80}
 
 
-def config_of(name: str, acc_bits: int, product: bool = False) -> AcceleratorConfig:
-    return AcceleratorConfig(activation_format=name, acc_bits=acc_bits, product=product)
+GRADIENTS = [("int8", "e4m3fn", 48), ("e4m3fn", "e5m2", 80), ("e5m2", "int8", 64), ("int4", "e2m1", 16)]
+
+
+def config_of(name: str, acc_bits: int, product: bool = False, gradient: str = "") -> AcceleratorConfig:
+    more = {"gradient_format": gradient, "outer_products": True, "lanes": 1} if gradient else {}
+    return AcceleratorConfig(
+        activation_format=name, weight_format=name, acc_bits=acc_bits, product=product, **more
+    )
+
+
+def format_of(config: AcceleratorConfig, control: dict):
+    return config.gradient if control.get("gradient") else config.activation
 
 
 def bound(fixed: int, fmt) -> int:
@@ -46,9 +56,11 @@ def integer(rng: random.Random, bits: int) -> int:
 
 def cases(config: AcceleratorConfig, controls: int, channels: int):
     """(control, channels): random, with many ties, extremes and shifts around the interesting ones."""
-    fmt, a, rng = config.activation, config.acc_bits, random.Random(config.activation_format)
+    a, rng = config.acc_bits, random.Random(config.activation_format)
     limit = residual_shift_limit(config)
     for i in range(controls):
+        own = {"gradient": i // 2 % 2} if config.own_gradients else {}
+        fmt = format_of(config, own)
         low, high = sorted(int(fmt.fixed(rng.randrange(1 << fmt.bits))) for _ in range(2))
         if i % 2 == 0:
             low, high = fmt.min_fixed, fmt.max_fixed
@@ -65,6 +77,9 @@ def cases(config: AcceleratorConfig, controls: int, channels: int):
             "raw": int(raw),
             "raw_shift": rng.randint(0, 127),
         }
+        if own.get("gradient"):
+            control |= {"residual_zero": 0, "zero_point": 0}
+        control |= own
         if config.product:
             control["product"] = int(not raw and not control["residual"] and i % 3 == 2)
         rows = []
@@ -79,7 +94,7 @@ def cases(config: AcceleratorConfig, controls: int, channels: int):
 
 
 def reference(config: AcceleratorConfig, control: dict, rows: list[tuple]) -> list[int]:
-    fmt, c = config.activation, control
+    fmt, c = format_of(config, control), control
     columns = [np.array(column, object) for column in zip(*rows, strict=True)]
     acc, bias, multiplier, shift, residual = columns
     v = acc + bias
@@ -96,14 +111,16 @@ def reference(config: AcceleratorConfig, control: dict, rows: list[tuple]) -> li
 
 
 def simulate(config: AcceleratorConfig, batches: list[tuple]) -> list[list[int]]:
-    dut, fmt, results = Requantizer(config=config), config.activation, []
+    dut, results = Requantizer(config=config), []
     assert dut.initiation_interval == 1
     rng = random.Random(1)
 
     async def testbench(ctx):
         for control, rows in batches:
-            bounds = {k: bound(control[k], fmt) for k in ("low", "high")}
-            ctx.set(dut.control, control | bounds)
+            prefix = "gradient_" if control.get("gradient") else ""
+            bounds = {prefix + k: bound(control[k], format_of(config, control)) for k in ("low", "high")}
+            rest = {k: v for k, v in control.items() if k not in ("low", "high")}
+            ctx.set(dut.control, rest | bounds)
             out, expected_valid, pending, sent = [], [0] * dut.latency, list(rows), 0
             while len(out) < len(rows):
                 send = bool(pending) and rng.random() < 0.8
@@ -130,12 +147,16 @@ def simulate(config: AcceleratorConfig, batches: list[tuple]) -> list[list[int]]
 
 
 @pytest.mark.parametrize(
-    ("name", "acc_bits", "product"),
-    [*((n, b, False) for n, b in CASES.items()), *((n, b, True) for n, b in PRODUCTS.items())],
+    ("name", "gradient", "acc_bits", "product"),
+    [
+        *((n, "", b, False) for n, b in CASES.items()),
+        *((n, "", b, True) for n, b in PRODUCTS.items()),
+        *((*case, False) for case in GRADIENTS),
+    ],
 )
-def test_matches_the_reference(name, acc_bits, product):
-    """Products with sums, raw outputs and plain ones before and after them."""
-    config = config_of(name, acc_bits, product)
+def test_matches_the_reference(name, gradient, acc_bits, product):
+    """Products with sums, raw outputs and plain ones before and after them; of either format, if there are two."""
+    config = config_of(name, acc_bits, product, gradient)
     batches = list(cases(config, 24, 80))
     for (control, rows), got in zip(batches, simulate(config, batches), strict=True):
         want = reference(config, control, rows)

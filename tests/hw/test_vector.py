@@ -33,6 +33,15 @@ CONFIGS = {
     "e4m3fn": BASE.replace(activation_format="e4m3fn", acc_bits=48, group=4),
     "e5m2-one-column": BASE.replace(activation_format="e5m2", acc_bits=80, cols=1, vector_lanes=1),
     "e2m1": BASE.replace(activation_format="e2m1", acc_bits=14, table=False),
+    "e4m3fn-e5m2-gradients": BASE.replace(
+        lanes=1,
+        weight_format="e4m3fn",
+        activation_format="e4m3fn",
+        gradient_format="e5m2",
+        acc_bits=80,
+        outer_products=True,
+    ),
+    "int8-e4m3-gradients": BASE.replace(lanes=1, gradient_format="e4m3", acc_bits=48, outer_products=True),
     "int8-product": BASE.replace(product=True),
     "e4m3fn-product": BASE.replace(
         activation_format="e4m3fn", acc_bits=48, group=4, product=True, table=False
@@ -149,6 +158,7 @@ def drains(config: AcceleratorConfig, rng: random.Random):
     for i in range(12):
         out_w, out_h = rng.randint(1, 5), rng.randint(1, 3)
         raw, residual = int(i % 6 == 5), int(i % 2)
+        fmt = config.gradient if (gradient := int(i % 4 < 2 and config.own_gradients)) else config.activation
         low, high = sorted(max(int(fmt.fixed(rng.randrange(1 << fmt.bits))), fmt.min_fixed) for _ in range(2))
         fields = {
             "acc_base": rng.choice([0, config.acc_depth]) + rng.randint(0, config.acc_depth - out_w * out_h),
@@ -161,7 +171,8 @@ def drains(config: AcceleratorConfig, rng: random.Random):
             "slice": rng.randrange(config.slices),
             "low": fmt.min_fixed if i < 6 else low,
             "high": fmt.max_fixed if i < 6 else high,
-            "zero_point": rng.randint(-20, 20) if fmt.uniform else 0,
+            "zero_point": rng.randint(-20, 20) if fmt.uniform and not gradient else 0,
+            "gradient": gradient,
             "table": rng.randrange(2) if config.table else 0,
             "raw": raw,
             "raw_shift": rng.randint(0, config.acc_bits),
@@ -174,7 +185,7 @@ def drains(config: AcceleratorConfig, rng: random.Random):
                 "residual_step_y": rng.choice([7, 18]),
                 "residual_multiplier": 0 if config.product and i % 4 == 1 else 1 + rng.getrandbits(15),
                 "residual_shift": 30 - residual_shift_limit(config) // 2,
-                "residual_zero": rng.randint(-20, 20) if fmt.uniform else 0,
+                "residual_zero": rng.randint(-20, 20) if fmt.uniform and not gradient else 0,
             }
             if i == 3:  # in place
                 fields |= {f"residual_{k}": fields[k] for k in ("base", "step_x", "step_y")}

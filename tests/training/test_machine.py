@@ -50,6 +50,18 @@ def test_steps_as_programs_are_the_reference(files, method, fmt):
     assert "conv3" in cycles["layers"]["bp"] and "conv1" in cycles["layers"]["wu"]
 
 
+@pytest.mark.parametrize(
+    ("fmt", "gradients"), [("e4m3fn", "e5m2"), ("int8", "e4m3fn"), ("e4m3fn", "int8"), ("int4", "e2m1")]
+)
+def test_gradients_in_a_format_of_their_own(files, fmt, gradients):
+    machine = TINY.replace(act_bank_depth=2048)
+    found = steps(
+        files, steps=2, weights=fmt, activations=fmt, gradients=gradients, machine=machine, scratch=True,
+        rate=0.02 if fmt != "int4" else 0.0002,
+    )  # fmt: skip
+    assert found["equal"] and found["differences"] == [{}, {}]
+
+
 def test_sparse_steps_take_fewer_cycles(files):
     sparse, dense = (
         steps(files, method=m, sparsity="2:4", scratch=True)["cycles"] for m in ("bdwp", "dense")
@@ -60,8 +72,11 @@ def test_sparse_steps_take_fewer_cycles(files):
 
 
 @pytest.mark.rtl
-def test_steps_in_rtl(files):
-    found = steps(files, engine="rtl", steps=2, scratch=True)
+@pytest.mark.parametrize(("fmt", "gradients"), [("int8", "int8"), ("e4m3fn", "e5m2")])
+def test_steps_in_rtl(files, fmt, gradients):
+    machine = TINY if fmt == gradients else TINY.replace(act_bank_depth=2048)
+    formats = {"weights": fmt, "activations": fmt, "gradients": gradients}
+    found = steps(files, engine="rtl", steps=2, scratch=True, machine=machine, **formats)
     assert found["equal"] and found["cycles"]["rtl"] == found["cycles"]["total"]
 
 
@@ -88,7 +103,8 @@ def test_a_difference_is_found(files, monkeypatch):
     ("more", "match"),
     [
         ({"machine": TINY.replace(pruned_decay=False)}, "pruned_decay = false, and the update of 'conv2'"),
-        ({"gradients": "e4m3fn"}, "formats int8, int8, e4m3fn: a machine has one"),
+        ({"weights": "e4m3fn"}, "formats e4m3fn, int8, int8: a machine has one"),
+        ({"gradients": "e3m2"}, "formats int8, int8, e3m2: .* gradients have as many bits"),
         ({"method": "sr-ste"}, "use --method bdwp"),
         ({"engine": "board"}, "unknown engine 'board' of training"),
         ({"machine": TINY.replace(update=False, pruned_decay=False)}, "update = false"),
@@ -105,7 +121,7 @@ def test_training_counts_the_cycles_of_a_step(files):
     assert found["cycles"]["total"] > 0 and not found["cycles_note"]
     assert "Cycles of a step" in (files / "run" / "report.html").read_text()
     other = sateen.train(
-        files / "net.onnx", files / "other", {"x": samples()[0]}, samples()[1], gradients="e5m2", epochs=1, batch=8,
+        files / "net.onnx", files / "other", {"x": samples()[0]}, samples()[1], gradients="e3m2", epochs=1, batch=8,
         build=False, sparsity="2:4",
     )  # fmt: skip
     assert other["cycles"] is None
