@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from sateen.arrays import check_ports
 from sateen.errors import BuildError, ConfigError, DataError, ModelError
+from sateen.files import check_writable, write_file
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.presets import PRESETS
 from sateen.machine.presets import preset as preset_config
@@ -19,6 +21,7 @@ from sateen.samples import load_samples
 
 if TYPE_CHECKING:
     from sateen.compiler.training import Plan, Samples, Settings, State
+    from sateen.compiler.training.machine import Step
 
 TRAINED = "trained.onnx"
 BUILD = "build"
@@ -53,6 +56,7 @@ def train(
     machine: Machine | None = "train256",
     engine: str = "reference",
     steps: int = 1,
+    trace: str | Path | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -77,6 +81,8 @@ def train(
     machine : on which a step's cycles are counted, or steps are run; None counts none
     engine, steps : "reference" trains; "program" or "rtl" does so many steps from where the run is, there and in the
         reference, compares after each, and leaves the run as it was
+    trace : a file for the time of each instruction of a step, its passes apart, for Perfetto or Chrome; of `steps` the
+        first
     report : called after each step with a dict: "epoch", "loss", "accuracy", "step", "steps", "end"
     progress : called with a stage's name and the fraction done, 0 to 1
 
@@ -111,6 +117,10 @@ def train(
     from sateen.compiler.training import train as run_training
     from sateen.reporting.training import write_page
 
+    if trace is not None:
+        if machine is None:
+            raise DataError(f"trace {trace}: a step's time needs a machine; name one, such as train256")
+        check_writable(Path(trace), "trace")
     folder = _folder(Path(run))
     settings = Settings(
         sparsity, method, weights, activations, gradients, epochs, batch, rate, momentum, weight_decay,
@@ -143,7 +153,7 @@ def train(
             report(row)
 
     if engine != "reference":
-        return _steps(plan, settings, found, folder, engine, steps, machine, progress)
+        return _steps(plan, settings, found, folder, engine, steps, machine, trace, progress)
     state = run_training(plan, settings, found, folder, test=held_out, report=step)
     write_onnx(folder / TRAINED, plan.graph, with_masters(plan, settings, state))
     rows = curve(state)
@@ -153,7 +163,7 @@ def train(
     if machine is not None:
         if progress:
             progress("cycles", 1.0)
-        result["cycles"], result["cycles_note"] = _cycles(plan, settings, found, state, machine)
+        result["cycles"], result["cycles_note"] = _cycles(plan, settings, found, state, machine, trace)
     write_page(folder / REPORT, plan, settings, rows, result.get("cycles"))
     if build:
         from sateen.compiler.pipeline import compile_model
@@ -197,7 +207,7 @@ def _machine(given: Machine) -> AcceleratorConfig:
 
 
 def _cycles(
-    plan: Plan, settings: Settings, data: Samples, state: State, machine: Machine
+    plan: Plan, settings: Settings, data: Samples, state: State, machine: Machine, trace: str | Path | None
 ) -> tuple[dict[str, Any] | None, str]:
     """Of a step with the first batch; or why there are none."""
     from sateen.compiler.training import Trainer, cycles, record
@@ -205,14 +215,25 @@ def _cycles(
     trainer = Trainer(plan, settings, state)
     n = settings.batch
     try:
-        return cycles(record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))), ""
+        step = record(trainer, data.x[:n], data.labels[:n], settings.rate, _machine(machine))
+        if trace is not None:
+            _write_trace(step, plan, trace)
+        return cycles(step), ""
     except (ConfigError, ModelError) as e:
         return None, str(e)
 
 
+def _write_trace(step: Step, plan: Plan, path: str | Path) -> None:
+    from sateen.compiler.training import PASSES, events
+    from sateen.reporting.trace import step_trace
+
+    title = f"a step of {plan.graph.name or 'the network'} on {step.config.name}"
+    write_file(Path(path), json.dumps(step_trace(events(step), PASSES, title)), "trace")
+
+
 def _steps(
     plan: Plan, settings: Settings, data: Samples, folder: Path, engine: str, steps: int, machine: Machine | None,
-    progress: Progress | None,
+    trace: str | Path | None, progress: Progress | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`steps` of the run in an engine and in the reference."""
     from sateen.compiler.training import Trainer, batch_of, begin, cycles, differences, record
@@ -227,6 +248,8 @@ def _steps(
     for k in range(steps):
         chosen, rate, _ = batch_of(settings, len(data.x), trainer.state.step)
         step = record(trainer, data.x[chosen], data.labels[chosen], rate, config)
+        if trace is not None and k == 0:
+            _write_trace(step, plan, trace)
 
         def part(fraction: float, k: int = k) -> None:
             if progress:

@@ -52,7 +52,7 @@ def _of(*kinds: type[Op]) -> Callable[[Op], bool]:
     return lambda op: isinstance(op, kinds)
 
 
-__all__ = ["OPTIONS", "Program", "generate", "layer_cycles", "specialise", "without_indices"]
+__all__ = ["OPTIONS", "Program", "generate", "layer_cycles", "op_of", "specialise", "without_indices"]
 
 OPTIONS: dict[str, Callable[[Op], bool]] = {
     "softmax": _of(Softmax),
@@ -230,8 +230,14 @@ def layer_cycles(program: Program, ops: int) -> list[int]:
     """By which each op of one sample's graph moves the end of the program, in all the samples."""
     cut, batch, cycles = program.graph.cut, program.batch, [0] * ops
     for layer, moved in enumerate(program.predict(NOMINAL).moved(cut * batch + ops - cut)):
-        cycles[layer % cut if layer < cut * batch else layer - cut * (batch - 1)] += moved
+        cycles[op_of(program, layer)] += moved
     return cycles
+
+
+def op_of(program: Program, layer: int) -> int:
+    """Which op of one sample's graph a layer of the program is."""
+    cut, batch = program.graph.cut, program.batch
+    return layer % cut if layer < cut * batch else layer - cut * (batch - 1)
 
 
 def _generated(

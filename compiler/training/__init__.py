@@ -10,7 +10,7 @@ from sateen.compiler.training.loop import (
     train,
     with_masters,
 )
-from sateen.compiler.training.machine import PASSES, cycles, differences, record
+from sateen.compiler.training.machine import PASSES, cycles, differences, events, record
 from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
 from sateen.compiler.training.save import write_onnx
 from sateen.compiler.training.scales import fitting
@@ -34,6 +34,7 @@ __all__ = [
     "curve",
     "cycles",
     "differences",
+    "events",
     "fitting",
     "forward",
     "initial",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.quantize.bounds import accumulator_bits
-from sateen.compiler.schedule.backend import SHIFT_OPERAND_BITS, Program, generate, layer_cycles
+from sateen.compiler.schedule.backend import SHIFT_OPERAND_BITS, Program, generate, layer_cycles, op_of
 from sateen.compiler.schedule.update import UpdateProgram, generate_updates
 from sateen.compiler.schedule.update import Weights as Updated
 from sateen.compiler.training.graphs import (
@@ -153,6 +153,31 @@ def cycles(step: Step) -> dict[str, Any]:
     layers["update"] = step.updates.layer_cycles()
     sums = {kind: sum(own.values()) for kind, own in layers.items()}
     return {**sums, "total": sum(sums.values()), "layers": layers}
+
+
+def events(step: Step) -> list[dict[str, Any]]:
+    """A row for each instruction of the three programs, one after the other: "pass", "layer" ("" if of none), "unit",
+    "opcode", "start", and "end", the first cycle after it."""
+    found: list[dict[str, Any]] = []
+    begin = 0
+    for graph, program in (
+        (step.graphs.forward, step.forward), (step.graphs.backward, step.backward), (None, step.updates),
+    ):  # fmt: skip
+        timeline = program.predict(NOMINAL)
+        for e in timeline.events:
+            i, kind, layer = e.instruction, "update" if graph is None else "", ""
+            if i.layer >= 0 and isinstance(program, UpdateProgram):
+                layer = program.layers[i.layer].name
+            elif i.layer >= 0 and graph is not None and isinstance(program, Program):
+                kind, layer = step.graphs.owners[graph.ops[op_of(program, i.layer)].name]
+            found.append(
+                {
+                    "pass": kind, "layer": layer, "unit": i.unit.label, "opcode": i.opcode.name,
+                    "start": begin + e.start, "end": begin + e.done + 1,
+                }
+            )  # fmt: skip
+        begin += timeline.cycles
+    return found
 
 
 def differences(step: Step, engine: str, report: Callable[[float], None] | None = None) -> dict[str, Any]:

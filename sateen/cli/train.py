@@ -49,6 +49,7 @@ def train(args: argparse.Namespace) -> int:
             machine=args.machine,
             engine=args.engine,
             steps=args.steps,
+            trace=args.trace,
             report=line,
             progress=report,
         )

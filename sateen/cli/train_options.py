@@ -63,6 +63,9 @@ def add_train(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="preset or TOML file that steps run on (default train256)",
     )
+    p.add_argument(
+        "--trace", metavar="F.json", help="write each instruction's time in a step for Perfetto or Chrome"
+    )
     p.add_argument("--from-scratch", action="store_true", help="begin at random weights, not at the file's")
     p.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of random weights and of the samples' order"

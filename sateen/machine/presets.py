@@ -84,6 +84,21 @@ PRESETS: dict[str, AcceleratorConfig] = {
         _ECP5_85.replace(
             name="ulx3s-85f-sparse", rows=4, cols=16, group=4, patterns=("dense", "1:2", "2:4", "1:4")
         ),
+        # Of training (docs/training.md).
+        _ECP5_85.replace(
+            name="ulx3s-85f-train",
+            rows=4,
+            cols=16,
+            group=8,
+            patterns=("dense", "2:4", "2:8"),
+            computed_weights=True,
+            computed_patterns=True,
+            transpose_words=4,
+            outer_products=True,
+            gates=True,
+            update=True,
+            pruned_decay=True,
+        ),
         _SMALL,
         _SMALL.replace(name="tangnano-9k"),
         _SMALL.replace(name="tangnano-20k", rows=2, cols=2, lanes=2, group=2, counters=True, queue_depth=2),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from training_nets import samples
 
 import sateen
 from sateen.compiler.training import machine
 from sateen.errors import SateenError
+from sateen.machine.isa import UNITS
 from sateen.machine.presets import preset
 
 TINY = preset("train256").replace(
@@ -60,6 +63,32 @@ def test_gradients_in_a_format_of_their_own(files, fmt, gradients):
         rate=0.02 if fmt != "int4" else 0.0002,
     )  # fmt: skip
     assert found["equal"] and found["differences"] == [{}, {}]
+
+
+def test_a_trace_shows_the_passes_apart(files, tmp_path):
+    """A track for each pass, whose layers fill it as long as `cycles` counts; instructions know theirs."""
+    path = tmp_path / "step.json"
+    counted = steps(files, trace=path)["cycles"]
+    events = json.loads(path.read_text())["traceEvents"]
+    tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert list(tracks.values()) == [*machine.PASSES, *UNITS]
+    slices = [e for e in events if e["ph"] == "X"]
+    layers = [e for e in slices if tracks[e["tid"]] in machine.PASSES]
+    assert max(e["ts"] + e["dur"] for e in slices) <= counted["total"]
+    for kind in machine.PASSES:
+        mine = {e["name"] for e in layers if tracks[e["tid"]] == kind}
+        assert mine == {name for name, n in counted["layers"][kind].items() if n}
+        assert {
+            e["args"]["layer"] for e in slices if e["args"].get("pass") == kind and "layer" in e["args"]
+        } >= mine
+    opcodes = {
+        kind: {e["name"].split()[0] for e in slices if e["args"].get("pass") == kind}
+        for kind in machine.PASSES
+    }
+    assert "OUTER" in opcodes["wu"] and "OUTER" not in opcodes["bp"] | opcodes["ff"]
+    assert "UPDATE" in opcodes["update"] and "MOVE" in opcodes["bp"] & opcodes["ff"]
+    with pytest.raises(SateenError, match=r"trace .*: a step's time needs a machine"):
+        steps(files, trace=path, machine=None)
 
 
 def test_sparse_steps_take_fewer_cycles(files):
