@@ -169,6 +169,8 @@ CASES: list[tuple[str, str, Callable[[QuantizedGraph], QuantizedGraph]]] = [
     ("quant", "a zero point of 128 in int8", tensor("cat", quant=Quant(INT8, 0.5, 128))),
     ("formats", "found int8, uint4", tensor("cat", quant=Quant(UINT4, 0.5))),
     ("formats", "found int8, uint4", op("pick", weight_format=UINT4)),
+    ("kept format", "Linear 'pick'.*found e5m2, int8", tensor("cat", quant=Quant(E5M2, 0.5))),
+    ("trained format", "ComputedConv 'back'.*found e5m2, int8", tensor("back", quant=Quant(E5M2, 0.5))),
     ("ports", r"port 'x'.*\(4, 4, 8\) for \(4, 4, 12\)", tensor("x", shape=(4, 4, 12))),
     ("ports", r"port 'pool'.*found \(2, 2, 8\) for \(2, 2, 16\)", tensor("pool", shape=(2, 2, 16))),
     ("raw results", "'conv', which 'pool' reads", op("conv", raw=True, raw_scale=np.ones(8))),
