@@ -17,6 +17,7 @@ from sateen.build_folder import MANIFEST, TIMES, check_target, write_build
 from sateen.compiler.dense_machine import Luts, against_dense, warn
 from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import Shapes, Values, cut, import_model, load_model
+from sateen.compiler.prune.channels import Cut, Words, prune_channels
 from sateen.compiler.prune.one_shot import METHODS, keep_patterns, recognise, sparsify, violation
 from sateen.compiler.ptq.recipe import LEAST_SAMPLES, RECIPES, Recipe, fit
 from sateen.compiler.quantize.conformed import conformed
@@ -63,6 +64,7 @@ def compile_model(
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     sparsity_layers: Mapping[str, SparsityPattern] | None = None,
+    channels: float = 1.0,
     dataflow: str = AUTO,
     batch: int = 1,
     board: str | None = None,
@@ -87,6 +89,7 @@ def compile_model(
     sparsity : what layers are pruned to, first and last excepted; dense keeps what the file has
     sparsity_method : "magnitude", "wanda", "sparsegpt"; "keep" prunes nothing and refuses what breaks the pattern
     sparsity_layers : patterns of single layers by name, first and last too, before `sparsity`
+    channels : the most that is left of the array's steps, whole channels removed before anything else
     dataflow : one of the machine's for all layers; "auto" chooses the faster for each
     batch : samples that a run computes together, see `sateen.compiler.schedule.batch`
     board : what bitstreams are made for, recorded in the manifest
@@ -112,7 +115,7 @@ def compile_model(
     quantized = quantize_graph(
         import_model(source, shapes, values), str(model_path), config=config, calibration=calibration,
         random=random, fixed_formats=fixed_formats, recipe=recipe, sparsity=sparsity, sparsity_method=sparsity_method,
-        sparsity_layers=sparsity_layers, progress=step,
+        sparsity_layers=sparsity_layers, channels=channels, progress=step,
     )  # fmt: skip
     quantized = replace(quantized, host=host)
     step("schedule", 0.5)
@@ -178,6 +181,7 @@ def quantize_graph(
     sparsity: SparsityPattern = DENSE,
     sparsity_method: str = "magnitude",
     sparsity_layers: Mapping[str, SparsityPattern] | None = None,
+    channels: float = 1.0,
     progress: Callable[[str, float], None] = lambda name, fraction: None,
 ) -> Quantized:
     """What was imported from `source`, pruned and in codes. Parameters as `compile_model`'s."""
@@ -186,6 +190,10 @@ def quantize_graph(
     if calibration is not None:
         calibration = {name: a for name, a in calibration.items() if name not in graph.unused}
     imported = graph
+    cuts: list[Cut] = []
+    if channels != 1:
+        words = Words(config.elements, config.cols)
+        graph, cuts = prune_channels(graph, channels, samples=calibration or {}, words=words)
     network, config = _conformed(graph, config, fixed_formats)
     graph = network.graph
     layers = dict(sparsity_layers or {})
@@ -215,6 +223,8 @@ def quantize_graph(
     assert state.quantized is not None
     if random:
         record["calibration"] = "random"
+    if cuts:
+        record["channels"] = {"left": channels, "sets": [asdict(cut) for cut in cuts]}
     origin = Origin(imported, state.network.graph, {} if random else evenly(calibration, MEASURED))
     return Quantized(state.quantized, config, record, graph.unused, tuple(warnings), origin)
 

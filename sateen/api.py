@@ -99,6 +99,7 @@ def compile(
     sparsity: str = "dense",
     sparsity_method: str = "sparsegpt",
     sparsity_map: SparsityMap | None = None,
+    channels: float = 1.0,
     ptq: str | Path | Recipe = DEFAULT_PTQ,
     scales: str | None = None,
     power_of_two: bool = False,
@@ -126,6 +127,8 @@ def compile(
         "wanda", "magnitude"; "keep" prunes nothing and refuses weights that break the pattern
     sparsity_map : patterns of single layers, in the place of `sparsity`: a TOML file, or {"conv1": "2:4", "default":
         "2:8"}; first and last are pruned where they are named
+    channels : the most that is left of the array's work when whole channels are removed, those that matter the least,
+        above 0; 1 removes none
     ptq : a recipe: "auto" ("fast" at integers of 8 bits, else "balanced"), "fast", "balanced", "best", "learned" (needs
         PyTorch), a TOML file's path, a `Recipe`
     scales : how it finds scales of activations, if not its own way: "mse", "minmax", "percentile", "entropy"
@@ -187,6 +190,7 @@ def compile(
         sparsity=pattern,
         sparsity_method=sparsity_method,
         sparsity_layers=layers,
+        channels=channels,
         dataflow=dataflow,
         batch=batch,
         board=board,

@@ -75,6 +75,15 @@ def choose_config(
     return chosen.replace(**given)
 
 
+def as_config(
+    machine: Machine, weights: str | None = None, activations: str | None = None
+) -> AcceleratorConfig:
+    """The machine that is meant, with these formats. Raises ConfigError, FormatError."""
+    if isinstance(machine, str | Path) and not str(machine).endswith(".toml"):
+        return choose_config(None, str(machine), weights, activations)
+    return choose_config(machine, None, weights, activations)
+
+
 def default_machine(patterns: Sequence[SparsityPattern], formats: AcceleratorConfig) -> AcceleratorConfig:
     """The preset for patterns where no machine is named, with these formats."""
     sparse = [p for p in dict.fromkeys(patterns) if not p.dense]

@@ -33,6 +33,7 @@ from sateen.options import (
     Shapes,
     SparsityMap,
     Values,
+    as_config,
     choose_config,
     choose_patterns,
     choose_recipe,
@@ -144,6 +145,40 @@ class Network:
         graph = self._graph()
         checked = _fitting(graph, inputs, graph.unused)
         return float_outputs(graph, run_float(graph, checked))
+
+    def without_channels(
+        self, keep: float, *, calibration: Arrays, machine: Machine = DEFAULT_PRESET
+    ) -> Network:
+        """Remove whole channels, those that matter the least: a smaller network, as `compile(channels=keep)` maps it.
+
+        Parameters
+        ----------
+        keep : the most that is left of the array's work, above 0 to 1
+        calibration : real samples, an .npz file or arrays by input, batch first
+        machine : whose words channels are removed by
+
+        Returns
+        -------
+        Network
+
+        Raises
+        ------
+        ModelError, DataError, ConfigError
+            A network that is not supported, or quantized; samples that do not fit; more than can be removed.
+
+        Examples
+        --------
+        >>> smaller = network.without_channels(0.75, calibration="samples.npz", machine="sat256")
+        >>> smaller.quantize(calibration="samples.npz").map("sat256").cycles
+        """
+        from sateen.compiler.prune.channels import Words, prune_channels
+
+        graph = self._graph()
+        samples = load_samples(calibration, lambda: graph.inputs, "calibration data")
+        used = {name: a for name, a in samples.items() if name not in graph.unused}
+        config = as_config(machine)
+        words = Words(config.elements, config.cols)
+        return replace(self, graph=prune_channels(graph, keep, samples=used, words=words)[0])
 
     def quantize(
         self,
@@ -318,10 +353,7 @@ class QuantizedNetwork:
         """
         from sateen.compiler.pipeline import map_network
 
-        if isinstance(machine, str | Path) and not str(machine).endswith(".toml"):
-            config = choose_config(None, str(machine), *self.formats)
-        else:
-            config = choose_config(machine, None, *self.formats)
+        config = as_config(machine, *self.formats)
         pattern = self.sparsity if sparsity is None else parse_sparsity(sparsity)
         quantized = self._for(config, pattern)
         return MappedNetwork(self.network.path, quantized, map_network(quantized, dataflow, batch))

@@ -7,6 +7,7 @@ leaky Relu, pooling, Add. Residual branches make one set of all the tensors that
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +25,9 @@ class ChannelSet:
     channels: int
 
 
-def channel_sets(graph: Graph) -> list[ChannelSet]:
-    """All sets with a writer and a reader, in the order of the graph."""
-    parent = {t: t for t in graph.shapes}
+def joined(tensors: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Callable[[str], str]:
+    """From a tensor to the one that stands for all that pairs join with it."""
+    parent = {t: t for t in tensors}
 
     def find(t: str) -> str:
         while parent[t] != t:
@@ -34,15 +35,23 @@ def channel_sets(graph: Graph) -> list[ChannelSet]:
             t = parent[t]
         return t
 
+    for a, b in pairs:
+        parent[find(a)] = find(b)
+    return find
+
+
+def channel_sets(graph: Graph) -> list[ChannelSet]:
+    """All sets with a writer and a reader, in the order of the graph."""
     fixed = {p.name for p in graph.inputs} | {o.tensor for o in graph.outputs}
+    pairs: list[tuple[str, str]] = []
     for node in graph.nodes:
         if isinstance(node, Conv):
             continue
         if not node.homogeneous:
             fixed |= {*node.inputs, node.output}
             continue
-        for i in node.inputs:
-            parent[find(i)] = find(node.output)
+        pairs += [(i, node.output) for i in node.inputs]
+    find = joined(graph.shapes, pairs)
     sets = []
     roots = {find(t) for t in fixed}
     for root in dict.fromkeys(find(n.output) for n in graph.nodes):

@@ -88,15 +88,19 @@ def columns(conv: Conv, x: np.ndarray, group: int = 0, most: int = ROWS) -> Iter
         x, group = x[..., conv.channels[group]], 0
     view = windows(x, (kh, kw), conv.stride, conv.dilation, conv.pads, 0.0)
     view = view[:, :, :, group * depth : (group + 1) * depth]
-    total = int(np.prod(view.shape[:3]))
-    rows = np.arange(total)
-    if total > most:
-        rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False))
+    rows = chosen_rows(int(np.prod(view.shape[:3])), most)
     step = max(1, COLUMN_BYTES // (8 * kh * kw * depth))
     for start in range(0, len(rows), step):
         at = np.unravel_index(rows[start : start + step], view.shape[:3])
         part = view[at].transpose(0, 2, 3, 1)  # input channels innermost, as the reduction is stored
         yield np.ascontiguousarray(part).reshape(len(part), -1)
+
+
+def chosen_rows(total: int, most: int = ROWS) -> np.ndarray:
+    """Which of so many rows of an im2col matrix are looked at, in order."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
 
 
 def column_norms(conv: Conv, x: np.ndarray) -> np.ndarray:

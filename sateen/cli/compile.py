@@ -109,6 +109,7 @@ def compile(args: argparse.Namespace) -> int:
             sparsity=args.sparsity,
             sparsity_method=args.sparsity_method,
             sparsity_map=args.sparsity_map,
+            channels=args.channels,
             ptq=args.ptq,
             scales=args.scales,
             power_of_two=args.power_of_two,
@@ -169,6 +170,11 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     rows.append(
         ("quantization", f"{p['recipe']}: {passes}; {p['samples']} samples, {p['seconds']['all']:.1f} s")
     )
+    if cut := p.get("channels"):
+        texts = [f"{s['before']} → {s['after']}" for s in cut["sets"] if s["after"] < s["before"]]
+        rows.append(
+            ("channels", f"{', '.join(texts) or 'none removed'}, for {cut['left']:g} of the array's work")
+        )
     if p.get("calibration") == RANDOM:
         rows.append(("calibration", "random: cycles and cost hold, outputs and accuracy mean nothing"))
     for found in manifest.get("errors", {}).get("outputs", ()):

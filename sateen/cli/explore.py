@@ -14,6 +14,7 @@ from sateen.cli.io import emit, emit_json, emit_table, progress
 from sateen.errors import ConfigError
 from sateen.explorer import api
 from sateen.explorer.goals import METRICS
+from sateen.explorer.page import sparsity_text
 from sateen.explorer.search import read_study
 from sateen.explorer.study import is_study
 
@@ -108,7 +109,7 @@ def _show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         texts = [
             m["weights"],
             m["activations"],
-            "by layer" if m["layers"] else m["sparsity"],
+            sparsity_text(m),
             shape,
             str(config["group"]),
         ]

@@ -179,6 +179,14 @@ def build_parser() -> argparse.ArgumentParser:
         "the others but the first and the last",
     )
     p.add_argument(
+        "--channels",
+        type=float,
+        default=1.0,
+        metavar="PART",
+        help="remove whole channels, those that matter the least, until at most this part of the array's work is left "
+        "(default 1: none)",
+    )
+    p.add_argument(
         "--calibration",
         metavar="X",
         help="real samples, batch first: an .npz file with an array for each input; for one input an .npy file or a "

@@ -191,6 +191,7 @@ def pick(
         build,
         calibration=samples,
         config=candidate.config.replace(name=members[index]["configuration"]["name"]),
+        channels=candidate.channels,
         sparsity=DENSE.name if candidate.layers else candidate.sparsity,
         sparsity_map=dict(candidate.layers) | {"default": candidate.sparsity} if candidate.layers else None,
         sparsity_method=about["method"],

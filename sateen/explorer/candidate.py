@@ -31,6 +31,8 @@ class Candidate:
     layers : tuple
         (layer, pattern) of single layers, before `sparsity`.
     memory : MemoryTiming
+    channels : float
+        The most that is left of the array's steps once channels are removed, see `sateen.compiler.prune.channels`.
     """
 
     config: AcceleratorConfig
@@ -38,13 +40,15 @@ class Candidate:
     sparsity: str = "dense"
     layers: tuple[tuple[str, str], ...] = ()
     memory: MemoryTiming = NOMINAL
+    channels: float = 1.0
 
     @cached_property
     def network(self) -> tuple[str, ...]:
         """All that the network in codes depends on; machines that share it are mapped from one."""
         layers = json.dumps(self.layers) if self.layers else ""
         config = self.config
-        return config.weight_format, config.activation_format, self.recipe, self.sparsity, layers
+        cut = json.dumps([self.channels, config.elements, config.cols]) if self.channels < 1 else ""
+        return config.weight_format, config.activation_format, self.recipe, self.sparsity, layers, cut
 
     @cached_property
     def key(self) -> str:
@@ -58,6 +62,7 @@ class Candidate:
             "recipe": self.recipe,
             "sparsity": self.sparsity,
             "layers": [list(pair) for pair in self.layers],
+            "channels": self.channels,
             "latency": self.memory.latency,
             "interval": self.memory.interval,
         }
@@ -70,6 +75,7 @@ class Candidate:
             values["sparsity"],
             tuple((name, pattern) for name, pattern in values["layers"]),
             MemoryTiming(values["latency"], values["interval"]),
+            values["channels"],
         )
 
     def toml(self, name: str) -> str:
@@ -96,6 +102,7 @@ class Candidate:
         words = ["sateen", "compile", model, "-o", build, "--config", config]
         words += ["--calibration", calibration] if calibration else []
         words += ["--ptq", self.recipe] if self.recipe != DEFAULT_PTQ else []
+        words += ["--channels", f"{self.channels:g}"] if self.channels < 1 else []
         if self.layers:
             words += ["--sparsity-map", sparsity_map]
         elif self.sparsity != "dense":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sateen.compiler.pipeline import Quantized, map_network, quantize_graph
+from sateen.compiler.prune.channels import Words, prune_channels
 from sateen.compiler.ptq.merge_pool import MergePool
 from sateen.compiler.ptq.recipe import Recipe, load_recipe
 from sateen.compiler.warn import quiet
@@ -32,7 +33,7 @@ from sateen.files import load_entry, store_entry
 from sateen.formats import parse_sparsity
 from sateen.fpga.estimate.energy import energy
 from sateen.ir.graph import Conv, Graph
-from sateen.ir.serialize import from_bytes, to_bytes
+from sateen.ir.serialize import float_from_bytes, from_bytes, to_bytes
 from sateen.machine.config import AcceleratorConfig
 from sateen.mapped import MappedNetwork
 from sateen.sim.reference import run_reference
@@ -90,6 +91,8 @@ class Evaluator:
     task: Task
     _networks: OrderedDict[tuple[str, ...], Quantized] = field(default_factory=OrderedDict)
     _sketches: OrderedDict[tuple[str, ...], Quantized] = field(default_factory=OrderedDict)
+    _smaller: dict[str, Graph] = field(default_factory=dict)
+    """Float networks with channels removed."""
 
     def measure(self, candidate: Candidate, front: Sequence[tuple[float, ...]] = ()) -> Outcome:
         """All metrics of a candidate, or as many as it takes to know that it misses a limit, or lies behind `front`.
@@ -213,6 +216,26 @@ class Evaluator:
 
     # -- the network in codes ---------------------------------------------------------------------------------
 
+    def graph(self, candidate: Candidate) -> Graph:
+        """The float network, without the channels that the candidate leaves out."""
+        *_, cut = candidate.network
+        if not cut:
+            return self.task.graph
+        if cut not in self._smaller:
+            entry = self._entry("channels", cut)
+            if (data := load_entry(entry)) is not None:
+                self._smaller[cut] = float_from_bytes(data)
+            else:
+                self._smaller[cut] = self._cut(candidate)
+                store_entry(entry, to_bytes(self._smaller[cut]))
+        return self._smaller[cut]
+
+    def _cut(self, candidate: Candidate) -> Graph:
+        graph, config = self.task.graph, candidate.config
+        samples = {k: a for k, a in (self.task.calibration or {}).items() if k not in graph.unused}
+        words = Words(config.elements, config.cols)
+        return prune_channels(graph, candidate.channels, samples=samples, words=words)[0]
+
     def network(self, candidate: Candidate) -> Quantized:
         """As `sateen compile` makes it."""
         return self._made(self._networks, candidate, load_recipe(candidate.recipe), self.task.method, None)
@@ -251,7 +274,7 @@ class Evaluator:
             given = self.task.calibration
             with quiet():
                 made = quantize_graph(
-                    self.task.graph,
+                    self.graph(candidate),
                     self.task.model,
                     config=candidate.config,
                     calibration=given and {k: a[:samples] for k, a in given.items()},

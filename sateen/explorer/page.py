@@ -63,7 +63,13 @@ def write_page(study: Study, members: Sequence[Mapping[str, Any]], importances: 
                 *(_text(m[name]) for name in columns),
                 *(_text(m["counted"][name]) if name in (m["counted"] or ()) else "" for name in counts),
             ],
-            "choice": [m["weights"], m["activations"], m["recipe"], _sparsity(m), _shape(m["configuration"])],
+            "choice": [
+                m["weights"],
+                m["activations"],
+                m["recipe"],
+                sparsity_text(m),
+                _shape(m["configuration"]),
+            ],
             "toml": Path(m["toml"]).read_text(encoding="utf-8"),
             "command": m["command"],
             "outside": "; ".join(m["outside"]),
@@ -179,8 +185,9 @@ def _label(t: Trial) -> str:
     return html.escape(text)
 
 
-def _sparsity(member: Mapping[str, Any]) -> str:
-    return "by layer" if member["layers"] else str(member["sparsity"])
+def sparsity_text(member: Mapping[str, Any]) -> str:
+    pattern = "by layer" if member["layers"] else str(member["sparsity"])
+    return pattern if member["channels"] == 1 else f"{pattern}, channels {member['channels']:g}"
 
 
 def _shape(config: Mapping[str, Any]) -> str:

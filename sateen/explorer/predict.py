@@ -7,6 +7,7 @@ distribution, so that integers and minifloats lie on one axis.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
@@ -16,11 +17,13 @@ import numpy as np
 from sateen.formats import parse_format, parse_sparsity
 
 Network = tuple[str, ...]
-"""`Candidate.network`: format of weights, of activations, recipe, pattern, patterns of layers."""
+"""`Candidate.network`: format of weights, of activations, recipe, pattern, patterns of layers, channels."""
 STEP_DB = 10.0
 """Decibels, nearly two bits, over which accuracy is alike."""
 ENOUGH_DB = 40.0
 """Beyond which formats differ no more."""
+CHANNELS = 2.0
+"""By how much a removed half of the channels is further from the whole network than a removed half of the weights."""
 NOISE = 0.03
 """Of what was measured, as a share of its spread: formats of equal decibels are not equal."""
 
@@ -50,7 +53,8 @@ class Predictor:
 
 
 def alike(a: Sequence[Network], b: Sequence[Network]) -> np.ndarray:
-    """(A, B) correlations, 0 to 1: of what is near in decibels and density, half where recipes or layers differ."""
+    """(A, B) correlations, 0 to 1: of what is near in decibels, density and channels, half where recipes or layers
+    differ."""
     place = [np.array([_place(n) for n in networks]) for networks in (a, b)]
     apart = ((place[0][:, None] - place[1][None]) ** 2).sum(2)
     same = np.array([[x[2] == y[2] and x[4] == y[4] for y in b] for x in a])
@@ -58,10 +62,11 @@ def alike(a: Sequence[Network], b: Sequence[Network]) -> np.ndarray:
 
 
 @functools.cache
-def _place(network: Network) -> tuple[float, float, float]:
-    weights, activations, _, sparsity, _ = network
+def _place(network: Network) -> tuple[float, ...]:
+    weights, activations, _, sparsity, _, cut = network
     w, a = (min(decibels(name), ENOUGH_DB) / STEP_DB for name in (weights, activations))
-    return w, a, math.log2(parse_sparsity(sparsity).density)
+    channels = json.loads(cut)[0] if cut else 1.0
+    return w, a, math.log2(parse_sparsity(sparsity).density), CHANNELS * math.log2(channels)
 
 
 @functools.cache

@@ -58,14 +58,15 @@ def refine(
         progress("patterns of layers", done / len(members))
         candidate = member.candidate
         config = candidate.config.replace(patterns=_allowed(candidate.config))
-        made = levels(task.graph, config.patterns, samples, task.method)
+        graph = evaluator.graph(candidate)
+        made = levels(graph, config.patterns, samples, task.method)
 
         mixed = partial(_mixed, candidate, config, made.names)
 
         def cycles(chosen: Map, mixed: Callable[[Map], Candidate] = mixed) -> int:
             return evaluator.cycles(mixed(chosen))
 
-        ends = ends_of(task.graph)  # as the member was pruned
+        ends = ends_of(graph)  # as the member was pruned
         start = tuple(DENSE.name if name in ends else candidate.sparsity for name in made.names)
         try:
             budget = max(int(member.metrics["cycles"]), cycles(start))

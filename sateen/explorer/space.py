@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sateen.compiler.prune.channels import check_keep
 from sateen.compiler.ptq.recipe import load_recipe
 from sateen.errors import ConfigError, SateenError
 from sateen.explorer.candidate import Candidate
@@ -24,7 +25,7 @@ from sateen.machine.presets import PRESETS, preset
 from sateen.machine.settings import Rule
 from sateen.sim.memory_timing import NOMINAL, MemoryTiming
 
-OWN = ("recipe", "sparsity", "latency", "interval")
+OWN = ("recipe", "channels", "sparsity", "latency", "interval")
 """Axes that are no field of the configuration. `sparsity` decides on its patterns."""
 FORMATS = ("int3", "int4", "e2m1", "int5", "e2m2", "int6", "e3m2", "int7", "e3m3", "int8", "e4m3")
 """By default, of weights and of activations: from the cheapest on."""
@@ -101,6 +102,7 @@ class Space:
         config = self.base.to_dict()
         own: dict[str, Any] = {
             "recipe": "fast",
+            "channels": 1.0,
             "sparsity": DENSE.name,
             "latency": self.memory.latency,
             "interval": self.memory.interval,
@@ -130,7 +132,7 @@ class Space:
             made = AcceleratorConfig(**config)
         except SateenError as e:
             raise ConfigError(f"the space holds no legal machine: {e}") from None
-        return Candidate(made, own["recipe"], own["sparsity"], (), memory)
+        return Candidate(made, own["recipe"], own["sparsity"], (), memory, float(own["channels"]))
 
     def position(self, values: Mapping[str, Any]) -> dict[str, int]:
         """The point nearest to these values, by name; an axis that has none of them is at its first value."""
@@ -211,6 +213,8 @@ def _check(source: str, name: str, value: Any) -> None:
             load_recipe(value)
         elif name == "sparsity":
             parse_sparsity(value)
+        elif name == "channels":
+            check_keep(value)
         elif name in ("latency", "interval"):
             MemoryTiming(**{name: value})
         elif name in ("weight_format", "activation_format"):
@@ -239,7 +243,7 @@ def starts(space: Space, base: AcceleratorConfig) -> list[dict[str, int]]:
         for cols in (0, 1, -1):
             steps = {"rows": rows, "cols": cols}
             add(first | {n: _within(space, n, first[n] + steps[n]) for n in steps if n in first})
-    for name in ("sparsity", "recipe"):
+    for name in ("sparsity", "recipe", "channels"):
         for i in range(1, len(space.axes.get(name, ()))):
             add(first | {name: i})
     for share in (0.7, 0.4, 0.1):  # of the axes of formats, together and apart

@@ -26,7 +26,7 @@ from sateen.version import __version__
 FILE = "study.json"
 JOURNAL = "journal.log"
 RESULTS = "results.parquet"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class Study:
             "weights": trial.candidate.config.weight_format,
             "activations": trial.candidate.config.activation_format,
             "recipe": trial.candidate.recipe,
+            "channels": trial.candidate.channels,
             "sparsity": trial.candidate.sparsity,
             "layers": dict(trial.candidate.layers),
             "multipliers": metrics["multipliers"],
@@ -150,6 +151,7 @@ def _row(trial: Trial, index: int | None) -> dict[str, Any]:
     }
     own = {
         "recipe": candidate.recipe,
+        "channels": candidate.channels,
         "sparsity": candidate.sparsity,
         "layers": json.dumps(dict(candidate.layers)),
         "latency": candidate.memory.latency,

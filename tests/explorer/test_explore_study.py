@@ -292,3 +292,26 @@ def test_counts_stand_beside_estimates(given, tmp_path, monkeypatch):
     assert "lut, synthesized" in page and "4,321" in page and "Not counted: yosys broke" in page
     sateen.explore(MODEL, tmp_path / "study", **options)
     assert len(calls) == 2
+
+
+def test_channels_are_an_axis(given, tmp_path):
+    space = SPACE | {"weight_format": "int8", "activation_format": "int8", "cols": 4, "channels": [1.0, 0.6]}
+    found = sateen.explore(
+        MODEL,
+        tmp_path / "study",
+        sampler="exhaustive",
+        trials=10,
+        objectives="fps,accuracy",
+        **given | {"space": space},
+    )
+    assert found["trials"] == 2
+    member = found["front"][0]
+    assert member["channels"] == 0.6 and "--channels 0.6" in member["command"]
+    whole = pyarrow.parquet.read_table(tmp_path / "study/results.parquet").to_pylist()[0]
+    assert whole["channels"] == 1.0 and member["cycles"] < 0.75 * whole["cycles"]
+    manifest = sateen.pick(tmp_path / "study", 0, tmp_path / "build")
+    assert manifest["cycles"] == member["cycles"]
+    found = sateen.open(tmp_path / "build").run(given["data"], labels=given["labels"])
+    assert found.accuracy["correct"] / found.accuracy["samples"] == pytest.approx(member["accuracy"] / 100)
+    with pytest.raises(ConfigError, match=r"channels = 0: .*above 0 and at most 1"):
+        sateen.explore(MODEL, tmp_path / "no", trials=1, **given | {"space": space | {"channels": [0]}})
