@@ -168,8 +168,8 @@ class Network:
 
         Examples
         --------
-        >>> smaller = network.without_channels(0.75, calibration="samples.npz", machine="sat256")
-        >>> smaller.quantize(calibration="samples.npz").map("sat256").cycles
+        >>> smaller = network.without_channels(0.75, calibration="samples.npz", machine="tiny")
+        >>> smaller.quantize(calibration="samples.npz").map("tiny").cycles
         """
         from sateen.compiler.prune.channels import Words, prune_channels
 
