@@ -18,13 +18,20 @@ from sateen.manifest import BuildFiles
 from sateen.options import DEFAULT_ATTEMPTS, DEFAULT_BAUD, Progress, choose_config
 
 
-def cost(build: str | Path, device: str | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+def cost(
+    build: str | Path,
+    device: str | None = None,
+    *,
+    dsp_sums: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Count what the build's Verilog takes of an FPGA, with Yosys: minutes the first time, then from the cache.
 
     Parameters
     ----------
     build : a folder that `compile` wrote; the counts are kept in it
     device : "ecp5" or "xcup" (UltraScale+); None counts for both
+    dsp_sums : with sums of products and their registers in the DSPs; UltraScale+ only
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
@@ -45,7 +52,8 @@ def cost(build: str | Path, device: str | None = None, *, progress: Progress | N
     from sateen.fpga.flow.cost import cost as count
 
     files = BuildFiles(build)
-    return count(files.folder, files.read("accelerator.v").decode(), device, progress=progress)
+    verilog = files.read("accelerator.v").decode()
+    return count(files.folder, verilog, device, dsp_sums=dsp_sums, progress=progress)
 
 
 def estimate(

@@ -236,9 +236,9 @@ class Build:
         """Run it on samples, see `sateen.run`."""
         return api.run(self.folder, inputs, engine, **options)
 
-    def cost(self, device: str | None = None) -> dict[str, Any]:
+    def cost(self, device: str | None = None, **options: Any) -> dict[str, Any]:
         """Count its resources with Yosys, see `sateen.cost`."""
-        return hardware.cost(self.folder, device)
+        return hardware.cost(self.folder, device, **options)
 
     def report(self, output: str | Path | None = None) -> Path:
         """Write its HTML page, see `sateen.report`."""

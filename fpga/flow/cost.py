@@ -18,6 +18,7 @@ from typing import Any
 from sateen.errors import BuildError, ConfigError
 from sateen.files import write_file
 from sateen.fpga.boards.devices import FAMILIES, Family
+from sateen.fpga.flow.dsp_sums import PACKING
 from sateen.fpga.flow.synthesis import find_top, plain_name, synthesize
 from sateen.processors import processors
 
@@ -25,10 +26,16 @@ Progress = Callable[[str, float], None]
 
 
 def cost(
-    build: Path, verilog: str, device: str | None = None, *, progress: Progress | None = None
+    build: Path,
+    verilog: str,
+    device: str | None = None,
+    *,
+    dsp_sums: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Count a build's Verilog for one family, or all, and keep the result in BUILD/cost.json.
 
+    `dsp_sums`: with sums of products in the DSPs, for a family of PACKING, or all of them.
     The result is {"verilog_sha256": …, "devices": {family: {"total", "parts", "cells", "source", …}}}.
     Raises BuildError, ConfigError.
     """
@@ -36,27 +43,29 @@ def cost(
         raise ConfigError(f"unknown device '{device}'; devices are {', '.join(FAMILIES)}")
     digest = hashlib.sha256(verilog.encode()).hexdigest()
     known = _known(build / "cost.json", digest)
-    wanted = list(FAMILIES) if device is None else [device]
+    wanted = list(PACKING if dsp_sums else FAMILIES) if device is None else [device]
     for n, name in enumerate(wanted):
 
         def part(stage: str, fraction: float, n: int = n) -> None:
             if progress is not None:
                 progress(stage, fraction)
 
-        known[name] = count(verilog, FAMILIES[name], progress=part)
+        known[name] = count(verilog, FAMILIES[name], dsp_sums=dsp_sums, progress=part)
     result = {"verilog_sha256": digest, "devices": {name: known[name] for name in FAMILIES if name in known}}
     write_file(build / "cost.json", json.dumps(result, indent=1, sort_keys=True) + "\n", "counts")
     return {**result, "devices": {name: known[name] for name in wanted}}
 
 
-def count(verilog: str, family: Family, *, progress: Progress | None = None) -> dict[str, Any]:
+def count(
+    verilog: str, family: Family, *, dsp_sums: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
     """Total and parts of a design. Raises BuildError."""
     top = find_top(verilog)
     instances = top_instances(verilog, top)
     with ThreadPoolExecutor(max_workers=min(2, processors())) as pool:
-        whole = pool.submit(synthesize, verilog, family, top=top, progress=progress)
+        whole = pool.submit(synthesize, verilog, family, top=top, dsp_sums=dsp_sums, progress=progress)
         single = {
-            module: pool.submit(synthesize, extract(verilog, module), family, top=module)
+            module: pool.submit(synthesize, extract(verilog, module), family, top=module, dsp_sums=dsp_sums)
             for module in dict.fromkeys(instances.values())
         }
         try:
@@ -73,7 +82,7 @@ def count(verilog: str, family: Family, *, progress: Progress | None = None) -> 
         parts.append({"name": "(across parts)", **rest})
     return {
         "device": family.name,
-        "title": family.title,
+        "title": family.title + ", sums in DSPs" * dsp_sums,
         "source": "measured",
         "tool": netlist.tool,
         "script": netlist.script,

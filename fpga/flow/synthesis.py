@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sateen.errors import BuildError, missing
+from sateen.errors import BuildError, ConfigError, missing
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import Family
 from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
+from sateen.fpga.flow.dsp_sums import PACKING, pack_in_file
 
 Progress = Callable[[str, float], None]
 
@@ -68,16 +69,24 @@ def synthesize(
     top: str | None = None,
     options: str = "",
     hierarchy: bool = False,
+    dsp_sums: bool = False,
     progress: Progress | None = None,
 ) -> Netlist:
     """Synthesize for a family, with all hierarchy below `top` dissolved, or, faster, each module by itself.
 
-    `options` are appended to the synthesis command ("-nodsp"). Raises BuildError with Yosys's own message.
+    `options` are appended to the synthesis command ("-nodsp"); `dsp_sums` makes sums of products in the DSPs, for the
+    families of PACKING. Raises ConfigError for another family, BuildError with Yosys's own message.
     """
+    if dsp_sums and family.name not in PACKING:
+        raise ConfigError(
+            f"sums of products go into the DSPs of {', '.join(PACKING)}, not of '{family.name}'; leave the option out"
+        )
     top = top or find_top(verilog)
     command = family.synth_modules if hierarchy else family.synth
     synth = f"{command.format(top=top)} {options}".rstrip()
     script = f"read_verilog design.v; {synth}; {finish(family)}"
+    if dsp_sums:
+        script = _with_sums(synth, top, family)
     path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog)
     if (cached := _load(path)) is not None:
         return cached
@@ -91,7 +100,13 @@ def _run(verilog: str, script: str, top: str, family: Family, progress: Progress
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         begin = time.monotonic()
-        code, tail = run_yosys(script, folder, _passes(family, progress))
+        code, tail = 0, list[str]()
+        for n, part in enumerate(script.split(PACK)):
+            if n:
+                pack_in_file(folder / "words.json")
+            code, tail = run_yosys(part, folder, _passes(family, progress))
+            if code != 0:
+                break
         if code != 0 or not (folder / "stat.json").is_file():
             raise BuildError(
                 f"Yosys failed for {family.title} with exit code {code}: {error_in(tail)}; "
@@ -102,6 +117,22 @@ def _run(verilog: str, script: str, top: str, family: Family, progress: Progress
     return Netlist(
         tool_version(), script, seconds, modules[plain_name(top)], modules if len(modules) > 1 else {}
     )
+
+
+WORDS = "memory_dff; opt_dff; opt_clean"
+"""Registers of memories become theirs first, then enables and resets, which are found after the DSPs otherwise."""
+PACK = "; (fpga/flow/dsp_sums.py: words.json); "
+"""Where the netlist of words is changed between two runs of Yosys, as scripts say it."""
+
+
+def _with_sums(synth: str, top: str, family: Family) -> str:
+    """The same synthesis, which hands its netlist over before it makes DSPs of products."""
+    command = synth.replace(" -run begin:check", "")
+    words = f"hierarchy -check -top {top}; {command} -run prepare:map_dsp; {WORDS}; write_json words.json"
+    rest = (
+        f"read_json words.json; {command} -run begin:prepare; {command} -run map_dsp:check; {finish(family)}"
+    )
+    return f"read_verilog design.v; {words}{PACK}{rest}"
 
 
 def finish(family: Family) -> str:

@@ -249,6 +249,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="by the resource model, in no time, without synthesis; its error is given with it",
     )
     p.add_argument("--preset", metavar="NAME", help="with --estimate: this machine, in the place of BUILD")
+    p.add_argument(
+        "--dsp-sums",
+        action="store_true",
+        help="xcup: with sums of products and their registers in the DSPs, which Yosys leaves outside",
+    )
 
     p = add("report", "write one self-contained HTML page about a build")
     p.add_argument("build", metavar="BUILD")

@@ -50,6 +50,8 @@ def test_wrong_options(sateen, build):
         (("cost",), "no build is given"),
         (("cost", "--preset", "tiny"), "add --estimate"),
         (("cost", "--estimate"), "nothing to estimate is given"),
+        (("cost", build, "--estimate", "--dsp-sums"), "leave --estimate or --dsp-sums out"),
+        (("cost", build, "--device", "ecp5", "--dsp-sums"), "of xcup, not of 'ecp5'"),
         (("cost", build, "--estimate", "--preset", "tiny"), "choose one"),
         (("cost", "--preset", "huge", "--estimate"), "unknown preset 'huge'"),
         (("cost", "--preset", "tiny", "--estimate", "--device", "asic"), "devices are ecp5, xcup"),
