@@ -1,6 +1,7 @@
 """Outer products on the array: what the elements that keep sums of them cost.
 
-python benchmarks/outer_products.py [--only NAME ...]       LUT, FF and DSP of the array, by Yosys
+python benchmarks/outer_products.py [--only NAME ...]       LUT, FF and DSP of the array, by Yosys: without them, with
+                                                            them, with short groups
 python benchmarks/outer_products.py --gradients             what gradients in a format of their own take
 """
 
@@ -39,13 +40,12 @@ def cost(names: list[str]) -> None:
     for name in names:
         for family in FAMILIES.values():
             found = []
-            for outer in (False, True):
-                array = SystolicArray(config=ARRAYS[name].replace(outer_products=outer))
+            for outer, short in ((False, False), (True, False), (True, True)):
+                array = SystolicArray(config=ARRAYS[name].replace(outer_products=outer, short_groups=short))
                 found.append(
                     resources(synthesize(convert(array, "array"), family, top="array").cells, family)
                 )
-            before, after = found
-            cells = (f"{before[k]:,} → {after[k]:,}" for k in ("lut", "ff", "dsp"))
+            cells = (" → ".join(f"{n[k]:,}" for n in found) for k in ("lut", "ff", "dsp"))
             print(f"| {name} | {family.title} | {' | '.join(cells)} |", flush=True)
 
 

@@ -275,7 +275,9 @@ class Interpreter:
         codes = self.act[:, address]  # N, passes, pixels, elements
         codes[:, ~inside] = i.padding
         passes = np.arange(len(address))
-        element = np.arange(c.rows) * c.group + passes[:, None] // i.channel_words % c.dense_passes
+        element = (
+            np.arange(c.rows) * (c.group >> i.short) + passes[:, None] // i.channel_words % c.dense_passes
+        )
         picked = self.act_fixed[codes[:, passes[:, None, None], np.arange(pixels)[:, None], element[:, None]]]
         weight = i.weight_base + np.arange(pixels) * i.weight_step
         largest = int(np.abs(self.act_fixed).max())

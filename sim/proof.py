@@ -303,7 +303,9 @@ def _outer(position: int, i: Instruction, c: AcceleratorConfig, memory: Extent) 
     yield from _within("accumulators", i.acc_base, sums, (min(bank, 1) + 1) * c.acc_depth)
     if i.passes != 1 or i.index_bits or i.index_shift:
         yield "sums more than an element of each group at a time"
-    yield from _within("elements of a group", 0, i.kernel_h, c.group)
+    if i.short and not (c.short_groups and c.group >> i.short):
+        yield f"takes parts of words 2**{i.short} times shorter than groups, and the machine is not built for that"
+    yield from _within("elements of a row's part", 0, i.kernel_h, c.group >> i.short)
     pixels = i.kernel_w * i.out_h * i.out_w
     yield from _within("weight words", i.weight_base, (pixels - 1) * i.weight_step + 1, c.weight_depth)
 

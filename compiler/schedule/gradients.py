@@ -137,7 +137,7 @@ def _outer(
             first, last = input_rows(op, low.graph, part)
             reads.append(v.rows(first, last))
             padding = low.graph.tensors[op.input].quant.zero_code
-            fields |= _window(low, op, part, v, piece) | {
+            fields |= _window(low, op, part, v, piece) | ({"short": shape.short} if shape.short else {}) | {
                 "kernel_h": shape.elements, "channel_words": piece.c1 - piece.c0, "padding": padding,
             }  # fmt: skip
         low.emit(
@@ -179,7 +179,12 @@ def _drain(
     fields = {"out_w": 1, "out_h": 1, "step_x": 0, "step_y": 0}
     if isinstance(op, WeightGradient):
         across = (piece.c1 - piece.c0) * config.rows
-        fields = {"out_w": across, "out_h": shape.elements, "step_x": config.group * v.cw, "step_y": v.cw}
+        fields = {
+            "out_w": across,
+            "out_h": shape.elements,
+            "step_x": (config.group >> shape.short) * v.cw,
+            "step_y": v.cw,
+        }
     parameters: Access = ("param", parameter_base, parameter_base + config.cols // config.vector_lanes)
     for digit in range(shape.digits):
         base = v.base + digit * shape.plane

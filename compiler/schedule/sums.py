@@ -93,6 +93,8 @@ class Shape:
     """Activation words of these."""
     elements: int
     """Of a group that are multiplied."""
+    short: int
+    """log2 of by how much a row's part of a word is smaller than a group."""
     pieces: tuple[Piece, ...]
     sums: int
     """Accumulators of a piece and a tile."""
@@ -114,17 +116,20 @@ def shape_of(op: WeightGradient | BiasGradient, graph: SampledGraph, config: Acc
     digits = -(-config.acc_bits // config.activation.bits)
     if isinstance(op, BiasGradient):
         shape = Shape(
-            output_tiles(outputs, config), words, 1, (Piece(0, 0, 1),), config.rows, words + fill, digits
+            output_tiles(outputs, config), words, 1, 0, (Piece(0, 0, 1),), config.rows, words + fill, digits
         )
     else:
-        elements = min(config.group, inputs)
+        short = 0
+        while config.short_groups and config.rows * (config.group >> short + 1) >= inputs:
+            short += 1  # as few elements as all rows need together
+        elements = min(config.group >> short, inputs)
         of_word = config.elements * words * config.act_word_bytes
         step = config.beat_bytes // gcd(config.beat_bytes, of_word)  # pieces begin with a beat
         n = -(-inputs // config.elements)
         pieces = tuple(Piece(t, c, min(c + step, n)) for t in range(taps) for c in range(0, n, step))
         step = min(step, n)
         shape = Shape(
-            output_tiles(outputs, config), words, elements, pieces, elements * step * config.rows,
+            output_tiles(outputs, config), words, elements, short, pieces, elements * step * config.rows,
             step * config.elements * words + fill, digits,
         )  # fmt: skip
     if shape.sums > config.acc_depth:

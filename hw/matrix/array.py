@@ -25,7 +25,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw.formats import circuits, either
 from sateen.hw.matrix.pe import ELEMENT, FIRST_ELEMENT, FIRST_LUT_ELEMENT, LUT_ELEMENT, PE, pe_latency
@@ -80,6 +80,12 @@ class SystolicArray(wiring.Component):
     i_outer : In(1)
         With `i_stationary`: the step's word is the `i_activation` that comes a cycle after `i_step`, for all rows.
 
+    Only if `config.short_groups`:
+
+    i_short : In(range(log2(group) + 1))
+        With `i_outer`: row r's group begins with elements r*n to r*n + n - 1 of the word, n = group >> i_short. 0
+        otherwise.
+
     Only if `config.own_gradients`:
 
     i_gradient : In(1)
@@ -114,6 +120,8 @@ class SystolicArray(wiring.Component):
             members |= {name: In(1) for name in names if name not in of_words}
         if config.outer_products:
             members["i_outer"] = In(1)
+        if config.short_groups:
+            members["i_short"] = In(range(exact_log2(config.group) + 1))
         if config.own_gradients:
             members["i_gradient"] = In(1)
         if config.depthwise:
@@ -162,9 +170,13 @@ class SystolicArray(wiring.Component):
             held = (
                 self.config.outer_products and self.config.output_stationary
             )  # row 0 has a pixel of its own, too
+            part = (
+                self._part
+                if self.config.short_groups
+                else lambda row: self.i_activation.word_select(row, width)
+            )
             groups = [
-                Mux(undelayed, self.i_activation.word_select(row, width), codes) if row or held else codes
-                for row, codes in enumerate(groups)
+                Mux(undelayed, part(row), codes) if row or held else codes for row, codes in enumerate(groups)
             ]
         operands = [self._operands(m, row, groups[row], enter[row]) for row in range(rows)]
         columns = self._columns(operands) if self.config.depthwise else []
@@ -185,6 +197,21 @@ class SystolicArray(wiring.Component):
                 psums[col] = place(m, platform, f"pe_{row}_{col}", PE, self._element(col), inputs)["psum"]
         m.d.comb += Value.cast(self.o_psum).eq(Cat(psums))
         return m
+
+    def _part(self, row: int) -> Value:
+        """A row's part of the word, by `i_short`; elements that a shorter one does not have are its group's."""
+        c, bits = self.config, self.config.activation.bits
+        elements = []
+        for k in range(c.group):
+            element = self.i_activation.word_select(row * c.group + k, bits)
+            for short in range(1, exact_log2(c.group) + 1):
+                n = c.group >> short
+                if k < n:
+                    element = Mux(
+                        self.i_short == short, self.i_activation.word_select(row * n + k, bits), element
+                    )
+            elements.append(element)
+        return Cat(elements)
 
     def _element(self, col: int) -> dict[str, Any]:
         """Parameters of a column's processing elements."""
@@ -394,6 +421,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
         t.ff["tiled"] = 1
     if c.depthwise or c.outer_products:
         t.add(undelayed=(rows - 1) * width)
+    if c.short_groups:
+        t.add(short=(rows - 1) * (c.group - 1) * c.activation.bits)
     if c.depthwise:
         t.add(slices=(c.slices - 1) * c.cols * activations.bits)
 

@@ -292,7 +292,7 @@ class MatrixUnit(wiring.Component):
 
     def _products(self, m: Module, fields: data.View, window: Window, read: Value) -> Products:
         """OUTER: where its weights are, and its element."""
-        outer = data.View(isa.OUTER, self.instruction[: isa.OUTER.size])
+        outer = self._outer_fields()
         m.submodules.products = products = Products(config=self.config)
         m.d.comb += [
             products.load.eq(self._idle),
@@ -305,6 +305,10 @@ class MatrixUnit(wiring.Component):
             products.element_end.eq(window.last.c),
         ]
         return products
+
+    def _outer_fields(self) -> data.View:
+        layout = isa.layout_of(isa.Opcode.OUTER, self.config)
+        return data.View(layout, self.instruction[: layout.size])
 
     def _turns(
         self, m: Module, fields: data.View, window: Window, read: Value, weight_addr: Signal, wait: Signal
@@ -382,6 +386,12 @@ class MatrixUnit(wiring.Component):
             with m.If(self._idle):
                 m.d.sync += gradient.eq(fields.gradient & (fields.opcode == isa.Opcode.MATRIX))
             m.d.comb += array.i_gradient.eq(gradient)
+        if self.config.short_groups:
+            short = Signal.like(array.i_short, reset_less=True)
+            outer = self._outer_fields()
+            with m.If(self._idle):
+                m.d.sync += short.eq(Mux(outer.opcode == isa.Opcode.OUTER, outer.short, 0))
+            m.d.comb += array.i_short.eq(short)
         if products := sequence.products:
             m.d.comb += array.i_outer.eq(products.outer_kept)
             mine = {"step": sequence.read, "first": window.first.kx, "last": window.last.kx}

@@ -77,6 +77,11 @@ class Array:
         "build the elements to keep sums of outer products of pixels too, which are gradients of weights",
         optional=True,
     )
+    short_groups: bool = setting(
+        False,
+        "build OUTER to give each row a smaller part of a word, so that words of few channels keep all rows busy",
+        optional=True,
+    )
     computed_weights: bool = setting(
         False,
         "a MOVE of activations into the weight buffer, for products of two computed tensors; where the model needs it, "
@@ -264,7 +269,18 @@ def pixels_like_weights(outer_products: bool, weight_format: str, activation_for
     return f"false, as weight_format = {weight_format!r} is not activation_format = {activation_format!r}"
 
 
+@rule("short_groups")
+def parts_of_words(short_groups: bool, outer_products: bool, group: int) -> str | None:
+    """false without outer_products, or with a group of 1"""
+    return (
+        "false without outer_products, or with a group of 1"
+        if short_groups and not (outer_products and group > 1)
+        else None
+    )
+
+
 RULES = (
     indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
     weights_like_activations, patterns_of_computed_weights, one_lane, pixels_like_weights,
+    parts_of_words,
 )  # fmt: skip

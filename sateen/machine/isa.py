@@ -325,6 +325,10 @@ OUTER = Layout(
             "weight_step", 24, "weight words from a pixel to the next in the order of the reads",
             reach="weight_address_bits",
         ),
+        Field(
+            "short", 3, "log2 of by how much the part of a word that a row takes is smaller than a group",
+            only="short_groups", optional=True,
+        ),
     ),
     only="outer_products",
 )  # fmt: skip

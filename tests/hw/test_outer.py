@@ -18,7 +18,7 @@ from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.sim.program import Interpreter
 from sateen.sim.proof import Extent, Unproved, prove
 
-OUTER = LAYER | dict(opcode=isa.Opcode.OUTER, weight_step=1)
+OUTER = LAYER | dict(opcode=isa.Opcode.OUTER, weight_step=1, short=0)
 BASE = AcceleratorConfig(
     rows=4, cols=4, lanes=1, group=2, act_banks=2, act_bank_depth=64, weight_depth=128, acc_depth=64, acc_bits=32,
     outer_products=True,
@@ -52,7 +52,8 @@ def ref_outer(fields, config, memory, acc):
             codes = (
                 words[word % config.act_depth] if inside else np.full(config.elements, f["padding"], np.uint8)
             )
-            a = config.activation.fixed(codes).astype(object).reshape(config.rows, config.group)
+            size = config.group >> f["short"]
+            a = config.activation.fixed(codes).astype(object)[: config.rows * size].reshape(config.rows, size)
             w = config.gradient.fixed(
                 weights[(f["weight_base"] + k * f["weight_step"]) % config.weight_depth, :, 0]
             )
@@ -109,6 +110,25 @@ def test_configurations(changes, variant):
     if config.depthwise:
         programs.append(FIR | padding | CONV3 | dict(kernel_w=1, line=6, lines=3))
         programs.append(pixels | padding | dict(kernel_h=2))
+    check(config, programs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_short_groups(variant):
+    """Rows' parts of each size, other instructions in turn."""
+    config = BASE.replace(rows=4, group=4, short_groups=True, **variant)
+    pixels = dict(
+        weight_step=1, out_w=3, out_h=2, kernel_w=2, step_kx=17, dilation_x=0, dilation_y=0, step_ky=0
+    )
+    programs = [
+        pixels | dict(kernel_h=2, short=1, padding=3, x0=-1),
+        CONV3 | dict(passes=4),
+        pixels | dict(kernel_h=1, short=2, channel_words=2, acc_base=64),
+        pixels | dict(kernel_h=4, accumulate=1),
+        pixels | dict(kernel_h=1, short=1, accumulate=1),
+    ]
+    if config.depthwise:
+        programs.append(FIR | CONV3 | dict(kernel_w=1, line=6, lines=3))
     check(config, programs)
 
 
@@ -189,7 +209,11 @@ def test_cycle_formula():
 @pytest.mark.parametrize(
     "changes, reason",
     (
-        (dict(kernel_h=3), "elements of a group 0 to 2 are beyond the 2"),
+        (dict(kernel_h=3), "elements of a row's part 0 to 2 are beyond the 2"),
+        (
+            dict(short=1),
+            r"takes parts of words 2\*\*1 times shorter than groups, and the machine is not built",
+        ),
         (dict(channel_words=17), "accumulators 0 to 67 are beyond the 64"),
         (dict(out_w=65, weight_step=2), "weight words 0 to 128 are beyond the 128"),
         (dict(passes=2), "more than an element of each group"),
@@ -198,6 +222,14 @@ def test_cycle_formula():
 def test_what_is_not_proved(changes, reason):
     with pytest.raises(Unproved, match=reason):
         prove([Instruction(isa.Opcode.OUTER, OUTER | changes)], BASE, Extent(0, 1 << 20))
+
+
+def test_short_groups_have_an_element_at_least():
+    with pytest.raises(Unproved, match=r"parts of words 2\*\*2 times shorter"):
+        config = BASE.replace(short_groups=True)
+        prove([Instruction(isa.Opcode.OUTER, OUTER | dict(short=2))], config, Extent(0, 1 << 20))
+    with pytest.raises(ConfigError, match=r"short_groups = True.*false without outer_products"):
+        AcceleratorConfig(short_groups=True)
 
 
 def test_a_machine_without_it():

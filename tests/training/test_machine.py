@@ -91,6 +91,19 @@ def test_a_trace_shows_the_passes_apart(files, tmp_path):
         steps(files, trace=path, machine=None)
 
 
+def test_few_channels_take_fewer_passes_in_short_groups(files):
+    """conv2 and conv3 read 8 channels in words of 16: two elements of a row instead of four; gemm reads 16."""
+    large = TINY.replace(rows=4)
+    found = [
+        steps(files, machine=large.replace(short_groups=on), steps=1, scratch=True) for on in (True, False)
+    ]
+    assert all(f["equal"] for f in found)
+    short, whole = (f["cycles"]["layers"]["wu"] for f in found)
+    for layer in ("conv2", "conv3"):
+        assert short[layer] < 0.8 * whole[layer]
+    assert short["gemm"] == pytest.approx(whole["gemm"], rel=0.1)
+
+
 def test_sparse_steps_take_fewer_cycles(files):
     sparse, dense = (
         steps(files, method=m, sparsity="2:4", scratch=True)["cycles"] for m in ("bdwp", "dense")
