@@ -1,7 +1,9 @@
 """Random training steps for `fuzz.py --kind training`: small networks, formats, patterns, machines and batches.
 
 Two steps of each case are done in the reference and as programs, and compared bit for bit; on one machine of `--rtl`'s
-share in RTL, too, whose cycles are those of the model. A case is its seed: `--first SEED --count 1` does it again.
+share in RTL, too, whose cycles are those of the model. One in four is a network of tokens and gates, which the
+reference alone trains: its steps are done with the samples in another order, too, and give the same bits, and the
+machine refuses it. A case is its seed: `--first SEED --count 1` does it again.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from sateen.compiler.training import (
 )
 from sateen.errors import SateenError
 from sateen.formats import parse_format
+from sateen.models.random_tokens import random_tokens
 from sateen.models.random_trainable import random_trainable
 
 STEPS = 2
@@ -43,10 +46,52 @@ SIMULATED = {
     ("e4m3fn", "e5m2"): TINY.replace(acc_bits=80, multiplier="shift", act_bank_depth=2048),
 }
 """Machines that are simulated, by their formats and those of gradients."""
+TOKENS = 0.25
+"""The part of cases that are networks of tokens and gates."""
+
+
+def tokens(seed: int) -> str:
+    """Of a network that has no program."""
+    rng = random.Random(seed)
+    graph, batch = import_model(random_tokens(rng)), rng.randint(1, 8)
+    fmt, gradients = rng.choice(FORMATS), rng.choice(FORMATS)
+    settings = Settings(
+        rng.choice(TINY.patterns[1:]), rng.choice(["bdwp", "sr-ste", "dense"]), fmt, fmt, gradients, batch=batch,
+        rate=0.0002, scratch=rng.random() < 0.5,
+    )  # fmt: skip
+    plan = make_plan(graph, settings)
+    numbers = np.random.default_rng(seed)
+    x, labels = numbers.normal(0, 1, (batch, 8, 8, 1)), numbers.integers(0, 10, batch)
+    states = []
+    for order in (np.arange(batch), numbers.permutation(batch)):
+        begin = initial(plan, settings)
+        begin.scales[plan.input] = fitting(float(np.abs(x).max()), settings.formats[1])
+        trainer = Trainer(plan, settings, begin)
+        for _ in range(STEPS):
+            trainer.step(x[order], labels[order], settings.rate)
+        states.append(trainer.state)
+    layer = plan.only_reference
+    if layer is None:  # no function but Relu, and no product
+        return "equal in any order"
+    try:
+        record(trainer, x, labels, settings.rate, TINY)
+        return f"{layer.kind} '{layer.name}' has a program"
+    except SateenError as e:
+        if "use --engine reference" not in str(e) and "a machine has one" not in str(e):
+            raise
+    one, other = (s.arrays() for s in states)
+    different = [k for k in one if k != "about" and (one[k] != other[k]).any()]
+    return (
+        f"another order: {different}"
+        if different or states[0].scales != states[1].scales
+        else "equal in any order"
+    )
 
 
 def case(seed: int, rtl: float) -> str:
-    """What became of it: "equal", "equal in RTL", or how it differs; SateenError for a refusal."""
+    """What became of it: "equal", and how it was compared, or how it differs; SateenError for a refusal."""
+    if random.Random(f"kind {seed}").random() < TOKENS:
+        return tokens(seed)
     rng = random.Random(seed)
     model, shape, classes = random_trainable(rng)
     simulated = rng.random() < rtl

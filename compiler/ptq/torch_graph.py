@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from sateen.compiler.functions import as_expression, evaluate
+from sateen.compiler.functions import as_expression, evaluate, has_gradient
 from sateen.ir.functions import COMBINING, FUNCTIONS
 from sateen.ir.graph import (
     Activation,
@@ -35,13 +35,7 @@ from sateen.ir.pieces import plane_of
 
 def differentiable(node: Node) -> bool:
     """Whether `run_node` has a gradient for the node's inputs; functions made of steps have none."""
-    return not isinstance(node, Activation) or _has_gradient(as_expression(node))
-
-
-def _has_gradient(e: Expression) -> bool:
-    rows = (FUNCTIONS | COMBINING).items()
-    known = {"x", "constant", *(name for name, row in rows if row.torch is not None)}
-    return all(part.function in known for part in e.postorder())
+    return not isinstance(node, Activation) or has_gradient(node)
 
 
 def run_node(

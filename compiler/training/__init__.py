@@ -1,5 +1,6 @@
 """Training on the numbers of the array (docs/training.md): plan, step, loop, and the files of a run."""
 
+from sateen.compiler.training.layers import Layer
 from sateen.compiler.training.loop import (
     Samples,
     accuracy,
@@ -11,7 +12,7 @@ from sateen.compiler.training.loop import (
     with_masters,
 )
 from sateen.compiler.training.machine import PASSES, cycles, differences, events, record
-from sateen.compiler.training.plan import Layer, Plan, forward, make_plan
+from sateen.compiler.training.plan import Plan, forward, make_plan
 from sateen.compiler.training.save import write_onnx
 from sateen.compiler.training.scales import fitting
 from sateen.compiler.training.settings import METHODS, Settings

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sateen.compiler.training import plan as plans
-from sateen.compiler.training.plan import Layer, Plan
+from sateen.compiler.training.layers import Layer, without_program
+from sateen.compiler.training.plan import Plan
 from sateen.compiler.training.settings import Settings
 from sateen.compiler.training.spread import line, progressions
 from sateen.compiler.training.state import State, weights_name
@@ -177,6 +178,18 @@ class _Maker:
         else:
             self._copy(layer.name, layer.name, x, out, residual, (1, 0), self._clamp(layer, out))
         return out
+
+    def other(self, layer: Layer, operands: tuple[str, ...], residual: str | None) -> str:
+        raise without_program(layer)
+
+    def learn(self, layer: Layer, x: str | None, gradient: str) -> None:
+        raise without_program(layer)
+
+    def other_back(
+        self, layer: Layer, name: str, gradient: str, operands: tuple[str, ...], result: str, rest: str | None,
+        at: int,
+    ) -> str:  # fmt: skip
+        raise without_program(layer)
 
     def gate(self, layer: Layer, gradient: str, result: str) -> str:
         out = self._like(f"gate {layer.name}", gradient)

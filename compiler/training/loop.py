@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sateen.compiler.training.state import State, initial
 from sateen.compiler.training.step import Trainer
 from sateen.errors import DataError
 from sateen.files import replacing
+from sateen.ir.graph import Normalize
 
 STATE = "state.npz"
 SAVE_S = 60.0
@@ -151,9 +152,20 @@ def _means(row: dict[str, Any]) -> dict[str, Any]:
 def _identity(plan: Plan, settings: Settings, data: Samples) -> dict[str, Any]:
     """What a run is, so that it goes on as it began."""
     hashed = hashlib.sha256()
-    for array in (data.x, data.labels, *(n.weight for n in plan.graph.nodes if hasattr(n, "weight"))):
+    for array in (data.x, data.labels, *_numbers(plan)):
         hashed.update(np.ascontiguousarray(array).tobytes())
     return {**asdict(settings), "data": hashed.hexdigest()}
+
+
+def _numbers(plan: Plan) -> Iterator[np.ndarray]:
+    """What the model has by itself."""
+    for node in plan.graph.nodes:
+        for part in ("weight", "values"):
+            if hasattr(node, part):
+                yield getattr(node, part)
+        if isinstance(node, Normalize):
+            yield node.scale
+            yield node.offset
 
 
 def save_state(folder: Path, state: State, identity: dict[str, Any]) -> None:
@@ -189,7 +201,8 @@ def load_state(folder: Path, identity: dict[str, Any]) -> State | None:
 
 
 def with_masters(plan: Plan, settings: Settings, state: State) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Trained weights (O, KH, KW, I) and biases (O,), float64, as the forward pass selects them, by layer."""
+    """Trained weights (O, KH, KW, I) and biases (O,), float64, as the forward pass selects them, by layer; of a
+    normalization scale and offset (C,), of what is stored nothing and values (H, W, C)."""
     from sateen.ir.gradients import MASTER_EXPONENT
     from sateen.sim.gradients import selected
 
@@ -197,6 +210,11 @@ def with_masters(plan: Plan, settings: Settings, state: State) -> dict[str, tupl
     found = {}
     for layer in plan.trainable:
         weights = state.layers[layer.name]
+        if layer.kind != "conv":
+            found[layer.name] = (
+                weights.master.ravel() * 2.0**MASTER_EXPONENT, weights.bias * 2.0**MASTER_EXPONENT,
+            )  # fmt: skip
+            continue
         kept = selected(trainer.codes[layer.name], layer.forward_pattern, 1)
         real = weights.master * kept * 2.0**MASTER_EXPONENT
         _, inputs, outputs = layer.shape

@@ -24,8 +24,11 @@ from sateen.compiler.training.graphs import (
     step_graphs,
     weight_gradient_name,
 )
+from sateen.compiler.training.layers import without_program
+from sateen.compiler.training.rules import update_rule
 from sateen.compiler.training.state import State, weights_name
-from sateen.compiler.training.step import Result, Trainer, Values, update_rule
+from sateen.compiler.training.step import Result, Trainer
+from sateen.compiler.training.values import Values
 from sateen.errors import ConfigError
 from sateen.formats import Format
 from sateen.hw.chip.verilog import emit_verilog
@@ -94,6 +97,8 @@ def record(
             f"formats {', '.join(f.name for f in s.formats)}: a machine has one for weights and activations in "
             "training, and gradients have as many bits; choose such formats, or --engine reference"
         )
+    if plan.only_reference is not None:
+        raise without_program(plan.only_reference)
     before, weights, given = trainer.state, trainer.codes, trainer.passes().of_input(x)
     result = trainer.step(x, labels, rate)
     start = result.tensors[f"d {plan.logits}"]

@@ -6,54 +6,18 @@ makes a quantized graph of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from sateen.compiler.quantize.fuse import fuse
+from sateen.compiler.training.layers import PASSED, Layer, layers_of
 from sateen.compiler.training.settings import Settings
 from sateen.errors import ModelError
-from sateen.formats import SparsityPattern
 from sateen.formats.sparsity import DENSE
-from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Add, Conv, Graph, Mul, Pool, Shape
-from sateen.ir.operation import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A convolution, an average pool or a plain sum, and what follows it; or a max pool.
-
-    `low` and `high` are the ends of its clamp, as real numbers.
-    """
-
-    name: str
-    kind: str
-    """ "conv", "average", "sum" or "max"."""
-    input: str
-    output: str
-    window: Window
-    residual: str | None = None
-    low: float = -np.inf
-    high: float = np.inf
-    gated: bool = False
-    forward_pattern: SparsityPattern = DENSE
-    backward_pattern: SparsityPattern = DENSE
-    shared: bool = False
-    """The backward pass takes the weights that the forward pass selected."""
-    shape: Shape = (0, 0, 0)
-    """Of a convolution's weights: taps, inputs, outputs."""
-    plane: tuple[int, int] = (0, 0)
-    """Rows and columns that it reads."""
-
-    @property
-    def overlapping(self) -> bool:
-        """Whether an element that a pool reads is in more than one window."""
-        return any(
-            (k - 1) * d >= s
-            for k, s, d in zip(self.window.kernel, self.window.stride, self.window.dilation, strict=True)
-        )
+from sateen.ir.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +43,12 @@ class Plan:
 
     @property
     def trainable(self) -> tuple[Layer, ...]:
-        return tuple(layer for layer in self.layers if layer.kind == "conv")
+        return tuple(layer for layer in self.layers if layer.trainable)
+
+    @property
+    def only_reference(self) -> Layer | None:
+        """The first layer that has no program; None if all have."""
+        return next((layer for layer in self.layers if layer.kind not in PASSED), None)
 
     def macs(self, layer: Layer) -> int:
         """Multiplications of a convolution for one sample, zeros included."""
@@ -98,7 +67,7 @@ def make_plan(graph: Graph, settings: Settings) -> Plan:
             f"{graph.name}: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; training takes one of each"
         )
     fused = fuse(graph)
-    layers = tuple(_layer(fused, node) for node in fused.nodes)
+    layers = tuple(layer for node in fused.nodes for layer in layers_of(fused, node))
     last = layers[-1] if layers else None
     convs = [layer for layer in layers if layer.kind == "conv"]
     if not convs or last is None:
@@ -111,56 +80,11 @@ def make_plan(graph: Graph, settings: Settings) -> Plan:
         )
     ends = {convs[0].name, convs[-1].name}
     patterned = tuple(_with_patterns(layer, settings, layer.name in ends) for layer in layers)
-    return Plan(graph, patterned, dict(fused.scale_groups))
-
-
-def _layer(fused: FusedGraph, node: object) -> Layer:
-    shapes = fused.graph.shapes
-    if isinstance(node, Pool):
-        window = Window(node.kernel, node.stride, node.dilation, node.pads)
-        return Layer(node.name, "max", node.input, node.output, window, plane=shapes[node.input][:2])
-    if not isinstance(node, FusedLayer):
-        raise _without(type(node).__name__, getattr(node, "name", "?"))
-    if node.product:
-        raise _without("Mul", _named(fused, node, Mul), "products of two tensors; use a sum")
-    main, activation = node.main, node.activation
-    if activation is not None and activation.function != "clip":
-        raise _without(activation.function, activation.name, "use Relu or Clip")
-    kind, window, shape = "sum", Window(), (0, 0, 0)
-    if isinstance(main, Conv):
-        if not main.whole:
-            raise _without("grouped Conv", main.name, "use a Conv of one group")
-        o, kh, kw, i = main.weight.shape
-        kind, window, shape = "conv", Window((kh, kw), main.stride, main.dilation, main.pads), (kh * kw, i, o)
-    elif isinstance(main, Pool):
-        kind, window = "average", Window(main.kernel, main.stride, main.dilation, main.pads)
-    elif main is not None:
-        raise _without(type(main).__name__, main.name)
-    if node.residual and shapes[node.residual] != shapes[node.output]:
-        raise _without("broadcast Add", _named(fused, node, Add), "give both operands one shape")
-    low, high = (-np.inf, np.inf) if activation is None else (activation.low, activation.high)
-    if low not in (-np.inf, 0.0) and low > 0:
-        raise _without("Clip", activation.name if activation else node.name, "use a lower end of at most 0")
-    return Layer(
-        node.name, kind, node.input, node.output, window, node.residual, low, high, activation is not None,
-        shape=shape, plane=shapes[node.input][:2],
-    )  # fmt: skip
-
-
-def _named(fused: FusedGraph, layer: FusedLayer, kind: type) -> str:
-    """The node of that kind in a layer."""
-    return next(n.name for n in fused.graph.nodes if isinstance(n, kind) and n.name in layer.source)
-
-
-def _without(
-    kind: str, name: str, remedy: str = "leave it out of the network, or train elsewhere"
-) -> ModelError:
-    return ModelError(f"{kind} '{name}': has no gradient here; {remedy}")
+    own = {layer.output: layer.output for layer in layers}
+    return Plan(graph, patterned, own | dict(fused.scale_groups))
 
 
 def _with_patterns(layer: Layer, settings: Settings, end: bool) -> Layer:
-    from dataclasses import replace
-
     pattern = settings.pattern
     if layer.kind != "conv" or end or pattern.dense:
         return layer
@@ -185,11 +109,32 @@ class Passes(Protocol, Generic[T]):
 
     def layer(self, layer: Layer, x: T, residual: T | None) -> T: ...
 
+    def other(self, layer: Layer, operands: tuple[T, ...], residual: T | None) -> T:
+        """Of a layer that is in `kinds.KINDS`."""
+        ...
+
     def gate(self, layer: Layer, gradient: T, result: T) -> T: ...
 
     def weigh(self, layer: Layer, x: T, gradient: T) -> None: ...
 
     def back(self, layer: Layer, name: str, gradient: T, x: T, result: T, rest: T | None) -> T: ...
+
+    def other_back(
+        self,
+        layer: Layer,
+        name: str,
+        gradient: T,
+        operands: tuple[T, ...],
+        result: T,
+        rest: T | None,
+        at: int,
+    ) -> T:
+        """The gradient of operand number `at` of a layer that is in `kinds.KINDS`."""
+        ...
+
+    def learn(self, layer: Layer, x: T | None, gradient: T) -> None:
+        """The gradients of a normalization's scale and offset, or of what is stored."""
+        ...
 
     def add(self, name: str, a: T, b: T) -> T: ...
 
@@ -199,7 +144,11 @@ def forward(plan: Plan, passes: Passes[T], x: T) -> dict[str, T]:
     found = {plan.input: x}
     for layer in plan.layers:
         residual = found[layer.residual] if layer.residual else None
-        found[layer.output] = passes.layer(layer, found[layer.input], residual)
+        if layer.kind in PASSED:
+            found[layer.output] = passes.layer(layer, found[layer.input], residual)
+        else:
+            operands = tuple(found[t] for t in layer.operands)
+            found[layer.output] = passes.other(layer, operands, residual)
     return found
 
 
@@ -207,7 +156,8 @@ def backward(plan: Plan, passes: Passes[T], found: dict[str, T], gradient: T) ->
     """From the logits' gradient those of the weights; returns the gradients of tensors by name.
 
     Readers are met from the last to the first. The first one's gradient is rounded as it is made, each other adds what
-    there is before its own rounding; the gradient of a summand is that of the sum, and is rounded no more.
+    there is before its own rounding; the gradient of a summand is that of the sum, and is rounded no more. Of a layer
+    with several operands the first one comes first.
     """
     waiting = {plan.logits: gradient}
     count: dict[str, int] = {}
@@ -228,6 +178,9 @@ def backward(plan: Plan, passes: Passes[T], found: dict[str, T], gradient: T) ->
         dz = passes.gate(layer, waiting[layer.output], y) if layer.gated else waiting[layer.output]
         if layer.residual and layer.residual in needed:
             give(layer.residual, dz)
+        if layer.kind not in PASSED:
+            _other_back(layer, passes, found, dz, waiting, needed, name)
+            continue
         if layer.kind == "conv":
             passes.weigh(layer, found[layer.input], dz)
         if layer.input not in needed:
@@ -240,10 +193,23 @@ def backward(plan: Plan, passes: Passes[T], found: dict[str, T], gradient: T) ->
     return waiting
 
 
+def _other_back(
+    layer: Layer, passes: Passes[T], found: dict[str, T], dz: T, waiting: dict[str, T], needed: set[str | None],
+    name: Callable[[str], str],
+) -> None:  # fmt: skip
+    if layer.trainable:
+        passes.learn(layer, found[layer.input] if layer.input else None, dz)
+    operands = tuple(found[t] for t in layer.operands)
+    for at, tensor in enumerate(layer.operands):
+        if tensor in needed:
+            y, rest = found[layer.output], waiting.get(tensor)
+            waiting[tensor] = passes.other_back(layer, name(tensor), dz, operands, y, rest, at)
+
+
 def _needed(plan: Plan) -> set[str | None]:
     """Tensors behind some weights, whose gradients matter."""
     found: set[str | None] = set()
     for layer in plan.layers:
-        if layer.kind == "conv" or layer.input in found or layer.residual in found:
+        if layer.trainable or layer.residual in found or found.intersection(layer.operands):
             found.add(layer.output)
     return found

@@ -10,20 +10,38 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sateen.compiler.training import written
 from sateen.errors import ModelError
 from sateen.files import write_file
-from sateen.ir.graph import Activation, Add, Conv, Graph, Pool, Port
+from sateen.ir.graph import (
+    Activation,
+    Add,
+    Arrange,
+    Concat,
+    Conv,
+    Graph,
+    MatMul,
+    Mul,
+    Normalize,
+    Pool,
+    Port,
+    Softmax,
+    Stored,
+)  # fmt: skip
 
 _OPSET = 17
 
 
 def write_onnx(path: Path, graph: Graph, trained: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write the graph with `trained` weights (O, KH, KW, I) and biases (O,) by Conv; normalization stays folded."""
+    """Write the graph with `trained` weights (O, KH, KW, I) and biases (O,) by Conv; batch normalization stays folded.
+
+    Of a normalization by its node these are scale and offset (C,), of what is stored nothing and values (H, W, C).
+    """
     write_file(path, _model(graph, trained).SerializeToString(), "trained model")
 
 
 def _model(graph: Graph, trained: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> onnx.ModelProto:
-    writer = _Writer()
+    writer = Writer()
     (port,), (output,) = graph.inputs, graph.outputs
     if port.host or port.kind != "float32":
         raise ModelError(f"input '{port.name}': the host computes on it; a trained file cannot say so")
@@ -38,10 +56,12 @@ def _model(graph: Graph, trained: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
                     writer.constant(f"{node.name}.bias", bias.astype(np.float32)),
                 ]
                 cropped = writer.cropped(x[0], node.pads)
+                if node.channels is not None:
+                    cropped = written.selected(writer, node, cropped)
                 pads = [max(p, 0) for p in node.pads]
                 made = writer.node(
                     "Conv", [cropped, *names], node.name, pads=pads, strides=node.stride, dilations=node.dilation,
-                    kernel_shape=node.weight.shape[1:3],
+                    kernel_shape=node.weight.shape[1:3], group=node.groups,
                 )  # fmt: skip
             case Pool():
                 kind = {"max": "MaxPool", "average": "AveragePool"}[node.kind]
@@ -49,8 +69,24 @@ def _model(graph: Graph, trained: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
                 made = writer.node(
                     kind, x, node.name, kernel_shape=node.kernel, strides=node.stride, pads=node.pads, **more
                 )
-            case Add():
-                made = writer.node("Add", x, node.name)
+            case Add() | Mul():
+                made = writer.node(type(node).__name__, x, node.name)
+            case MatMul():
+                made = written.matmul(writer, graph, node, x)
+            case Softmax():
+                made = writer.node("Softmax", x, node.name, axis=1)
+            case Normalize():
+                scale, offset = trained.get(node.name, (node.scale, node.offset))
+                made = written.normalize(writer, graph, node, x[0], scale, offset)
+            case Concat():
+                made = writer.node("Concat", x, node.name, axis=1)
+            case Arrange():
+                made = written.arrange(writer, graph, node, x)
+            case Stored():
+                _, values = trained.get(node.name, (None, node.values))
+                made = written.stored(writer, node, values, port.name)
+            case Activation() if node.function != "clip":
+                made = written.function(writer, node, x[0])
             case Activation():
                 ends = [
                     writer.constant(f"{node.name}.{end}", np.float32(v)) if np.isfinite(v) else ""
@@ -80,7 +116,7 @@ def _model(graph: Graph, trained: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
     )
 
 
-class _Writer:
+class Writer:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -94,6 +130,19 @@ class _Writer:
         plain: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()}
         self.nodes.append(helper.make_node(kind, inputs, [value], name=name, **plain))
         return value
+
+    def reshape(self, x: str, shape: tuple[int, ...], name: str) -> str:
+        """Of what follows the batch."""
+        target = self.constant(f"{name}.shape", np.array([0, *shape], np.int64))
+        return self.node("Reshape", [x, target], name)
+
+    def affine(self, x: str, scale: np.ndarray, offset: np.ndarray, name: str) -> str:
+        """x * scale + offset of each channel, where they are not 1 and 0."""
+        for operator, values, neutral in (("Mul", scale, 1.0), ("Add", offset, 0.0)):
+            if (values != neutral).any():
+                constant = self.constant(f"{name}.{operator}", values.astype(np.float32).reshape(-1, 1, 1))
+                x = self.node(operator, [x, constant], f"{name}.{operator}.result")
+        return x
 
     def cropped(self, x: str, pads: tuple[int, ...]) -> str:
         """Without the rows and columns that negative pads leave out."""

@@ -8,39 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sateen.compiler.training import plan as plans
-from sateen.compiler.training.plan import Layer, Plan
+from sateen.compiler.training.kinds import KINDS, learn
+from sateen.compiler.training.layers import Layer
+from sateen.compiler.training.plan import Plan
 from sateen.compiler.training.rounding import Term, rounded
+from sateen.compiler.training.rules import factor, update_rule
 from sateen.compiler.training.scales import fitting, next_scale
 from sateen.compiler.training.settings import Settings
 from sateen.compiler.training.state import State, Weights, weights_name
+from sateen.compiler.training.values import Gradients, Values
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.formats.sparsity import DENSE
-from sateen.ir.gradients import FACTOR_LIMIT, LEFT, MASTER_EXPONENT, SHIFT_LIMIT, VELOCITY_EXPONENT, Update
+from sateen.ir.gradients import MASTER_EXPONENT
 from sateen.sim import gradients
 from sateen.sim.exact_sums import INT64_SAFE, ExactSum, largest
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """Integers, float32 where they are codes' fixed-point values, and what they count: real = data * 2**exponent."""
-
-    data: np.ndarray
-    exponent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """Exact sums over a batch, of weights (taps, I, O) and biases (O,), and the exponents of what they count."""
-
-    sums: ExactSum
-    exponent: int
-    bias: np.ndarray
-    bias_exponent: int
-
-    @property
-    def weight(self) -> np.ndarray:
-        return self.sums.integers()
 
 
 @dataclass(slots=True)
@@ -74,6 +56,10 @@ class Numpy:
     gradients: dict[str, Gradients] = field(default_factory=dict)
     made: dict[str, Values] = field(default_factory=dict)
     """Gradients as they were rounded."""
+    normalized: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of each normalization what it gives before its scale."""
+    samples: int = 1
+    """Of the batch, what is stored being the same for all."""
 
     def layer(self, layer: Layer, x: Values, residual: Values | None) -> Values:
         if layer.kind == "max":
@@ -82,24 +68,34 @@ class Numpy:
         if layer.kind == "conv":
             weight = self.weights[layer.name]
             w = weight * gradients.selected(weight, layer.forward_pattern, 1)
-            exponent += self._exponent_of_weights(layer)
+            exponent += self.exponent_of_weights(layer)
             sums = gradients.forward(x.data, w, layer.window)
             if layer.output == self.plan.logits:
                 acc = sums.integers()
                 wide = acc.astype(np.int64) if acc.dtype != object else acc
                 return Values(wide + bias_integers(self.biases[layer.name], exponent), exponent)
-            terms: list[Term] = [(sums, exponent), self._bias(layer, exponent)]
+            terms: list[Term] = [(sums, exponent), self.bias(layer, exponent)]
         elif layer.kind == "average":
             terms = [_averaged(_window_sums(x.data, layer), layer, exponent)]
         else:
             terms = [(x.data, exponent)]
         if residual is not None:
             terms.append((residual.data, residual.exponent))
+        return self._result(layer, terms)
+
+    def other(self, layer: Layer, operands: tuple[Values, ...], residual: Values | None) -> Values:
+        found = KINDS[layer.kind].forward(self, layer, operands)
+        if isinstance(found, Values):
+            return found
+        return self._result(layer, found + ([(residual.data, residual.exponent)] if residual else []))
+
+    def _result(self, layer: Layer, terms: list[Term]) -> Values:
+        """The sum of terms, rounded as what the layer gives."""
         fmt = self.settings.formats[1]
         name = self.plan.groups[layer.output]
         scale = self._scale(name, terms, fmt, layer.low, layer.high)
         low, high = self.clamp(layer, scale)
-        return self._note(name, rounded(terms, scale + fmt.lsb_exponent, fmt, low, high), scale, fmt)
+        return self.note(name, rounded(terms, scale + fmt.lsb_exponent, fmt, low, high), scale, fmt)
 
     def clamp(self, layer: Layer, scale: int) -> tuple[int, int]:
         """The ends of a layer's clamp in fixed-point units of its output."""
@@ -119,6 +115,20 @@ class Numpy:
             gradients.bias_gradient(gradient.data), gradient.exponent,
         )  # fmt: skip
 
+    def learn(self, layer: Layer, x: Values | None, gradient: Values) -> None:
+        self.gradients[layer.name] = learn(self, layer, x, gradient)
+
+    def other_back(
+        self, layer: Layer, name: str, gradient: Values, operands: tuple[Values, ...], result: Values,
+        rest: Values | None, at: int,
+    ) -> Values:  # fmt: skip
+        found = KINDS[layer.kind].back(self, layer, operands, at, result, gradient)
+        if isinstance(found, Values):
+            if rest is None:
+                return found  # codes that move
+            found = [(found.data, found.exponent)]
+        return self._gradient(name, found + ([(rest.data, rest.exponent)] if rest else []))
+
     def back(
         self, layer: Layer, name: str, gradient: Values, x: Values, result: Values, rest: Values | None
     ) -> Values:
@@ -134,7 +144,7 @@ class Numpy:
             pattern, axis = (layer.forward_pattern, 1) if layer.shared else (layer.backward_pattern, 2)
             w = weight * gradients.selected(weight, pattern, axis)
             sums = gradients.backward(gradient.data, w, layer.window, layer.plane)
-            terms = [(sums, gradient.exponent + self._exponent_of_weights(layer))]
+            terms = [(sums, gradient.exponent + self.exponent_of_weights(layer))]
         if rest is not None:
             terms.append((rest.data, rest.exponent))
         return self._gradient(name, terms)
@@ -152,6 +162,7 @@ class Numpy:
     def of_input(self, x: np.ndarray) -> Values:
         """Codes of samples (N, H, W, C)."""
         fmt, scale = self.settings.formats[1], self.scales[self.plan.input]
+        self.samples = len(x)
         fixed = fmt.fixed(fmt.encode(np.asarray(x, np.float64) * 2.0**-scale)).astype(np.float32)
         return Values(fixed, scale + fmt.lsb_exponent)
 
@@ -159,7 +170,7 @@ class Numpy:
         fmt = self.settings.formats[2]
         scale = self._scale(name, terms, fmt, -np.inf, np.inf)
         fixed = rounded(terms, scale + fmt.lsb_exponent, fmt, fmt.min_fixed, fmt.max_fixed)
-        self.made[name] = self._note(name, fixed, scale, fmt)
+        self.made[name] = self.note(name, fixed, scale, fmt)
         return self.made[name]
 
     def _scale(self, name: str, terms: list[Term], fmt: Format, low: float, high: float) -> int:
@@ -167,17 +178,23 @@ class Numpy:
             total = sum(
                 (t.rounded() if isinstance(t, ExactSum) else t.astype(np.float64)) * 2.0**e for t, e in terms
             )
-            self.scales[name] = fitting(float(np.abs(np.clip(total, low, high)).max()), fmt)
+            self.scale_of(name, float(np.abs(np.clip(total, low, high)).max()), fmt)
         return self.scales[name]
 
-    def _note(self, name: str, fixed: np.ndarray, scale: int, fmt: Format) -> Values:
+    def scale_of(self, name: str, most: float, fmt: Format) -> int:
+        """The scale by that name; where there is none yet, the least for that magnitude."""
+        if name not in self.scales:
+            self.scales[name] = fitting(most, fmt)
+        return self.scales[name]
+
+    def note(self, name: str, fixed: np.ndarray, scale: int, fmt: Format) -> Values:
         self.seen[name] = max(self.seen.get(name, 0), largest(fixed))
         return Values(fixed, scale + fmt.lsb_exponent)
 
-    def _exponent_of_weights(self, layer: Layer) -> int:
+    def exponent_of_weights(self, layer: Layer) -> int:
         return self.scales[weights_name(layer)] + self.settings.formats[0].lsb_exponent
 
-    def _bias(self, layer: Layer, exponent: int) -> Term:
+    def bias(self, layer: Layer, exponent: int) -> Term:
         bias = self.biases[layer.name]
         if exponent < MASTER_EXPONENT:
             return bias, MASTER_EXPONENT
@@ -221,6 +238,7 @@ class Trainer:
         self.codes = {
             layer.name: self._weights(state.layers[layer.name].master, state.scales[weights_name(layer)])
             for layer in plan.trainable
+            if layer.kind != "stored"
         }
 
     def _weights(self, master: np.ndarray, scale: int) -> np.ndarray:
@@ -263,63 +281,32 @@ class Trainer:
         for layer in self.plan.trainable:
             old, found = self.state.layers[layer.name], passes.gradients[layer.name]
             name = weights_name(layer)
-            rule = update_rule(s, layer, rate, whole_rate, found.exponent, scales[name])
-            master, velocity, new = gradients.update(
-                rule, old.master, old.velocity, found.sums, s.formats[0], layer.forward_pattern
-            )
+            master, velocity = old.master, old.velocity
+            if layer.kind != "stored":
+                plain = None if layer.kind == "normalize" else layer
+                rule = update_rule(s, plain, rate, whole_rate, found.exponent, scales[name])
+                master, velocity, new = gradients.update(
+                    rule, master, velocity, found.sums, s.formats[0], layer.forward_pattern
+                )
+                updated[layer.name] = new
+                fixed = s.formats[0].fixed(new)
+                codes[layer.name] = fixed.astype(np.float32)
+                passes.seen[name] = int(np.abs(fixed).max())
             bias_rule = update_rule(s, None, rate, whole_rate, found.bias_exponent, 0)
             bias, bias_velocity, _ = gradients.update(
                 bias_rule, old.bias, old.bias_velocity, found.bias, s.formats[0], DENSE
             )
             layers[layer.name] = Weights(master, velocity, bias, bias_velocity)
-            updated[layer.name] = new
-            fixed = s.formats[0].fixed(new)
-            codes[layer.name] = fixed.astype(np.float32)
-            passes.seen[name] = int(np.abs(fixed).max())
         for name, seen in passes.seen.items():
             fmt = s.formats[0 if name.startswith("w ") else 2 if name.startswith("d ") else 1]
             scales[name] = next_scale(scales[name], seen, fmt, name)
-        for layer in self.plan.trainable:
-            name = weights_name(layer)
+        for layer_name in codes:
+            name = f"w {layer_name}"
             if scales[name] != passes.scales[name]:
-                codes[layer.name] = self._weights(layers[layer.name].master, scales[name])
+                codes[layer_name] = self._weights(layers[layer_name].master, scales[name])
         self.state = State(layers, scales, self.state.step + 1, self.state.history)
         self.codes = codes
         return updated
-
-
-def update_rule(
-    settings: Settings, layer: Layer | None, rate: float, whole_rate: float, exponent: int, scale: int
-) -> Update:
-    """The integers of a step: of a layer's weights, or of biases (None), whose sums count 2**`exponent`."""
-    unit = whole_rate * 2.0 ** (MASTER_EXPONENT - VELOCITY_EXPONENT)
-    least = settings.weight_decay if layer else 0.0
-    most = least + (settings.pruned_decay if layer and not layer.forward_pattern.dense else 0.0)
-    pruned, shift = factor(unit * most)
-    return Update(
-        factor(settings.momentum),
-        factor(rate * 2.0 ** (exponent - VELOCITY_EXPONENT), 0 if layer else LEFT),
-        (int(np.rint(unit * least * 2.0**shift)), shift),
-        pruned,
-        scale,
-    )
-
-
-def factor(value: float, least: int = 0) -> tuple[int, int]:
-    """k, s with k * 2**-s nearest to a value of 0 or more: k below 2**16, s from `least` to 61. Raises DataError."""
-    if value == 0:
-        return 0, 0
-    shift = min(16 - int(np.frexp(value)[1]), SHIFT_LIMIT - 1)
-    k = int(np.rint(value * 2.0**shift))
-    if k == FACTOR_LIMIT:
-        k, shift = k // 2, shift - 1
-    if shift < least:
-        raise DataError(
-            f"training: a factor of {value:g} in the update, which reaches {(FACTOR_LIMIT - 1) * 2.0**-least:g}: the "
-            "run diverges, or gradients have too few bits for so small a batch; begin again with a lower --rate, a "
-            "larger --batch or wider --gradients"
-        )
-    return k, shift
 
 
 def _logits(values: Values) -> np.ndarray:

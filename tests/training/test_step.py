@@ -10,9 +10,10 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.training import Settings, make_plan
 from sateen.compiler.training import plan as plans
 from sateen.compiler.training.rounding import rounded
+from sateen.compiler.training.rules import factor
 from sateen.compiler.training.scales import fitting, next_scale
 from sateen.compiler.training.state import initial, weights_name
-from sateen.compiler.training.step import Trainer, bias_integers, cross_entropy, factor
+from sateen.compiler.training.step import Trainer, bias_integers, cross_entropy
 from sateen.errors import DataError
 from sateen.formats import parse_format
 from sateen.formats.requantize import requantize
