@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ def _gates(rng: random.Random) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     x, c, side = "x", 1, 8
 
-    def add(kind: str, inputs: list[str], name: str, **more: object) -> str:
+    def add(kind: str, inputs: list[str], name: str, **more: Any) -> str:
         nodes.append(helper.make_node(kind, inputs, [f"{name}.out"], name, **more))
         return f"{name}.out"
 
