@@ -2,6 +2,7 @@
 
     python benchmarks/bitstreams.py                                         all boards, all networks: hours
     python benchmarks/bitstreams.py --board ulx3s-85f --network mlp --record      one, kept for estimates and advice
+    python benchmarks/bitstreams.py --table                                       what is kept, into its page
 
 One command each, from a clean clone: `make bench-bitstreams ARGS="--board ulx3s-85f"`. Builds go to
 build/boards/BOARD/NETWORK, with a report each; what was placed before comes from the cache. Cycles are those of the
@@ -22,12 +23,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from generated import update
 
 import sateen
 from sateen.cli.io import emit, guarded, progress
 from sateen.errors import ConfigError, LimitError
 from sateen.explorer.target import Target
-from sateen.fpga.boards.capacity import TITLES, capacity_of
+from sateen.fpga.boards.capacity import TITLES, capacity_of, placed_counts
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.models.network_builder import NetworkBuilder
 
@@ -124,7 +126,10 @@ def main() -> int:
         "--estimate", action="store_true", help="only what is estimated before synthesis: minutes"
     )
     parser.add_argument("--record", action="store_true", help=f"write {SIZES.name}")
+    parser.add_argument("--table", action="store_true", help="of what is recorded, into the page")
     args = parser.parse_args()
+    if args.table:
+        return update("docs/results/bitstreams.md", "placed", table())
     return guarded(lambda: estimate(args) if args.estimate else run(args))
 
 
@@ -201,6 +206,26 @@ def row(found: dict[str, Any], network: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def table() -> str:
+    """Every chip that is recorded with its cycles, in Markdown."""
+    columns = "LUT | DSP | block RAM | nextpnr's MHz | seed | board's | machine's | cycles | samples/s | min"
+    lines = [f"| board | network | {columns} |", "|---|---|" + "--:|" * 10]
+    sizes = json.loads(SIZES.read_text(encoding="utf-8"))
+    for name, board in BOARDS.items():
+        networks = sizes.get(name, {"boards": {}})["boards"].get(name, {"networks": {}})["networks"]
+        there = capacity_of(board).available
+        for network in (n for n in NETWORKS if "cycles" in networks.get(n, ())):
+            found = networks[network]
+            counts = placed_counts(found["used"], board.part.architecture)
+            used = [f"{counts[k]:,g} ({100 * counts[k] / there[k]:.0f} %)" for k in ("lut", "dsp", "bram")]
+            clocks = [f"{found['fmax_mhz']:.1f}", str(found["seed"]), f"{board.clock_hz / 1e6:g}"]
+            rate = 1e6 * found["clock_mhz"] / found["cycles"]
+            taken = [f"{found['cycles']:,}", f"{rate:,.0f}", f"{sum(found['seconds'].values()) / 60:.1f}"]
+            cells = (f"`{name}`", network, *used, *clocks, f"{found['clock_mhz']:.1f}", *taken)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def record(found: dict[str, Any], network: str) -> None:
     sizes = json.loads(SIZES.read_text(encoding="utf-8"))
     entry = sizes.setdefault(found["config"], {"multipliers": found["multipliers"], "boards": {}})
@@ -210,6 +235,8 @@ def record(found: dict[str, Any], network: str) -> None:
         "used": {name: n for name, (n, _) in found["primitives"].items()},
         "fmax_mhz": found["fmax_mhz"],
         "seed": found["seed"],
+        "clock_mhz": found["clock_mhz"],
+        "cycles": found["cycles"],
         "seconds": found["seconds"],
     }
     SIZES.write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -117,6 +117,14 @@ _CROWDED = "Unable to find legal placement"
 """What nextpnr says where all there is would be enough, but not as tiles share their control signals."""
 
 
+_UNROUTED = re.compile(r"Failed to find a route for arc \d+ of net (\S+?)\.?\s*$", re.M)
+"""What nextpnr says of a net before it ends; some builds of it then say nothing of an error."""
+
+
+class RoutingError(BuildError):
+    """A placement in which a net has no route: another seed's may have one."""
+
+
 class FitError(LimitError):
     """A design that a part has no room for; `used` is nextpnr's table, primitive to (used, there)."""
 
@@ -210,6 +218,8 @@ def place_and_route(
 
     Raises
     ------
+    RoutingError
+        A net has no route in this seed's placement.
     FitError
         It does not fit, which says what there is too much of.
     BuildError
@@ -248,6 +258,11 @@ def place_and_route(
                     f"the design does not fit {part.title}: {describe_excess(used)}; take a smaller configuration or "
                     "a larger part",
                     used,
+                )
+            if unrouted := _UNROUTED.search("\n".join(tail)):
+                raise RoutingError(
+                    f"nextpnr finds no route for net '{unrouted[1]}' on {part.title} with seed {seed}; another "
+                    "seed may have one (--seed, or more --attempts), or a smaller configuration"
                 )
             raise BuildError(f"nextpnr failed for {part.title} with exit code {code}: {message}")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

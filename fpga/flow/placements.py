@@ -24,6 +24,7 @@ from sateen.fpga.flow.place_and_route import (
     ARCHITECTURES,
     Part,
     Routed,
+    RoutingError,
     netlist,
     place_and_route,
     synthesis_of,
@@ -164,9 +165,11 @@ def each_placed(
     """Placements by seed, as many at once as there are processors, until one is `enough` or `enough` says stop.
 
     `place` makes one; `progress` gets those that there are, and how far those under way are. What is under way when
-    one is enough is ended, and so it is on any error, which is raised.
+    one is enough is ended, and so it is on any error, which is raised; a seed without a route is one only where no
+    other has one.
     """
     found: dict[int, Placement] = {}
+    unrouted: RoutingError | None = None
     under_way: dict[int, float] = {}
     left, stop = iter(seeds), Stop()
     with ThreadPoolExecutor(max_workers=min(len(seeds), processors())) as pool:
@@ -190,13 +193,18 @@ def each_placed(
                 for future in sorted(done, key=lambda f: running[f]):
                     seed = running.pop(future)
                     under_way.pop(seed)
-                    found[seed] = future.result()
-                    if enough(found[seed]):
+                    try:
+                        found[seed] = future.result()
+                    except RoutingError as e:
+                        unrouted = e
+                    if seed in found and enough(found[seed]):
                         return found
                     start()
                 progress(found, dict(under_way))
         finally:
             stop()
+    if unrouted is not None and not found:
+        raise unrouted
     return found
 
 

@@ -20,7 +20,7 @@ from sateen.fpga.boards.clocking import LIMITS, TOLERANCE, dividers, highest_bel
 from sateen.fpga.boards.ties import HIGHEST_HZ, Ties, retie
 from sateen.fpga.flow import placements
 from sateen.fpga.flow.bitstream import _placing, largest_that_fits, make
-from sateen.fpga.flow.place_and_route import ARCHITECTURES, Part, Routed, emit, pack
+from sateen.fpga.flow.place_and_route import ARCHITECTURES, Part, Routed, RoutingError, emit, pack
 from sateen.fpga.flow.placements import Placement, each_placed, placed, synthesized
 from sateen.fpga.flow.synthesis import Stop
 from sateen.hw.chip.link import Pace
@@ -252,6 +252,8 @@ class Fake:
             raise BuildError("ended")
         if self.clocks[seed] is None:
             raise BuildError("seed fails")
+        if self.clocks[seed] < 0:
+            raise RoutingError("no route")
         routed = Routed("nextpnr", 1.0, {}, {}, {"clk": self.clocks[seed]})
         return Placement(seed, routed, b"", 1.0, False)
 
@@ -280,6 +282,13 @@ def test_a_placement_that_is_not_needed_is_ended(monkeypatch):
     with pytest.raises(BuildError, match="seed fails"):
         fake.run(80.0, monkeypatch)
     assert fake.ended == [1]
+
+
+def test_a_seed_without_a_route_is_passed_over(monkeypatch):
+    fake = Fake({1: -1.0, 2: 90.0})
+    assert set(fake.run(80.0, monkeypatch, processors=1)) == {2} and fake.begun == [1, 2]
+    with pytest.raises(RoutingError, match="no route"):
+        Fake({1: -1.0, 2: -1.0}).run(80.0, monkeypatch)
 
 
 def test_ending_ends_the_tools_too():

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from sateen.errors import BuildError, ConfigError
-from sateen.fpga.flow.place_and_route import Part, describe_excess, few_pins, netlist, place_and_route
+from sateen.fpga.flow.place_and_route import (
+    _UNROUTED,
+    Part,
+    describe_excess,
+    few_pins,
+    netlist,
+    place_and_route,
+)
 
 ICE40 = Part("ice40", "hx1k", "tq144")
 ECP5 = Part("ecp5", "12k", "CABGA256", "6")
@@ -86,3 +93,9 @@ def test_what_is_said_of_a_design_that_does_not_fit():
     assert describe_excess(used) == "31 ICESTORM_RAM of 30 (1 too many)"
     used["ICESTORM_RAM"] = (30, 30)
     assert describe_excess(used) == "5067 ICESTORM_LC of 5280 leave no legal placement"
+
+
+def test_what_nextpnr_says_of_a_net_without_a_route():
+    line = "Warning: Failed to find a route for arc 2 of net inside.control.data[26].\nTraceback:"
+    assert _UNROUTED.search(line)[1] == "inside.control.data[26]"
+    assert not _UNROUTED.search("Info: Routing 34589 arcs.")
