@@ -13,7 +13,8 @@ import numpy as np
 
 import sateen
 from sateen.formats import Minifloat, parse_format
-from sateen.ir.graph import Activation, Add, Conv, Graph, Node, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Conv, Node, Pool
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sateen.compiler import conv
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import Factor, Linear, QuantizedGraph
 from sateen.sim import finish_outputs, quantize_inputs
 

@@ -26,7 +26,8 @@ import sateen
 from sateen.compiler.ptq import Gptq, moments, rewrite_quantized, round_layer
 from sateen.compiler.quantize import Options, calibrate, fuse, plan_activations, quantize, weight_scales
 from sateen.formats import parse_format
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import QuantizedGraph
 from sateen.sim import run_reference
 

@@ -25,7 +25,9 @@ from sateen.fpga.flow.synthesis import synthesize
 from sateen.hw.chip.verilog import convert
 from sateen.hw.vector.row import row_cycles
 from sateen.hw.vector.unit import VectorUnit
-from sateen.ir.graph import Graph, Normalize, Output, Port, Softmax
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Normalize, Softmax
+from sateen.ir.ports import Output, Port
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Normalize as QuantizedNormalize
 from sateen.machine.config import AcceleratorConfig

@@ -26,9 +26,9 @@ from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.fpga.estimate.energy import energy
 from sateen.ir.gradients import ComputedConv, WeightGradient
-from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.heads import Batch
 from sateen.ir.operation import Window
+from sateen.ir.ports import Output, Port, Shape
 from sateen.ir.quantized import MatMul, Op, Quant, QuantizedGraph, Tensor
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Unit

@@ -17,13 +17,13 @@ from sateen.compiler.functions import evaluate
 from sateen.errors import DataError
 from sateen.formats.rows import as_rows, from_rows
 from sateen.ir.functions import OUTPUT_FUNCTIONS
-from sateen.ir.graph import (
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import (
     Activation,
     Add,
     Arrange,
     Concat,
     Conv,
-    Graph,
     MatMul,
     Maximum,
     Mul,

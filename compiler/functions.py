@@ -11,7 +11,7 @@ import numpy as np
 
 from sateen.errors import ModelError
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import Activation, Expression
+from sateen.ir.nodes import Activation, Expression
 
 _LARGEST = float(np.finfo(np.float32).max)  # what an ONNX float can hold
 

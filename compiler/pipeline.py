@@ -35,7 +35,9 @@ from sateen.formats import SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
 from sateen.hw.chip.verilog import emit_verilog
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv, Graph, Port, first_of_each
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
+from sateen.ir.ports import Port, first_of_each
 from sateen.ir.quantized import QuantizedGraph
 from sateen.ir.serialize import to_bytes
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig

@@ -11,7 +11,8 @@ from torch import nn
 
 from sateen.errors import ModelError
 from sateen.formats import SparsityPattern
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, Node, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Concat, Conv, Node, Pool
 
 
 class GraphNet(nn.Module):

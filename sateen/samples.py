@@ -11,7 +11,7 @@ import numpy as np
 
 from sateen.arrays import check_numeric, load_npz, read_npy
 from sateen.errors import DataError, missing
-from sateen.ir.graph import Port
+from sateen.ir.ports import Port
 
 RANDOM = "random"
 """In the place of a file: so many samples of no meaning."""

@@ -18,8 +18,8 @@ from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.formats.requantize import requantize
 from sateen.formats.rows import Exponentials, as_rows, from_rows, normalize_rows, softmax_rows
-from sateen.ir.graph import Port
 from sateen.ir.pieces import moved
+from sateen.ir.ports import Port
 from sateen.ir.quantized import (
     Arrange,
     BiasGradient,

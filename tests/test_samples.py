@@ -9,7 +9,7 @@ from PIL import Image
 
 import sateen
 from sateen.errors import BuildError, DataError
-from sateen.ir.graph import Port
+from sateen.ir.ports import Port
 from sateen.samples import Images, Spec, load_samples, random_samples
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from onnx import helper as oh
 from sateen.compiler.export import other_ops, ports, sums
 from sateen.compiler.export.dialects import Standard
 from sateen.compiler.export.network_writer import NetworkWriter
-from sateen.ir.graph import first_of_each
+from sateen.ir.ports import first_of_each
 from sateen.ir.quantized import (
     Arrange,
     Concat,

@@ -10,7 +10,7 @@ from onnx import helper as oh
 from sateen.compiler.export.network_writer import NetworkWriter
 from sateen.ir.chosen import Chosen
 from sateen.ir.functions import FUNCTIONS, OUTPUT_FUNCTIONS
-from sateen.ir.graph import InputOp, Output, Port
+from sateen.ir.ports import InputOp, Output, Port
 
 _TO_CHW = (1, 2, 0)  # position of H, W and C in (C, H, W)
 

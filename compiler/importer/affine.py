@@ -13,7 +13,7 @@ from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.pointwise import aligned, depthwise, loosely_aligned
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Add, Expression, Mul
+from sateen.ir.nodes import Add, Expression, Mul
 
 
 def per_channel(walk: Walk, x: Value, constant: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from sateen.compiler.importer.moves import Roles, laid_out, rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Value
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Node, Stored
+from sateen.ir.nodes import Node, Stored
 
 Shape = tuple[int, ...]
 

@@ -19,7 +19,9 @@ from sateen.compiler.importer.nouns import Finding, Unsupported, Value, View
 from sateen.compiler.importer.pointwise import depthwise, settle
 from sateen.compiler.importer.walk import Walk
 from sateen.ir.chosen import Chosen
-from sateen.ir.graph import Graph, HostOp, Node, Output, Port
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Node
+from sateen.ir.ports import HostOp, Output, Port
 from sateen.ir.quant import Quantizer
 
 Found = tuple[Graph | None, list[Finding], list[Finding]]

@@ -18,7 +18,8 @@ from sateen.compiler.importer.passes import (
     with_nodes,
 )
 from sateen.compiler.importer.transpose import MOST_PIECES
-from sateen.ir.graph import Activation, Add, Arrange, Conv, Graph, MatMul, Mul, Node, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Arrange, Conv, MatMul, Mul, Node, Pool
 from sateen.ir.pieces import Lattice, Piece, collected, map_of
 
 _FREELY = 1 << 18

@@ -14,7 +14,9 @@ import onnx
 from sateen.compiler.importer.nouns import FLOAT_TYPES
 from sateen.compiler.importer.passes import is_affine
 from sateen.ir.functions import FUNCTIONS
-from sateen.ir.graph import Activation, Conv, Graph, InputOp, Node, Pool, Port, Quantize
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Conv, Node, Pool, Quantize
+from sateen.ir.ports import InputOp, Port
 from sateen.ir.quant import Quantizer
 
 

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from sateen.compiler.importer.constants import Constants, Light
 from sateen.compiler.importer.domains import DEFAULT
 from sateen.compiler.importer.loading import graph_inputs
-from sateen.ir.graph import Graph, Port
+from sateen.ir.graph import Graph
+from sateen.ir.ports import Port
 
 LOOKED_UP = "rows of a table, which the host looks up"
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.INT8, TensorProto.INT16, TensorProto.UINT8)

@@ -8,7 +8,7 @@ from sateen.compiler.importer.affine import affine
 from sateen.compiler.importer.broadcast import paired
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Add
+from sateen.ir.nodes import Add
 
 MASKED = -1e4
 """In the place of -inf: its exponential is 0 beside that of any other score. Calibration cuts it down to what the

@@ -16,8 +16,9 @@ from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import selection, settle
 from sateen.compiler.importer.transpose import MOST_PIECES, exchanged
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Arrange, Concat, Shape
+from sateen.ir.nodes import Arrange, Concat
 from sateen.ir.pieces import Piece, pieces_of
+from sateen.ir.ports import Shape
 
 Roles = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Dimensions of an ONNX tensor that are rows, columns and channels, most significant first."""

@@ -13,7 +13,7 @@ from sateen.compiler.importer.layout import Dim, Layout, Unsupported, axis_dims,
 from sateen.errors import ModelError
 from sateen.formats import Format
 from sateen.ir.chosen import Chosen
-from sateen.ir.graph import Shape
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quantizer
 
 FLOAT_TYPES = frozenset(
@@ -135,7 +135,7 @@ class GivenConstant:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a graph input becomes (H, W, C): see `sateen.ir.graph.Port`."""
+    """How a graph input becomes (H, W, C): see `sateen.ir.ports.Port`."""
 
     view: tuple[int, int, int]
     axes: tuple[int, int, int]

@@ -12,7 +12,8 @@ from dataclasses import replace
 from sateen.compiler.importer.host_inputs import way_to_quantizers
 from sateen.compiler.importer.nouns import free_name
 from sateen.compiler.importer.passes import drop_dead, is_affine
-from sateen.ir.graph import Conv, Graph, Node, Pool, Quantize
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv, Node, Pool, Quantize
 
 
 def separated(graph: Graph) -> Graph:

@@ -17,7 +17,7 @@ from sateen.compiler.importer.layout import (
     without_batch,
 )
 from sateen.compiler.importer.nouns import Undecided, Unsupported, Value, View
-from sateen.ir.graph import Shape
+from sateen.ir.ports import Shape
 
 
 class Layouts:

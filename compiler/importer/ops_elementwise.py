@@ -15,7 +15,7 @@ from sateen.compiler.importer.nouns import OnnxNode, Undecided, Unsupported, Val
 from sateen.compiler.importer.ops_quantize import clip_codes
 from sateen.compiler.importer.pointwise import aligned, raised
 from sateen.compiler.importer.walk import Handler, Walk
-from sateen.ir.graph import Activation, Add, Expression, Maximum, Mul, Node
+from sateen.ir.nodes import Activation, Add, Expression, Maximum, Mul, Node
 
 Parameters = tuple[tuple[str, float], ...]
 

@@ -18,7 +18,8 @@ from sateen.compiler.importer.ops_select import select
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
-from sateen.ir.graph import Conv, Shape
+from sateen.ir.nodes import Conv
+from sateen.ir.ports import Shape
 from sateen.ir.quant import GivenWeights
 
 

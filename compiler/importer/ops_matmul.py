@@ -12,8 +12,8 @@ from sateen.compiler.importer.moves import Roles, laid_out, rebuilt
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.pointwise import raised
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Conv, MatMul, Stored
 from sateen.ir.heads import OUTPUT, WEIGHT, Batch
+from sateen.ir.nodes import Conv, MatMul, Stored
 
 Dims = tuple[int, ...]
 

@@ -23,7 +23,8 @@ from sateen.compiler.importer.phases import SAME, borders, depthwise_kernel, emi
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Handler, Walk
 from sateen.compiler.importer.windows import Window, pads, pair, window_of
-from sateen.ir.graph import Activation, Conv, Expression, Pool, PoolKind, Shape
+from sateen.ir.nodes import Activation, Conv, Expression, Pool, PoolKind
+from sateen.ir.ports import Shape
 
 Reduction = PoolKind | Literal["sum"]
 

@@ -16,7 +16,7 @@ from sateen.compiler.importer.nouns import GivenConstant, OnnxNode, Unsupported,
 from sateen.compiler.importer.walk import Walk
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer, Minifloat, parse_format
-from sateen.ir.graph import Activation, Quantize
+from sateen.ir.nodes import Activation, Quantize
 from sateen.ir.quant import PRECISIONS, GivenWeights, Quant, Quantizer
 
 _TYPES = {

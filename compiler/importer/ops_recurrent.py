@@ -12,7 +12,7 @@ from sateen.compiler.importer.moves import place_channels, rebuilt
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.recurrent import Make, Unrolling, Weights, gru, lstm, rnn
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Activation, Concat, Expression, Stored
+from sateen.ir.nodes import Activation, Concat, Expression, Stored
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}

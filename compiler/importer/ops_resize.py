@@ -21,7 +21,8 @@ from sateen.compiler.importer.ops_elementwise import add_two
 from sateen.compiler.importer.ops_linear import need
 from sateen.compiler.importer.phases import MOST_PHASES, SAME, Phase, depthwise_kernel, emit_phases, phases
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Mul, Shape
+from sateen.ir.nodes import Mul
+from sateen.ir.ports import Shape
 
 # -- Resize ---------------------------------------------------------------------------------------------------
 

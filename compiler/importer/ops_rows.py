@@ -13,7 +13,7 @@ from sateen.compiler.importer.layout import axis_dims, normal, split_axes, witho
 from sateen.compiler.importer.moves import place_channels, rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Activation, Conv, Expression, Mul, Normalize, Softmax
+from sateen.ir.nodes import Activation, Conv, Expression, Mul, Normalize, Softmax
 
 
 def softmax(walk: Walk, node: OnnxNode, x: Value, axis: int) -> Value:

@@ -14,7 +14,8 @@ from sateen.compiler.importer.moves import rebuilt, roles_of
 from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value, axes_in, axis_in
 from sateen.compiler.importer.pointwise import depthwise, selection, settle
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Conv, Pool, Shape
+from sateen.ir.nodes import Conv, Pool
+from sateen.ir.ports import Shape
 
 Indices = range | np.ndarray
 

@@ -20,7 +20,8 @@ from sateen.compiler.importer.ops_pool import axes_of
 from sateen.compiler.importer.ops_rows import softmax
 from sateen.compiler.importer.pointwise import settle
 from sateen.compiler.importer.walk import Handler, Walk
-from sateen.ir.graph import Activation, Concat, Shape
+from sateen.ir.nodes import Activation, Concat
+from sateen.ir.ports import Shape
 
 LAYOUT_OPERATORS = frozenset(
     ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast")

@@ -21,7 +21,7 @@ from sateen.compiler.importer.nouns import OnnxNode, Unsupported, Value
 from sateen.compiler.importer.ops_quantize import emit, one, positive, whole
 from sateen.compiler.importer.walk import Walk
 from sateen.formats import Integer
-from sateen.ir.graph import Activation, Conv, Pool
+from sateen.ir.nodes import Activation, Conv, Pool
 from sateen.ir.quant import GivenWeights, Quant, Quantizer
 
 _DROPPED = {"ROUND": 0, "HALF_EVEN": 0, "FLOOR": -1, "CEIL": 1}

@@ -11,17 +11,8 @@ import dataclasses
 import numpy as np
 
 from sateen.compiler.functions import X, as_expression, substitute
-from sateen.ir.graph import (
-    Activation,
-    Arrange,
-    Conv,
-    Expression,
-    Graph,
-    MatMul,
-    Node,
-    Normalize,
-    Pool,
-)
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Arrange, Conv, Expression, MatMul, Node, Normalize, Pool
 from sateen.ir.quant import GivenWeights
 
 

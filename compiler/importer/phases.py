@@ -12,8 +12,9 @@ import numpy as np
 from sateen.compiler.importer.moves import arrange
 from sateen.compiler.importer.nouns import Unsupported
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Conv, Shape
+from sateen.ir.nodes import Conv
 from sateen.ir.pieces import pieces_of
+from sateen.ir.ports import Shape
 
 MOST_PHASES = 256
 

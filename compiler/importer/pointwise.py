@@ -7,7 +7,7 @@ import numpy as np
 from sateen.compiler.importer.layout import axis_dims, indices, split_axes
 from sateen.compiler.importer.nouns import Unsupported, Value
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 
 def depthwise(name: str, source: str, output: str, scale: np.ndarray, offset: np.ndarray) -> Conv:

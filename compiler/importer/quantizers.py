@@ -14,7 +14,8 @@ from sateen.compiler.functions import X, as_expression
 from sateen.compiler.importer.nouns import Refused
 from sateen.compiler.importer.passes import as_function, drop_dead, is_affine
 from sateen.compiler.importer.pointwise import depthwise
-from sateen.ir.graph import Activation, Add, Arrange, Concat, Conv, Graph, Maximum, Node, Pool, Quantize
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Arrange, Concat, Conv, Maximum, Node, Pool, Quantize
 from sateen.ir.quant import Quantizer
 
 Changes = dict[str, tuple[Node, ...]]

@@ -14,8 +14,9 @@ import numpy as np
 
 from sateen.compiler.importer.pointwise import selection
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Activation, Add, Arrange, Conv, Mul, Shape
+from sateen.ir.nodes import Activation, Add, Arrange, Conv, Mul
 from sateen.ir.pieces import Lattice, Pair, Piece
+from sateen.ir.ports import Shape
 
 Make = Callable[[str, str, str], Activation]
 """An activation of a name, what it reads, and what it writes."""

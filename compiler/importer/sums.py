@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from sateen.compiler.importer.passes import only_consumer, with_nodes
-from sateen.ir.graph import Add, Graph, Node, Stored
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Add, Node, Stored
 
 
 def constants_together(graph: Graph) -> Graph | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from sateen.compiler.importer.walk import Walk
-from sateen.ir.graph import Arrange, MatMul, Shape, Stored
 from sateen.ir.heads import Batch
+from sateen.ir.nodes import Arrange, MatMul, Stored
 from sateen.ir.pieces import pieces_of
+from sateen.ir.ports import Shape
 
 MOST_MOVES = 128
 """Selections and Arranges that a move is made of, before it is a product: that needs a machine with computed weights,

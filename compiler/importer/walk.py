@@ -40,8 +40,9 @@ from sateen.compiler.importer.nouns import (
 )
 from sateen.compiler.importer.open_layouts import Layouts
 from sateen.compiler.importer.refused import RANDOM_OPERATORS, REFUSED
-from sateen.ir.graph import Arrange, Expression, Node, Shape
+from sateen.ir.nodes import Arrange, Expression, Node
 from sateen.ir.pieces import pieces_of
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quant, Quantizer
 
 Handler = Callable[["Walk", OnnxNode], Sequence["Value | np.ndarray"]]

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from sateen.formats import Integer
-from sateen.ir.graph import Concat, Conv, Graph, Node
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Concat, Conv, Node
 from sateen.ir.quant import GivenWeights
 
 EIGHT = Integer(8)

@@ -30,7 +30,8 @@ from sateen.compiler.ptq.hessian import (
     ridge,
 )
 from sateen.errors import ConfigError, DataError, ModelError
-from sateen.ir.graph import Activation, Add, Conv, Graph, Maximum, Mul, Node, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Conv, Maximum, Mul, Node, Pool
 
 PROBES = 4
 """Random directions in which each layer's outputs are moved, to see how far the network's move."""

@@ -22,7 +22,8 @@ from sateen.compiler.ptq.hessian import (
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Conv, Graph, Node
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv, Node
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 

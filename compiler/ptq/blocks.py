@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode, sources
-from sateen.ir.graph import Activation, Conv, Graph, Node
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Conv, Node
 
 UNITS = ("layer", "block", "network")
 

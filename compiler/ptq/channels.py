@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sateen.ir.graph import Conv, Graph, Node
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv, Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import numpy as np
 
 from sateen.compiler.float_executor import COLUMN_BYTES, run_node, windows
 from sateen.errors import DataError
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 from sateen.sim.reference import check_inputs
 
 ROWS = 1 << 16

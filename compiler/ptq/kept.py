@@ -17,7 +17,7 @@ import numpy as np
 from sateen.arrays import read_npz, write_npz
 from sateen.files import cache_dir, load_entry, store_entry
 from sateen.formats import Format
-from sateen.ir.graph import Expression
+from sateen.ir.nodes import Expression
 
 CODE = ("sateen.compiler", "sateen.formats", "sateen.ir")
 """Packages whose code decides what a pass finds."""

@@ -20,7 +20,7 @@ from sateen.compiler.ptq.state import Fitted, State
 from sateen.compiler.quantize.scales import weight_scales
 from sateen.compiler.quantize.weights import check_weights
 from sateen.formats import Format
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 LONG = 1.0
 """Seconds that a layer takes, from which on what is found is kept in the cache."""

@@ -11,7 +11,8 @@ from sateen.compiler.float_executor import run_node
 from sateen.compiler.ptq.hessian import ROWS, choose_samples, columns, damped, ridge
 from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 
 _LEAST_ROWS = 1 << 14
 _ROWS_PER_COLUMN = 16

@@ -16,7 +16,8 @@ from sateen.compiler.ptq.passes import KNOWN, Context, Pass
 from sateen.compiler.ptq.state import State
 from sateen.compiler.quantize.fuse import fuse
 from sateen.errors import ConfigError
-from sateen.ir.graph import Conv, Graph, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv, Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ from sateen.errors import ConfigError, DataError
 from sateen.files import read_toml, shown
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 
 PASSES: dict[str, type[Pass]] = {
     "mergepool": MergePool,  # first: it changes which layers there are

@@ -26,7 +26,7 @@ from sateen.compiler.quantize.scales import weight_scales
 from sateen.compiler.quantize.weights import check_weights
 from sateen.errors import ConfigError
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 LOSSES = ("mse", "prediction")
 ROUNDINGS = ("flexround", "adaround")

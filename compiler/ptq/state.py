@@ -15,7 +15,7 @@ from sateen.compiler.quantize.scales import grid
 from sateen.errors import ModelError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import QuantizedGraph
 
 _ON_GRID = 1e-9

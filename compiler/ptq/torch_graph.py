@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sateen.compiler.functions import as_expression, evaluate, has_gradient
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import (
+from sateen.ir.nodes import (
     Activation,
     Add,
     Arrange,

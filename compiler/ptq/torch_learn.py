@@ -35,7 +35,7 @@ from sateen.compiler.quantize.activations import ActivationPlan
 from sateen.compiler.quantize.calibrate import Progress
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv, Node
+from sateen.ir.nodes import Conv, Node
 from sateen.ir.quantized import Quant
 
 _BATCH = 64  # samples that go through at a time where nothing is learned

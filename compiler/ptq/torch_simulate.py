@@ -11,7 +11,7 @@ from sateen.compiler.ptq.torch_graph import as_tensor, channels_second, run_node
 from sateen.compiler.ptq.torch_rounding import Rounded, rounded
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Conv, Node
+from sateen.ir.nodes import Conv, Node
 from sateen.ir.quantized import Quant
 
 Tensors = dict[str, torch.Tensor]

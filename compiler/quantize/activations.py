@@ -21,7 +21,7 @@ from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.formats.digits import two_digits
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Concat, MatMul, Softmax
+from sateen.ir.nodes import Concat, MatMul, Softmax
 from sateen.ir.quantized import Quant
 
 _logger = logging.getLogger("sateen")

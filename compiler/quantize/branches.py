@@ -19,15 +19,14 @@ from sateen.compiler.functions import X, as_expression, substitute
 from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics
 from sateen.compiler.quantize.scales import Observed, activation_quant, weight_scales
 from sateen.formats import Format
-from sateen.ir.graph import (
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import (
     Activation,
     Add,
     Arrange,
     Concat,
     Conv,
     Expression,
-    Graph,
-    InputOp,
     MatMul,
     Maximum,
     Mul,
@@ -36,6 +35,7 @@ from sateen.ir.graph import (
     Softmax,
     Stored,
 )
+from sateen.ir.ports import InputOp
 
 FAR_APART = 8
 """Times that the largest branch reaches further than one that is worth scaling, or a warning."""

@@ -8,7 +8,7 @@ from sateen.compiler.functions import as_expression, evaluate_expression
 from sateen.compiler.quantize.calibrate import Statistics
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph
-from sateen.ir.graph import Activation
+from sateen.ir.nodes import Activation
 
 NEAREST = 2.0**-12
 """Of the largest divisor: a smaller one is zero but for a constant that keeps a division from it."""

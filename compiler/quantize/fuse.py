@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from sateen.errors import ModelError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import (
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import (
     Activation,
     Add,
     Arrange,
     Concat,
     Conv,
-    Graph,
     MatMul,
     Maximum,
     Mul,

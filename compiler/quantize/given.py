@@ -15,7 +15,8 @@ from sateen.compiler.functions import as_expression, substitute
 from sateen.errors import FormatError
 from sateen.formats import Format, Integer
 from sateen.formats.base import MAX_BITS
-from sateen.ir.graph import Activation, Add, Conv, Expression, Graph, Mul, Node, Pool
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Conv, Expression, Mul, Node, Pool
 from sateen.ir.quant import Quantizer
 
 # -- formats -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sateen.compiler.quantize.signs import sign_of
 from sateen.errors import FormatError, ModelError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Linear, Op
 

@@ -20,8 +20,8 @@ from sateen.formats import Format
 from sateen.formats.digits import two_digits
 from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import Conv, MatMul, Pool
 from sateen.ir.heads import INPUT
+from sateen.ir.nodes import Conv, MatMul, Pool
 from sateen.ir.quantized import (
     Constant,
     Linear,

@@ -21,7 +21,8 @@ from sateen.compiler.quantize.signs import sign_of, signs
 from sateen.errors import DataError
 from sateen.formats import Format
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Arrange, Concat, Graph, MatMul, Maximum, Normalize, Pool, Softmax, Stored
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Arrange, Concat, MatMul, Maximum, Normalize, Pool, Softmax, Stored
 from sateen.ir.quantized import Arrange as QuantizedArrange
 from sateen.ir.quantized import Concat as QuantizedConcat
 from sateen.ir.quantized import Factor, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor

@@ -15,7 +15,8 @@ from sateen.formats.rows import (
     exponentials,
     fraction_bits,
 )
-from sateen.ir.graph import Normalize, Shape, Softmax
+from sateen.ir.nodes import Normalize, Softmax
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Normalize as QuantizedNormalize
 from sateen.ir.quantized import Softmax as QuantizedSoftmax

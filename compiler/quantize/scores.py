@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sateen.ir.graph import Add, Graph, Softmax, Stored
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Add, Softmax, Stored
 
 REACH = 14.0
 """Below a row's largest score: exp(-REACH) of thousands together is less than half a step of an 8-bit result."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sateen.errors import DataError
 from sateen.ir.fused import FusedGraph, FusedLayer, FusedNode
-from sateen.ir.graph import Conv, MatMul
+from sateen.ir.nodes import Conv, MatMul
 from sateen.ir.quantized import Linear, Quant
 
 

@@ -9,7 +9,7 @@ from sateen.compiler.quantize.scales import most, weight_scales
 from sateen.errors import FormatError, ModelError
 from sateen.formats import Format
 from sateen.ir.fused import FusedLayer
-from sateen.ir.graph import Conv, Pool
+from sateen.ir.nodes import Conv, Pool
 from sateen.ir.quantized import Quant
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sateen.ir.graph import Shape
 from sateen.ir.operation import Window
+from sateen.ir.ports import Shape
 from sateen.ir.quantized import ComputedConv, Linear, QuantizedGraph, Tensor, WeightGradient
 from sateen.ir.verify import verify
 from sateen.machine.config import AcceleratorConfig

@@ -21,9 +21,9 @@ from sateen.compiler.training.step import averaging, bias_integers, gate_ends
 from sateen.errors import ModelError
 from sateen.formats import Format, SparsityPattern
 from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, PoolGate, WeightGradient
-from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.operation import Constant, Window
 from sateen.ir.pieces import Lattice, Piece
+from sateen.ir.ports import Output, Port, Shape
 from sateen.ir.quantized import Arrange, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Stored, Tensor
 from sateen.ir.sums import MULTIPLIER_MAX, SHIFT_MAX
 from sateen.ir.verify import verify

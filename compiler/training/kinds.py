@@ -31,8 +31,8 @@ from sateen.formats.rows import (
     softmax_rows,
 )
 from sateen.ir.gradients import MASTER_EXPONENT
-from sateen.ir.graph import Activation, Arrange, Concat, Conv, MatMul, Normalize, Stored
 from sateen.ir.heads import Batch
+from sateen.ir.nodes import Activation, Arrange, Concat, Conv, MatMul, Normalize, Stored
 from sateen.ir.pieces import moved
 from sateen.sim import gradients
 from sateen.sim.exact_sums import ExactSum, largest, products

@@ -11,21 +11,9 @@ from sateen.errors import ModelError
 from sateen.formats import SparsityPattern
 from sateen.formats.sparsity import DENSE
 from sateen.ir.fused import FusedGraph, FusedLayer
-from sateen.ir.graph import (
-    Add,
-    Arrange,
-    Concat,
-    Conv,
-    MatMul,
-    Mul,
-    Node,
-    Normalize,
-    Pool,
-    Shape,
-    Softmax,
-    Stored,
-)
+from sateen.ir.nodes import Add, Arrange, Concat, Conv, MatMul, Mul, Node, Normalize, Pool, Softmax, Stored
 from sateen.ir.operation import Window
+from sateen.ir.ports import Shape
 
 MASTER_MOST = 128.0
 """Below which a master weight is, int32 in units of 2**-24."""

@@ -21,7 +21,7 @@ from sateen.compiler.training.state import State, initial
 from sateen.compiler.training.step import Trainer
 from sateen.errors import DataError
 from sateen.files import replacing
-from sateen.ir.graph import Normalize
+from sateen.ir.nodes import Normalize
 
 STATE = "state.npz"
 SAVE_S = 60.0

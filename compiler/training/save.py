@@ -13,21 +13,21 @@ from onnx import TensorProto, helper, numpy_helper
 from sateen.compiler.training import written
 from sateen.errors import ModelError
 from sateen.files import write_file
-from sateen.ir.graph import (
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import (
     Activation,
     Add,
     Arrange,
     Concat,
     Conv,
-    Graph,
     MatMul,
     Mul,
     Normalize,
     Pool,
-    Port,
     Softmax,
     Stored,
-)  # fmt: skip
+)
+from sateen.ir.ports import Port
 
 _OPSET = 17
 

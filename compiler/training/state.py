@@ -14,7 +14,7 @@ from sateen.compiler.training.scales import fitting
 from sateen.compiler.training.settings import Settings
 from sateen.errors import ModelError
 from sateen.ir.gradients import MASTER_EXPONENT
-from sateen.ir.graph import Conv, Node, Normalize, Stored
+from sateen.ir.nodes import Conv, Node, Normalize, Stored
 
 _INT32 = (1 << 31) - 1
 _STORED = 0.02

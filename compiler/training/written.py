@@ -10,7 +10,8 @@ import numpy as np
 from sateen.compiler.functions import as_expression
 from sateen.errors import ModelError
 from sateen.ir.functions import FUNCTIONS
-from sateen.ir.graph import Activation, Arrange, Conv, Expression, Graph, MatMul, Normalize, Stored
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Arrange, Conv, Expression, MatMul, Normalize, Stored
 
 if TYPE_CHECKING:
     from sateen.compiler.training.save import Writer

@@ -32,7 +32,8 @@ from sateen.explorer.target import Target
 from sateen.files import load_entry, store_entry
 from sateen.formats import parse_sparsity
 from sateen.fpga.estimate.energy import energy
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 from sateen.ir.serialize import float_from_bytes, from_bytes, to_bytes
 from sateen.machine.config import AcceleratorConfig
 from sateen.mapped import MappedNetwork

@@ -23,7 +23,8 @@ from sateen.errors import ConfigError
 from sateen.explorer.evaluate import first_output
 from sateen.formats import parse_sparsity
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 
 Map = tuple[str, ...]
 """A pattern for each layer."""

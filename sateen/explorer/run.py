@@ -29,7 +29,8 @@ from sateen.explorer.study import (
 )
 from sateen.explorer.target import Target, find_target
 from sateen.files import load_entry, shown, store_entry
-from sateen.ir.graph import Graph, Port
+from sateen.ir.graph import Graph
+from sateen.ir.ports import Port
 from sateen.machine.config import AcceleratorConfig
 from sateen.options import SPARSITY_METHODS, Arrays, Shapes, model_path
 from sateen.reporting.labels import load_labels

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sateen.errors import ModelError
-from sateen.ir.graph import (
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import (
     Activation,
     Arrange,
     Concat,
     Conv,
-    Graph,
     MatMul,
     Maximum,
     Node,

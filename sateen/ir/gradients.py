@@ -15,8 +15,8 @@ import numpy as np
 
 from sateen.formats import SparsityPattern
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Shape
 from sateen.ir.operation import Operand, QuantizedOp, Range, Window
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quant
 from sateen.ir.sums import OfCodes, Residual, Summed
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sateen.formats import Format, SparsityPattern
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Shape
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quant
 
 Range = tuple[int, int]

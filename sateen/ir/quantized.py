@@ -15,10 +15,10 @@ import numpy as np
 
 from sateen.formats.digits import Digits
 from sateen.ir.gradients import BiasGradient, ComputedConv, Gate, Gradient, PoolGate, WeightGradient
-from sateen.ir.graph import Output, Port, Shape
 from sateen.ir.heads import Batch
 from sateen.ir.operation import Constant, Operand, QuantizedOp, Range, Window
 from sateen.ir.pieces import Piece, plane_of
+from sateen.ir.ports import Output, Port, Shape
 from sateen.ir.quant import Quant
 from sateen.ir.sums import (
     Factor,
@@ -105,11 +105,11 @@ class Linear(Summed):
     """Multiplications that the network needs here, for one sample; None: those of the convolution. Add, rescale, copy
     and selection, which are no multiplications of the network, say 0."""
     source: tuple[str, ...] = ()  # ONNX nodes fused here
-    channels: np.ndarray | None = None  # int64 (O, I / groups), as in ir.graph.Conv: groups = O then
+    channels: np.ndarray | None = None  # int64 (O, I / groups), as in ir.nodes.Conv: groups = O then
 
     @property
     def whole(self) -> bool:
-        """As of ir.graph.Conv."""
+        """As of ir.nodes.Conv."""
         return self.groups == 1 and self.channels is None
 
     @property
@@ -297,7 +297,7 @@ class Concat(_Joining):
 
 @dataclass(frozen=True, slots=True)
 class Arrange(_Joining):
-    """Pixels put elsewhere, see `ir.graph.Arrange`. All parts and the output have the same Quant."""
+    """Pixels put elsewhere, see `ir.nodes.Arrange`. All parts and the output have the same Quant."""
 
     name: str
     parts: tuple[str, ...]
@@ -414,7 +414,7 @@ class Softmax(_OfRows):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Normalize(_OfRows):
-    """Over the channels of each pixel, in groups, or of the whole plane: see `ir.graph.Normalize`."""
+    """Over the channels of each pixel, in groups, or of the whole plane: see `ir.nodes.Normalize`."""
 
     name: str
     input: str

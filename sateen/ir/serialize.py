@@ -20,9 +20,11 @@ from sateen.errors import BuildError, ModelError
 from sateen.formats import Format, SparsityPattern, parse_format
 from sateen.formats.digits import Digits
 from sateen.ir.chosen import Chosen
-from sateen.ir.graph import Expression, Graph, HostOp, InputOp, Node, Output, Port
+from sateen.ir.graph import Graph
 from sateen.ir.heads import Batch
+from sateen.ir.nodes import Expression, Node
 from sateen.ir.pieces import Lattice, Piece
+from sateen.ir.ports import HostOp, InputOp, Output, Port
 from sateen.ir.quant import GivenWeights, Quantizer
 from sateen.ir.quantized import Constant, Factor, Linear, Op, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.verify import broken

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sateen.ir.graph import Shape
 from sateen.ir.operation import QuantizedOp
+from sateen.ir.ports import Shape
 from sateen.ir.quant import Quant
 
 MULTIPLIER_BITS = 16

@@ -11,7 +11,8 @@ from recipe_runs import run_recipe
 from sateen.compiler.float_executor import run_float
 from sateen.compiler.ptq.recipe import Recipe
 from sateen.errors import SateenError
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 from sateen.sim.reference import run_reference
 
 COUNT = 9

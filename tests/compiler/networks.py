@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sateen.ir.graph import Activation, Add, Concat, Conv, Graph, HostOp, Output, Pool, Port
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Add, Concat, Conv, Pool
+from sateen.ir.ports import HostOp, Output, Port
 
 
 @dataclass

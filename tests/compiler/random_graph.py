@@ -3,7 +3,7 @@
 import numpy as np
 
 from sateen.formats import Format
-from sateen.ir.graph import Output, Port
+from sateen.ir.ports import Output, Port
 from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Op, Quant, QuantizedGraph, Residual, Tensor
 
 

@@ -15,7 +15,8 @@ from sateen.compiler.ptq.recipe import RECIPES, Recipe
 from sateen.compiler.quantize.branches import scale_branches, scaled, split_branches
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.formats import parse_format
-from sateen.ir.graph import Conv, Graph
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv
 from sateen.models.random_network import SCALES, random_network
 from sateen.sim.reference import run_reference
 

@@ -14,7 +14,7 @@ from sateen.compiler.float_executor import run_float
 from sateen.compiler.prune.channels import Words, _fitted, _Reader, channel_sets, prune_channels
 from sateen.compiler.ptq.hessian import columns
 from sateen.errors import ConfigError, DataError, ModelError
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.models.data import write_digits_npz
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -12,7 +12,8 @@ from sateen.compiler.export.model import export_onnx
 from sateen.compiler.export.network_writer import uses_standard_types
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.network import quantize
-from sateen.ir.graph import Graph, HostOp, Output, Port
+from sateen.ir.graph import Graph
+from sateen.ir.ports import HostOp, Output, Port
 from sateen.sim.reference import run_reference
 
 STANDARD = [

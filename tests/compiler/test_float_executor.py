@@ -5,7 +5,9 @@ import pytest
 
 from sateen.compiler import float_executor as F
 from sateen.errors import DataError, ModelError
-from sateen.ir.graph import Conv, Graph, HostOp, Output, Pool, Port
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Conv, Pool
+from sateen.ir.ports import HostOp, Output, Port
 
 RNG = np.random.default_rng(3)
 

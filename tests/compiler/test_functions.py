@@ -12,7 +12,7 @@ from sateen.compiler.functions import X, as_expression, constant, evaluate, subs
 from sateen.compiler.importer.handlers import HANDLERS
 from sateen.errors import ModelError
 from sateen.ir.functions import COMBINING, FUNCTIONS
-from sateen.ir.graph import Activation, Expression
+from sateen.ir.nodes import Activation, Expression
 
 ONNX_NAME = {"affine": None, "clip": "Clip", "gelu": "Gelu"}
 POINTS = np.concatenate([np.linspace(-6, 6, 97), [-100.0, -1e-7, 0.0, 1e-7, 100.0]])

@@ -11,7 +11,7 @@ from sateen.compiler.quantize.fuse import fuse
 from sateen.errors import ModelError
 from sateen.formats import parse_sparsity
 from sateen.ir.fused import FusedLayer
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 
 def text(graph) -> list[str]:

@@ -13,7 +13,7 @@ from sateen.compiler.export.model import export_onnx
 from sateen.compiler.importer import check_model, import_model
 from sateen.errors import ModelError
 from sateen.formats import parse_format
-from sateen.ir.graph import InputOp
+from sateen.ir.ports import InputOp
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.sim.reference import run_reference
 

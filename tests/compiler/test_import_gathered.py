@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx_nets import Net, compare
 
-from sateen.ir.graph import Arrange, Conv, MatMul
+from sateen.ir.nodes import Arrange, Conv, MatMul
 from sateen.ir.pieces import collected, covered, map_of
 
 

@@ -17,7 +17,7 @@ from sateen.compiler.export import compare_with_file, export_onnx
 from sateen.compiler.importer import import_model
 from sateen.compiler.importer.integer_forms import OPERATORS, REFUSED
 from sateen.errors import DataError, ModelError
-from sateen.ir.graph import Concat, Conv
+from sateen.ir.nodes import Concat, Conv
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.sim.reference import run_reference
 

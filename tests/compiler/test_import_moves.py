@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx_nets import Net, compare, kinds
 
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 
 def tail(net: Net, y: str, channels: int, *, rank: int = 4) -> Net:

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto
 from onnx_nets import RUNTIME_OPSET, Net, compare, kinds
 
-from sateen.ir.graph import Activation, Conv, Pool
+from sateen.ir.nodes import Activation, Conv, Pool
 
 OPSETS = (9, 11, 13, 17, 21, RUNTIME_OPSET)
 

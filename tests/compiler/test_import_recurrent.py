@@ -7,7 +7,7 @@ from onnx_nets import Net, compare
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize import calibrate, quantize
 from sateen.errors import ModelError
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.sim.reference import quantize_inputs, reference_codes, run_reference
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

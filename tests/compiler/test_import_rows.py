@@ -8,7 +8,7 @@ from onnx_nets import Net, compare, kinds, samples
 
 from sateen.compiler.float_executor import float_outputs, run_float
 from sateen.compiler.importer import check_model, import_model
-from sateen.ir.graph import Normalize, Softmax
+from sateen.ir.nodes import Normalize, Softmax
 
 
 def tokens(net: Net, channels: int = 6) -> str:

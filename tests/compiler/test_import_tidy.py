@@ -5,7 +5,9 @@ import pytest
 
 from sateen.compiler.float_executor import float_outputs, run_float
 from sateen.compiler.importer.tidy import tidy
-from sateen.ir.graph import Activation, Conv, Graph, Output, Pool, Port
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Conv, Pool
+from sateen.ir.ports import Output, Port
 
 RNG = np.random.default_rng(0)
 SHAPE = (6, 6, 4)

@@ -10,7 +10,7 @@ from transposed_nets import NETS, channel_attention, mixer
 from sateen.compiler.importer import import_model
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.network import quantize
-from sateen.ir.graph import Arrange, Concat, MatMul, Stored
+from sateen.ir.nodes import Arrange, Concat, MatMul, Stored
 from sateen.sim.reference import reference_codes
 
 

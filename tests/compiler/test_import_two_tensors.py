@@ -9,7 +9,7 @@ from onnx_nets import Net, compare, kinds
 
 import sateen
 from sateen.errors import DataError
-from sateen.ir.graph import Activation, Maximum, Mul
+from sateen.ir.nodes import Activation, Maximum, Mul
 
 OPERATORS = ("Add", "Sub", "Mul", "Max", "Min")
 

@@ -15,7 +15,7 @@ from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.given import conform
 from sateen.compiler.quantize.network import quantize
 from sateen.formats import parse_format
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.serialize import from_bytes, to_bytes
 from sateen.sim.reference import run_reference
 

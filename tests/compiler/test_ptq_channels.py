@@ -12,7 +12,7 @@ from sateen.compiler.ptq.smooth import Smooth, smooth
 from sateen.compiler.quantize.calibrate import Statistics, calibrate
 from sateen.compiler.quantize.network import quantize
 from sateen.errors import ConfigError, DataError
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.sim.reference import run_reference
 
 

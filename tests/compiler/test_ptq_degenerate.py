@@ -28,7 +28,7 @@ from sateen.compiler.quantize.options import Options
 from sateen.compiler.quantize.scales import METHODS, Observed, activation_quant, most, weight_scales
 from sateen.errors import DataError, ModelError, SateenError
 from sateen.formats import parse_format, parse_sparsity
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 RECIPES_TRIED = {
     **{m: Recipe(m, scales=m) for m in METHODS},

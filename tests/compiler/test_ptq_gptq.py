@@ -24,7 +24,7 @@ from sateen.compiler.quantize.scales import grid, weight_scales
 from sateen.errors import ConfigError, DataError, FormatError, ModelError
 from sateen.formats import parse_format
 from sateen.formats.sparsity import parse_sparsity
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import Linear
 from sateen.sim.reference import run_reference
 

@@ -14,7 +14,7 @@ from sateen.compiler.ptq.merge_pool import MergePool, merge_pools
 from sateen.compiler.ptq.recipe import Recipe
 from sateen.errors import ConfigError
 from sateen.formats.sparsity import SparsityPattern
-from sateen.ir.graph import Pool
+from sateen.ir.nodes import Pool
 from sateen.sim.reference import run_reference
 
 

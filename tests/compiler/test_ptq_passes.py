@@ -28,7 +28,7 @@ from sateen.compiler.quantize.fuse import fuse
 from sateen.compiler.quantize.options import Options
 from sateen.errors import ConfigError, ModelError
 from sateen.formats import parse_format
-from sateen.ir.graph import Conv, Expression
+from sateen.ir.nodes import Conv, Expression
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/ptq.md").read_text(encoding="utf-8")
 OPTIONS = Options(parse_format("int4"), parse_format("int6"))

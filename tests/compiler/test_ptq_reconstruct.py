@@ -27,7 +27,7 @@ from sateen.compiler.quantize.scales import grid
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.formats.sparsity import parse_sparsity
-from sateen.ir.graph import Activation, Conv
+from sateen.ir.nodes import Activation, Conv
 from sateen.ir.quantized import Linear
 from sateen.sim.reference import reference_codes, run_reference
 

@@ -15,7 +15,7 @@ from sateen.compiler.ptq.torch_learn import run  # noqa: E402
 from sateen.compiler.ptq.torch_rounding import rounded  # noqa: E402
 from sateen.formats import parse_format  # noqa: E402
 from sateen.ir.functions import FUNCTIONS  # noqa: E402
-from sateen.ir.graph import Activation, Conv, Expression, Normalize, Pool, Softmax  # noqa: E402
+from sateen.ir.nodes import Activation, Conv, Expression, Normalize, Pool, Softmax  # noqa: E402
 from sateen.ir.quantized import Quant  # noqa: E402
 
 

@@ -11,7 +11,7 @@ from sateen.compiler.quantize.calibrate import Statistics, TensorStatistics, cal
 from sateen.compiler.quantize.network import accumulator_bits, quantize, residual_shifts_fit
 from sateen.errors import DataError, FormatError, ModelError
 from sateen.formats import parse_format
-from sateen.ir.graph import Activation
+from sateen.ir.nodes import Activation
 from sateen.ir.quantized import Concat, Linear, MaxPool
 from sateen.sim.reference import reference_codes, run_reference
 

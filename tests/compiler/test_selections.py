@@ -13,7 +13,7 @@ from sateen.compiler.prune.one_shot import sparsify
 from sateen.compiler.schedule.tiles import gathered_tile
 from sateen.errors import ConfigError, ModelError
 from sateen.formats import parse_format, parse_sparsity
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quant import Quant
 from sateen.ir.quantized import Constant, Linear
 from sateen.machine.presets import preset

@@ -28,7 +28,7 @@ from sateen.compiler.quantize.network import quantize
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern, parse_sparsity
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import Linear
 from sateen.ir.serialize import from_bytes, to_bytes
 

@@ -25,7 +25,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def names():
-    from sateen.ir.graph import Conv
+    from sateen.ir.nodes import Conv
 
     return [n.name for n in sateen.load(MODEL).graph.nodes if isinstance(n, Conv)]
 

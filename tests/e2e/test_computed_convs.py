@@ -14,8 +14,8 @@ from sateen.compiler.schedule.tokens import add_tokens
 from sateen.errors import ConfigError
 from sateen.formats import SparsityPattern, parse_format
 from sateen.formats.sparsity import DENSE
-from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
+from sateen.ir.ports import Output, Port
 from sateen.ir.quantized import ComputedConv, Quant, QuantizedGraph, Residual, Tensor
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig

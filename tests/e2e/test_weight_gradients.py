@@ -11,8 +11,8 @@ from sateen.compiler.schedule.gradients import bounds
 from sateen.errors import ConfigError
 from sateen.formats import parse_format
 from sateen.ir.gradients import BiasGradient, Gate, PoolGate, WeightGradient
-from sateen.ir.graph import Output, Port
 from sateen.ir.operation import Window
+from sateen.ir.ports import Output, Port
 from sateen.ir.quantized import Quant, QuantizedGraph, Tensor
 from sateen.ir.verify import verify
 from sateen.machine.config import DATAFLOWS

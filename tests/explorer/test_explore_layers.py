@@ -10,7 +10,7 @@ import sateen
 from sateen.errors import ConfigError
 from sateen.explorer.layers import divergence, evolve, guided, levels, measured_losses, trace_losses
 from sateen.formats import parse_sparsity
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 
 MODEL = Path(__file__).resolve().parents[2] / "models/digits_cnn.onnx"
 

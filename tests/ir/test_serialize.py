@@ -14,7 +14,7 @@ import pytest
 
 from sateen.errors import BuildError
 from sateen.formats import parse_format
-from sateen.ir.graph import HostOp, Output, Port
+from sateen.ir.ports import HostOp, Output, Port
 from sateen.ir.quantized import Concat, Constant, Linear, MaxPool, Quant, QuantizedGraph, Residual, Tensor
 from sateen.ir.serialize import from_bytes, load, to_bytes
 

@@ -15,9 +15,9 @@ from sateen.errors import BuildError, ModelError
 from sateen.formats import parse_format, parse_sparsity
 from sateen.formats.digits import Digits
 from sateen.formats.rows import exponentials, fraction_bits
-from sateen.ir.graph import Output, Port
 from sateen.ir.heads import Batch
 from sateen.ir.pieces import Lattice, Piece
+from sateen.ir.ports import Output, Port
 from sateen.ir.quantized import (
     Arrange,
     BiasGradient,
@@ -310,7 +310,8 @@ def test_codes_of_a_narrow_format():
 def test_the_pass_that_breaks_a_rule_is_named(monkeypatch):
     """It ends there, not in what comes after."""
     from sateen.compiler.quantize.calibrate import calibrate
-    from sateen.ir.graph import Conv, Graph
+    from sateen.ir.graph import Graph
+    from sateen.ir.nodes import Conv
 
     def shift_too_far(qgraph):
         return op("c", shift=np.full(2, 200))(qgraph)

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sateen.compiler.ptq.recipe import RECIPES  # noqa: E402
-from sateen.ir.graph import Activation, Conv  # noqa: E402
+from sateen.ir.nodes import Activation, Conv  # noqa: E402
 from sateen.models import cifar  # noqa: E402
 from sateen.models.digits import export  # noqa: E402
 from sateen.models.images import centred  # noqa: E402

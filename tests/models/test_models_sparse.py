@@ -18,7 +18,9 @@ from sateen.compiler.importer import import_model
 from sateen.compiler.prune.one_shot import check_pattern, keep_largest, recognise, sparsify
 from sateen.errors import DataError, ModelError
 from sateen.formats import PATTERNS, SparsityPattern, parse_sparsity
-from sateen.ir.graph import Activation, Conv, Graph, Output, Pool, Port
+from sateen.ir.graph import Graph
+from sateen.ir.nodes import Activation, Conv, Pool
+from sateen.ir.ports import Output, Port
 from sateen.models import sparse
 from sateen.models.digits import DigitsCnn, export
 

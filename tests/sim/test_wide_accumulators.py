@@ -9,7 +9,7 @@ from networks import Builder, run_slowly
 
 from sateen.compiler.quantize.calibrate import calibrate
 from sateen.compiler.quantize.network import quantize
-from sateen.ir.graph import Conv
+from sateen.ir.nodes import Conv
 from sateen.ir.quantized import Linear
 from sateen.sim.integer import conv
 from sateen.sim.reference import reference_codes, run_reference

@@ -13,7 +13,7 @@ from sateen.compiler.training.scales import fitting
 from sateen.compiler.training.step import Numpy, Trainer
 from sateen.formats import parse_format
 from sateen.formats.rows import fraction_bits, normalize_rows
-from sateen.ir.graph import Normalize
+from sateen.ir.nodes import Normalize
 from sateen.sim.row_gradients import normalize_gradient, softmax_gradient
 
 torch = pytest.importorskip("torch", reason="needs the extra learn")

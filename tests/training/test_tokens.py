@@ -18,7 +18,7 @@ from sateen.compiler.training import Settings, make_plan, with_masters, write_on
 from sateen.compiler.training.step import cross_entropy
 from sateen.errors import SateenError
 from sateen.ir.functions import FUNCTIONS
-from sateen.ir.graph import Activation, Conv, Normalize, Stored
+from sateen.ir.nodes import Activation, Conv, Normalize, Stored
 
 
 @pytest.mark.parametrize("net", NETS)
