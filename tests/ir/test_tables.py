@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sateen.formats import Integer
-from sateen.ir import graph, quantized
+from sateen.ir import nodes, ports, quantized
 from sateen.machine import isa
 
 
@@ -19,8 +19,8 @@ def members(union: object) -> set[object]:
     return set(typing.get_args(union))
 
 
-NODES = members(graph.Node)
-POOLS = members(graph.PoolKind)
+NODES = members(nodes.Node)
+POOLS = members(nodes.PoolKind)
 OPS = members(quantized.Op)
 GRADIENTS = members(quantized.Gradient)
 """Ops of a training step, which have no operators of ONNX."""
@@ -58,7 +58,7 @@ def test_a_table_lacks_nothing(where):
 
 
 @pytest.mark.parametrize(
-    ("module", "base", "union"), [(graph, graph.FloatOp, NODES), (quantized, quantized.QuantizedOp, OPS)]
+    ("module", "base", "union"), [(nodes, nodes.FloatOp, NODES), (quantized, quantized.QuantizedOp, OPS)]
 )
 def test_a_union_has_every_class(module, base, union):
     """A new class that is not in its union would be in no table either."""
@@ -66,7 +66,7 @@ def test_a_union_has_every_class(module, base, union):
     assert {c for c in classes if dataclasses.is_dataclass(c)} == union
 
 
-@pytest.mark.parametrize("base", [graph.FloatOp, quantized.QuantizedOp])
+@pytest.mark.parametrize("base", [nodes.FloatOp, quantized.QuantizedOp])
 def test_what_an_op_has_to_answer_it_cannot_leave_out(base):
     with pytest.raises(TypeError, match="abstract"):
         type("Mystery", (base,), {})()
@@ -80,7 +80,7 @@ def test_a_table_refuses_what_it_has_no_row_for():
 
     from sateen.sim.reference import reference_codes
 
-    port = graph.Port("x", (1, 1, 1), (1, 1, 1))
+    port = ports.Port("x", (1, 1, 1), (1, 1, 1))
     tensors = {n: quantized.Tensor(n, (1, 1, 1), quantized.Quant(Integer(8), 1.0)) for n in ("x", "y")}
     network = quantized.QuantizedGraph("g", (port,), (), (Mystery(),), tensors)
     with pytest.raises(KeyError, match="Mystery"):
