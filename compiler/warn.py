@@ -10,8 +10,13 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[str]]:
-    """The warnings that are logged meanwhile, as they go to standard error; what is logged again is left out."""
+    """The warnings that are logged meanwhile, as they go to standard error; what is logged again is left out.
+
+    A logger that was turned off logs meanwhile: libraries that configure logging, as Optuna's databases do with
+    `logging.config.fileConfig`, turn off those of others.
+    """
     logger = logging.getLogger("sateen")
+    disabled, logger.disabled = logger.disabled, False
     found: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -28,6 +33,7 @@ def collected() -> Iterator[list[str]]:
         yield found
     finally:
         logger.removeFilter(keep)
+        logger.disabled = disabled
 
 
 @contextlib.contextmanager

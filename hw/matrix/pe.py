@@ -201,7 +201,8 @@ def _terms(c: AcceleratorConfig, t: Terms, first: bool = False, luts: bool = Fal
     activation, weight = either(c.multiplier, *c.results), either(c.multiplier, c.weight, *c.results[1:])
     a, w = activation.operand, weight.operand
     lanes, acc = c.lanes, c.acc_bits
-    product, top = _product_shape(c.multiplier, c.activation, c.weight, c.gradient)
+    gradient = c.gradient if c.own_gradients else None
+    product, top = _product_shape(c.multiplier, c.activation, c.weight, gradient)
     if luts:
         multiply_signed_terms(a.significand_bits, w.significand_bits, lanes, t)
     else:

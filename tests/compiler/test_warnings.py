@@ -81,3 +81,11 @@ def test_each_is_said_once(caplog):
             logger.info("not kept")
     assert found == ["number 1", "number 2"]
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == found
+
+
+def test_a_logger_that_another_library_turned_off(monkeypatch):
+    logger = logging.getLogger("sateen")
+    monkeypatch.setattr(logger, "disabled", True)
+    with collected() as found:
+        logger.warning("heard")
+    assert found == ["heard"] and logger.disabled

@@ -76,7 +76,7 @@ def test_axes_of_memory_and_recipe():
             "the space holds no legal machine: .* give .* more values",
         ),
         ({"rows": [300]}, "space: rows = 300: it must be at most 64"),
-        ({"speed": [1]}, "unknown axis 'speed'; known are preset, recipe, sparsity"),
+        ({"speed": [1]}, "unknown axis 'speed'; known are preset, recipe, channels, sparsity"),
         ({"patterns": [["dense"]]}, "unknown axis 'patterns'; sparsity decides on it"),
         ({"sparsity": ["3:7"]}, "sparsity = '3:7': unknown sparsity"),
         ({"recipe": ["quick"]}, "recipe = 'quick': recipe 'quick' is unknown"),
