@@ -23,7 +23,7 @@ from training import batches, exact_accuracy, split
 from sateen.compiler.importer import import_model
 from sateen.compiler.training import Plan, Samples, Settings, make_plan
 from sateen.models.data import digits_split
-from sateen.models.small_transformers import digits_vit
+from sateen.models.transformers import digits_vit
 
 WAYS = ("float32 dense", "int8 dense", "int8/e4m3fn dense", "int8 bdwp", "int8/e4m3fn bdwp")
 """Formats (of gradients behind a slash) and the method, 2:8."""

@@ -1,4 +1,4 @@
-"""Vision transformers and their kin with seeded random weights: DeiT-Tiny whole, a block each of three others."""
+"""Vision transformers and their kin with seeded random weights: DeiT-Tiny, a small one, a block each of three others."""
 
 from __future__ import annotations
 
@@ -16,27 +16,48 @@ def deit_tiny(seed: int = 0) -> onnx.ModelProto:
 
     Ref: Touvron et al., arXiv 2012.12877, table 1.
     """
-    size, depth, heads, features = 14, 12, 3, 192
     b = TokenBuilder(np.random.default_rng(seed))
-    x = b.conv("patches", b.input("image", 3, 224, 224), features, 16, 16, pads=[0] * 4)
+    image = b.input("image", 3, 224, 224)
+    return _vision(b, "deit_tiny", image, 16, 192, 12, 3, 4, 1000, first=1.0, positions=0.3, power=1.1)
+
+
+def digits_vit(
+    seed: int = 0, depth: int = 2, features: int = 32, heads: int = 4, patch: int = 2
+) -> onnx.ModelProto:
+    """A vision transformer of 8 × 8 × 1, small enough to be trained: ten logits."""
+    b = TokenBuilder(np.random.default_rng(seed))
+    image = b.input("input", 1, 8, 8)
+    return _vision(
+        b, "digits_vit", image, patch, features, depth, heads, 2, 10, first=0.02, positions=0.02, power=1.0
+    )
+
+
+def _vision(
+    b: TokenBuilder, name: str, image: str, patch: int, features: int, depth: int, heads: int, wider: int,
+    classes: int, *, first: float, positions: float, power: float,
+) -> onnx.ModelProto:  # fmt: skip
+    """Patches, class token, positions, `depth` blocks, logits; `first` and `positions` are deviations of what is
+    stored, `power` that of the sum, and an MLP is `wider` times as wide inside."""
+    side = b.shapes[image][-1] // patch
+    x = b.conv("patches", image, features, patch, patch, pads=[0] * 4)
     x = b.transpose("tokens", b.lines("lines", x), 1, 0)
-    first = b.constant("class", b.rng.standard_normal((1, 1, features)).astype(np.float32))
-    b.node("Concat", "sequence", [first, x], axis=1)
-    x = b.derived("sequence", (size**2 + 1, features), 1.0)
-    where = 0.3 * b.rng.standard_normal((1, size**2 + 1, features))
+    token = b.constant("class", (first * b.rng.standard_normal((1, 1, features))).astype(np.float32))
+    b.node("Concat", "sequence", [token, x], axis=1)
+    x = b.derived("sequence", (side**2 + 1, features), 1.0)
+    where = positions * b.rng.standard_normal((1, side**2 + 1, features))
     b.node("Add", "positions.add", [x, b.constant("positions", where.astype(np.float32))])
-    x = b.derived("positions.add", b.shapes[x], 1.1)
+    x = b.derived("positions.add", b.shapes[x], power)
     for i in range(depth):
-        name = f"block{i}"
-        y = b.attention(f"{name}.attention", b.layer_norm(f"{name}.norm1", x), heads, BRANCH)
-        x = b.add(f"{name}.add1", x, y)
-        y = b.mlp(f"{name}.mlp", b.layer_norm(f"{name}.norm2", x), 4 * features, BRANCH)
-        x = b.add(f"{name}.add2", x, y)
+        block = f"block{i}"
+        y = b.attention(f"{block}.attention", b.layer_norm(f"{block}.norm1", x), heads, BRANCH)
+        x = b.add(f"{block}.add1", x, y)
+        y = b.mlp(f"{block}.mlp", b.layer_norm(f"{block}.norm2", x), wider * features, BRANCH)
+        x = b.add(f"{block}.add2", x, y)
     x = b.layer_norm("norm", x)
-    power = b.power[x]
+    last = b.power[x]
     b.node("Gather", "first", [x, b.constant("zero", np.array(0))], axis=1)
-    b.linear("logits", b.derived("first", (features,), power), 1000)
-    return b.model("deit_tiny", "logits")
+    b.linear("logits", b.derived("first", (features,), last), classes)
+    return b.model(name, "logits")
 
 
 def swin_block(seed: int = 0) -> onnx.ModelProto:

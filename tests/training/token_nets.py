@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sateen.compiler.importer import import_model
 from sateen.compiler.training import Settings, Trainer, fitting, initial, make_plan
-from sateen.models.small_transformers import digits_vit
+from sateen.models.transformers import digits_vit
 
 
 def gated() -> onnx.ModelProto:
