@@ -1,4 +1,4 @@
-"""Vision transformers and their kin with seeded random weights: DeiT-Tiny, a small one, a block each of three others."""
+"""Vision transformers and their kin with seeded random weights: DeiT-Tiny, a small one, a block of three others."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ from sateen.sim.exact_sums import INT64_SAFE, largest
 from sateen.sim.integer import FLOAT64_EXACT
 
 
-def times(a: np.ndarray, b: np.ndarray, terms: int = 1) -> np.ndarray:
-    """a * b, of a type in which a sum of `terms` such products is exact: float64, int64 or Python integers."""
+def times(a: np.ndarray, b: np.ndarray, terms: int = 1, *, floats: bool = True) -> np.ndarray:
+    """a * b, of a type in which a sum of `terms` such products is exact: float64 if `floats`, int64, or Python's."""
     bound = largest(a) * largest(b) * terms
-    kind = np.float64 if bound < FLOAT64_EXACT else np.int64 if bound < INT64_SAFE else object
+    kind = np.float64 if floats and bound < FLOAT64_EXACT else np.int64 if bound < INT64_SAFE else object
     return np.asarray(_whole(a, kind) * _whole(b, kind))
 
 
@@ -62,16 +62,11 @@ def normalize_gradient(
     variance = count * (exact * exact).sum(axis=-1, keepdims=True) - total * total
     bits, inverse = reciprocal((variance << EPSILON_FRACTION) + epsilon, fmt, root=True)
     n = x.shape[-1]
-    along = _product(h, _product(g, h, n).sum(axis=-1, keepdims=True)) >> places
+    sums = times(g, h, n, floats=False).sum(axis=-1, keepdims=True)
+    along = times(h, sums, floats=False) >> places
     fits = (largest(g) * (count + n)) << places < INT64_SAFE
     own = g if fits else g.astype(object)
     straight = (count * own - own.sum(axis=-1, keepdims=True) * int(centred)) << places
-    found = _product(straight - along, inverse)
+    found = times(straight - along, inverse, floats=False)
     shift = reciprocal_bits(fmt) + (bits - EPSILON_FRACTION) // 2
     return np.asarray(found >> (shift.astype(object) if found.dtype == object else np.minimum(shift, 63)))
-
-
-def _product(a: np.ndarray, b: np.ndarray, terms: int = 1) -> np.ndarray:
-    """a * b as integers, of a type in which a sum of `terms` such products is exact."""
-    kind = np.int64 if largest(a) * largest(b) * terms < INT64_SAFE else object
-    return np.asarray(_whole(a, kind) * _whole(b, kind))
