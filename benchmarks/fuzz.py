@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -37,6 +36,8 @@ from fuzz_case import KINDS, Case, draw, load, save
 from fuzz_check import Outcome, check, kind
 from fuzz_shrink import shrink
 from fuzz_training import fuzz as fuzz_training
+
+from sateen.compiler.warn import quiet
 
 
 def journal_of(path: Path) -> list[dict[str, Any]]:
@@ -118,13 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--replay", type=Path, help="folder of a failure: run it again")
     args = parser.parse_args(arguments)
-    logging.getLogger("sateen").setLevel(logging.ERROR)
     if args.replay:
-        outcome = check(*load(args.replay))
+        with quiet():
+            outcome = check(*load(args.replay))
         print(f"{outcome.kind}: {outcome.message}")
         return int(outcome.bad)
     # The simulators are of machines that nobody else will ask for.
     with (
+        quiet(),
         tempfile.TemporaryDirectory(prefix="sateen-fuzz-") as cache,
         patch.dict(os.environ, SATEEN_CACHE=cache),
     ):

@@ -1,6 +1,7 @@
 """The fuzzer itself: that it finds its place again, that what it saves can be run again, and what it makes smaller."""
 
 import json
+import logging
 
 import fuzz_check
 import pytest
@@ -61,6 +62,7 @@ def test_goes_on_where_the_journal_ends(tmp_path, capsys, kind):
     assert main([*common, "--count", "4"]) == 1  # the one that had been begun and never ended
     assert [line["seed"] for line in journal_of(journal)] == [4, 5, 6, 7]
     assert "4 cases: " in (said := capsys.readouterr().out) and "1 the process died" in said
+    assert logging.getLogger("sateen").isEnabledFor(logging.WARNING)  # for what runs next in this process
 
 
 def test_bad_is_what_is_neither_equal_nor_refused():
