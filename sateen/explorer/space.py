@@ -38,6 +38,7 @@ DEFAULT: dict[str, tuple[Any, ...]] = {
     "cols": (1, 2, 4, 8, 16, 32, 64),
     "lanes": (1, 2, 4),
     "group": (1, 2, 4, 8),
+    "multipliers_in": ("dsp", "mixed", "lut"),
     "dataflows": (("weight_stationary",), ("weight_stationary", "output_stationary")),
     "depthwise": (False, True),
     "act_bank_depth": (512, 1024, 2048, 4096, 8192),
