@@ -1,9 +1,11 @@
 """Candidates a second with 1 and 2 local workers, and a study on 4 of which one is killed while it measures.
 
     python benchmarks/explore_workers.py [--workers 1 2] [--killed 4]
+    python benchmarks/explore_workers.py --model resnet8.onnx --calibration X.npz --data X.npz --labels L.npz --killed 0
 
-The digits CNN in 24 pairs of formats on two machines: 48 candidates, each pair quantized by whoever comes first. Rates
-are from the first candidate that is done to the last, so that the start of processes does not count.
+24 pairs of formats on two machines: 48 candidates, each pair quantized by whoever comes first; of the digits CNN, which
+are cheap, and of a network that is given, which may be dearer. Rates are from the first candidate that is done to the
+last, so that the start of processes does not count. A process has one thread, with one worker too.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 from distributed import Client, LocalCluster
 
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is there
 import sateen
 from sateen.models.data import write_digits_npz
 
@@ -59,7 +62,7 @@ def with_a_loss(folder: Path, model: Path, data: tuple[Path, ...], workers: int)
     """What became of the candidates of a study of which one busy worker was killed after the sixth."""
     done: list[float] = []
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
 
@@ -79,11 +82,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--killed", type=int, default=4)
+    parser.add_argument("--killed", type=int, default=4, help="workers of which one is killed; 0: no such study")
+    parser.add_argument("--model", type=Path, help="in the place of the digits CNN, with its samples and labels")
+    for name in ("calibration", "data", "labels"):
+        parser.add_argument(f"--{name}", type=Path)
     args = parser.parse_args()
-    model_file = files("sateen.models") / "digits_cnn.onnx"
+    model_file = args.model or files("sateen.models") / "digits_cnn.onnx"
     with tempfile.TemporaryDirectory() as name, as_file(model_file) as model:
-        data = write_digits_npz(name)
+        data = (args.calibration, args.data, args.labels) if args.model else write_digits_npz(name)
         for workers in args.workers:
             found = rate(Path(name) / f"workers{workers}", model, data, workers)
             print(json.dumps({"workers": workers, "candidates_per_s": round(found, 2)}), flush=True)

@@ -21,6 +21,7 @@ from sateen.errors import ConfigError
 from sateen.explorer.candidate import Candidate
 from sateen.explorer.evaluate import Outcome, Task
 from sateen.explorer.goals import METRICS
+from sateen.explorer.journal import Journal
 from sateen.explorer.libraries import library, quiet_optuna
 from sateen.explorer.screen import Waiting
 from sateen.explorer.space import Space, starts
@@ -392,8 +393,7 @@ def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _storage(folder: Path, url: str | None, optuna: Any) -> Any:
     if url is None:
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
-        return optuna.storages.JournalStorage(backend)
+        return optuna.storages.JournalStorage(Journal(folder / JOURNAL))
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as e:  # whatever the database's driver raises

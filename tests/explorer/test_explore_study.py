@@ -249,7 +249,7 @@ def test_a_worker_that_is_killed_costs_its_candidate_nothing_but_time(given, tmp
     distributed = pytest.importorskip("distributed")
     killed = []
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
 
