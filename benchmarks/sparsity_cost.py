@@ -73,6 +73,8 @@ def machines() -> list[Machine]:
             act_bank_depth=dense.act_bank_depth * 2 // group,
         )
         found.append(Machine(f"8×16×2, group {group}: {', '.join(patterns)}", patterns[-1], config))
+    own = found[-1].config.replace(name="split8", split_groups=True, patterns=("dense", "1:4"))
+    found.append(Machine("8×16×2, group 8 split: dense, 1:4", "1:4", own))
     found.append(Machine("`sat256`, 4×32×2, group 8: all patterns", "2:8", preset("sat256")))
     return found
 

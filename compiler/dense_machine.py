@@ -46,7 +46,7 @@ def without_patterns(config: AcceleratorConfig) -> AcceleratorConfig | None:
         return config.replace(
             name=f"{config.name}, no patterns",
             rows=rows, cols=cols, lanes=lanes, group=lanes, patterns=(DENSE.name,),
-            computed_patterns=False, pruned_decay=False, short_groups=False,
+            computed_patterns=False, pruned_decay=False, short_groups=False, split_groups=False,
             act_bank_depth=max(2, config.act_bank_depth * config.elements // elements),
             weight_depth=max(2 * rows, config.weight_depth * config.cols * config.lanes // (cols * lanes)),
             acc_depth=min(1 << 14, max(16, config.acc_depth * config.cols // cols)),

@@ -328,9 +328,10 @@ class Interpreter:
             slice(i.weight_base, i.weight_base + len(tap)), i.index_bits, sample
         )
         fixed = self.weight_fixed[codes]
-        number = (index % c.dense_passes * c.lanes)[:, None, None] + np.arange(c.lanes)
-        counted = (number << i.index_shift) % c.group >> i.index_bits << i.index_bits
-        element = row[:, None, None] * c.group + counted + stored
+        part, lane = np.divmod(np.arange(c.lanes), c.sharing_lanes)
+        number = (index % c.dense_passes * c.sharing_lanes)[:, None, None] + lane
+        counted = (number << i.index_shift) % c.choice >> i.index_bits << i.index_bits
+        element = row[:, None, None] * c.group + part * c.choice + counted + stored
         weights = np.zeros((taps, c.elements, c.cols), fixed.dtype)
         np.add.at(weights, (tap[:, None, None], element, np.arange(c.cols)[:, None]), fixed)
         return weights

@@ -208,11 +208,12 @@ def tile_shape(dense: np.ndarray, config: AcceleratorConfig) -> Shape:
     nonzero = _grouped(dense, config)
     kh, kw, words, *_ = nonzero.shape
     last = np.flatnonzero(nonzero[:, :, -1].any((0, 1, 3, 4)))
-    return Shape(kh, kw, words, min(packings(nonzero, config)), int(last.max(initial=0)) + 1)
+    rows = int(last.max(initial=0)) // (config.lanes // config.sharing_lanes) + 1
+    return Shape(kh, kw, words, min(packings(nonzero, config)), rows)
 
 
 def packings(nonzero: np.ndarray, config: AcceleratorConfig) -> list[Packing]:
-    """Those that hold `nonzero` (KH, KW, words, rows, group, cols), the best for each number of index bits."""
+    """Those that hold `nonzero` (KH, KW, words, rows or more, choice, cols), the best for each number of index bits."""
     found = []
     count = nonzero.astype(np.uint8)
     for bits in range(config.index_planes + 1):
@@ -221,10 +222,10 @@ def packings(nonzero: np.ndarray, config: AcceleratorConfig) -> list[Packing]:
         most = count.max((0, 1, 2, 3, 5), initial=0)  # nonzeros in each run of a group, of all groups
         last = int(np.flatnonzero(most).max(initial=0))
         # places of a run: a power of two, and as many as it takes for a group to fill a pass
-        slots = max(int(most.max()), config.lanes // len(most), 1)
+        slots = max(int(most.max()), config.sharing_lanes // len(most), 1)
         slot_bits = (slots - 1).bit_length()
         places = (last << slot_bits) + int(most[last])
-        found.append(Packing(max(1, -(-places // config.lanes)), bits, slot_bits))
+        found.append(Packing(max(1, -(-places // config.sharing_lanes)), bits, slot_bits))
     return found
 
 
@@ -243,9 +244,12 @@ def pack_tile(dense: np.ndarray, shape: Shape, config: AcceleratorConfig, datafl
 
     def arrange(fields: np.ndarray) -> np.ndarray:
         """To (kh * kw, weight words of a tap, col, lane), as the array takes them."""
-        parts = fields[:, :, :, :, : shape.passes * config.lanes]
-        parts = parts.reshape(-1, shape.words, config.rows, shape.passes, config.lanes, config.cols)
-        order = (0, 1, 2, 3, 5, 4) if dataflow == OUTPUT_STATIONARY else (0, 1, 3, 2, 5, 4)
+        sharing = config.sharing_lanes
+        parts = fields[:, :, :, :, : shape.passes * sharing]
+        parts = parts.reshape(
+            -1, shape.words, config.rows, config.lanes // sharing, shape.passes, sharing, config.cols
+        )
+        order = (0, 1, 2, 4, 6, 3, 5) if dataflow == OUTPUT_STATIONARY else (0, 1, 4, 2, 6, 3, 5)
         rows = parts.transpose(order).reshape(len(parts), -1, config.cols, config.lanes)
         return rows[:, : shape.tap_rows(config, dataflow)]
 
@@ -255,9 +259,9 @@ def pack_tile(dense: np.ndarray, shape: Shape, config: AcceleratorConfig, datafl
 
 
 def _grouped(dense: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
-    """Which codes are not zero, as (KH, KW, words, rows, group, cols)."""
+    """Which codes are not zero, as (KH, KW, words, rows or parts of them, choice, cols)."""
     kh, kw, elements, cols = dense.shape
-    shape = (kh, kw, elements // config.elements, config.rows, config.group, cols)
+    shape = (kh, kw, elements // config.elements, -1, config.choice, cols)
     return (config.weight.fixed(dense) != 0).reshape(shape)
 
 

@@ -148,6 +148,7 @@ def _element(
     inner = PE(
         lanes=config.lanes,
         group=config.group,
+        split=config.split_groups,
         activation=config.activation,
         weight=config.weight,
         multiplier=config.multiplier,

@@ -51,7 +51,8 @@ class SystolicArray(wiring.Component):
     i_index : In(index_row_bits)
         The planes of its indices. Only if `config.indexed`.
     i_index_bits, i_index_shift : In(range(index_planes + 1))
-        With `i_weight`: lane l takes element (i_pass*lanes + l) << i_index_shift, with the low i_index_bits bits
+        With `i_weight`: lane l takes element (i_pass*lanes + l) << i_index_shift, or with `config.split_groups`
+        element i_pass << i_index_shift of its part of the group, with the low i_index_bits bits
         from `i_index`. Only if `config.indexed`.
     i_pass : In(range(dense_passes))
         With `i_weight`. Only if there is more than one pass.
@@ -220,6 +221,7 @@ class SystolicArray(wiring.Component):
         return apart | {
             "lanes": c.lanes,
             "group": c.group,
+            "split": c.split_groups,
             "activation": c.activation,
             "weight": c.weight,
             "multiplier": c.multiplier,
@@ -310,7 +312,8 @@ class SystolicArray(wiring.Component):
         c = self.config
         if not c.index_bits:
             return Const(0, 0)
-        number = Cat(Const(lane, c.index_bits - len(self.i_pass)), self.i_pass)  # lanes is a power of two
+        # lanes is a power of two
+        number = Cat(Const(lane % c.sharing_lanes, c.index_bits - len(self.i_pass)), self.i_pass)
         if not c.indexed:
             return number
         counted = Signal(c.index_bits, name=f"counted_{lane}")

@@ -1,7 +1,7 @@
 """The processing element: `lanes` multipliers that add into one partial sum.
 
-A row's group of activations is common to all its elements; each lane multiplies one of them, picked by the
-index stored with its weight, or its own where the group has as many elements as there are lanes.
+A row's group of activations is common to all its elements; each lane multiplies one of them, or of its own part of
+them, picked by the index stored with its weight, or its own where the group has as many elements as there are lanes.
 """
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
@@ -21,8 +21,8 @@ def weight_layout(weight: Either, index_bits: int) -> data.StructLayout:
     return data.StructLayout({"operand": weight.shape, "index": unsigned(index_bits)})
 
 
-def index_bits(lanes: int, group: int) -> int:
-    return 0 if group == lanes else (group - 1).bit_length()
+def index_bits(lanes: int, group: int, split: bool) -> int:
+    return 0 if group == lanes else (group // (lanes if split else 1) - 1).bit_length()
 
 
 def pe_latency(lanes: int) -> int:
@@ -50,6 +50,8 @@ class PE(wiring.Component):
     ----------
     lanes, group : int
         Multipliers, and activations to pick from.
+    split : bool
+        Each lane picks from the group / lanes activations of its own part of the group.
     activation, weight : Format
     multiplier : str
         "fixed": operands are fixed-point integers, a product is one multiplication. "shift": significands are
@@ -93,6 +95,7 @@ class PE(wiring.Component):
         *,
         lanes: int,
         group: int,
+        split: bool = False,
         activation: Format,
         weight: Format,
         multiplier: str,
@@ -106,6 +109,7 @@ class PE(wiring.Component):
             raise ValueError(f"group must be a multiple of lanes = {lanes}, not {group!r}")
         self.lanes = lanes
         self.group = group
+        self.split = split
         also = (gradient,) if gradient else ()
         decoded, weights = either(multiplier, activation, *also), either(multiplier, weight, *also)
         self.a, self.w = decoded.operand, weights.operand
@@ -114,7 +118,7 @@ class PE(wiring.Component):
         self.luts = luts
         self.own_sums = own_sums
         self.depthwise = depthwise
-        entry = weight_layout(weights, index_bits(lanes, group))
+        entry = weight_layout(weights, index_bits(lanes, group, split))
         switch = {"discard": In(1), "own": In(1), "fresh": In(1)} if own_sums else {}
         if depthwise:
             switch |= {"filter": In(1), "column": In(decoded.shape)}
@@ -191,7 +195,10 @@ class PE(wiring.Component):
         elements = [Value.cast(self.activations[k]) for k in range(self.group)]
         if self.group == self.lanes:
             return elements[lane]
-        elements += [elements[-1]] * ((1 << len(index)) - self.group)
+        if self.split:
+            part = self.group // self.lanes
+            elements = elements[lane * part : (lane + 1) * part]
+        elements += [elements[-1]] * ((1 << len(index)) - len(elements))
         for bit in index:  # a tree of two-way multiplexers is smaller than an Array
             elements = [Mux(bit, high, low) for low, high in zip(elements[::2], elements[1::2], strict=True)]
         return elements[0]

@@ -87,4 +87,8 @@ def _mixed(candidate: Candidate, config: AcceleratorConfig, names: tuple[str, ..
 
 def _allowed(config: AcceleratorConfig) -> tuple[str, ...]:
     """All patterns that an array of these groups and lanes can have."""
-    return tuple(p for p in PATTERNS if indices_for_patterns.broken(config.group, config.lanes, (p,)) is None)
+    return tuple(
+        p
+        for p in PATTERNS
+        if indices_for_patterns.broken(config.group, config.lanes, (p,), config.split_groups) is None
+    )

@@ -50,6 +50,12 @@ class Array:
         "elements of an activation word that a row has, of which its lanes pick theirs",
         values=lambda: powers(1, 16 * MOST_PASSES),
     )
+    split_groups: bool = setting(
+        False,
+        "each lane picks from its own part of the group, by smaller multiplexers; patterns are of group / lanes "
+        "elements at most",
+        optional=True,
+    )
     patterns: tuple[str, ...] = setting(
         (DENSE.name,),
         "N:M patterns that the elements have indices for; a layer may use any of them",
@@ -135,9 +141,19 @@ class Array:
         return tuple(p for p in _read_patterns(self.patterns) if not p.dense)
 
     @property
+    def choice(self) -> int:
+        """Elements that a lane picks from."""
+        return self.group // self.lanes if self.split_groups else self.group
+
+    @property
+    def sharing_lanes(self) -> int:
+        """Lanes that pick from the same elements."""
+        return 1 if self.split_groups else self.lanes
+
+    @property
     def index_bits(self) -> int:
-        """Bits of a lane's index into its group; 0 where every lane has its own element."""
-        return 0 if self.group == self.lanes else math.ceil(math.log2(self.group))
+        """Bits of a lane's index into what it picks from; 0 where every lane has its own element."""
+        return 0 if self.group == self.lanes else math.ceil(math.log2(self.choice))
 
     @property
     def index_planes(self) -> int:
@@ -174,12 +190,23 @@ class Array:
 
 
 @rule("group", first=True)
-def indices_for_patterns(group: int, lanes: int, patterns: tuple[str, ...]) -> str | None:
-    """above lanes and a multiple of m, for every N:M of patterns"""
+def indices_for_patterns(group: int, lanes: int, patterns: tuple[str, ...], split_groups: bool) -> str | None:
+    """above lanes and a multiple of m, for every N:M of patterns, of m*lanes with split_groups"""
     for pattern in map(parse_sparsity, patterns):
-        if not pattern.dense and not (group > lanes and group % pattern.m == 0):
-            return f"above lanes = {lanes} and a multiple of {pattern.m}, for {pattern} of patterns"
+        if pattern.dense:
+            continue
+        least, of = (pattern.m * lanes, " of each lane") if split_groups else (pattern.m, "")
+        if not (group > lanes and group % least == 0):
+            return f"above lanes = {lanes} and a multiple of {least}, for {pattern}{of} of patterns"
     return None
+
+
+@rule("split_groups")
+def groups_to_split(split_groups: bool, group: int, lanes: int) -> str | None:
+    """false with one lane, or with a group of as many elements as there are lanes"""
+    if group > lanes > 1 or not split_groups:
+        return None
+    return "false with one lane, or with a group of as many elements as there are lanes"
 
 
 @rule("group")
@@ -282,5 +309,5 @@ def parts_of_words(short_groups: bool, outer_products: bool, group: int) -> str 
 RULES = (
     indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
     weights_like_activations, patterns_of_computed_weights, one_lane, pixels_like_weights,
-    parts_of_words,
+    parts_of_words, groups_to_split,
 )  # fmt: skip

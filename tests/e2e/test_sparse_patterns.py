@@ -15,8 +15,9 @@ from sateen.machine.config import DATAFLOWS, WEIGHT_STATIONARY
 SIXTEEN = machine(
     "e3m2", "e3m2", rows=4, cols=8, lanes=1, group=16, patterns=(*EIGHT, "2:16"), dataflows=DATAFLOWS
 )
-MACHINES = {8: SPARSE, 16: SIXTEEN}
-"""An index word is half a beat, and a beat."""
+SPLIT = SPARSE.replace(name="tiny-split", split_groups=True, patterns=("dense", "1:2", "2:4", "1:4"))
+MACHINES = {8: SPARSE, 16: SIXTEEN, "split": SPLIT}
+"""An index word is half a beat, a beat, and half a beat."""
 SAMPLES = np.random.default_rng(1).normal(0, 1, (4, 5, 6, 5)).astype(np.float32)
 
 
@@ -62,11 +63,16 @@ def sparse_layers(folder) -> list[dict]:
 @pytest.mark.rtl
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "group, pattern", [*((8, p) for p in EIGHT), *((16, p) for p in ("1:2", "4:8", "1:8", "2:16"))]
+    "group, pattern",
+    [
+        *((8, p) for p in EIGHT),
+        *((16, p) for p in ("1:2", "4:8", "1:8", "2:16")),
+        *(("split", p) for p in SPLIT.patterns),
+    ],
 )
 def test_all_engines_are_equal(group, pattern, tmp_path):
     """Each pattern with memory of another speed, in either dataflow, on one RTL for all patterns of a machine."""
-    seed = 10 * group + MACHINES[group].patterns.index(pattern)
+    seed = (3 if group == "split" else 10 * group) + MACHINES[group].patterns.index(pattern)
     memory = {"latency": 1 + seed, "interval": 1 + seed % 4}
     dataflow = ("auto", *DATAFLOWS)[seed % 3]
     check(network(seed), SAMPLES, MACHINES[group], tmp_path, sparsity=pattern, dataflow=dataflow, **memory)
@@ -82,6 +88,13 @@ def test_all_engines_are_equal(group, pattern, tmp_path):
             layer["dataflow"] == WEIGHT_STATIONARY
         ):  # others leave out groups, and are filled up to whole blocks
             assert weights["index_bytes"] == exact
+
+
+def test_the_smallest_choice_of_a_lane_limits_patterns():
+    with pytest.raises(ConfigError, match=r"group = 8.*a multiple of 16, for 2:8 of each lane of patterns"):
+        SPLIT.replace(patterns=("dense", "2:8"))
+    with pytest.raises(ConfigError, match=r"split_groups = True.*false with one lane"):
+        SIXTEEN.replace(split_groups=True)
 
 
 @pytest.mark.parametrize("group", MACHINES)
