@@ -82,8 +82,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--killed", type=int, default=4, help="workers of which one is killed; 0: no such study")
-    parser.add_argument("--model", type=Path, help="in the place of the digits CNN, with its samples and labels")
+    parser.add_argument(
+        "--killed", type=int, default=4, help="workers of which one is killed; 0: no such study"
+    )
+    parser.add_argument(
+        "--model", type=Path, help="in the place of the digits CNN, with its samples and labels"
+    )
     for name in ("calibration", "data", "labels"):
         parser.add_argument(f"--{name}", type=Path)
     args = parser.parse_args()

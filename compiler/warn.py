@@ -7,6 +7,8 @@ import logging
 import threading
 from collections.abc import Iterator
 
+__all__ = ["collected", "quiet"]
+
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[str]]:
