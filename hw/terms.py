@@ -27,6 +27,8 @@ class MemoryCells:
     """Cells that a bit of a word is in: a multiplexer of so many ways selects what is read."""
     unit: int = 1
     """Bits of a word in a cell."""
+    direct: float = 0.0
+    """Bits of a word that are in fewer cells, and need no multiplexer."""
 
     @property
     def blocks(self) -> int:
@@ -98,7 +100,7 @@ class Terms:
         else:
             self.add(ff=found.units + bits)
         if found.ways > 1:
-            ways = bits * self.technology.mux(found.ways)
+            ways = (bits - found.direct) * self.technology.mux(found.ways)
             self.add(**{f"{found.kind}_ways": ways, f"{found.kind}_decoder": found.ways})
 
     def multiply(self, a: int, b: int, count: int = 1, *, signed: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 Ref: Yosys, passes/memory/memory_libmap.cc, whose costs these are; the memories are those of its techlibs
 lattice/brams_16kd.txt, lattice/lutrams_trellis.txt, ice40/brams.txt, xilinx/brams_xc4v.txt and xilinx/lutrams_xcu.txt.
+On ECP5 deep ones are first split into columns (fpga/flow/deep_memories.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from sateen.fpga.flow.deep_memories import columns, multiplexed, narrow_bits
 from sateen.hw.terms import MemoryCells
 
 _MUX = _DEMUX = 0.5  # of a bit that is selected outside the memory's cells
@@ -70,7 +72,19 @@ def memory(
         cost, found = _geometry(cell, width, depth, slices, rows)
         if cost < least:
             least, best = cost, found
+    one_port = slices == rows == 1
+    if family == "ecp5" and one_port and best.kind == "block" and multiplexed(width, depth):
+        return _in_columns(best, width, depth)
     return best
+
+
+def _in_columns(found: MemoryCells, width: int, depth: int) -> MemoryCells:
+    """A memory as `fpga.flow.deep_memories` splits it."""
+    wide, narrow = columns(width, depth)
+    cells = found.ways * wide // 9 + narrow if narrow else found.cells
+    ways = -(-depth * narrow_bits(depth) // 16_384)  # of the narrow columns
+    direct = (width - wide) * (1 - (ways if ways > 1 else 0) / found.ways) if narrow else 0.0
+    return MemoryCells("block", cells, 2 * cells, found.ways, found.unit, direct)
 
 
 def _geometry(cell: _Cell, width: int, depth: int, slices: int, rows: int) -> tuple[float, MemoryCells]:

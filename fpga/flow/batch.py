@@ -18,11 +18,13 @@ from pathlib import Path
 from sateen.errors import BuildError
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import FAMILIES, Family
+from sateen.fpga.flow.deep_memories import deepened
 from sateen.fpga.flow.synthesis import (
     counted,
     error_in,
     finish,
     primitives,
+    rules,
     run_yosys,
     tool_version,
 )
@@ -49,23 +51,27 @@ def synthesize_many(
     one that is given may be on other machines, where the tool must be the same. Raises BuildError.
     """
     aim = "" if delay_ps is None else f"scratchpad -set abc9.D {delay_ps}; "
-    script = f"read_rtlil design.il; {aim}{family.synth.format(top='all_of_them')} {options}".rstrip()
-    script += f"; {finish(family)}"
+    command = f"{family.synth.format(top='all_of_them')} {options}".rstrip()
+
+    def script_of(design: str) -> str:
+        return f"read_rtlil design.il; {aim}{deepened(command, design)}; {finish(family)}"
+
     positions: dict[str, list[int]] = {}
     for n, design in enumerate(designs):
         positions.setdefault(design, []).append(n)
-    paths = {v: cache_entry("batch", tool_version(), script, top, v) for v in positions}
-    missing = []
+    scripts = {v: script_of(v) for v in positions}
+    paths = {v: cache_entry("batch", tool_version(), s, top, v, *rules(s)) for v, s in scripts.items()}
+    missing: dict[str, list[str]] = {}
     for design, where in positions.items():
         if (known := load_entry(paths[design])) is None:
-            missing.append(design)
+            missing.setdefault(scripts[design], []).append(design)
         else:
             cells = json.loads(known)
             yield from ((n, cells) for n in where)
-    batches = [missing[i : i + SIZE] for i in range(0, len(missing), SIZE)]
+    batches = [(s, v[i : i + SIZE]) for s, v in missing.items() for i in range(0, len(v), SIZE)]
     with ExitStack() as stack:
         chosen = pool or stack.enter_context(ThreadPoolExecutor(workers))
-        futures = {chosen.submit(_run, batch, script, top, family.name): batch for batch in batches}
+        futures = {chosen.submit(_run, batch, script, top, family.name): batch for script, batch in batches}
         for future in as_completed(futures):
             for design, cells in zip(futures[future], future.result(), strict=True):
                 store_entry(paths[design], json.dumps(cells).encode())

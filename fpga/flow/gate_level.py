@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError
 from sateen.fpga.flow.cost import modules
+from sateen.fpga.flow.deep_memories import deepened
 from sateen.fpga.flow.dsp_registers import ABSORBING, absorb_in_file
 from sateen.fpga.flow.synthesis import error_in, find_top, run_yosys
 
@@ -28,7 +29,7 @@ def gate_level(verilog: str, architecture: str, *, top: str | None = None) -> st
     """
     if architecture not in SYNTH:
         raise ConfigError(f"unknown architecture '{architecture}'; there are cells of {', '.join(SYNTH)}")
-    synth = SYNTH[architecture].format(top=top or find_top(verilog))
+    synth = deepened(SYNTH[architecture].format(top=top or find_top(verilog)), verilog)
     with tempfile.TemporaryDirectory(prefix="sateen-gates-") as name:
         folder = Path(name)
         (folder / "design.v").write_text(verilog, encoding="utf-8")

