@@ -193,7 +193,7 @@ def fuzz_machine(rng: np.random.Generator) -> AcceleratorConfig:
         "parameter_depth": powers(2, 64), "vector_lanes": powers(1, 8),
         "bus_bits": (32, 64, 128, 256, 512), "queue_depth": powers(1, 16), "burst_beats": powers(1, 64),
         "outstanding": range(1, 9), "specialize": (False,), "counters": (False,) + (True,) * 9,
-        "depthwise": (False, True),
+        "depthwise": (False, True), "memory_registers": (False, True),
     }  # fmt: skip
     if chance(0.3):  # a machine that counts less far, but for most of these networks far enough
         counted = search_space(fitted=True)

@@ -24,9 +24,10 @@ PLAIN = {
 
 EASY: dict[str, Any] = {
     "weight_format": "int8", "activation_format": "int8", "patterns": ("dense",), "dataflows": ("weight_stationary",),
-    "multiplier": "fixed", "depthwise": False, "counters": True, "vector_lanes": 1, "queue_depth": 4, "outstanding": 1,
-    "burst_beats": 16, "bus_bits": 32, "act_banks": 2, "act_bank_depth": 4096, "weight_depth": 4096, "acc_depth": 256,
-    "parameter_depth": 256, "plane_bits": 14, "position_bits": 20, "kernel_bits": 9, "channel_bits": 12,
+    "multiplier": "fixed", "depthwise": False, "memory_registers": False, "counters": True, "vector_lanes": 1,
+    "queue_depth": 4, "outstanding": 1, "burst_beats": 16, "bus_bits": 32, "act_banks": 2, "act_bank_depth": 4096,
+    "weight_depth": 4096, "acc_depth": 256, "parameter_depth": 256,
+    "plane_bits": 14, "position_bits": 20, "kernel_bits": 9, "channel_bits": 12,
     "stride_bits": 6, "dilation_bits": 8, "memory_bits": 32, "word_bits": 24, "token_bits": 6, "rows": 1, "cols": 1,
     "lanes": 1, "group": 1, "acc_bits": 64,
 }  # fmt: skip

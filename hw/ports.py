@@ -10,8 +10,14 @@ from amaranth.lib.wiring import In, Member, Out
 
 from sateen.machine.config import AcceleratorConfig
 
-ACTIVATION_LATENCY = 2
-"""Cycles from an address of the activation buffer to its word: the memory, then a registered bank multiplexer."""
+STORE_READ_LATENCY = 2
+"""Cycles from an address of the activation buffer to its word at the port of STORE and MOVE, which have a register of
+their own behind it: the memory, and a register before or behind the bank multiplexer."""
+
+
+def activation_latency(config: AcceleratorConfig) -> int:
+    """The same at the other ports: the memory, then a registered bank multiplexer."""
+    return config.memory_latency + 1
 
 
 class ReadPort(wiring.Signature):

@@ -63,13 +63,17 @@ class Accelerator(wiring.Component):
         if isinstance(platform, Shared):
             platform.clear = control.clear
         m.submodules.activations = activations = ActivationBuffer(config=config)
-        m.submodules.weights = weights = Buffer(depth=config.weight_depth, width=config.weight_word_bits)
+        m.submodules.weights = weights = Buffer(
+            depth=config.weight_depth, width=config.weight_word_bits, registered=config.memory_registers
+        )
         if config.indexed:
             m.submodules.indices = indices = IndexBuffer(config=config)
             wiring.connect(m, load.index, indices.write)
             wiring.connect(m, matrix.index_read, indices.read)
         m.submodules.parameters = parameters = Buffer(
-            depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
+            depth=config.parameter_depth,
+            width=config.vector_lanes * config.parameter_bits,
+            registered=config.memory_registers,
         )
 
         units: dict[Unit, wiring.Component] = {

@@ -1,19 +1,31 @@
 """The accumulators: two banks of `acc_depth` words of `cols` sums, one filled while the other is drained.
 
-The matrix side reads, keeps, adds and writes a word each cycle in a pipeline of four; the same word may come again
-after `min_interval` cycles. The other side is a read port. Both may be busy in every cycle, each in its bank.
+The matrix side reads, keeps, adds and writes a word each cycle in a pipeline of four, or five where a register follows
+the memories; the same word may come again after `min_interval` cycles. The other side is a read port. Both may be busy
+in every cycle, each in its bank.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from sateen.hw.memory.buffers import memory_of
+from sateen.hw.memory.buffers import behind, memory_of
 from sateen.hw.ports import ReadPort
 from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 
 BANKS = 2
+
+
+def announced(config: AcceleratorConfig) -> int:
+    """Cycles by which the address of sums is ahead of them: what the memory has there is kept in the cycle before."""
+    return 1 + config.memory_latency
+
+
+def accumulator_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the address of sums to the first in which a read of the word, by either side, gives the new one; and
+    from one address to the next that is the same."""
+    return announced(config) + 2
 
 
 class Accumulator(wiring.Component):
@@ -22,7 +34,7 @@ class Accumulator(wiring.Component):
     Members
     -------
     i_valid : In(1)
-        A word of sums comes in two cycles, for address `i_addr`.
+        A word of sums comes in `announced(config)` cycles, for address `i_addr`.
     i_addr : In(addr_bits)
         Counts through both banks, the bank on top.
     i_add : In(1)
@@ -30,22 +42,19 @@ class Accumulator(wiring.Component):
     i_shifted : In(1)
         Likewise: add to 2**weight.bits times the word. Only if `config.computed_digits`.
     i_psum : In
-        `cols` sums, two cycles after `i_valid`.
+        `cols` sums, so long after `i_valid`.
     read : In(ReadPort)
         Latency `read_latency`.
     conflict : Out(1)
         Both sides want to read one bank; `read` then gets a wrong word. Programs never do this.
     """
 
-    latency = 4
-    """Cycles from `i_valid` to the first in which a read of the word, by either side, gives the sum."""
-    min_interval = 4
-    """Cycles from one `i_valid` to the next for the same address."""
     initiation_interval = 1
-    read_latency = 1
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        self.latency = self.min_interval = accumulator_latency(config)
+        self.read_latency = config.memory_latency
         self.addr_bits = config.acc_address_bits
         self.word = data.ArrayLayout(signed(config.acc_bits), config.cols)
         super().__init__(
@@ -79,9 +88,16 @@ class Accumulator(wiring.Component):
         old = Signal(self.word, reset_less=True)
         sums = Signal(self.word, reset_less=True)
         answering = Signal()  # bank of `read` in the cycle before
-        m.d.sync += [keeping.eq(self.i_valid), adding.eq(keeping), writing.eq(adding)]
-        with m.If(self.i_valid):
-            m.d.sync += [add.eq(self.i_add), keep_addr.eq(self.i_addr)]
+        coming, coming_add, coming_addr = self.i_valid, self.i_add, self.i_addr
+        if (
+            self.config.memory_registers
+        ):  # what comes waits for the memory's register, and so does what is asked
+            coming = behind(m, coming, True, "fetching")
+            coming_add = behind(m, coming_add, True, "fetch_add")
+            coming_addr = behind(m, coming_addr, True, "fetch_addr")
+        m.d.sync += [keeping.eq(coming), adding.eq(keeping), writing.eq(adding)]
+        with m.If(coming):
+            m.d.sync += [add.eq(coming_add), keep_addr.eq(coming_addr)]
         with m.If(self.read.en):
             m.d.sync += answering.eq(read_bank)
 
@@ -98,14 +114,16 @@ class Accumulator(wiring.Component):
                 write.addr.eq(write_addr[:offset_bits]),
                 write.data.eq(Value.cast(sums)),
             ]
-            words.append(read.data)
-        m.d.comb += self.read.data.eq(Mux(answering, words[1], words[0]))
+            words.append(behind(m, read.data, self.config.memory_registers, f"word_{k}"))
+        answers = behind(m, answering, self.config.memory_registers, "answers")
+        m.d.comb += self.read.data.eq(Mux(answers, words[1], words[0]))
 
         kept: Value = Mux(keep_addr[-1], words[1], words[0])
         if self.config.computed_digits:
             shifted = Signal()
-            with m.If(self.i_valid):
-                m.d.sync += shifted.eq(self.i_shifted)
+            coming_shifted = behind(m, self.i_shifted, self.config.memory_registers, "fetch_shifted")
+            with m.If(coming):
+                m.d.sync += shifted.eq(coming_shifted)
             # a sum of high digits: acc_bits hold what it counts as
             kept = Mux(
                 shifted,
@@ -139,6 +157,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     t.ff["one"] = 1
     if c.computed_digits:
         t.add(digits=width, ff=1)
+    if c.memory_registers:
+        t.add(ff=BANKS * width + c.acc_address_bits + 3 + c.computed_digits)
 
 
 ACCUMULATOR = Component(

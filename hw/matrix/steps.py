@@ -155,13 +155,11 @@ class Results(wiring.Component):
     load, base, width : In
         Start with the address of the first pixel of a row of `width`.
     come : In(1)
-        The last row's sums come in `lead` cycles, and a row's in each cycle after that.
+        The last row's sums are to be announced in the next cycle, and a row's in each after that.
     valid : Out(1)
-        Sums come in two cycles, for address `addr`; not those of rows without a pixel.
+        Sums are announced for address `addr`; not those of rows without a pixel.
     addr : Out
     """
-
-    lead = 3
 
     def __init__(self, *, rows: int, addr_bits: int):
         self.rows = rows

@@ -17,12 +17,13 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
-from sateen.hw.matrix.accumulator import ACCUMULATOR, Accumulator
+from sateen.hw.matrix.accumulator import ACCUMULATOR, Accumulator, accumulator_latency, announced
 from sateen.hw.matrix.array import EDGE, SystolicArray, array_latency
 from sateen.hw.matrix.products import Products, products_terms
 from sateen.hw.matrix.steps import STEP_BITS, Results, Run, Steps
 from sateen.hw.matrix.windows import Windows, windows_terms
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort
+from sateen.hw.memory.buffers import behind
+from sateen.hw.ports import ReadPort, activation_latency
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import (
     MATRIX_ORDER,
@@ -35,13 +36,11 @@ from sateen.hw.window import (
 )
 from sateen.machine.config import AcceleratorConfig
 
-WEIGHT_LATENCY = 1
-
 
 def pass_interval(words: int, config: AcceleratorConfig) -> int:
     """Cycles from one pass of `words` activation words to the next: a pass loads `rows` rows of weights, and
-    comes back to the same accumulator at the earliest after `min_interval`."""
-    return max(words, config.rows, Accumulator.min_interval)
+    comes back to the same accumulator at the earliest after its `min_interval`."""
+    return max(words, config.rows, accumulator_latency(config))
 
 
 def matrix_cycles(fields: object, config: AcceleratorConfig) -> int:
@@ -95,8 +94,8 @@ def _passes_cycles(passes: int, words: int, config: AcceleratorConfig) -> int:
 
 
 def _announce(config: AcceleratorConfig) -> int:
-    """Cycles from the read of an activation word until its sums are announced, which is two ahead of them."""
-    return ACTIVATION_LATENCY + array_latency(config) - 2
+    """Cycles from the read of an activation word until its sums are announced."""
+    return activation_latency(config) + array_latency(config) - announced(config)
 
 
 def _drain(config: AcceleratorConfig) -> int:
@@ -104,7 +103,7 @@ def _drain(config: AcceleratorConfig) -> int:
 
     As many as from the read of the last step's weights, where the rows leave the array one after another.
     """
-    return _announce(config) + Accumulator.latency - 1
+    return _announce(config) + accumulator_latency(config) - 1
 
 
 @dataclass(frozen=True)
@@ -138,14 +137,14 @@ class MatrixUnit(wiring.Component):
         The unit protocol: `instruction` is an isa.MATRIX, FIR or OUTER in its low bits. `done` comes as many cycles as
         `CYCLES` says after `start`; from the next cycle on the accumulators can be read.
     act_read : Out(ReadPort)
-        Activation words, latency ACTIVATION_LATENCY. Padding is not read.
+        Activation words, latency `activation_latency(config)`. Padding is not read.
     weight_read : Out(ReadPort)
-        Weight rows, latency WEIGHT_LATENCY.
+        Weight rows, latency `config.memory_latency`.
     index_read : Out(ReadPort)
         The planes of their indices, likewise, read if the instruction uses any. Only if `config.indexed`.
     acc_read : In(ReadPort)
-        The accumulators, for the vector unit; latency Accumulator.read_latency. The top bit of the address
-        is the bank.
+        The accumulators, for the vector unit; latency `config.memory_latency`. The top bit of the address is the
+        bank.
     acc_conflict : Out(1)
         See Accumulator.conflict.
     """
@@ -361,25 +360,26 @@ class MatrixUnit(wiring.Component):
         self, m: Module, fields: data.View, window: Window, sequence: _Sequence, array: SystolicArray
     ) -> None:
         """Hand what the buffers answer to the array, padding where the tap was outside."""
-        valid = _delay(m, sequence.read, ACTIVATION_LATENCY, "valid")
+        activations, weights = activation_latency(self.config), self.config.memory_latency
+        valid = _delay(m, sequence.read, activations, "valid")
         absent = ~window.inside
         if self.config.depthwise:
             absent = absent | ~sequence.read  # what follows a pass's words is padding, too
-        outside = _delay(m, absent, ACTIVATION_LATENCY, "outside")
+        outside = _delay(m, absent, activations, "outside")
         padding = Signal(self.config.activation.bits, reset_less=True)
         with m.If(self._idle):
             m.d.sync += padding.eq(fields.padding)
         m.d.comb += [
             array.i_valid.eq(valid),
             array.i_activation.eq(Mux(outside, Cat([padding] * self.config.elements), self.act_read.data)),
-            array.i_load.eq(_delay(m, sequence.pass_start, WEIGHT_LATENCY, "load")),
+            array.i_load.eq(_delay(m, sequence.pass_start, weights, "load")),
             array.i_weight.eq(self.weight_read.data),
         ]
         if self.config.own_sums:
             m.d.comb += array.i_stationary.eq(sequence.keeping)
         flags: dict[str, Value] = {}
         if steps := sequence.steps:
-            m.d.comb += array.i_capture.eq(_delay(m, steps.turn, ACTIVATION_LATENCY, "capture"))
+            m.d.comb += array.i_capture.eq(_delay(m, steps.turn, activations, "capture"))
             flags = {name: getattr(steps, name) for name in ("step", "next", "first", "last")}
         if self.config.own_gradients:
             gradient = Signal(reset_less=True)
@@ -400,7 +400,7 @@ class MatrixUnit(wiring.Component):
                 for name, value in mine.items()
             }
         for name, value in flags.items():
-            m.d.comb += getattr(array, f"i_{name}").eq(_delay(m, value, WEIGHT_LATENCY, name))
+            m.d.comb += getattr(array, f"i_{name}").eq(_delay(m, value, weights, name))
         if windows := sequence.windows:
             m.d.comb += [array.i_filter.eq(windows.filters), array.i_slice.eq(windows.slice_kept)]
         if self.config.dense_passes > 1:
@@ -426,7 +426,9 @@ class MatrixUnit(wiring.Component):
         if sequence.products:
             with m.If(sequence.products.outer_kept):
                 m.d.sync += loading.eq(sequence.products.element)
-        m.d.comb += array.i_pass.eq(loading)  # WEIGHT_LATENCY after pass_start, or the step
+        if self.config.memory_registers:
+            loading = behind(m, loading, True, "loading_2")
+        m.d.comb += array.i_pass.eq(loading)  # with the weights
         if self.config.indexed:
             bits, shift = Signal.like(array.i_index_bits), Signal.like(array.i_index_shift)
             with m.If(self._idle):
@@ -483,7 +485,7 @@ class MatrixUnit(wiring.Component):
         if self.config.own_sums:
             complete, width = self._complete(fields, window, sequence)
             m.submodules.results = results = Results(rows=self.config.rows, addr_bits=accumulator.addr_bits)
-            lead = WEIGHT_LATENCY + array.step_latency - Results.lead
+            lead = self.config.memory_latency + array.step_latency - 1 - announced(self.config)
             m.d.comb += [
                 results.load.eq(self._idle),
                 results.base.eq(fields.acc_base),

@@ -11,7 +11,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2, exact_log2
 
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
+from sateen.hw.ports import STORE_READ_LATENCY, ReadPort, WritePort, activation_latency
 from sateen.hw.terms import Component, Delays, Terms
 from sateen.machine.config import AcceleratorConfig
 
@@ -24,6 +24,15 @@ def memory_of(*, shape: ShapeLike, depth: int) -> memory.Memory:
     return memory.Memory(shape=shape, depth=depth, init=[], attrs={"no_rw_check": 1})
 
 
+def behind(m: Module, word: Value, registered: bool, name: str) -> Value:
+    """What a memory reads, or a register straight behind it, which block RAM has of its own: it always follows."""
+    if not registered:
+        return word
+    register = Signal(len(word), name=name, reset_less=True)
+    m.d.sync += register.eq(word)
+    return register
+
+
 class Buffer(wiring.Component):
     """One memory with one read and one write port.
 
@@ -33,21 +42,24 @@ class Buffer(wiring.Component):
         Words, a power of two.
     width : int
         Bits of a word.
+    registered : bool
+        A register follows the memory: `latency` is 2, else 1.
 
     Members
     -------
     read : In(ReadPort)
-        Data comes after `latency` cycles and stays until the next read.
+        Data comes after `latency` cycles and stays until the next read's.
     write : In(WritePort)
     """
 
-    latency = 1
     initiation_interval = 1
 
-    def __init__(self, *, depth: int, width: int):
+    def __init__(self, *, depth: int, width: int, registered: bool = False):
         addr_bits = exact_log2(depth)
         self.depth = depth
         self.width = width
+        self.registered = registered
+        self.latency = 1 + registered
         super().__init__({"read": In(ReadPort(addr_bits, width)), "write": In(WritePort(addr_bits, width))})
 
     def elaborate(self, platform: object) -> Module:
@@ -60,7 +72,7 @@ class Buffer(wiring.Component):
             write.data.eq(self.write.data),
             read.en.eq(self.read.en),
             read.addr.eq(self.read.addr),
-            self.read.data.eq(read.data),
+            self.read.data.eq(behind(m, read.data, self.registered, "word")),
         ]
         return m
 
@@ -80,17 +92,17 @@ class IndexBuffer(wiring.Component):
     -------
     read : In(ReadPort(log2(weight_depth), index_row_bits))
         The planes of a weight word, that of bit 0 lowest. Data comes after `latency` cycles and stays until the
-        next read.
+        next read's.
     write : In(index_write_port(config))
     moved : In(WritePort(log2(weight_depth), index_row_bits))
         One row, all planes, with `computed_patterns`; not in the cycle of a `write`.
     """
 
-    latency = 1
     initiation_interval = 1
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        self.latency = config.memory_latency
         read = ReadPort(exact_log2(config.weight_depth), config.index_row_bits)
         members = {"read": In(read), "write": In(index_write_port(config))}
         if config.computed_patterns:
@@ -107,7 +119,9 @@ class IndexBuffer(wiring.Component):
             m.d.comb += [
                 read.en.eq(self.read.en),
                 read.addr.eq(self.read.addr),
-                self.read.data.word_select(b, row_bits).eq(read.data),
+                self.read.data.word_select(b, row_bits).eq(
+                    behind(m, read.data, config.memory_registers, f"row_{b}")
+                ),
             ]
             word = self.write.data.word_select(b, config.index_word_bits)
             for place in range(config.index_rows):  # synthesis makes them one wide port
@@ -134,9 +148,10 @@ class ActivationBuffer(wiring.Component):
 
     Members
     -------
-    matrix_read, vector_read, store_read : In(ReadPort(log2(act_depth), act_word_bits))
-        Data comes after `latency` cycles and stays until the
-        next read's.
+    matrix_read, vector_read : In(ReadPort(log2(act_depth), act_word_bits))
+        Data comes after `latency` cycles and stays until the next read's.
+    store_read : In(ReadPort(log2(act_depth), act_word_bits))
+        Data comes after `store_latency` cycles, and is valid in that cycle only.
     load_write : In(WritePort(log2(act_depth), act_word_bits))
         Writes whole words.
     vector_write : In(WritePort(log2(act_depth), act_word_bits, slices))
@@ -145,11 +160,12 @@ class ActivationBuffer(wiring.Component):
         In this cycle two requesters use the same port of the same bank. One of them is not served.
     """
 
-    latency = ACTIVATION_LATENCY
+    store_latency = STORE_READ_LATENCY
     initiation_interval = 1
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        self.latency = activation_latency(config)
         addr_bits = exact_log2(config.act_depth)
         read, width = ReadPort(addr_bits, config.act_word_bits), config.act_word_bits
         super().__init__(
@@ -181,7 +197,7 @@ class ActivationBuffer(wiring.Component):
                 shape=config.act_word_bits, depth=config.act_bank_depth
             )
             read, write = bank.read_port(), bank.write_port(granularity=config.act_word_bits // config.slices)
-            banks.append(read)
+            banks.append(behind(m, read.data, config.memory_registers, f"word_{b}"))
 
             hits = [Signal(name=f"{name}_reads_{b}") for name in readers]
             for hit, port in zip(hits, readers.values(), strict=True):
@@ -211,9 +227,15 @@ class ActivationBuffer(wiring.Component):
             m.d.sync += valid.eq(port.en)
             with m.If(port.en):
                 m.d.sync += selected.eq(port.addr[offset_bits:])
-            choices = [bank.data for bank in banks]
+            if config.memory_registers:
+                selected = behind(m, selected, True, f"{name}_bank_2")
+                valid = behind(m, valid, True, f"{name}_valid_2")
+            choices = banks
             for bit in selected:  # a tree of two-way multiplexers is smaller than a case
                 choices = [Mux(bit, high, low) for low, high in zip(choices[::2], choices[1::2], strict=True)]
+            if config.memory_registers and name == "store":
+                m.d.comb += port.data.eq(choices[0])
+                continue
             with m.If(valid):
                 m.d.sync += word.eq(choices[0])
             m.d.comb += port.data.eq(word)
@@ -242,12 +264,15 @@ def _activation_terms(c: AcceleratorConfig, t: Terms) -> None:
         read_tree=3 * width * (banks - 1),
         ff=3 * (width + ceil_log2(banks) + 1),
     )
+    if c.memory_registers:  # the banks' and a later choice, but none for STORE
+        t.add(ff=(banks - 1) * width + 3 * ceil_log2(banks) + 1)
 
 
 def _index_terms(c: AcceleratorConfig, t: Terms) -> None:
     found = t.technology.memory(c.cols * c.lanes, c.weight_depth, rows=c.index_rows)
     for _ in range(c.index_planes):
         t.store(found, c.cols * c.lanes)
+    t.add(ff=c.memory_registers * c.index_row_bits)
     t.add(planes=c.index_planes, blocks=c.index_planes * c.index_rows * (found.ways > 1))
     if c.computed_patterns:
         t.add(moved=c.index_planes * (c.index_word_bits + 2 * c.index_rows + c.weight_address_bits))
@@ -263,6 +288,7 @@ def _buffer(name: str, size: Callable[[AcceleratorConfig], tuple[int, int]]) -> 
     def terms(c: AcceleratorConfig, t: Terms) -> None:
         width, depth = size(c)
         t.store(t.technology.memory(width, depth), width)
+        t.add(ff=c.memory_registers * width)
 
     return Component(
         name, (Buffer,), terms, paths=_path, blocks=lambda c, technology: technology.memory(*size(c)).blocks
@@ -275,7 +301,9 @@ ACTIVATIONS = Component(
     _activation_terms,
     paths=lambda c, d: {
         "bank address": d.register + 3 * d.lut,
-        "activations": d.memory + d.select(c.act_banks),
+        "activations": max(d.memory, d.register + d.select(c.act_banks))
+        if c.memory_registers
+        else d.memory + d.select(c.act_banks),
     },
     blocks=lambda c, technology: c.act_banks * technology.memory(c.act_word_bits, c.act_bank_depth).blocks,
 )

@@ -16,13 +16,13 @@ from amaranth.utils import ceil_log2, exact_log2
 from sateen.formats.digits import Digits
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort
+from sateen.hw.ports import STORE_READ_LATENCY, ReadPort, WritePort
 from sateen.hw.terms import Component, Terms
 from sateen.hw.window import NestedCounter, Sum, count_terms
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode, bits_of
 
-LATENCY = ACTIVATION_LATENCY + 1
+LATENCY = STORE_READ_LATENCY + 1
 """Cycles from the last address to the last write, and to `done`."""
 
 
@@ -200,7 +200,7 @@ class Mover(wiring.Component):
             arrived.last.eq(nest.last.w),
             arrived.element.eq(nest.value.element),
         ]
-        for n in range(ACTIVATION_LATENCY):
+        for n in range(STORE_READ_LATENCY):
             delayed = Signal(layout, name=f"arrived_{n + 1}")
             m.d.sync += delayed.eq(arrived)
             arrived = delayed

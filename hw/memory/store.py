@@ -11,11 +11,11 @@ from sateen.hw import isa
 from sateen.hw.memory.axi import ADDRESS_BITS, AXI4Write, Burst
 from sateen.hw.memory.gearbox import adders, below, taken, times
 from sateen.hw.memory.requests import BurstRequests, log2, request_terms
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort
+from sateen.hw.ports import STORE_READ_LATENCY, ReadPort
 from sateen.hw.terms import Component, Terms
 from sateen.machine.config import AcceleratorConfig
 
-DATA_LATENCY = 2 + ACTIVATION_LATENCY
+DATA_LATENCY = 2 + STORE_READ_LATENCY
 """Cycles from `start` to the first word moving from the queue to the beats."""
 DONE_LATENCY = 1
 """Cycles from the last response to `done`."""
@@ -89,7 +89,7 @@ class StoreUnit(wiring.Component):
         ]
 
         # -- words, read ahead into a queue -----------------------------------------------------------
-        # A freed place holds a new word ACTIVATION_LATENCY + 2 cycles later; the other places last until then.
+        # A freed place holds a new word STORE_READ_LATENCY + 2 cycles later; the other places last until then.
         depth = 4 if word_units <= 2 * beat_units else 2
         queue = Array(Signal(config.act_word_bits, name=f"queue_{i}", reset_less=True) for i in range(depth))
         pop, arrived = Signal(), Signal()
@@ -99,7 +99,7 @@ class StoreUnit(wiring.Component):
         filled = Signal(range(depth + 1))
         write_place = Signal(range(depth))
         read_place = Signal(range(depth))
-        pipeline = Signal(ACTIVATION_LATENCY)
+        pipeline = Signal(STORE_READ_LATENCY)
         read = self.activation.en
         m.d.comb += [
             read.eq(reading & (used != depth)),

@@ -16,7 +16,7 @@ from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import parameter_layout
 from sateen.hw.memory.buffers import memory_of
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort, vector_part
+from sateen.hw.ports import ReadPort, WritePort, activation_latency, vector_part
 from sateen.hw.vector.requantize import Requantizer, control_layout, requantize_latency
 from sateen.hw.walk import Walk
 from sateen.hw.window import NestedCounter
@@ -30,7 +30,7 @@ def steps_per_pixel(config: AcceleratorConfig) -> int:
 
 def drain_latency(config: AcceleratorConfig) -> int:
     """Cycles from a step's residual address to its write; what is read of accumulators and parameters waits for it."""
-    return ACTIVATION_LATENCY + requantize_latency(config) + config.table + 1
+    return activation_latency(config) + requantize_latency(config) + config.table + 1
 
 
 def row_signature(config: AcceleratorConfig) -> wiring.Signature:
@@ -59,11 +59,11 @@ class Drain(wiring.Component):
     done : Out(1)
         Strobe with the last write.
     acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
-        Accumulator words, latency 1.
+        Accumulator words, latency `config.memory_latency`.
     parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
-        Parameter words, latency 1.
+        Parameter words, latency `config.memory_latency`.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Residual words, latency 2.
+        Residual words, latency `activation_latency(config)`.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
     table : In(WritePort(activation.bits, 8))
         Fills the activation table. Only if `config.table`.
@@ -152,15 +152,15 @@ class Drain(wiring.Component):
         return control
 
     def _issue(self, m: Module, control: data.View) -> tuple[Value, list[Value], Value]:
-        """Read addresses. Returns whether there is a step, 1 to ACTIVATION_LATENCY cycles after its addresses, and
+        """Read addresses. Returns whether there is a step, 1 to `activation_latency` cycles after its addresses, and
         which of its pixel, 0 to as many after; with them: the pixel is the last of its row, and of all."""
         config, i = self.config, self.instruction
-        step_bits = exact_log2(steps_per_pixel(config))
+        step_bits, latency = exact_log2(steps_per_pixel(config)), activation_latency(config)
         m.submodules.nest = nest = NestedCounter(
             levels={"y": config.output_bits, "x": config.output_bits}, sums={}
         )
         active, pixel_end = Signal(), Signal()
-        step = [Signal(step_bits, name=f"step_{k}") for k in range(ACTIVATION_LATENCY + 1)]
+        step = [Signal(step_bits, name=f"step_{k}") for k in range(latency + 1)]
         m.d.comb += [
             pixel_end.eq(active & (step[0] == (1 << step_bits) - 1)),
             nest.load.eq(self._idle),
@@ -193,7 +193,7 @@ class Drain(wiring.Component):
             m.d.sync += self.acc.addr.eq(self.acc.addr + 1)
         with m.If(active):
             m.d.sync += step[0].eq(step[0] + 1)  # wraps, as the steps are a power of two
-        valid = Signal(ACTIVATION_LATENCY)
+        valid = Signal(latency)
         m.d.sync += [valid.eq(Cat(active, valid)), *(b.eq(a) for a, b in pairwise(step))]
         parameter_base = Signal(len(self.parameter.addr), reset_less=True)
         with m.If(self._idle):
@@ -229,9 +229,9 @@ class Drain(wiring.Component):
         for k in range(lanes):
             acc = Signal.like(requantizer.i_acc[k], name=f"acc_{k}", reset_less=True)
             parameter = Signal(config.parameter_bits, name=f"parameter_{k}", reset_less=True)
-            with m.If(valid[0]):
+            with m.If(valid[-2]):
                 m.d.sync += [
-                    acc.eq(pick(self.acc.data, step[1], k, config.acc_bits)),
+                    acc.eq(pick(self.acc.data, step[-2], k, config.acc_bits)),
                     parameter.eq(self.parameter.data.word_select(k, config.parameter_bits)),
                 ]
             run = Cat(step[-1], part)

@@ -8,8 +8,9 @@ from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
-from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
+from sateen.hw.ports import activation_latency, vector_part
 from sateen.hw.terms import Component, Terms
+from sateen.hw.vector.pool import pool_latency
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, NestedCounter, Widths, Window, window_path, window_terms
 from sateen.machine.config import AcceleratorConfig
@@ -24,7 +25,7 @@ def gate_cycles(fields: object, config: AcceleratorConfig) -> int:
         The fields of isa.GATE as integers.
     """
     get = getter(fields)
-    return get("out_h") * get("out_w") * get("channel_words") * (2 + get("equal")) + Gate.latency
+    return get("out_h") * get("out_w") * get("channel_words") * (2 + get("equal")) + pool_latency(config)
 
 
 class Gate(wiring.Component):
@@ -37,16 +38,14 @@ class Gate(wiring.Component):
     done : Out(1)
         Strobe with the last write.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Activation words, latency 2. Padding is not read.
+        Activation words, latency `activation_latency(config)`. Padding is not read.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
         Whole words.
     """
 
-    latency = ACTIVATION_LATENCY + 1
-    """Cycles from the address of a word's gradient to the write."""
-
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        self.latency = pool_latency(config)
         super().__init__(vector_part(isa.GATE, config))
 
     def elaborate(self, platform: object) -> Module:
@@ -89,7 +88,7 @@ class Gate(wiring.Component):
         flags: Value = Cat(
             active, phase, last_phase, window.inside, window.last.c, window.last.ox, window.last.oy
         )
-        for k in range(ACTIVATION_LATENCY):
+        for k in range(activation_latency(config)):
             late = Signal(len(flags), name=f"flags_{k + 1}")
             m.d.sync += late.eq(flags)
             flags = late

@@ -15,7 +15,7 @@ from amaranth.utils import ceil_log2
 from sateen.hw import isa
 from sateen.hw.memory.select import shift_of
 from sateen.hw.memory.sore import SORE
-from sateen.hw.ports import ACTIVATION_LATENCY
+from sateen.hw.ports import activation_latency
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
 
@@ -46,7 +46,7 @@ class KeptWeights(wiring.Component):
     en, addr : Out(1), Out(log2(act_depth))
         Read this word of codes.
     data : In(act_word_bits)
-        It, ACTIVATION_LATENCY later.
+        It, `activation_latency(config)` later.
     begins, ends_word : In(1)
         The granule to which `kept` belongs is taken; it is the last of its word.
     kept : Out(granule)
@@ -123,7 +123,7 @@ class KeptWeights(wiring.Component):
         with m.If(self.start):
             m.d.sync += self.ahead.eq(i.index_bits.any())
         arrived = Cat(reads, inside, part)
-        for n in range(ACTIVATION_LATENCY):
+        for n in range(activation_latency(c)):
             delayed = Signal(len(arrived), name=f"arrived_{n + 1}")
             m.d.sync += delayed.eq(arrived)
             arrived = delayed

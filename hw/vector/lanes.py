@@ -1,7 +1,8 @@
 """What ROW does to an element, `vector_lanes` a cycle: into the sums of its row, or from them to a sum for DRAIN's
 requantizer. The definition is `sateen.formats.rows`.
 
-Cycles are counted from a word's address: its data are there in cycle 2, each stage ends in a register.
+Cycles are counted from a word's address, where a register follows the memories from the next: its data are there in
+cycle 2, each stage ends in a register.
 
     2  code          of the word's run
     3  x, or m and e the fixed-point value less its zero point, or the exponential's mantissa and exponent
@@ -24,19 +25,25 @@ from sateen.hw.formats import circuits
 from sateen.hw.isa import parameter_layout
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.memory.load import EXPONENTIAL_BITS
-from sateen.hw.ports import WritePort
+from sateen.hw.ports import WritePort, activation_latency
 from sateen.hw.terms import Terms
 from sateen.hw.vector.reciprocal import square_bits, total_bits
 from sateen.machine.config import AcceleratorConfig
 
-STATISTICS_LATENCY = 8
-"""Cycles from an address to sums that hold its elements."""
 GREATEST_LATENCY = 2
-"""From a pass's last address to the next pass's first, which needs the greatest exponent."""
-LANES_LATENCY = 10
-"""From an address to the requantizer."""
+"""Cycles from a pass's last address to the next pass's first, which needs the greatest exponent."""
 FINE = 3
 SHIFT_BITS = 7
+
+
+def statistics_latency(config: AcceleratorConfig) -> int:
+    """Cycles from an address to sums that hold its elements."""
+    return 6 + activation_latency(config)
+
+
+def lanes_latency(config: AcceleratorConfig) -> int:
+    """From an address to the requantizer."""
+    return 8 + activation_latency(config)
 
 
 def product_bits(config: AcceleratorConfig) -> int:
@@ -120,10 +127,13 @@ class Lanes(wiring.Component):
         m = Module()
         config, lanes = self.config, self.config.vector_lanes
         tags = [self.tag]
-        for k in range(1, LANES_LATENCY + 1):
+        if config.memory_registers:
+            tags = [Signal(self.tag.shape(), name="tag_0")]
+            m.d.sync += tags[0].eq(self.tag)
+        for k in range(1, 11):
             tags.append(Signal(self.tag.shape(), name=f"tag_{k}"))
             m.d.sync += tags[k].eq(tags[k - 1])
-        m.d.comb += self.o_valid.eq(tags[LANES_LATENCY].result)
+        m.d.comb += self.o_valid.eq(tags[10].result)
         squares: list[Value] = []
         totals: list[Value] = []
         exponents: list[Value] = []

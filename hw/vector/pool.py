@@ -7,11 +7,16 @@ from amaranth.utils import ceil_log2
 from sateen.hw import isa
 from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
-from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
+from sateen.hw.ports import activation_latency, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.walk import Walk
 from sateen.hw.window import POOL_ORDER, NestedCounter, Widths, Window, window_path, window_terms
 from sateen.machine.config import AcceleratorConfig
+
+
+def pool_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the address of a window's last tap to the write; of a GATE, from that of a word's gradient."""
+    return activation_latency(config) + 1
 
 
 class Pool(wiring.Component):
@@ -24,16 +29,14 @@ class Pool(wiring.Component):
     done : Out(1)
         Strobe with the last write.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Activation words, latency 2. Padding is not read.
+        Activation words, latency `activation_latency(config)`. Padding is not read.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
         Whole words.
     """
 
-    latency = ACTIVATION_LATENCY + 1
-    """Cycles from the address of a window's last tap to the write."""
-
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        self.latency = pool_latency(config)
         super().__init__(vector_part(isa.POOL, config))
 
     def elaborate(self, platform: object) -> Module:
@@ -58,15 +61,12 @@ class Pool(wiring.Component):
             m.d.sync += active.eq(0)
 
         # from the address to the data
-        valid, inside, first = (
-            Signal(ACTIVATION_LATENCY),
-            Signal(ACTIVATION_LATENCY),
-            Signal(ACTIVATION_LATENCY),
-        )
+        latency = activation_latency(config)
+        valid, inside, first = Signal(latency), Signal(latency), Signal(latency)
         for pipeline, now in ((valid, active), (inside, window.inside), (first, window.first.ky)):
             m.d.sync += pipeline.eq(Cat(now, pipeline))
         last = window.last
-        for k in range(ACTIVATION_LATENCY):
+        for k in range(latency):
             delayed = Signal.like(last, name=f"last_{k + 1}")
             m.d.sync += delayed.eq(last)
             last = delayed

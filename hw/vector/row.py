@@ -17,30 +17,32 @@ from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
 from sateen.hw.memory.buffers import memory_of
 from sateen.hw.memory.load import EXPONENTIAL_BITS
-from sateen.hw.ports import ACTIVATION_LATENCY, ReadPort, WritePort, vector_part
+from sateen.hw.ports import ReadPort, WritePort, activation_latency, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import row_signature
 from sateen.hw.vector.lanes import (
     GREATEST_LATENCY,
-    LANES_LATENCY,
     SHIFT_BITS,
-    STATISTICS_LATENCY,
     Lanes,
+    lanes_latency,
     lanes_terms,
     row_layout,
+    statistics_latency,
 )
 from sateen.hw.vector.reciprocal import Reciprocal, operand_bits, reciprocal_cycles, reciprocal_terms
 from sateen.hw.vector.requantize import requantize_latency
 from sateen.hw.window import NestedCounter, Sum, count_terms
 from sateen.machine.config import AcceleratorConfig
 
-CODE = ACTIVATION_LATENCY + 1
-"""Cycles from an address to its codes in a register."""
+
+def code_latency(config: AcceleratorConfig) -> int:
+    """Cycles from an address to its codes in a register."""
+    return activation_latency(config) + 1
 
 
 def row_latency(config: AcceleratorConfig) -> int:
     """Cycles from a word's last address to its write."""
-    return LANES_LATENCY + requantize_latency(config) + 1
+    return lanes_latency(config) + requantize_latency(config) + 1
 
 
 def row_cycles(fields: object, config: AcceleratorConfig) -> int:
@@ -54,12 +56,13 @@ def row_cycles(fields: object, config: AcceleratorConfig) -> int:
     get = getter(fields)
     normalize, count = bool(get("normalize")), get("out_w") * get("out_h")
     steps = get("row_w") * get("row_h") * get("channel_words") * (config.elements // config.vector_lanes)
-    sums = (steps if normalize else 2 * steps + GREATEST_LATENCY - 1) + STATISTICS_LATENCY - 1
+    statistics = statistics_latency(config)
+    sums = (steps if normalize else 2 * steps + GREATEST_LATENCY - 1) + statistics - 1
     reciprocal = reciprocal_cycles(config, normalize)
     between = 0
     if count > 1:
         between = max(1 + sums, reciprocal) + (count - 2) * max(1 + steps + sums, reciprocal)
-    last = max(STATISTICS_LATENCY + (steps if count > 1 else 0), reciprocal)
+    last = max(statistics + (steps if count > 1 else 0), reciprocal)
     return 1 + sums + between + last + steps + row_latency(config)
 
 
@@ -73,11 +76,11 @@ class Row(wiring.Component):
     done : Out(1)
         Strobe with the last write.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Activation words, latency 2.
+        Activation words, latency `activation_latency(config)`.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
         Whole words.
     parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
-        Parameter words, latency 1.
+        Parameter words, latency `config.memory_latency`.
     requantizer : Out(row_signature(config))
         DRAIN's, which is this part's while `active`.
     exponential : In(WritePort(activation.bits, 32))
@@ -198,13 +201,14 @@ class Row(wiring.Component):
             Signal(),
             Signal(),
         )  # a row has sums; a reciprocal; no more rows
-        left = Signal(range(STATISTICS_LATENCY))
+        settles = statistics_latency(self.config) - 1
+        left = Signal(range(settles + 1))
         row_end, pass_end = (sums.last.p, sums.last.h) if "p" in sums.levels else (sums.last.h, Const(0))
         if "p" in sums.levels:
             m.d.comb += self._greatest.eq(~sums.final.p)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [pending.eq(0), finding.eq(0), finished.eq(0), left.eq(STATISTICS_LATENCY - 1)]
+                m.d.sync += [pending.eq(0), finding.eq(0), finished.eq(0), left.eq(settles)]
                 with m.If(self.start):
                     m.d.sync += self.requantizer.active.eq(1)
                     m.next = "SUMS"
@@ -223,7 +227,7 @@ class Row(wiring.Component):
                 with m.Elif(~finding | reciprocal.done):
                     m.d.comb += go.eq(1)
                     m.d.sync += [
-                        left.eq(STATISTICS_LATENCY - 1),
+                        left.eq(settles),
                         finding.eq(pending),
                         pending.eq(0),
                     ]
@@ -291,8 +295,8 @@ class Row(wiring.Component):
             element = position | k
             m.d.comb += tag.inside[k].eq((element >= self._first) & (element < self._last))
         step = position[exact_log2(config.vector_lanes) : exact_log2(config.elements)]
-        self._run = self._delayed(m, step, ACTIVATION_LATENCY, "run")
-        self._inside = self._delayed(m, tag.inside, CODE, "inside")
+        self._run = self._delayed(m, step, activation_latency(config), "run")
+        self._inside = self._delayed(m, tag.inside, code_latency(config), "inside")
 
     def _delayed(self, m: Module, value: Value, cycles: int, name: str) -> Value:
         for k in range(cycles):
@@ -318,7 +322,9 @@ class Row(wiring.Component):
     def _parameters(self, m: Module, lanes: Lanes, results: NestedCounter) -> None:
         """A word for each step of a pixel, or one for all."""
         config = self.config
-        at = LANES_LATENCY - 2  # the address; its data are there in the next cycle
+        at = (
+            lanes_latency(config) - 1 - config.memory_latency
+        )  # the address; its data are there a cycle before
         now = self._delayed(m, Cat(self._resulting, results.last.c), at, "parameters")
         address = self.parameter.addr
         register = Signal.like(address, name="parameter_word", reset_less=True)
@@ -337,9 +343,9 @@ class Row(wiring.Component):
         steps = config.elements // n
         ends = Cat(results.last.s & self._resulting, results.last.y & self._resulting)
         target = (results.value.word + self._distance)[: config.act_address_bits]
-        known = self._delayed(m, Cat(ends, target), CODE, "target")
+        known = self._delayed(m, Cat(ends, target), code_latency(config), "target")
         waiting = Cat(known, self._inside, *(lanes.code[k] for k in range(n)))
-        delay = row_latency(config) - 1 - CODE
+        delay = row_latency(config) - 1 - code_latency(config)
         now = Signal((delay + 1).bit_length())
         m.submodules.waiting = memory = memory_of(shape=len(waiting), depth=1 << len(now))
         write, read = memory.write_port(), memory.read_port()

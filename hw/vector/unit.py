@@ -17,7 +17,7 @@ from sateen.hw.isa import getter
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.drain import Drain, drain_latency, steps_per_pixel
 from sateen.hw.vector.gate import GATE, Gate, gate_cycles
-from sateen.hw.vector.pool import POOL, Pool
+from sateen.hw.vector.pool import POOL, Pool, pool_latency
 from sateen.hw.vector.requantize import REQUANTIZER
 from sateen.hw.vector.row import ROW, Row, row_cycles
 from sateen.hw.vector.update import UPDATE, UpdateUnit, update_cycles
@@ -49,7 +49,7 @@ def pool_cycles(fields: object, config: AcceleratorConfig) -> int:
     """
     get = getter(fields)
     words = get("out_h") * get("out_w") * get("channel_words")
-    return words * get("kernel_h") * get("kernel_w") + Pool.latency
+    return words * get("kernel_h") * get("kernel_w") + pool_latency(config)
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class VectorUnit(wiring.Component):
         The unit protocol: `instruction` is one of those of `PARTS` in its low bits. `done` comes the part's `cycles`
         after `start`, with the last write.
     acc : Out(ReadPort(log2(2*acc_depth), cols*acc_bits))
-        Accumulator words, latency 1.
+        Accumulator words, latency `config.memory_latency`.
     parameter : Out(ReadPort(log2(parameter_depth), vector_lanes*parameter_bits))
-        Parameter words, latency 1, channel 0 lowest, without gaps.
+        Parameter words, latency `config.memory_latency`, channel 0 lowest, without gaps.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Activation words, latency 2.
+        Activation words, latency `activation_latency(config)`.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
         Slices of activation words; no `mask` if slices = 1.
     table : In(WritePort(activation.bits, 8))
@@ -191,5 +191,7 @@ VECTOR = Component(
     (VectorUnit, Drain, NestedCounter, Walk),
     _terms,
     children=(REQUANTIZER, POOL, GATE, ROW, UPDATE),
-    paths=lambda c, d: {"drain": d.memory + d.select(c.cols // c.vector_lanes)},
+    paths=lambda c, d: {
+        "drain": (d.register if c.memory_registers else d.memory) + d.select(c.cols // c.vector_lanes)
+    },
 )

@@ -19,7 +19,7 @@ from sateen.hw.control.dispatch import is_idle
 from sateen.hw.formats import circuits
 from sateen.hw.isa import getter
 from sateen.hw.memory.sore import SORE
-from sateen.hw.ports import ACTIVATION_LATENCY, vector_part
+from sateen.hw.ports import activation_latency, vector_part
 from sateen.hw.terms import Component, Terms
 from sateen.hw.vector.kept import KeptWeights, granule, granules
 from sateen.hw.vector.requantize import Requantizer, requantize_latency
@@ -56,7 +56,8 @@ def reads(config: AcceleratorConfig) -> int:
 
 def _loaded(config: AcceleratorConfig) -> int:
     """Cycles from the first read of a granule to the last in which its words are not yet the lanes'."""
-    return -(-(reads(config) + ACTIVATION_LATENCY + 1) // TERMS) * TERMS - 1
+    latency = 2  # of reading; a cycle more is one for all that is read
+    return -(-(reads(config) + latency + 1) // TERMS) * TERMS - 1 + activation_latency(config) - latency
 
 
 def _unscaled(config: AcceleratorConfig) -> AcceleratorConfig:
@@ -102,7 +103,7 @@ class UpdateUnit(wiring.Component):
     done : Out(1)
         Strobe with the last write.
     read : Out(ReadPort(log2(act_depth), act_word_bits))
-        Activation words, latency 2.
+        Activation words, latency `activation_latency(config)`.
     write : Out(WritePort(log2(act_depth), act_word_bits, slices))
         Whole words.
     """
@@ -179,7 +180,7 @@ class UpdateUnit(wiring.Component):
         # what arrives
         arrived = [self.read.en & (time == n) for n in range(reads(c))]
         place: Value = part
-        for n in range(ACTIVATION_LATENCY):
+        for n in range(activation_latency(c)):
             strobes, places = (
                 Signal(reads(c), name=f"arrives_{n + 1}"),
                 Signal.like(part, name=f"part_{n + 1}"),

@@ -41,6 +41,17 @@ class Buffers:
         64, "words of the parameter buffer, of vector_lanes channels", power_of_two(), at_most(1 << 15),
         values=lambda: powers(2, 1 << 15),
     )  # fmt: skip
+    memory_registers: bool = setting(
+        False,
+        "a register behind each memory of buffers and accumulators, for a faster clock: instructions of the matrix "
+        "and of the vector unit take at least a cycle more",
+        optional=True,
+    )
+
+    @property
+    def memory_latency(self) -> int:
+        """Cycles from an address to what a memory of the buffers or accumulators has there."""
+        return 1 + self.memory_registers
 
     @property
     def act_depth(self) -> int:

@@ -110,6 +110,7 @@ EXTREMES: dict[str, tuple[Any, ...]] = {
     "residual": (False, True),
     "depthwise": (False, True),
     "counters": (False, True),
+    "memory_registers": (False, True),
 } | {name: (low, high) for name, low, high in LIMITS}
 """Values of every field at the ends of what `SMALL` allows."""
 

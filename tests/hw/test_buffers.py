@@ -18,11 +18,13 @@ def simulate(dut, testbench) -> None:
     sim.run()
 
 
-def test_buffer():
-    dut, rng = Buffer(depth=8, width=10), random.Random(1)
+@pytest.mark.parametrize("latency", [1, 2])
+def test_buffer(latency):
+    dut, rng = Buffer(depth=8, width=10, registered=latency == 2), random.Random(1)
 
     async def testbench(ctx):
         words, expected = [0] * 8, None
+        late = [None] * (latency - 1)
         for _ in range(300):
             read, write, a, b, value = (
                 rng.random() < 0.7,
@@ -40,29 +42,32 @@ def test_buffer():
             if write:
                 words[b] = value
             await ctx.tick()
-            if expected is not None:
-                assert ctx.get(dut.read.data) == expected
+            late.append(expected)
+            if (now := late.pop(0)) is not None:
+                assert ctx.get(dut.read.data) == now
 
-    assert Buffer.latency == 1
+    assert dut.latency == latency
     simulate(dut, testbench)
 
 
 @pytest.mark.parametrize(
-    "rows, cols, bus_bits, pattern",
-    [(4, 4, 32, "2:8"), (4, 8, 32, "2:4"), (1, 4, 64, "1:2"), (4, 32, 32, "1:8")],
+    "rows, cols, bus_bits, pattern, latency",
+    [(4, 4, 32, "2:8", 1), (4, 8, 32, "2:4", 2), (1, 4, 64, "1:2", 1), (4, 32, 32, "1:8", 1)],
 )
-def test_index_buffer(rows, cols, bus_bits, pattern):
+def test_index_buffer(rows, cols, bus_bits, pattern, latency):
     """Planes of several rows in, all planes of one row out."""
     patterns = ("dense", pattern)
     config = AcceleratorConfig(
-        rows=rows, cols=cols, lanes=2, group=8, patterns=patterns, weight_depth=32, bus_bits=bus_bits
-    )
+        rows=rows, cols=cols, lanes=2, group=8, patterns=patterns, weight_depth=32, bus_bits=bus_bits,
+        memory_registers=latency == 2,
+    )  # fmt: skip
     dut, rng = IndexBuffer(config=config), random.Random(3)
     planes, block, row_bits = config.index_planes, config.index_rows, cols * 2
     assert block == min(rows, max(1, bus_bits // row_bits))
 
     async def testbench(ctx):
         bits, expected = [[0] * planes for _ in range(32)], None
+        late = [None] * (latency - 1)
         for _ in range(500):
             read, write = rng.random() < 0.7, rng.random() < 0.7
             row, to = rng.randrange(32), rng.randrange(32 // block)
@@ -82,14 +87,24 @@ def test_index_buffer(rows, cols, bus_bits, pattern):
                         word = data >> (b * block + k) * row_bits & (1 << row_bits) - 1
                         bits[to * block + k][b] = word
             await ctx.tick()
-            if expected is not None:
-                assert ctx.get(dut.read.data) == expected
+            late.append(expected)
+            if (now := late.pop(0)) is not None:
+                assert ctx.get(dut.read.data) == now
 
-    assert IndexBuffer.latency == 1
+    assert dut.latency == latency
     simulate(dut, testbench)
 
 
-@pytest.mark.parametrize("config", [CONFIG, CONFIG.replace(cols=4), CONFIG.replace(act_banks=2)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        CONFIG.replace(cols=4),
+        CONFIG.replace(act_banks=2),
+        CONFIG.replace(memory_registers=True),
+        CONFIG.replace(memory_registers=True, act_banks=8),
+    ],
+)
 def test_activation_buffer(config):
     dut, rng = ActivationBuffer(config=config), random.Random(2)
     depth, bits, slices = config.act_depth, config.act_word_bits, config.slices
@@ -100,7 +115,7 @@ def test_activation_buffer(config):
 
     async def testbench(ctx):
         words = [0] * depth
-        pipeline = [[None, None] for _ in reads]
+        pipeline = [[None] * dut.latency, [None] * dut.latency, [None] * dut.store_latency]
         conflicts = 0
         for _ in range(1500):
             enabled = [rng.random() < 0.4 for _ in range(5)]
@@ -127,8 +142,8 @@ def test_activation_buffer(config):
             for k, port in enumerate(reads):
                 if pipeline[k][0] is not None:
                     assert ctx.get(port.data) == pipeline[k][0]
-                now = words[addresses[k]] if enabled[k] else pipeline[k][1]
-                pipeline[k] = [pipeline[k][1], now]
+                stays = None if k == 2 and config.memory_registers else pipeline[k][-1]
+                pipeline[k] = [*pipeline[k][1:], words[addresses[k]] if enabled[k] else stays]
             if enabled[3]:
                 words[addresses[3]] = values[0]
             if enabled[4]:
@@ -140,5 +155,5 @@ def test_activation_buffer(config):
             await ctx.tick()
         assert conflicts > 100
 
-    assert ActivationBuffer.latency == 2
+    assert dut.store_latency == 2 and dut.latency == 2 + config.memory_registers
     simulate(dut, testbench)

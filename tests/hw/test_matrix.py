@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sateen.hw import isa
 from sateen.hw.matrix.unit import CYCLES, MatrixUnit, matrix_cycles, pass_interval
-from sateen.hw.ports import ACTIVATION_LATENCY
+from sateen.hw.ports import activation_latency
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import DATAFLOWS, AcceleratorConfig
 from sateen.machine.isa import LAYOUTS
@@ -112,14 +112,18 @@ def rtl_matrix(programs, config, memory):
     async def buffers(ctx):
         a, w = unit.act_read, unit.weight_read
         index = unit.index_read if config.indexed else w
-        answers = deque([-1] * (ACTIVATION_LATENCY - 1))  # words on their way; -1 is not a word
+        # words on their way; -1 is not a word
+        answers = deque([-1] * (activation_latency(config) - 1))
+        rows, planes = (deque([-1] * (config.memory_latency - 1)) for _ in range(2))
         sampled = [s for port in (a, w, index) for s in (port.en, port.addr)]
         async for _, _, a_en, a_addr, w_en, w_addr, i_en, i_addr in ctx.tick().sample(*sampled):
             answers.append(word_of[a_addr] if a_en else -1)
             ctx.set(a.data, answers.popleft())
-            ctx.set(w.data, row_of[w_addr] if w_en else -1)
+            rows.append(row_of[w_addr] if w_en else -1)
+            ctx.set(w.data, rows.popleft())
             if config.indexed:
-                ctx.set(index.data, indices_of[i_addr] if i_en else -1)
+                planes.append(indices_of[i_addr] if i_en else -1)
+                ctx.set(index.data, planes.popleft())
 
     async def bench(ctx):
         rng = random.Random(0)
@@ -139,16 +143,13 @@ def rtl_matrix(programs, config, memory):
                 await ctx.tick()
                 cycles += 1
                 assert cycles <= CYCLES[fields["opcode"]](fields, config), "done is late"
-            acc = []
-            for address in range(2 * config.acc_depth):
+            acc, late = [], config.memory_latency
+            for address in range(2 * config.acc_depth + late):
                 await ctx.tick()  # the first read is in the cycle after done
-                ctx.set(unit.acc_read.en, 1)
-                ctx.set(unit.acc_read.addr, address)
-                if address:
+                ctx.set(unit.acc_read.en, address < 2 * config.acc_depth)
+                ctx.set(unit.acc_read.addr, address % (2 * config.acc_depth))
+                if address >= late:
                     acc.append(unpack(ctx.get(unit.acc_read.data), config))
-            await ctx.tick()
-            ctx.set(unit.acc_read.en, 0)
-            acc.append(unpack(ctx.get(unit.acc_read.data), config))
             results.append((np.array(acc, object), cycles))
 
     simulator = Simulator(unit)
@@ -195,9 +196,10 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.parametrize("memory_registers", [False, True], ids=["plain", "registers"])
 @pytest.mark.parametrize("programs", PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_programs(programs):
-    check(BASE, programs)
+def test_programs(programs, memory_registers):
+    check(BASE.replace(memory_registers=memory_registers), programs)
 
 
 SMALL = dict(act_banks=2, act_bank_depth=32, weight_depth=64, acc_depth=16, vector_lanes=1)
@@ -219,6 +221,10 @@ CONFIGS = {
     "groups of 16": dict(rows=2, cols=4, lanes=2, group=16, patterns=("dense", "2:4", "2:16")),
     "indexed, one lane": dict(
         rows=4, cols=4, lanes=1, group=4, patterns=("dense", "1:4"), weight_format="int3"
+    ),
+    "memory registers": dict(rows=1, cols=2, lanes=1, group=2, memory_registers=True),
+    "memory registers, indexed": dict(
+        rows=4, cols=4, lanes=2, group=8, patterns=("dense", "2:4"), memory_registers=True
     ),
 }
 
@@ -247,7 +253,11 @@ def test_random_fields(data):
     def number(low, high):
         return data.draw(st.integers(low, high))
 
-    config = BASE.replace(dataflows=DATAFLOWS, group=data.draw(st.sampled_from((2, 4))))
+    config = BASE.replace(
+        dataflows=DATAFLOWS,
+        group=data.draw(st.sampled_from((2, 4))),
+        memory_registers=data.draw(st.booleans()),
+    )
     programs = []
     for _ in range(2):
         out_w = number(1, 5)
@@ -296,7 +306,11 @@ def test_output_stationary(changes):
     )
 
 
-@pytest.mark.parametrize("more", [{}, dict(dataflows=DATAFLOWS, depthwise=True)], ids=["plain", "all ways"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, dict(dataflows=DATAFLOWS, depthwise=True, memory_registers=True)],
+    ids=["plain", "all ways, registers"],
+)
 def test_sums_of_high_digits(more):
     """What the first tile adds to counts 2**weight.bits times; that of other instructions as it is."""
     config = AcceleratorConfig(**SMALL | dict(rows=4, cols=4, lanes=1, group=2, weight_format="int3") | more
@@ -325,6 +339,9 @@ def test_cycle_formula():
     assert matrix_cycles(many, config) == 18 * 50 + config.rows + 6
     assert matrix_cycles(SimpleNamespace(**many), config) == matrix_cycles(many, config)
     assert MatrixUnit(config=config).latency == matrix_cycles(LAYER, config) == config.rows + 7
+    registers = config.replace(memory_registers=True)
+    assert pass_interval(1, registers) == 5
+    assert matrix_cycles(many, registers) == matrix_cycles(many, config) + 1
 
 
 def test_conflict_is_reported():

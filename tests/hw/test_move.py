@@ -13,7 +13,7 @@ from sateen.formats.digits import two_digits
 from sateen.hw import isa
 from sateen.hw.memory.move import Move, digit_of, move_cycles
 from sateen.hw.memory.select import SelectingMove, shift_of
-from sateen.hw.ports import ACTIVATION_LATENCY
+from sateen.hw.ports import STORE_READ_LATENCY
 from sateen.machine.assembler import Instruction
 from sateen.machine.config import AcceleratorConfig
 from sateen.machine.isa import Opcode
@@ -69,7 +69,7 @@ def rtl(config, instructions, words):
     m.submodules.ram = ram = Ram(shape=config.act_word_bits, depth=config.act_depth, init=words)
     port = ram.read_port()
     valid = dut.activation.en  # data is valid in one cycle only: anything else reads as ones
-    for _ in range(ACTIVATION_LATENCY):
+    for _ in range(STORE_READ_LATENCY):
         previous, valid = valid, Signal()
         m.d.sync += valid.eq(previous)
     late = Signal(config.act_word_bits)

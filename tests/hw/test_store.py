@@ -10,7 +10,7 @@ from axi_memory import WRITE_CHANNEL, Memory, settle
 
 from sateen.hw import isa
 from sateen.hw.memory.store import StoreUnit
-from sateen.hw.ports import ACTIVATION_LATENCY
+from sateen.hw.ports import STORE_READ_LATENCY
 from sateen.machine.config import AcceleratorConfig
 from sateen.sim.memory_timing import MemoryTiming, store_timing
 
@@ -60,7 +60,7 @@ def run_stores(config, stores, memory, words):
     port = ram.read_port()
     # Data is valid in one cycle only: anything else reads as ones.
     valid = dut.activation.en
-    for _ in range(ACTIVATION_LATENCY):
+    for _ in range(STORE_READ_LATENCY):
         previous, valid = valid, Signal()
         m.d.sync += valid.eq(previous)
     late = Signal(config.act_word_bits)

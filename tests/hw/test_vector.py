@@ -10,6 +10,7 @@ from amaranth.sim import Simulator
 
 from sateen.formats.rows import exponentials, fraction_bits
 from sateen.hw.memory.buffers import ActivationBuffer, Buffer
+from sateen.hw.ports import STORE_READ_LATENCY
 from sateen.hw.vector.drain import drain_latency
 from sateen.hw.vector.requantize import residual_shift_limit
 from sateen.hw.vector.unit import PARTS, VectorUnit, drain_cycles
@@ -46,6 +47,10 @@ CONFIGS = {
     "e4m3fn-product": BASE.replace(
         activation_format="e4m3fn", acc_bits=48, group=4, product=True, table=False
     ),
+    "int8-registers": BASE.replace(memory_registers=True, product=True),
+    "e3m2-slices-registers": BASE.replace(
+        activation_format="e3m2", rows=4, group=4, vector_lanes=4, memory_registers=True
+    ),
 }
 ROWS = {"softmax": True, "normalize": True}
 ROW_CONFIGS = {
@@ -57,6 +62,10 @@ ROW_CONFIGS = {
     "e5m2-one-lane": BASE.replace(**ROWS, activation_format="e5m2", acc_bits=80, vector_lanes=1),
     "e3m4-slices": BASE.replace(**ROWS, activation_format="e3m4", rows=4, group=4, vector_lanes=4),
     "int4": BASE.replace(**ROWS, activation_format="int4", acc_bits=28),
+    "int8-registers": BASE.replace(**ROWS, memory_registers=True),
+    "e4m3-registers": BASE.replace(
+        **ROWS, activation_format="e4m3", acc_bits=48, group=4, memory_registers=True
+    ),
 }
 GATE_CONFIGS = {
     name: BASE.replace(activation_format=fmt, acc_bits=bits, gates=True, **changes)
@@ -66,10 +75,12 @@ GATE_CONFIGS = {
         ("e4m3", "e4m3", 48, dict(group=4)),
         ("e5m2-one-column", "e5m2", 80, dict(cols=1, vector_lanes=1)),
         ("e2m1", "e2m1", 14, {}),
+        ("int8-registers", "int8", 32, dict(memory_registers=True)),
     )
 }
 UPDATES = {
     "int8": BASE.replace(update=True),
+    "int8-registers": BASE.replace(update=True, memory_registers=True),
     "int8-lanes": BASE.replace(update=True, rows=4, group=4, update_lanes=2, act_bank_depth=64),
     "int8-all-lanes": BASE.replace(
         update=True, rows=4, group=8, update_lanes=8, acc_bits=29, act_bank_depth=64, weight_depth=64
@@ -114,6 +125,15 @@ UPDATES = {
     "e5m2": BASE.replace(
         update=True, activation_format="e5m2", rows=4, group=2, acc_bits=72, act_bank_depth=64
     ),
+}
+UPDATES |= {
+    f"{name}-registers": UPDATES[name].replace(memory_registers=True)
+    for name in ("int8-lanes", "int8-all-lanes")
+}
+UPDATES |= {
+    f"{name}-registers": config.replace(memory_registers=True)
+    for name, config in UPDATES.items()
+    if config.pruned_decay and name != "int8-patterns"
 }
 HALF = BASE.act_depth // 2  # results go to the upper half, inputs come from the lower
 
@@ -335,9 +355,15 @@ class Bench(wiring.Component):
         self.unit = VectorUnit(config=config)
         self.act = ActivationBuffer(config=config)
         self.parameter = Buffer(
-            depth=config.parameter_depth, width=config.vector_lanes * config.parameter_bits
+            depth=config.parameter_depth,
+            width=config.vector_lanes * config.parameter_bits,
+            registered=config.memory_registers,
         )
-        self.acc = Buffer(depth=2 * config.acc_depth, width=config.cols * config.acc_bits)
+        self.acc = Buffer(
+            depth=2 * config.acc_depth,
+            width=config.cols * config.acc_bits,
+            registered=config.memory_registers,
+        )
         super().__init__({})
 
     def elaborate(self, platform) -> Module:
@@ -414,13 +440,13 @@ def check(config: AcceleratorConfig, program: list[Instruction], seed: int, rows
             want = act_words()
             read = bench.act.store_read
             got = []
-            for address in [*range(config.act_depth), *[0] * ActivationBuffer.latency]:
+            for address in [*range(config.act_depth), *[0] * STORE_READ_LATENCY]:
                 ctx.set(read.en, 1)
                 ctx.set(read.addr, address)
                 got.append(ctx.get(read.data))
                 await ctx.tick()
             ctx.set(read.en, 0)
-            got = got[ActivationBuffer.latency :]
+            got = got[STORE_READ_LATENCY:]
             codes = unpack(
                 np.array([list(w.to_bytes(config.act_word_bytes, "little")) for w in got], np.uint8),
                 fmt.bits,
