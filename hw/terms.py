@@ -99,9 +99,15 @@ class Terms:
             self.add(memory=found.units, ff=bits)
         else:
             self.add(ff=found.units + bits)
+            self.read_registers(bits, found.units // bits)
         if found.ways > 1:
             ways = (bits - found.direct) * self.technology.mux(found.ways)
             self.add(**{f"{found.kind}_ways": ways, f"{found.kind}_decoder": found.ways})
+
+    def read_registers(self, bits: int, depth: int) -> None:
+        """What selects a word of a memory that is made of registers."""
+        if depth > 1:
+            self.add(ff_ways=bits * self.technology.mux(depth))
 
     def multiply(self, a: int, b: int, count: int = 1, *, signed: bool = True) -> None:
         """Products of equal shapes."""

@@ -3,6 +3,8 @@
 There is a resource model for ECP5 and UltraScale+ alone. A LUT of iCE40 and Gowin has four inputs as ECP5's has, and so
 their chips are taken as ECP5's times a factor, with an iCE40's own memories. Factors are those of the chips that were
 placed (presets.json), few for each family, so they are rough. `benchmarks/board_chips.py` has both side by side.
+An iCE40's are of six chips of 5 200 to 7 800 cells, arrays of 1 to 4 multipliers with queues of 1 to 4 instructions and
+buses of 32 and 64 bits, within 6 %: there a flip-flop whose input is no LUT takes a cell, and queues are such.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ class Capacity:
         LUTs and flip-flops of a chip for each of the estimated machine's.
     chip_lut, chip_ff, chip_bram : int
         Those of what is beside the machine: memory's ports, serial link, reset.
+    ff_lut : float
+        LUTs that a flip-flop of the estimated machine costs, where the two share a cell.
+    bus_bit : int
+        LUTs, and as many flip-flops, of memory's ports for each bit of the bus.
     slack : float
         So much more than the part has, an estimate of block RAM or DSPs may say, and the chip may fit all the same.
     technology : str
@@ -44,16 +50,23 @@ class Capacity:
     slack: float = 0.0
     technology: str = "ecp5"
     memory_bytes: int = 0
+    ff_lut: float = 0.0
+    bus_bit: int = 0
 
-    def chip(self, machine: Mapping[str, float], memory_bytes: int) -> dict[str, float]:
+    def chip(self, machine: Mapping[str, float], memory_bytes: int, bus_bits: int) -> dict[str, float]:
         """Estimated counts of the chip with a machine, estimated in `technology`, and a memory of so many bytes."""
         if self.memory_bytes:
             memory = 0 if memory_bytes <= self.memory_bytes else self.available["bram"] + 1  # it does not fit
         else:
             memory = math.ceil(memory_bytes / 2048)
         return {
-            "lut": round(self.lut * machine["lut"] + self.chip_lut),
-            "ff": round(self.ff * machine["ff"] + self.chip_ff),
+            "lut": round(
+                self.lut * machine["lut"]
+                + self.ff_lut * machine["ff"]
+                + self.chip_lut
+                + self.bus_bit * bus_bits
+            ),
+            "ff": round(self.ff * machine["ff"] + self.chip_ff + self.bus_bit * bus_bits),
             "dsp": machine["dsp"],
             "bram": math.ceil(machine["bram"]) + memory + self.chip_bram,
         }
@@ -78,7 +91,16 @@ CAPACITIES: dict[tuple[str, str], Capacity] = {
     ("ecp5", "um5g-85k"): _ecp5(83_640, 156, 208),
     ("ecp5", "25k"): _ecp5(24_288, 28, 56),
     ("ice40", "up5k"): Capacity(
-        _part(5_280, 5_280, 8, 30), 1.5, 1.03, 860, 318, 1, technology="ice40", memory_bytes=1 << 17
+        _part(5_280, 5_280, 8, 30),
+        lut=1.0,
+        ff=0.96,
+        chip_lut=-390,
+        chip_ff=460,
+        chip_bram=1,
+        technology="ice40",
+        memory_bytes=1 << 17,
+        ff_lut=1.17,
+        bus_bit=2,
     ),
     ("gowin", "GW1NR-LV9QN88PC6/I5"): _gowin(8_640, 6_480, 20, 26),
     ("gowin", "GW2AR-LV18QN88C8/I7"): _gowin(20_736, 15_552, 48, 46),

@@ -67,7 +67,8 @@ TECHNOLOGIES: dict[str, Technology] = {
     f.name: f
     for f in (
         _Family("ecp5", (18, 18), 18, 0, 4, inputs=2, carry_input=False, least_chain=0),
-        _Family("ice40", (16, 16), 16, 0, 4, inputs=2, carry_input=False, least_chain=0),
+        # Ref: Yosys, synth_ice40: `-D DSP_Y_MINWIDTH=11`
+        _Family("ice40", (16, 16), 16, 0, 11, inputs=2, carry_input=False, least_chain=0),
         # Ref: Yosys, synth_xilinx: `xilinx_srl -minlen 3`
         _Family("xcup", (27, 18), 18, 1, 9, inputs=4, carry_input=True, least_chain=3),
     )

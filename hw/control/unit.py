@@ -279,6 +279,7 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
             t.add(memory=found.ways * cells * (found.units // found.cells), instruction=used.bit_count())
         else:
             t.add(instruction=used.bit_count(), ff=c.queue_depth * used.bit_count())
+            t.read_registers(used.bit_count(), c.queue_depth)
         t.add(enables=kept, queue_pointers=2 * ceil_log2(c.queue_depth), levels=ceil_log2(c.queue_depth + 1))
         t.add(ff=2 * ceil_log2(c.queue_depth) + ceil_log2(c.queue_depth + 1))
         if unit is Unit.LOAD:

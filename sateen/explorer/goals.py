@@ -27,7 +27,7 @@ class Metric:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("fps", "samples a second", True, source="exact cycles at the estimated clock"),
+        Metric("fps", "samples a second", True, source="exact cycles at its clock"),
         Metric("cycles", "cycles a sample", False, source="exact"),
         Metric("lut", "LUTs", False),
         Metric("ff", "flip-flops", False),

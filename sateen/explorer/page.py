@@ -32,7 +32,10 @@ SHOWN = (
     "sqnr",
 )
 COUNTED = ("lut", "ff", "dsp", "bram", "clock")
-CHOSEN = ("weight_format", "activation_format", "rows", "cols", "lanes", "group")
+CHOSEN = {"weights": "weight_format", "activations": "activation_format"} | {
+    name: name for name in ("rows", "cols", "lanes", "group")
+}
+"""Fields of the configuration, by their titles, which are short enough to stand side by side."""
 HEIGHT = 420
 
 
@@ -133,13 +136,13 @@ def _parallel(study: Study) -> Any:
     names = study.about["objectives"]
     measured = [t for t in study.trials if t.state == "measured" and study.goals.known(t.metrics)]
     dimensions: list[dict[str, Any]] = []
-    for name in CHOSEN:
+    for title, name in CHOSEN.items():
         values = [getattr(t.candidate.config, name) for t in measured]
         if len(set(values)) > 1:
             kinds = sorted(set(values)) if isinstance(values[0], int) else list(dict.fromkeys(sorted(values)))
             dimensions.append(
                 {
-                    "label": name,
+                    "label": title,
                     "values": [kinds.index(v) for v in values],
                     "tickvals": list(range(len(kinds))),
                     "ticktext": [str(k) for k in kinds],

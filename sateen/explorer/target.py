@@ -70,7 +70,8 @@ class Target:
         counts = found["devices"][self.family]["total"]
         outside = list(found["outside"])
         if (capacity := self.capacity) is not None:
-            counts = capacity.chip(resource_model.counts(config, capacity.technology), memory_bytes)
+            machine = resource_model.counts(config, capacity.technology)
+            counts = capacity.chip(machine, memory_bytes, config.bus_bits)
         clock = self.clock_mhz
         if clock is None and self._estimates_clock:
             estimated = clock_model.estimate_clock(config)

@@ -1,5 +1,7 @@
 """Estimates of whole chips against the presets that were placed, and every board has a capacity."""
 
+from pathlib import Path
+
 import pytest
 
 import sateen
@@ -8,6 +10,9 @@ from sateen.fpga.boards.capacity import CAPACITIES, capacity_of
 from sateen.fpga.boards.catalog import BOARDS
 from sateen.fpga.estimate import resource_model
 from sateen.fpga.flow.bitstream import measured
+from sateen.models.data import write_digits_npz
+
+MODEL = Path(__file__).resolve().parents[2] / "models/digits_cnn.onnx"
 
 CELLS = {
     "ecp5": ("TRELLIS_COMB", "DP16KD", "MULT18X18D"),
@@ -33,11 +38,34 @@ def test_the_chip_is_near_the_one_that_was_placed(name, digits_cnn):
     assert (chip["bram"], chip["dsp"]) == (bram, dsp)
 
 
+PACKED = {
+    "int8": ({"lanes": 2, "group": 2, "queue_depth": 2}, 6073, 4),
+    "queues": ({"queue_depth": 4, "bus_bits": 64}, 7781, 3),
+    "int3": ({"rows": 2, "cols": 2, "weight_format": "int3", "activation_format": "int4"}, 5241, 1),
+}
+"""What differs from preset `icebreaker`, cells that nextpnr made of the digits CNN's chip, and its DSPs."""
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_other_machines_on_an_ice40_are_near_what_was_packed(name, samples):
+    """Queues are flip-flops there, each a cell, and products of few bits take no DSP."""
+    changes, cells, dsps = PACKED[name]
+    config = sateen.preset("icebreaker").replace(**changes)
+    network = sateen.load(MODEL).quantize(
+        calibration=samples, weights=config.weight_format, activations=config.activation_format
+    )
+    mapped = network.map(config)
+    memory = mapped.memory["data_offset"] + mapped.memory["data_size"]
+    chip = Target("icebreaker", "ecp5", BOARDS["icebreaker"]).estimate(mapped.config, memory)
+    assert chip["lut"] == pytest.approx(cells, rel=0.06)
+    assert chip["dsp"] == dsps
+
+
 def test_memory_beside_block_ram_has_an_end():
     capacity = capacity_of(BOARDS["icebreaker"])
     machine = {"lut": 1, "ff": 1, "dsp": 1, "bram": 1}
-    assert capacity.chip(machine, 1 << 17)["bram"] <= capacity.available["bram"]
-    assert capacity.chip(machine, (1 << 17) + 1)["bram"] > capacity.available["bram"]
+    assert capacity.chip(machine, 1 << 17, 32)["bram"] <= capacity.available["bram"]
+    assert capacity.chip(machine, (1 << 17) + 1, 32)["bram"] > capacity.available["bram"]
 
 
 def test_small_memories_of_an_ice40_are_block_ram():
@@ -52,11 +80,10 @@ def test_small_memories_of_an_ice40_are_block_ram():
 
 
 @pytest.fixture(scope="module")
-def digits_cnn(tmp_path_factory):
-    from pathlib import Path
+def samples(tmp_path_factory):
+    return write_digits_npz(tmp_path_factory.mktemp("digits"))[0]
 
-    from sateen.models.data import write_digits_npz
 
-    samples = write_digits_npz(tmp_path_factory.mktemp("digits"))[0]
-    model = Path(__file__).resolve().parents[2] / "models/digits_cnn.onnx"
-    return sateen.load(model).quantize(calibration=samples)
+@pytest.fixture(scope="module")
+def digits_cnn(samples):
+    return sateen.load(MODEL).quantize(calibration=samples)
