@@ -23,6 +23,7 @@ def cost(
     device: str | None = None,
     *,
     dsp_sums: bool = False,
+    wide_muxes: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Count what the build's Verilog takes of an FPGA, with Yosys: minutes the first time, then from the cache.
@@ -32,6 +33,7 @@ def cost(
     build : a folder that `compile` wrote; the counts are kept in it
     device : "ecp5" or "xcup" (UltraScale+); None counts for both
     dsp_sums : with sums of products and their registers in the DSPs; UltraScale+ only
+    wide_muxes : with multiplexers of four and eight in the slices, beside their LUTs
     progress : called with a stage's name and the fraction done, 0 to 1
 
     Returns
@@ -53,7 +55,7 @@ def cost(
 
     files = BuildFiles(build)
     verilog = files.read("accelerator.v").decode()
-    return count(files.folder, verilog, device, dsp_sums=dsp_sums, progress=progress)
+    return count(files.folder, verilog, device, dsp_sums=dsp_sums, wide_muxes=wide_muxes, progress=progress)
 
 
 def estimate(

@@ -7,6 +7,7 @@ the top is also synthesized by itself; what Yosys shares or removes across their
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -31,11 +32,13 @@ def cost(
     device: str | None = None,
     *,
     dsp_sums: bool = False,
+    wide_muxes: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Count a build's Verilog for one family, or all, and keep the result in BUILD/cost.json.
 
-    `dsp_sums`: with sums of products in the DSPs, for a family of PACKING, or all of them.
+    `dsp_sums`: with sums of products in the DSPs, for a family of PACKING, or all of them. `wide_muxes`: with
+    multiplexers in the slices.
     The result is {"verilog_sha256": …, "devices": {family: {"total", "parts", "cells", "source", …}}}.
     Raises BuildError, ConfigError.
     """
@@ -50,22 +53,28 @@ def cost(
             if progress is not None:
                 progress(stage, fraction)
 
-        known[name] = count(verilog, FAMILIES[name], dsp_sums=dsp_sums, progress=part)
+        known[name] = count(verilog, FAMILIES[name], dsp_sums=dsp_sums, wide_muxes=wide_muxes, progress=part)
     result = {"verilog_sha256": digest, "devices": {name: known[name] for name in FAMILIES if name in known}}
     write_file(build / "cost.json", json.dumps(result, indent=1, sort_keys=True) + "\n", "counts")
     return {**result, "devices": {name: known[name] for name in wanted}}
 
 
 def count(
-    verilog: str, family: Family, *, dsp_sums: bool = False, progress: Progress | None = None
+    verilog: str,
+    family: Family,
+    *,
+    dsp_sums: bool = False,
+    wide_muxes: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Total and parts of a design. Raises BuildError."""
     top = find_top(verilog)
     instances = top_instances(verilog, top)
+    synthesized = functools.partial(synthesize, family=family, dsp_sums=dsp_sums, wide_muxes=wide_muxes)
     with ThreadPoolExecutor(max_workers=min(2, processors())) as pool:
-        whole = pool.submit(synthesize, verilog, family, top=top, dsp_sums=dsp_sums, progress=progress)
+        whole = pool.submit(synthesized, verilog, top=top, progress=progress)
         single = {
-            module: pool.submit(synthesize, extract(verilog, module), family, top=module, dsp_sums=dsp_sums)
+            module: pool.submit(synthesized, extract(verilog, module), top=module)
             for module in dict.fromkeys(instances.values())
         }
         try:
@@ -82,7 +91,7 @@ def count(
         parts.append({"name": "(across parts)", **rest})
     return {
         "device": family.name,
-        "title": family.title + ", sums in DSPs" * dsp_sums,
+        "title": family.title + ", sums in DSPs" * dsp_sums + ", multiplexers in slices" * wide_muxes,
         "source": "measured",
         "tool": netlist.tool,
         "script": netlist.script,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from pathlib import Path
 
 COMMAND = "synth_ecp5"
 FILE = "deep_memories.v"
@@ -38,12 +37,6 @@ def deepened(command: str, design: str) -> str:
 def text() -> str:
     """Content of the file that a deepened command wants beside it."""
     return (files("sateen.fpga.flow") / FILE).read_text(encoding="utf-8")
-
-
-def provide(script: str, folder: Path) -> None:
-    """Write it, if the script wants it."""
-    if FILE in script:
-        (folder / FILE).write_text(text(), encoding="utf-8")
 
 
 def memories(design: str) -> set[tuple[int, int]]:

@@ -19,11 +19,15 @@ from pathlib import Path
 from sateen.errors import BuildError, ConfigError, missing
 from sateen.files import cache_entry, load_entry, store_entry
 from sateen.fpga.boards.devices import Family
-from sateen.fpga.flow import deep_memories
+from sateen.fpga.flow import deep_memories, wide_muxes
 from sateen.fpga.flow.dsp_registers import ABSORBING, REGISTER, absorb
 from sateen.fpga.flow.dsp_sums import PACKING, pack_in_file
+from sateen.fpga.flow.wide_muxes import covered
 
 Progress = Callable[[str, float], None]
+
+STEPS = (deep_memories, wide_muxes)
+"""What is put amid Yosys' synthesis, each with a FILE of maps that its commands read."""
 
 _SCHEMA = 3
 """Raise it when what is cached changes its meaning."""
@@ -71,12 +75,14 @@ def synthesize(
     options: str = "",
     hierarchy: bool = False,
     dsp_sums: bool = False,
+    wide_muxes: bool = False,
     progress: Progress | None = None,
 ) -> Netlist:
     """Synthesize for a family, with all hierarchy below `top` dissolved, or, faster, each module by itself.
 
     `options` are appended to the synthesis command ("-nodsp"); `dsp_sums` makes sums of products in the DSPs, for the
-    families of PACKING. Raises ConfigError for another family, BuildError with Yosys's own message.
+    families of PACKING; `wide_muxes` makes multiplexers in the slices. Raises ConfigError for another family,
+    BuildError with Yosys's own message.
     """
     if dsp_sums and family.name not in PACKING:
         raise ConfigError(
@@ -88,6 +94,9 @@ def synthesize(
     script = f"read_verilog design.v; {synth}; {finish(family)}"
     if dsp_sums:
         script = _with_sums(synth, top, family)
+    if wide_muxes:
+        end = f"; {finish(family)}"
+        script = covered(script.removesuffix(end), family.name) + end
     path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog, *rules(script))
     if (cached := _load(path)) is not None:
         return cached
@@ -98,7 +107,7 @@ def synthesize(
 
 def rules(script: str) -> list[str]:
     """Contents of the files of this package that a script reads."""
-    return [deep_memories.text()] * (deep_memories.FILE in script)
+    return [step.text() for step in STEPS if step.FILE in script]
 
 
 def _run(verilog: str, script: str, top: str, family: Family, progress: Progress) -> Netlist:
@@ -239,7 +248,9 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
     Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
     """
 
-    deep_memories.provide(script, folder)
+    for step in STEPS:
+        if step.FILE in script:
+            (folder / step.FILE).write_text(step.text(), encoding="utf-8")
 
     def run(script: str) -> tuple[int, list[str]]:
         arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
@@ -267,7 +278,9 @@ def _without_names(script: str) -> str:
         arguments = command[1]
         run = re.search(r" -run (\w+):(\w*)", arguments)
         begin, last = run.groups() if run else ("begin", "")
-        if last.startswith("map_"):  # a part of synthesis that ends before
+        if (
+            last.startswith("map_") or begin == "map_luts"
+        ):  # a part of synthesis that ends before, or begins there
             return command[0]
         rest = arguments.replace(run[0], "") if run else arguments
         first = re.sub(r" -json \S+", "", rest)

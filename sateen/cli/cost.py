@@ -18,15 +18,19 @@ from sateen.fpga.flow.vivado import VENDOR_BOARDS
 
 def cost(args: argparse.Namespace) -> int:
     if args.estimate:
-        if args.dsp_sums:
-            raise ConfigError("--dsp-sums is counted, not estimated; leave --estimate or --dsp-sums out")
+        for option in ("dsp_sums", "wide_muxes"):
+            if getattr(args, option):
+                name = f"--{option.replace('_', '-')}"
+                raise ConfigError(f"{name} is counted, not estimated; leave --estimate or {name} out")
         return _estimate(args)
     if args.preset is not None:
         raise ConfigError(f"preset '{args.preset}' has nothing to count; add --estimate, or give a build")
     if args.build is None:
         raise BuildError("no build is given; sateen cost BUILD counts one, --estimate takes --preset, too")
     with progress("cost") as report:
-        found = hardware.cost(args.build, args.device, dsp_sums=args.dsp_sums, progress=report)
+        found = hardware.cost(
+            args.build, args.device, dsp_sums=args.dsp_sums, wide_muxes=args.wide_muxes, progress=report
+        )
     if args.json:
         emit_json({"build": args.build, **found})
         return 0

@@ -254,6 +254,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="xcup: with sums of products and their registers in the DSPs, which Yosys leaves outside",
     )
+    p.add_argument(
+        "--wide-muxes",
+        action="store_true",
+        help="with multiplexers of four and eight in the slices, where Yosys takes LUTs for them",
+    )
 
     p = add("report", "write one self-contained HTML page about a build")
     p.add_argument("build", metavar="BUILD")

@@ -51,6 +51,7 @@ def test_wrong_options(sateen, build):
         (("cost", "--preset", "tiny"), "add --estimate"),
         (("cost", "--estimate"), "nothing to estimate is given"),
         (("cost", build, "--estimate", "--dsp-sums"), "leave --estimate or --dsp-sums out"),
+        (("cost", build, "--estimate", "--wide-muxes"), "leave --estimate or --wide-muxes out"),
         (("cost", build, "--device", "ecp5", "--dsp-sums"), "of xcup, not of 'ecp5'"),
         (("cost", build, "--estimate", "--preset", "tiny"), "choose one"),
         (("cost", "--preset", "huge", "--estimate"), "unknown preset 'huge'"),

@@ -6,7 +6,7 @@ import pytest
 
 from sateen.fpga.boards.devices import FAMILIES
 from sateen.fpga.estimate.memory_map import memory
-from sateen.fpga.flow.deep_memories import columns, deepened, memories, multiplexed, narrow_bits, provide
+from sateen.fpga.flow.deep_memories import columns, deepened, memories, multiplexed, narrow_bits
 from sateen.fpga.flow.synthesis import run_yosys, synthesize
 
 
@@ -31,7 +31,6 @@ def yosys(tmp_path):
     def run(script, verilog=None):
         if verilog is not None:
             (tmp_path / "design.v").write_text(verilog)
-        provide("deep_memories.v", tmp_path)
         code, tail = run_yosys(script, tmp_path)
         assert code == 0, "\n".join(tail[-30:])
         return "\n".join(tail)
