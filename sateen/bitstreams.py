@@ -80,7 +80,7 @@ def make_bitstream(
         "resident": resident,
         "memory_bytes": soc.memory.size,
     }
-    found["samples_per_second"] = made.clock_hz / found["cycles"] * b.batch
+    found["samples_per_second"] = made.clock_hz / found["cycles"] * b.samples_of_a_run
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     write_file(folder / f"{target.name}.json", text, "bitstream record")
     return found

@@ -14,6 +14,7 @@ from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register, config_word
 from sateen.sim.engines import Build, RunResult, result_of_runs
 from sateen.sim.harness import Counters
+from sateen.sim.image import collected, dealt, places
 from sateen.sim.reference import quantize_inputs
 
 SLACK_S = 10.0
@@ -32,8 +33,14 @@ def run_on_board(
     graph = b.graph()
     codes = quantize_inputs(graph, inputs)
     batch = len(next(iter(inputs.values())))
-    packed = b.pack(codes)
-    runs = -(-batch // b.batch)
+    size = b.memory["data_size"]
+    packed = [
+        (offset + n * size, part)
+        for offset, data in b.pack(codes)
+        for n, part in enumerate(dealt(data, b.arrays))
+    ]
+    regions = [(offset + n * size, wanted) for offset, wanted in places(b.outputs) for n in range(b.arrays)]
+    runs = -(-batch // b.samples_of_a_run)
 
     def report(fraction: float) -> None:
         if progress:
@@ -47,7 +54,10 @@ def run_on_board(
             loading = 0.5
             board.write(0, b.image.held, lambda fraction: report(loading * fraction))
         limit = SLACK_S + 10 * b.manifest["cycles"] / identity.clock_hz
-        outputs = [np.zeros((runs, r.size), np.uint8) for r in b.outputs]
+        outputs = [np.zeros((runs, wanted), np.uint8) for _, wanted in regions]
+        if b.arrays > 1:
+            board.set(Register.DATA, b.memory["data_offset"])
+            board.set(Register.STRIDE, size)
         counters = []
         started = time.perf_counter()
         for n in range(runs):
@@ -56,11 +66,14 @@ def run_on_board(
             board.run(0, b.memory["program_offset"])
             board.wait(limit)
             counters.append(read_counters(board))
-            for r, found in zip(b.outputs, outputs, strict=True):
-                found[n] = np.frombuffer(board.read(r.offset, r.size), np.uint8)
+            for (offset, wanted), found in zip(regions, outputs, strict=True):
+                found[n] = np.frombuffer(board.read(offset, wanted), np.uint8)
             report(loading + (1 - loading) * (n + 1) / runs)
         wall = time.perf_counter() - started
-    return result_of_runs(b, graph, "board", batch, outputs, counters, wall)
+    results = [
+        collected(outputs[n : n + b.arrays], -(-batch // b.batch)) for n in range(0, len(outputs), b.arrays)
+    ]
+    return result_of_runs(b, graph, "board", batch, results, counters, wall)
 
 
 def check_identity(identity: Identity, b: Build, port: str) -> None:

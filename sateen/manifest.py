@@ -41,7 +41,16 @@ class BuildFiles:
     def memory_bytes(self) -> int:
         """Of the memory that a run needs."""
         memory = self.manifest["memory"]
-        return int(memory["data_offset"] + memory["data_size"])
+        return int(memory["data_offset"] + self.arrays * memory["data_size"])
+
+    @property
+    def arrays(self) -> int:
+        """Of the machine: each takes the manifest's `batch` of samples in a run."""
+        return int(self.manifest["config"].get("arrays", 1))
+
+    @property
+    def samples_of_a_run(self) -> int:
+        return int(self.arrays * self.manifest["batch"])
 
     @property
     def schedule(self) -> dict[str, Any]:

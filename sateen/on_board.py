@@ -41,7 +41,7 @@ def estimate_on_board(
         "board": name,
         "source": "estimated",
         "machine": config.name,
-        "multipliers": config.multipliers,
+        "multipliers": config.arrays * config.multipliers,
         "narrow": config.narrow,
         "share": {k: round(s, 4) for k, s in share.items()},
         "limited_by": limit,
@@ -53,7 +53,7 @@ def estimate_on_board(
         cycles = _cycles(build.read("program.bin"), offset, config, timing)
         result["cycles"] = cycles
         if result["fits"]:
-            rate = 1e6 * result["clock_mhz"] * manifest["batch"] / cycles
+            rate = 1e6 * result["clock_mhz"] * build.samples_of_a_run / cycles
             result["samples_per_second"] = round(rate, 1)
     return result
 

@@ -174,7 +174,7 @@ def run_build(
     if engine == "model":
         started = time.perf_counter()
         timeline = b.predict(memory)
-        cycles, wall = timeline.cycles * -(-batch // b.batch), time.perf_counter() - started
+        cycles, wall = timeline.cycles * -(-batch // b.samples_of_a_run), time.perf_counter() - started
         counters = {"cycles": timeline.cycles, **timeline.counters()}
         return result_of(b, engine, None, batch, cycles, wall, counters)
     if engine == "program":
@@ -206,7 +206,6 @@ def result_of(
     speed: float | None = None,
 ) -> RunResult:
     """`cycles` and `wall` (seconds) are of the whole batch."""
-    runs = -(-batch // b.batch)
     macs = b.manifest["macs"] // b.batch * batch
     return RunResult(
         outputs=outputs,
@@ -215,13 +214,20 @@ def result_of(
         cycles=cycles,
         macs=macs,
         dense_macs=b.manifest["dense_macs"] // b.batch * batch,
-        moved_bytes={kind: n * runs for kind, n in b.manifest["totals"]["bytes"].items()},
-        utilization=macs / (cycles * b.config.multipliers) if cycles else None,
+        moved_bytes=_moved(b, batch),
+        utilization=macs / (cycles * b.config.multipliers * b.arrays) if cycles else None,
         wall_s=wall,
         cycles_per_sample=cycles // batch if cycles else None,
         counters=counters or {},
         cycles_per_second=speed,
     )
+
+
+def _moved(b: Build, batch: int) -> dict[str, int]:
+    """Bytes by kind for a batch: what is not an array's own, all arrays have in common."""
+    totals, runs = b.manifest["totals"], -(-batch // b.samples_of_a_run)
+    own = totals.get("own_bytes", {})
+    return {kind: runs * (n + (b.arrays - 1) * own.get(kind, 0)) for kind, n in totals["bytes"].items()}
 
 
 def _run_rtl(
@@ -239,6 +245,7 @@ def _run_rtl(
     executable = verilator.build(verilog or b.read("accelerator.v").decode(), trace=trace is not None)
     events = None if trace is None else waveform.events(b, memory)
     expected, runs = max(1, b.manifest["cycles"]), -(-batch // b.batch)
+    turns = -(-runs // b.arrays)
     found = b.image.simulate(
         executable,
         b.pack(codes),
@@ -247,7 +254,7 @@ def _run_rtl(
         memory=memory,
         trace=trace,
         events=events,
-        progress=lambda done, cycle: report(min(1.0, (done + cycle / expected) / runs)),
+        progress=lambda done, cycle: report(min(1.0, (done + cycle / expected) / turns)),
     )
     if trace is not None:
         waveform.write_views(trace)
@@ -274,7 +281,7 @@ def result_of_runs(
         if run.error or not run.done:
             name = Error(run.error).name if run.error in set(Error) else str(run.error)
             raise BuildError(
-                f"sample {n * b.batch}: the accelerator ended with status {name} after {run.cycles} cycles"
+                f"sample {n * b.samples_of_a_run}: the accelerator ended with status {name} after {run.cycles} cycles"
             )
     tensors = b.unpack(regions, graph, batch)
     last = runs[-1]

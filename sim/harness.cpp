@@ -7,6 +7,7 @@
 //     memory BYTES, image PATH     the memory, at offset 0 of which the image is loaded; the rest is zero
 //     base ADDRESS                 where the memory begins
 //     program OFFSET, watchdog N   what is put in the registers
+//     own OFFSET STRIDE            likewise, of a machine with several arrays
 //     latency N, interval N        the memory's timing: docs/isa.md, "Memory timing"
 //     seed N                       instead: random latency and back-pressure on every channel
 //     batch N, inputs PATH, outputs PATH
@@ -63,7 +64,7 @@ struct Job {
     uint64_t cycles = UINT64_MAX, seed = 0, progress = 0;
     bool random = false;
     std::string image, inputs, outputs, trace, events;
-    std::vector<Region> input, output;
+    std::vector<Region> input, output, own;
     std::vector<uint64_t> read_errors, write_errors;
 
     explicit Job(const char* path) {
@@ -95,6 +96,7 @@ struct Job {
             else if (key == "events") events = value;
             else if (key == "input") input.push_back({number, std::strtoull(rest, nullptr, 10)});
             else if (key == "output") output.push_back({number, std::strtoull(rest, nullptr, 10)});
+            else if (key == "own") own.push_back({number, std::strtoull(rest, nullptr, 10)});
             else if (key == "read_error") read_errors.push_back(number);
             else if (key == "write_error") write_errors.push_back(number);
             else fail(1, "job %s: unknown key '%s'", path, line);
@@ -417,6 +419,10 @@ int main(int argc, char** argv) {
         bench.write(BASE_HIGH, uint32_t(job.base >> 32));
         bench.write(PROGRAM, uint32_t(job.program));
         bench.write(WATCHDOG, uint32_t(job.watchdog));
+        for (const Region& r : job.own) {
+            bench.write(DATA, uint32_t(r.offset));
+            bench.write(STRIDE, uint32_t(r.size));
+        }
         std::printf("{\"samples\": [");
         for (uint64_t sample = 0; sample < job.batch; ++sample) {
             for (const Region& r : job.input)

@@ -89,6 +89,7 @@ def simulate(
     memory_bytes: int = 0,
     base: int = 0,
     program: int = 0,
+    own_data: tuple[int, int] | None = None,
     watchdog: int = 0,
     max_cycles: int = 0,
     seed: int | None = None,
@@ -119,6 +120,8 @@ def simulate(
         Size of the memory, where it is larger than what the image and the regions need.
     base, program : int
         Address of the memory on the bus (a multiple of 4096); offset of the program in it.
+    own_data : (int, int), optional
+        Of a machine with several arrays: where each array's own data begin, and from one's to the next one's.
     watchdog : int
         The accelerator's own limit in cycles; 0 is none.
     max_cycles : int
@@ -177,6 +180,8 @@ def simulate(
             *(("read_error", o) for o in read_errors),
             *(("write_error", o) for o in write_errors),
         ]  # fmt: skip
+        if own_data is not None:
+            job.append(("own", f"{own_data[0]} {own_data[1]}"))
         if max_cycles:
             job.append(("cycles", max_cycles))
         if seed is not None:

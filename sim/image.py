@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ Wanted = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Constants at 0, the program, then data; offsets and sizes in bytes."""
+    """Constants at 0, the program, then data, each further array's `data_size` behind the one before; in bytes."""
 
     config: AcceleratorConfig
     constants: bytes
@@ -34,7 +34,7 @@ class Image:
     @property
     def size(self) -> int:
         """Of the memory that a run needs."""
-        return self.data_offset + self.data_size
+        return self.data_offset + self.config.arrays * self.data_size
 
     @property
     def held(self) -> bytes:
@@ -80,24 +80,48 @@ class Image:
         *,
         runs: int = 1,
         memory: MemoryTiming = NOMINAL,
+        seed: int | None = None,
         trace: Path | None = None,
         events: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Simulation:
-        """Runs of what `verilator.build` made of the machine's Verilog."""
-        return simulate(
+        """Runs of what `verilator.build` made of the machine's Verilog; each array takes one, all at the same time."""
+        arrays, size = self.config.arrays, self.data_size
+        found = simulate(
             executable,
             self.held,
-            inputs=inputs,
-            outputs=outputs,
-            batch=runs,
+            inputs=[
+                (offset + n * size, part)
+                for offset, data in inputs
+                for n, part in enumerate(dealt(data, arrays))
+            ],
+            outputs=[(offset + n * size, wanted) for offset, wanted in outputs for n in range(arrays)],
+            batch=-(-runs // arrays),
             memory=memory,
+            seed=seed,
             memory_bytes=self.size,
             program=self.program_offset,
+            own_data=(self.data_offset, size) if arrays > 1 else None,
             trace=trace,
             events=events,
             progress=progress,
         )
+        regions = [
+            collected(found.outputs[n : n + arrays], runs) for n in range(0, len(found.outputs), arrays)
+        ]
+        return replace(found, outputs=tuple(regions))
+
+
+def dealt(data: np.ndarray, arrays: int) -> list[np.ndarray]:
+    """Runs (N, size) by the array that takes them, one each in turn; zeros fill the last turn up."""
+    rest = np.zeros((-len(data) % arrays, *data.shape[1:]), data.dtype)
+    whole = np.concatenate([data, rest])
+    return [whole[n::arrays] for n in range(arrays)]
+
+
+def collected(parts: Sequence[np.ndarray], runs: int) -> np.ndarray:
+    """The inverse of `dealt`, of so many runs."""
+    return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])[:runs]
 
 
 def packed(

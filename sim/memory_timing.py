@@ -55,23 +55,36 @@ class LoadTiming(NamedTuple):
 
 
 def load_timing(
-    start: int, source: int, words: int, target: int, config: AcceleratorConfig, memory: MemoryTiming
+    start: int,
+    source: int,
+    words: int,
+    target: int,
+    config: AcceleratorConfig,
+    memory: MemoryTiming,
+    copies: int = 1,
 ) -> LoadTiming:
-    """Timing of a LOAD that starts in cycle `start`; see `isa.LOAD` for the fields."""
+    """Timing of a LOAD that starts in cycle `start`; see `isa.LOAD` for the fields.
+
+    `copies` are bursts for each of it: of several arrays' own data, one for each array (hw/memory/arrays.py).
+    """
     first_beat = source // config.beat_bytes % config.burst_beats
-    done, arrivals = _load(
-        first_beat, words, int(target), _shape(config, isa.Target(target)), memory.latency, memory.interval
-    )
+    shape = _shape(config, isa.Target(target))
+    done, arrivals = _load(first_beat, words, int(target), shape, memory.latency, memory.interval, copies)
     return LoadTiming(start + done, tuple(start + t for t in arrivals))
 
 
 def store_timing(
-    start: int, destination: int, words: int, config: AcceleratorConfig, memory: MemoryTiming
+    start: int,
+    destination: int,
+    words: int,
+    config: AcceleratorConfig,
+    memory: MemoryTiming,
+    copies: int = 1,
 ) -> int:
-    """The cycle in which a STORE that starts in cycle `start` is done."""
+    """The cycle in which a STORE that starts in cycle `start` is done; `copies` as `load_timing` has it."""
     first_beat = destination // config.beat_bytes % config.burst_beats
     shape = _shape(config, isa.Target.ACTIVATION)
-    return start + _store(first_beat, words, shape, memory.latency, memory.interval)
+    return start + _store(first_beat, words, shape, memory.latency, memory.interval, copies)
 
 
 class _Shape(NamedTuple):
@@ -120,9 +133,12 @@ def _pace(word_bytes: int, beat_bytes: int, interval: int, store: bool) -> _Pace
 
 @lru_cache(maxsize=65536)
 def _load(
-    first_beat: int, words: int, target: int, shape: _Shape, latency: int, interval: int
+    first_beat: int, words: int, target: int, shape: _Shape, latency: int, interval: int, copies: int
 ) -> tuple[int, tuple[int, ...]]:
-    """`LoadTiming` for start = 0, burst by burst."""
+    """`LoadTiming` for start = 0, burst by burst.
+
+    A burst's copies follow one another; the unit takes the last one's beats, and those before never wait for it.
+    """
     keep = target == isa.Target.INSTRUCTION
     beats = -(-words * shape.word_bytes // shape.beat_bytes)
     # an instruction is passed on beat by beat
@@ -132,17 +148,18 @@ def _load(
     lasts = [0] * outstanding  # transfer of the last beat, of the last `outstanding` bursts
     slot = 0
     done, burst = 0, burst_beats - first_beat  # beats
-    address = ADDRESS_LATENCY - 1
+    address = ADDRESS_LATENCY - copies
     last = -1
     while done < beats:
         burst = min(burst, beats - done)
         # One address a cycle, and the burst that held the slot is closed the cycle before.
-        address = max(address + 1, lasts[slot] + 1)
+        address = max(address + copies, lasts[slot] + 1)
         first = address + latency
+        # A memory that has no burst open when the address comes has forgotten its last beat.
+        if last >= address:
+            first = max(first, last + interval)
+        first += (copies - 1) * burst * interval
         if last >= 0:
-            # A memory that has no burst open when the address comes has forgotten its last beat.
-            if last >= address:
-                first = max(first, last + interval)
             first = max(first, last + pace.gap(done - 1))
         last = first + pace.between(done, done + burst - 1)
         if keep:
@@ -158,25 +175,30 @@ def _load(
 
 
 @lru_cache(maxsize=65536)
-def _store(first_beat: int, words: int, shape: _Shape, latency: int, interval: int) -> int:
-    """Cycles from start to done, burst by burst."""
+def _store(first_beat: int, words: int, shape: _Shape, latency: int, interval: int, copies: int) -> int:
+    """Cycles from start to done, burst by burst.
+
+    A burst's copies go to memory behind its own beats, which set out as the unit makes them.
+    """
     beats = -(-words * shape.word_bytes // shape.beat_bytes)
     pace = _pace(shape.word_bytes, shape.beat_bytes, interval, store=True)
     outstanding, burst_beats = shape.outstanding, shape.burst_beats
     responses = [0] * outstanding
     slot = 0
     done, burst = 0, burst_beats - first_beat  # beats
-    address = ADDRESS_LATENCY - 1
-    last = response = -1
+    address = ADDRESS_LATENCY - copies
+    last = end = response = -1  # the unit's last beat, and that of all copies
     while done < beats:
         burst = min(burst, beats - done)
-        address = max(address + 1, responses[slot] + 1)
+        address = max(address + copies, responses[slot] + 1)
         # A beat is on the bus when its words are there, one a cycle from the beat before on, and after its address.
         first = max((last if done else DATA_LATENCY) + pace.gap(done), address + 1)
         if done:
-            first = max(first, min(last + interval, response + 1))
+            first = max(first, min(end + interval, response + 1))
         last = first + pace.between(done + 1, done + burst)
-        response = last + latency
+        # A copy's first beat need not wait where what went before is answered.
+        end = last + (copies - 1) * (min(interval, latency + 1) + (burst - 1) * interval)
+        response = end + latency
         responses[slot] = response
         slot = slot + 1 if slot + 1 < outstanding else 0
         done += burst

@@ -92,8 +92,12 @@ DISPATCH_LATENCY = 2  # from a beat's arrival to its being handed to a queue
 
 
 def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memory: MemoryTiming) -> Timeline:
-    """Times of every instruction of the program in memory at `program_offset`; BuildError if it cannot end."""
+    """Times of every instruction of the program in memory at `program_offset`; BuildError if it cannot end.
+
+    Of several arrays, what lies behind the program is each array's own.
+    """
     instructions = walk(program, program_offset)
+    data = program_offset + len(program)
     beats = INSTRUCTION_BITS // config.bus_bits
     timeline = Timeline()
     events = timeline.events
@@ -146,7 +150,7 @@ def predict(program: bytes, program_offset: int, config: AcceleratorConfig, memo
                     given = tokens[giver, unit].popleft()
                     if events[given].done + 1 > start:
                         start, blocker = events[given].done + 1, given
-            done = start + DURATION[instruction.opcode](instruction, start, config, memory)
+            done = start + DURATION[instruction.opcode](instruction, start, config, memory, data)
             if instruction.opcode == Opcode.LOAD and instruction.target == Target.INSTRUCTION:
                 timing = load_timing(start, instruction.source, CHUNK, Target.INSTRUCTION, config, memory)
                 done, following = timing.done, (list(timing.arrivals), position)
@@ -187,19 +191,34 @@ def _count_tokens(timeline: Timeline, config: AcceleratorConfig) -> None:
                 )
 
 
-Duration = Callable[[Instruction, int, AcceleratorConfig, MemoryTiming], int]
+Duration = Callable[[Instruction, int, AcceleratorConfig, MemoryTiming, int], int]
+"""The last argument: where the data begin that are an array's own."""
 
 
 def _of_fields(cycles: Callable[[Instruction, AcceleratorConfig], int]) -> Duration:
     """Of an instruction whose time depends on nothing else."""
-    return lambda i, start, c, m: cycles(i, c)
+    return lambda i, start, c, m, data: cycles(i, c)
+
+
+def is_own(i: Instruction, data: int) -> bool:
+    """Whether an instruction moves what each of several arrays has for itself, in memory from `data` on."""
+    return i.opcode == Opcode.STORE or (i.opcode == Opcode.LOAD and i.source >= data)
+
+
+def _load(i: Instruction, start: int, c: AcceleratorConfig, m: MemoryTiming, data: int) -> int:
+    copies = c.arrays if is_own(i, data) else 1
+    return load_timing(start, i.source, i.words, i.target, c, m, copies).done - start
+
+
+def _store(i: Instruction, start: int, c: AcceleratorConfig, m: MemoryTiming, data: int) -> int:
+    return store_timing(start, i.destination, i.words, c, m, c.arrays) - start
 
 
 DURATION: dict[Opcode, Duration] = {
-    Opcode.LOAD: lambda i, start, c, m: load_timing(start, i.source, i.words, i.target, c, m).done - start,
+    Opcode.LOAD: _load,
     **{opcode: _of_fields(cycles) for opcode, cycles in MATRIX_CYCLES.items()},
     **{opcode: _of_fields(part.cycles) for opcode, part in VECTOR_PARTS.items()},
-    Opcode.STORE: lambda i, start, c, m: store_timing(start, i.destination, i.words, c, m) - start,
+    Opcode.STORE: _store,
     Opcode.MOVE: _of_fields(move_cycles),
 }
 """Cycles from the start of an instruction to its end."""

@@ -96,6 +96,11 @@ class Program:
             self.config, self.constants, self.code, self.program_offset, self.data_offset, self.data_size
         )
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the memory that a run needs."""
+        return self.image.size
+
     def predict(self, memory: MemoryTiming) -> Timeline:
         """The program's timeline, each instruction with its layer, which the code does not hold."""
         timeline = predict(self.code, self.program_offset, self.config, memory)
@@ -283,9 +288,11 @@ def _ordered(
 
     program_offset = page(len(lowered.constants))
     data_offset = program_offset + page(len(instructions) * INSTRUCTION_BYTES)
-    if data_offset + lowered.data_size > 1 << 32:
+    end = data_offset + config.arrays * lowered.data_size  # whole pages
+    if end > 1 << 32:
+        arrays = f" with arrays = {config.arrays}" * (config.arrays > 1)
         raise ConfigError(
-            f"model '{folded.name}' takes {data_offset + lowered.data_size} bytes of memory; addresses have 32 bits"
+            f"model '{folded.name}' takes {end} bytes of memory{arrays}; addresses have 32 bits"
         )
     _link(steps, data_offset)
     for i in instructions:
@@ -293,7 +300,7 @@ def _ordered(
             i.fields["source"] += program_offset
     _check_fields(instructions, folded)
     memory = Extent(data_offset, data_offset + lowered.data_size)
-    machine = narrowed(config, instructions, memory.size)
+    machine = narrowed(config, instructions, end)
     _check_proof(instructions, folded, machine, memory)
     code = b"".join(i.encode() for i in instructions)
     return Program(

@@ -16,7 +16,7 @@ from sateen.ir.quantized import QuantizedGraph
 from sateen.machine.isa import LAYOUTS, UNITS, Opcode, Unit
 from sateen.sim.critical_path import PROGRAM, Span, critical_path
 from sateen.sim.memory_timing import MemoryTiming
-from sateen.sim.model import Event, Timeline
+from sateen.sim.model import Event, Timeline, is_own
 
 ABOUT = {
     "cycles": "by which the layer moves the end of the program",
@@ -48,6 +48,11 @@ ABOUT = {
     "saved": "dense less this program: bytes moved for one sample, bytes of weights in memory, cycles",
 }
 """What the keys of schedule.json mean, for whoever reads one. The file calls the machine's units engines."""
+ABOUT_ARRAYS = {
+    "own_bytes": "in the totals: those of bytes that are an array's own data, moved for each array; all else is moved "
+    "once for all of them",
+}
+"""Of several arrays. What is of a sample is of one on each then."""
 
 
 def schedule(
@@ -90,11 +95,15 @@ def schedule(
             "weight_bytes": totals["weights"]["saved_bytes"],
             "cycles": other_total["cycles"] - total["cycles"],
         }
+    if program.config.arrays > 1:
+        totals["own_bytes"] = moved(
+            (i for i in program.instructions if is_own(i, program.data_offset)), program.config
+        )
     for figures in (*layers, totals):
         del figures["stored"]
     counted = timeline.counters()
     return {
-        "about": ABOUT,
+        "about": ABOUT | (ABOUT_ARRAYS if program.config.arrays > 1 else {}),
         "cycles": timeline.cycles,
         "multipliers": program.config.multipliers,
         "latency": memory.latency,

@@ -45,10 +45,13 @@ def energy(totals: dict[str, Any], config: AcceleratorConfig, batch: int = 1) ->
     acc_word = config.cols * config.acc_bits
     sums = cycles * 2 * acc_word * _bit(config.acc_depth * acc_word)
     moved = totals["bytes"]
+    # what is not an array's own is moved once for all of them
+    own = totals.get("own_bytes", moved)["total"]
+    total = (moved["total"] + (config.arrays - 1) * own) / config.arrays
     loaded = 8 * (moved["weights"] + moved["indices"])
     weights = 2 * loaded * _bit(config.weight_depth * config.weight_word_bits)
     on_chip = activations + sums + weights
-    low, high = (moved["total"] / 8 * pj for pj in DRAM_PJ)
+    low, high = (total / 8 * pj for pj in DRAM_PJ)
     inside = multiply + add + on_chip
     picojoules = {
         "multiply": multiply,

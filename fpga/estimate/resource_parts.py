@@ -248,6 +248,10 @@ PARTS: dict[str, Part] = {
 }
 
 
+NOT_MEASURED = ("sharing",)
+"""Components without data: what terms they have counts as so many LUTs and flip-flops."""
+
+
 DECODER = Part("decoder", lambda c: Decoder(fmt=c.activation, multiplier=c.multiplier), every=1)
 """Of one code, of the activations' format: a part of others, so it is not in PARTS."""
 

@@ -49,7 +49,7 @@ class Soc(wiring.Component):
         self.memory = SocMemory(
             data_bits=config.bus_bits,
             size=max(1, -(-memory_bytes // BOUNDARY)) * BOUNDARY,
-            outstanding=config.outstanding,
+            outstanding=config.arrays * config.outstanding,
             image=image,
             single_port=single_port,
         )

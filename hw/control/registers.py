@@ -44,6 +44,8 @@ class Registers(wiring.Component):
         Level: enabled and pending.
     base, program : Out(64), Out(32)
         What the host set; constant while busy.
+    data, stride : Out(32)
+        Likewise, of a machine with several arrays.
     start, soft_reset, timeout, expired : Out(1)
         See `Control`. `start` comes only while `ready`.
     ready, busy, done, error, finish : In
@@ -56,6 +58,7 @@ class Registers(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig):
         self.config = config
+        several = {"data": Out(32), "stride": Out(32)} if config.arrays > 1 else {}
         super().__init__(
             {
                 "bus": In(AXI4Lite(addr_bits=ADDRESS_BITS)),
@@ -76,6 +79,7 @@ class Registers(wiring.Component):
                 "stall": In(len(Unit)),
                 "beats": In(2),
             }
+            | several
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -93,6 +97,7 @@ class Registers(wiring.Component):
         ]
         if self.config.counters:
             self._watch(m, watchdog)
+        layout = self._layout(m) if self.config.arrays > 1 else {}
         status = Cat(self.busy, self.done, self.ready, C(0, 5), self.error)
         self._read(
             m,
@@ -106,6 +111,7 @@ class Registers(wiring.Component):
                 Register.BASE_HIGH: base_high,
                 Register.PROGRAM: self.program,
                 Register.WATCHDOG: watchdog,
+                **layout,
             },
         )
 
@@ -142,12 +148,19 @@ class Registers(wiring.Component):
                 Register.BASE_HIGH: (lambda b: self.ready, store(base_high)),
                 Register.PROGRAM: (lambda b: aligned(b, self.config.beat_bytes), store(program)),
                 Register.WATCHDOG: (lambda b: self.ready, store(watchdog)),
+                **{r: (lambda b: aligned(b, BASE_ALIGN), store(kept)) for r, kept in layout.items()},
             },
         )
         # Last, so that an interrupt in the cycle in which the previous one is cleared is not lost.
         with m.If(self.finish):
             m.d.sync += interrupt_pending.eq(1)
         return m
+
+    def _layout(self, m: Module) -> dict[int, Signal]:
+        """Where the arrays' own data lie."""
+        data, stride = (Signal(self.config.memory_bits, name=name) for name in ("own_data", "stride"))
+        m.d.comb += [self.data.eq(data), self.stride.eq(stride)]
+        return {Register.DATA: data, Register.STRIDE: stride}
 
     def _events(self) -> dict[int, Value]:
         """What is counted while busy, by address."""
@@ -249,6 +262,8 @@ def _terms(c: AcceleratorConfig, t: Terms) -> None:
     t.add(one=1, counters=c.counters, address=c.bus_address_bits, program=c.memory_bits)
     written = 32 if c.counters else max(min(32, c.bus_address_bits), c.memory_bits)
     t.add(ff=c.bus_address_bits + c.memory_bits + written + -(-written // 8))
+    if c.arrays > 1:
+        t.add(layout=2 * c.memory_bits, ff=2 * c.memory_bits)
     if c.counters:
         seen, turn = SLOTS.bit_length(), (SLOTS - 1).bit_length()
         events = len(COUNTING) - (len(Unit) - len(BUS))  # other units never stall

@@ -135,13 +135,14 @@ def show_manifest(args: argparse.Namespace, manifest: dict[str, Any]) -> None:
 
 def _summary(build: str, manifest: dict[str, Any]) -> None:
     config = manifest["config"]
-    multipliers = config["rows"] * config["cols"] * config["lanes"]
+    multipliers, arrays = config["rows"] * config["cols"] * config["lanes"], config["arrays"]
+    each = f", {arrays} times" if arrays > 1 else ""
     rows = [
         ("build", build),
         (
             "array",
             f"{config['name']}: {multipliers} multipliers, {config['rows']} rows, {config['cols']} columns, "
-            f"{config['lanes']} lanes",
+            f"{config['lanes']} lanes{each}",
         ),
         (
             "formats",
@@ -154,7 +155,7 @@ def _summary(build: str, manifest: dict[str, Any]) -> None:
     per = "sample" if manifest["batch"] == 1 else f"run of {manifest['batch']} samples"
     rows += [
         ("multiplications", f"{macs:,} per {per}{_of(totals['dense_macs'], macs)}"),
-        ("cycles", f"{cycles:,} per {per} (predicted by the cycle model)"),
+        ("cycles", f"{cycles:,} per {per}{' on each array' * (arrays > 1)} (predicted by the cycle model)"),
         *_against_dense(manifest),
         ("utilization", f"{100 * totals['utilization']:.1f} %"),
     ]

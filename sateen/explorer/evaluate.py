@@ -161,22 +161,21 @@ class Evaluator:
         )
         made = replace(quantized, config=config)
         mapped = MappedNetwork(Path(self.task.model), made, map_network(made))
-        memory = mapped.memory
         cycles = mapped.predict(candidate.memory.latency, candidate.memory.interval)
         totals = mapped.schedule["totals"]
-        found = self.task.target.estimate(mapped.config, memory["data_offset"] + memory["data_size"])
+        found = self.task.target.estimate(mapped.config, mapped.program.memory_bytes)
         clock = found["clock"]
         uj = energy(totals, mapped.config)["uj"]
         weights = totals["weights"]
         return {
             "cycles": cycles,
-            "fps": None if clock is None else 1e6 * clock / cycles,
+            "fps": None if clock is None else 1e6 * clock / cycles * mapped.config.arrays,
             **{name: found[name] for name in ("lut", "ff", "dsp", "bram", "clock")},
             "energy": (uj["total_low"] + uj["total_high"]) / 2,
             "bytes": totals["bytes"]["total"],
             "weight_bytes": weights["values_bytes"] + weights["index_bytes"],
             "utilization": totals["utilization"],
-            "multipliers": mapped.config.multipliers,
+            "multipliers": mapped.config.arrays * mapped.config.multipliers,
             "outside": found["outside"],
         }
 

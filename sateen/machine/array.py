@@ -129,6 +129,7 @@ class Array:
 
     @property
     def multipliers(self) -> int:
+        """Of one array, of `arrays`."""
         return self.rows * self.cols * self.lanes
 
     @property
@@ -306,8 +307,17 @@ def parts_of_words(short_groups: bool, outer_products: bool, group: int) -> str 
     )
 
 
+@rule("arrays")
+def one_array_to_train(arrays: int, update: bool, outer_products: bool) -> str | None:
+    """1, with update or outer_products"""
+    if arrays == 1 or not (update or outer_products):
+        return None
+    unit = "update" if update else "outer_products"
+    return f"1, as {unit} = true: what training adds up over samples would stay in each array"
+
+
 RULES = (
     indices_for_patterns, whole_passes, few_passes, whole_slices, word_of_a_power_of_two, few_slices, words_of_a_tile,
     weights_like_activations, patterns_of_computed_weights, one_lane, pixels_like_weights,
-    parts_of_words, groups_to_split,
+    parts_of_words, groups_to_split, one_array_to_train,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from sateen.machine.array import (
 )
 from sateen.machine.datapath import Formats, Vector
 from sateen.machine.fitted import Fitted
-from sateen.machine.settings import TYPES, Setting, setting, settings_of
+from sateen.machine.settings import TYPES, Setting, at_most, setting, settings_of
 from sateen.machine.storage import Buffers, Bus
 
 __all__ = [
@@ -80,6 +80,14 @@ class AcceleratorConfig(_Flat):
     counters: bool = setting(
         True,
         "BUSY, WAIT, IDLE, STALL and BEATS count; if false they are 0, there is no watchdog, and CYCLES has 32 bits",
+    )
+    arrays: int = setting(
+        1,
+        "arrays, with units and buffers of their own, that run the program in lock-step on samples of their own; "
+        "control and the bus to memory are there once",
+        at_most(8),
+        values=lambda: (1, 2),  # what is drawn at random: more are as these, and slow to simulate
+        optional=True,
     )
 
     def __init__(self, **values: Any) -> None:

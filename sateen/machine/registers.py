@@ -33,6 +33,8 @@ class Register(enum.IntEnum):
     BASE_HIGH = 0x1C
     PROGRAM = 0x20
     WATCHDOG = 0x24
+    DATA = 0x28  # with several arrays
+    STRIDE = 0x2C
     CYCLES_LOW = 0x40
     CYCLES_HIGH = 0x44
     BEATS_READ = 0x90

@@ -84,6 +84,9 @@ class Host:
         return value
 
 
+OF_ARRAYS = (Register.DATA, Register.STRIDE)
+
+
 def simulate(bench, seed=0, config=CONFIG):
     dut = Registers(config=config)
 
@@ -134,11 +137,13 @@ def test_config_word_tells_configurations_apart():
     assert len(words) == 4 and all(0 <= w < 1 << 32 for w in words)
 
 
+@pytest.mark.parametrize("arrays", (1, 2))
 @pytest.mark.parametrize("seed", range(4))
-def test_random_writes(seed):
+def test_random_writes(seed, arrays):
     """Every writable register under byte strobes, alignment and readiness, against a dictionary."""
-    align = {Register.BASE_LOW: 4096, Register.PROGRAM: CONFIG.beat_bytes}
+    align = {Register.BASE_LOW: 4096, Register.PROGRAM: CONFIG.beat_bytes} | dict.fromkeys(OF_ARRAYS, 4096)
     plain = [Register.BASE_LOW, Register.BASE_HIGH, Register.PROGRAM, Register.WATCHDOG]
+    plain += OF_ARRAYS * (arrays > 1)
 
     async def bench(ctx, dut, host):
         rng = host.rng
@@ -161,13 +166,15 @@ def test_random_writes(seed):
             ctx.set(dut.ready, 1)
             assert ctx.get(dut.base) == model[Register.BASE_HIGH] << 32 | model[Register.BASE_LOW]
             assert ctx.get(dut.program) == model[Register.PROGRAM]
+            if arrays > 1:
+                assert (ctx.get(dut.data), ctx.get(dut.stride)) == tuple(model[r] for r in OF_ARRAYS)
 
-    simulate(bench, seed)
+    simulate(bench, seed, CONFIG.replace(arrays=arrays))
 
 
 def test_refused_accesses():
     async def bench(ctx, dut, host):
-        mapped = {int(r) for r in Register} | {0x50 + 4 * i for i in range(16)}
+        mapped = {int(r) for r in Register if r not in OF_ARRAYS} | {0x50 + 4 * i for i in range(16)}
         for address in range(0, 256, 4):
             data, response = await host.read(address)
             readable = address in mapped and address != Register.CTRL
