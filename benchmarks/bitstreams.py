@@ -140,10 +140,10 @@ def estimate(args: argparse.Namespace) -> int:
     for network in args.network or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(NETWORKS[network](), model := Path(folder) / "network.onnx")
-            quantized = sateen.load(model).quantize(calibration="random")
+            loaded = sateen.load(model)
         for name in args.board or BOARDS:
             try:
-                mapped = quantized.map(args.preset or name)
+                mapped = mapped_to(loaded, args.preset or name)
             except (LimitError, ConfigError) as e:
                 emit(f"| {name} | {network} | {e} |")
                 continue
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
             model = folder / "network.onnx"
             onnx.save(NETWORKS[network](), model)
             try:
-                mapped = sateen.load(model).quantize(calibration="random").map(args.preset or name)
+                mapped = mapped_to(sateen.load(model), args.preset or name)
                 build = mapped.write(folder / "build", board=name)
                 with progress(f"{name} {network}", each_stage=True) as report:
                     found = build.bitstream(
@@ -192,6 +192,13 @@ def run(args: argparse.Namespace) -> int:
             if args.record:
                 record(found, network)
     return 1 if failed else 0
+
+
+def mapped_to(network: sateen.Network, preset: str) -> sateen.MappedNetwork:
+    """In the preset's formats."""
+    machine = sateen.preset(preset)
+    formats = {"weights": machine.weight_format, "activations": machine.activation_format}
+    return network.quantize(calibration="random", **formats).map(machine)
 
 
 def row(found: dict[str, Any], network: str) -> str:
@@ -211,8 +218,9 @@ def table() -> str:
     columns = "LUT | DSP | block RAM | nextpnr's MHz | seed | board's | machine's | cycles | samples/s | min"
     lines = [f"| board | network | {columns} |", "|---|---|" + "--:|" * 10]
     sizes = json.loads(SIZES.read_text(encoding="utf-8"))
-    for name, board in BOARDS.items():
-        networks = sizes.get(name, {"boards": {}})["boards"].get(name, {"networks": {}})["networks"]
+    places = [(name, config) for name in BOARDS for config in sizes if name in sizes[config]["boards"]]
+    for name, config in places:
+        networks, board = sizes[config]["boards"][name]["networks"], BOARDS[name]
         there = capacity_of(board).available
         for network in (n for n in NETWORKS if "cycles" in networks.get(n, ())):
             found = networks[network]
@@ -221,7 +229,8 @@ def table() -> str:
             clocks = [f"{found['fmax_mhz']:.1f}", str(found["seed"]), f"{board.clock_hz / 1e6:g}"]
             rate = 1e6 * found["clock_mhz"] / found["cycles"]
             taken = [f"{found['cycles']:,}", f"{rate:,.0f}", f"{sum(found['seconds'].values()) / 60:.1f}"]
-            cells = (f"`{name}`", network, *used, *clocks, f"{found['clock_mhz']:.1f}", *taken)
+            title = network if config == name else f"{network}, `{config}`"
+            cells = (f"`{name}`", title, *used, *clocks, f"{found['clock_mhz']:.1f}", *taken)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
