@@ -83,7 +83,7 @@ def test_figures_add_up():
                 assert w["dense_bytes"] == w["values_bytes"] + w["zeros_bytes"]
                 assert w["saved_bytes"] == w["zeros_bytes"] - w["index_bytes"]
                 assert f["bytes_loaded"] + f["bytes_stored"] == f["bytes"]["total"]
-            assert {"totals", "layers", "about"} <= set(s) and s["about"] is ABOUT
+            assert {"totals", "layers", "about"} <= set(s) and s["about"] == ABOUT
 
 
 def test_the_first_fetch_is_counted_once_everywhere():

@@ -26,8 +26,11 @@ def test_the_journal_is_optunas(tmp_path):
     assert not list(tmp_path.glob("*.lock*"))
 
 
-def test_a_local_worker_keeps_memory_and_has_one_thread():
+def test_a_local_worker_keeps_memory_and_has_one_thread(monkeypatch):
     """As this process does by default: neither what Dask sets nor a thread's arena gives it back at once."""
+    monkeypatch.delenv(
+        "MALLOC_TRIM_THRESHOLD_", raising=False
+    )  # an earlier cluster's, which its nanny leaves here
     with workers.pool({"any": "task"}, 2, None) as pool:
         found = pool._client.run(lambda: dict(os.environ))
     assert len(found) == pool.slots == 2
