@@ -14,7 +14,7 @@ from sateen.machine.isa import Unit
 from sateen.machine.registers import COUNTED, COUNTERS, Register, config_word
 from sateen.sim.engines import Build, RunResult, result_of_runs
 from sateen.sim.harness import Counters
-from sateen.sim.image import collected, dealt, places
+from sateen.sim.image import places
 from sateen.sim.reference import quantize_inputs
 
 SLACK_S = 10.0
@@ -33,13 +33,7 @@ def run_on_board(
     graph = b.graph()
     codes = quantize_inputs(graph, inputs)
     batch = len(next(iter(inputs.values())))
-    size = b.memory["data_size"]
-    packed = [
-        (offset + n * size, part)
-        for offset, data in b.pack(codes)
-        for n, part in enumerate(dealt(data, b.arrays))
-    ]
-    regions = [(offset + n * size, wanted) for offset, wanted in places(b.outputs) for n in range(b.arrays)]
+    packed, regions = b.image.dealt(b.pack(codes)), b.image.regions(places(b.outputs))
     runs = -(-batch // b.samples_of_a_run)
 
     def report(fraction: float) -> None:
@@ -57,7 +51,7 @@ def run_on_board(
         outputs = [np.zeros((runs, wanted), np.uint8) for _, wanted in regions]
         if b.arrays > 1:
             board.set(Register.DATA, b.memory["data_offset"])
-            board.set(Register.STRIDE, size)
+            board.set(Register.STRIDE, b.memory["data_size"])
         counters = []
         started = time.perf_counter()
         for n in range(runs):
@@ -70,9 +64,7 @@ def run_on_board(
                 found[n] = np.frombuffer(board.read(offset, wanted), np.uint8)
             report(loading + (1 - loading) * (n + 1) / runs)
         wall = time.perf_counter() - started
-    results = [
-        collected(outputs[n : n + b.arrays], -(-batch // b.batch)) for n in range(0, len(outputs), b.arrays)
-    ]
+    results = b.image.collected(outputs, -(-batch // b.batch))
     return result_of_runs(b, graph, "board", batch, results, counters, wall)
 
 

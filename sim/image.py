@@ -90,12 +90,8 @@ class Image:
         found = simulate(
             executable,
             self.held,
-            inputs=[
-                (offset + n * size, part)
-                for offset, data in inputs
-                for n, part in enumerate(dealt(data, arrays))
-            ],
-            outputs=[(offset + n * size, wanted) for offset, wanted in outputs for n in range(arrays)],
+            inputs=self.dealt(inputs),
+            outputs=self.regions(outputs),
             batch=-(-runs // arrays),
             memory=memory,
             seed=seed,
@@ -106,22 +102,27 @@ class Image:
             events=events,
             progress=progress,
         )
-        regions = [
-            collected(found.outputs[n : n + arrays], runs) for n in range(0, len(found.outputs), arrays)
-        ]
-        return replace(found, outputs=tuple(regions))
+        return replace(found, outputs=tuple(self.collected(found.outputs, runs)))
 
+    def dealt(self, inputs: Sequence[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+        """Runs (N, size) where the array has them that takes them, one each in turn; zeros fill the last turn up."""
+        arrays, found = self.config.arrays, []
+        for offset, data in inputs:
+            rest = np.zeros((-len(data) % arrays, *data.shape[1:]), data.dtype)
+            whole = np.concatenate([data, rest])
+            found += [(offset + n * self.data_size, whole[n::arrays]) for n in range(arrays)]
+        return found
 
-def dealt(data: np.ndarray, arrays: int) -> list[np.ndarray]:
-    """Runs (N, size) by the array that takes them, one each in turn; zeros fill the last turn up."""
-    rest = np.zeros((-len(data) % arrays, *data.shape[1:]), data.dtype)
-    whole = np.concatenate([data, rest])
-    return [whole[n::arrays] for n in range(arrays)]
+    def regions(self, outputs: Wanted) -> list[tuple[int, int]]:
+        """Each array's regions of outputs."""
+        arrays = range(self.config.arrays)
+        return [(offset + n * self.data_size, wanted) for offset, wanted in outputs for n in arrays]
 
-
-def collected(parts: Sequence[np.ndarray], runs: int) -> np.ndarray:
-    """The inverse of `dealt`, of so many runs."""
-    return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])[:runs]
+    def collected(self, found: Sequence[np.ndarray], runs: int) -> list[np.ndarray]:
+        """What `regions` held after all turns, as so many runs of each output."""
+        arrays = self.config.arrays
+        parts = (found[n : n + arrays] for n in range(0, len(found), arrays))
+        return [np.stack(p, axis=1).reshape(-1, *p[0].shape[1:])[:runs] for p in parts]
 
 
 def packed(

@@ -60,7 +60,9 @@ def synthesize_many(
     for n, design in enumerate(designs):
         positions.setdefault(design, []).append(n)
     scripts = {v: script_of(v) for v in positions}
-    paths = {v: cache_entry("batch", tool_version(), s, top, v, *rules(s)) for v, s in scripts.items()}
+    paths = {
+        v: cache_entry("batch", tool_version(), s, top, v, *rules(s).values()) for v, s in scripts.items()
+    }
     missing: dict[str, list[str]] = {}
     for design, where in positions.items():
         if (known := load_entry(paths[design])) is None:

@@ -11,7 +11,6 @@ a multiplexer. Two steps amid its synthesis, both in deep_memories.v, for design
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 
 COMMAND = "synth_ecp5"
 FILE = "deep_memories.v"
@@ -32,11 +31,6 @@ def deepened(command: str, design: str) -> str:
         f"{COMMAND} {first} -run begin:map_ram; techmap -D COLUMNS -map {FILE}; opt_clean; "
         f"{COMMAND} {first} -run map_ram:map_ffram; techmap -map {FILE}; {COMMAND} {arguments} -run map_ffram:{last}"
     )
-
-
-def text() -> str:
-    """Content of the file that a deepened command wants beside it."""
-    return (files("sateen.fpga.flow") / FILE).read_text(encoding="utf-8")
 
 
 def memories(design: str) -> set[tuple[int, int]]:

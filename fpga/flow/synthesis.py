@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from sateen.errors import BuildError, ConfigError, missing
@@ -26,8 +27,8 @@ from sateen.fpga.flow.wide_muxes import covered
 
 Progress = Callable[[str, float], None]
 
-STEPS = (deep_memories, wide_muxes)
-"""What is put amid Yosys' synthesis, each with a FILE of maps that its commands read."""
+MAPS = (deep_memories.FILE, wide_muxes.FILE)
+"""Files of this package that commands put amid Yosys' synthesis read."""
 
 _SCHEMA = 3
 """Raise it when what is cached changes its meaning."""
@@ -97,7 +98,7 @@ def synthesize(
     if wide_muxes:
         end = f"; {finish(family)}"
         script = covered(script.removesuffix(end), family.name) + end
-    path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog, *rules(script))
+    path = cache_entry("synthesis", str(_SCHEMA), tool_version(), script, verilog, *rules(script).values())
     if (cached := _load(path)) is not None:
         return cached
     netlist = _run(verilog, script, top, family, progress or (lambda stage, fraction: None))
@@ -105,9 +106,10 @@ def synthesize(
     return netlist
 
 
-def rules(script: str) -> list[str]:
-    """Contents of the files of this package that a script reads."""
-    return [step.text() for step in STEPS if step.FILE in script]
+def rules(script: str) -> dict[str, str]:
+    """The files of MAPS that a script reads, and their contents."""
+    folder = files("sateen.fpga.flow")
+    return {name: (folder / name).read_text(encoding="utf-8") for name in MAPS if name in script}
 
 
 def _run(verilog: str, script: str, top: str, family: Family, progress: Progress) -> Netlist:
@@ -248,9 +250,8 @@ def run_yosys(script: str, folder: Path, each: Callable[[str], None] | None = No
     Where mapping to LUTs fails in Yosys itself, it runs once more without the names of dissolved hierarchy.
     """
 
-    for step in STEPS:
-        if step.FILE in script:
-            (folder / step.FILE).write_text(step.text(), encoding="utf-8")
+    for name, text in rules(script).items():
+        (folder / name).write_text(text, encoding="utf-8")
 
     def run(script: str) -> tuple[int, list[str]]:
         arguments = ["-l", "yosys.log", "-p", script] + ["-q"] * (each is None)
@@ -278,9 +279,8 @@ def _without_names(script: str) -> str:
         arguments = command[1]
         run = re.search(r" -run (\w+):(\w*)", arguments)
         begin, last = run.groups() if run else ("begin", "")
-        if (
-            last.startswith("map_") or begin == "map_luts"
-        ):  # a part of synthesis that ends before, or begins there
+        # a part of synthesis that ends before, or begins there
+        if last.startswith("map_") or begin == "map_luts":
             return command[0]
         rest = arguments.replace(run[0], "") if run else arguments
         first = re.sub(r" -json \S+", "", rest)

@@ -8,7 +8,6 @@ wide_muxes.v. What is beside such a multiplexer is no longer merged with it.
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 
 WIDE = {"ecp5": "-mux4 -mux8", "xcup": "-mux8"}
 """Family to the multiplexers that `muxcover` may use: a LUT of UltraScale+ is one of four by itself."""
@@ -21,8 +20,3 @@ def covered(command: str, family: str) -> str:
     name, begin, end = re.fullmatch(r"(.*?) -run (\w+):(\w*)", last).groups()  # type: ignore[union-attr]
     cover = f"muxcover {WIDE[family]}; techmap -D {family.upper()} -map {FILE}; opt_clean -purge"
     return f"{head}{name} -run {begin}:map_luts; {cover}; {name} -run map_luts:{end}"
-
-
-def text() -> str:
-    """What is in FILE."""
-    return (files("sateen.fpga.flow") / FILE).read_text(encoding="utf-8")

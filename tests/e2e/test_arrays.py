@@ -15,7 +15,7 @@ from sateen.hw.chip.verilog import emit_verilog
 from sateen.sim import verilator
 from sateen.sim.board import SimulatedBoard
 from sateen.sim.engines import Build
-from sateen.sim.image import collected, dealt, places
+from sateen.sim.image import Image, places
 from sateen.sim.memory_timing import ON_CHIP
 from sateen.sim.reference import quantize_inputs
 
@@ -55,9 +55,12 @@ def test_a_batch_of_samples_on_each_array(tmp_path):
 
 def test_runs_are_dealt_to_arrays_in_turn():
     runs = np.arange(7)[:, None]
-    parts = dealt(runs, 3)
+    image = Image(SMALL.replace(arrays=3), b"", b"", 0, 4096, 8192)
+    offsets, parts = zip(*image.dealt([(5, runs)]), strict=True)
     assert [p[:, 0].tolist() for p in parts] == [[0, 3, 6], [1, 4, 0], [2, 5, 0]]
-    assert (collected(parts, 7) == runs).all()
+    assert offsets == (5, 8197, 16389)
+    (found,) = image.collected(parts, 7)
+    assert (found == runs).all()
 
 
 @pytest.mark.parametrize(
